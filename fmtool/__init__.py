@@ -1,0 +1,1 @@
+"""fmtool: frequency maps of image classifiers and of the attacks on them."""

@@ -1,0 +1,319 @@
+"""The file format: every stage's result is one safetensors file with its provenance in the header.
+
+A file has one metadata entry, `fmtool`, that holds canonical JSON: `kind`, `schema`, `digest`, `history` and the fields of
+its kind. One entry, because safetensors writes several in random order; so the same command gives the same bytes.
+`digest` is the sha256 of the whole file with the digest's own 64 characters set to 0: every changed byte is noticed.
+
+Reading a header needs neither torch nor anything else that is slow to import.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+import struct
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fmtool.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+SCHEMA = 1
+STREAM = "-"  # standard input or output in place of a path
+METADATA_KEY = "fmtool"
+_BLANK = "0" * 64
+_ROWS = {"labels": "I64 n", "key": "I64 n", "index": "I64 n", "source": "I64 n"}
+
+# kind -> tensor -> dtype and axes; an axis' letter stands for one size throughout a file. n images, k classes,
+# c channels, h rows, w columns, f = w // 2 + 1 columns of the half spectrum. Kinds without an entry name their tensors freely.
+TENSORS: dict[str, dict[str, str]] = {
+    "model": {},
+    "attack": {
+        "images": "F32 n c h w",
+        "adversarial": "F32 n c h w",
+        "clean_predictions": "I64 n",
+        "adversarial_predictions": "I64 n",
+        "status": "I64 n",
+        **_ROWS,
+    },
+    "masks": {
+        "masks": "F32 n c h f",
+        "targets": "I64 n",
+        "preserved": "BOOL n",
+        "preserved_stored": "BOOL n",
+        "converged": "BOOL n",
+        "steps": "I64 n",
+        "loss": "F32 n",
+        **_ROWS,
+    },
+    "class-masks": {
+        "masks": "F32 k c h f",
+        "classes": "I64 k",
+        "converged": "BOOL k",
+        "steps": "I64 k",
+        "loss": "F32 k",
+    },
+    "correlation": {},
+    "defense": dict(_ROWS),
+}
+# kind -> header fields that a reader relies on
+FIELDS: dict[str, tuple[str, ...]] = {
+    "model": ("architecture", "input_shape", "class_names", "mean", "std", "keep_classes", "head", "accuracy"),
+    "attack": ("attack", "options", "class_names", "data"),
+    "masks": ("for", "attack", "lambda", "image_size", "basis", "layer", "class_names", "data"),
+    "class-masks": ("robust", "attack", "lambda", "image_size", "class_names", "data"),
+    "correlation": ("statistics", "n", "permutations", "sides"),
+    "defense": ("matrix", "rows", "columns", "n"),
+}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One stage's result in memory. `tensors` are on the CPU; `header` holds the fields of the kind, ready for JSON."""
+
+    kind: str
+    header: dict[str, Any]
+    tensors: Mapping[str, Tensor]
+    history: list[dict[str, Any]] = field(default_factory=list)
+    name: str = ""  # where it was read from, for messages; not stored
+
+    def __getitem__(self, tensor: str) -> Tensor:
+        return self.tensors[tensor]
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the file that `write` makes of this artifact, as hexadecimal digits."""
+        return serialise(self)[1]
+
+    def input_digest(self, kind: str) -> str | None:
+        """The digest of the input of this kind that the last stage took, from the history."""
+        named = self.history[-1]["inputs"] if self.history else []
+        return next((entry["digest"] for entry in named if entry["kind"] == kind), None)
+
+    def __str__(self) -> str:
+        return self.name or f"the {self.kind} artifact"
+
+
+@dataclass(frozen=True)
+class Description:
+    """A file's header, read without torch: fields, history, and tensor name -> (dtype, shape)."""
+
+    kind: str
+    header: dict[str, Any]
+    history: list[dict[str, Any]]
+    digest: str
+    shapes: dict[str, tuple[str, tuple[int, ...]]]
+    data: bytes
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The tensors as NumPy arrays."""
+        from safetensors.numpy import load
+
+        return load(self.data)
+
+
+def stage(command: str, options: Mapping[str, Any], seed: int | None, inputs: Iterable[Artifact | Mapping[str, str]]
+          ) -> list[dict[str, Any]]:
+    """The history of a result: the stages that made its inputs, each named once, then this one.
+
+    `options` are those that change the result, with the values in effect; `inputs` are artifacts or, for data,
+    {name, split, digest}. A stage whose result is known carries that result's digest as `output`.
+    """
+    history: list[dict[str, Any]] = []
+    named: list[dict[str, str]] = []
+    for source in inputs:
+        if isinstance(source, Artifact):
+            named.append({"kind": source.kind, "digest": source.digest})
+            for entry in [*source.history[:-1], *({**last, "output": source.digest} for last in source.history[-1:])]:
+                if entry not in history:
+                    history.append(entry)
+        else:
+            named.append({"kind": "data", **source})
+    entry = {"command": command, "options": dict(options), "inputs": named, "versions": versions()}
+    if seed is not None:
+        entry["seed"] = seed
+    return [*history, entry]
+
+
+def versions() -> dict[str, str]:
+    """The installed versions that can change a result's bytes."""
+    found = {}
+    for name, distribution in (("fmtool", "fourier-masks"), ("torch", "torch"), ("foolbox", "foolbox")):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(distribution)
+    return found
+
+
+def serialise(artifact: Artifact) -> tuple[bytes, str]:
+    """The file's bytes and its digest. ValueError for NaN in the header, which JSON doesn't know."""
+    from safetensors.torch import save
+
+    meta = {**artifact.header, "kind": artifact.kind, "schema": SCHEMA, "digest": _BLANK, "history": artifact.history}
+    text = json.dumps(meta, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    # safetensors writes strided tensors wrongly or refuses them, and knows the CPU only
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in artifact.tensors.items()}
+    data = save(tensors, metadata={METADATA_KEY: text})
+    digest = hashlib.sha256(data).hexdigest()
+    end = _header_end(data)
+    return data[:end].replace(_BLANK.encode(), digest.encode(), 1) + data[end:], digest
+
+
+def write(artifact: Artifact, target: str) -> str:
+    """Write to a path, replaced only when the new file is whole, or to standard output for "-". Returns the digest."""
+    data, digest = serialise(artifact)
+    write_bytes(data, target)
+    return digest
+
+
+def write_bytes(data: bytes, target: str) -> None:
+    """Write beside the target and rename; links are followed, pipes and devices written directly; the umask rules."""
+    try:
+        if target == STREAM:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+            return
+        path = Path(os.path.realpath(target))
+        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+            with open(path, "wb") as device:
+                device.write(data)
+            return
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ArtifactError(f"{target}: can't be written: {error.strerror}") from None
+
+
+def check_target(target: str | None) -> None:
+    """Refuse a target that can't be written before hours are spent on it."""
+    if target is None or target == STREAM:
+        return
+    path = Path(os.path.realpath(target))
+    if path.is_dir():
+        raise ArtifactError(f"{target}: is a folder, expected a file name for --output")
+    if not path.parent.is_dir():
+        raise ArtifactError(f"{target}: the folder {path.parent.name!r} does not exist")
+    if not os.access(path.parent if not path.exists() else path, os.W_OK):
+        raise ArtifactError(f"{target}: can't be written: Permission denied")
+
+
+def read(source: str, *kinds: str) -> Artifact:
+    """Read an artifact from a path or "-", of one of these kinds; digest, fields, dtypes and shapes are checked."""
+    from safetensors.torch import load
+
+    found = describe(source, *kinds)
+    artifact = Artifact(found.kind, found.header, load(found.data), found.history, _label(source))
+    artifact.__dict__["digest"] = found.digest  # known already: spares the cached property its work
+    return artifact
+
+
+def describe(source: str, *kinds: str) -> Description:
+    """Read and check a file's header and digest without importing torch."""
+    data, name = read_bytes(source), _label(source)
+    entries = parse_header(data, name)
+    text = entries.pop("__metadata__", {}).get(METADATA_KEY)
+    wanted = " or ".join(kinds) or "fmtool"
+    if text is None:
+        raise ArtifactError(f"{name}: expected a {wanted} file, got a safetensors file that fmtool did not make")
+    meta = _parse_meta(text, name)
+    kind, digest = meta.pop("kind"), meta.pop("digest")
+    _check_digest(data, str(digest), name)
+    if kinds and kind not in kinds:
+        raise ArtifactError(f"{name}: expected a {wanted} file, got a file of kind {kind}")
+    shapes = {key: (str(entry["dtype"]), tuple(entry["shape"])) for key, entry in entries.items()}
+    history = meta.pop("history")
+    _check_layout(kind, meta, shapes, name)
+    return Description(kind, meta, history, digest, shapes, data)
+
+
+def read_bytes(source: str) -> bytes:
+    """A whole file, or standard input for "-"."""
+    try:
+        if source != STREAM:
+            return Path(source).read_bytes()
+        if sys.stdin.isatty():
+            raise ArtifactError("standard input is a terminal: expected a file through a pipe for '-'")
+        data = sys.stdin.buffer.read()
+    except OSError as error:
+        raise ArtifactError(f"{_label(source)}: can't be read: {error.strerror}") from None
+    if not data:
+        raise ArtifactError("standard input is empty: expected a file (did the command before the pipe fail?)")
+    return data
+
+
+def parse_header(data: bytes, name: str) -> dict[str, Any]:
+    """The JSON header of a safetensors file, checked by the safetensors library against the file's size."""
+    from safetensors import SafetensorError, deserialize
+
+    try:
+        deserialize(data)
+        header = json.loads(data[8 : _header_end(data)])
+    except (SafetensorError, ValueError, RecursionError) as error:
+        reason = str(error).removeprefix("Error while deserializing: ").splitlines()[0]
+        raise ArtifactError(f"{name}: not a whole safetensors file ({reason})") from None
+    assert isinstance(header, dict)
+    return header
+
+
+def _parse_meta(text: str, name: str) -> dict[str, Any]:
+    try:
+        meta = json.loads(text)
+    except (ValueError, RecursionError):
+        meta = None
+    if not isinstance(meta, dict) or not {"kind", "schema", "digest", "history"} <= meta.keys():
+        raise ArtifactError(f"{name}: its fmtool header is damaged")
+    if meta.pop("schema") != SCHEMA:
+        raise ArtifactError(f"{name}: written by another version of fmtool (this one reads schema {SCHEMA})")
+    return meta
+
+
+def _check_digest(data: bytes, digest: str, name: str) -> None:
+    end = _header_end(data)
+    found = hashlib.sha256(data[:end].replace(digest.encode(), _BLANK.encode(), 1))
+    found.update(memoryview(data)[end:])
+    if found.hexdigest() != digest:
+        raise ArtifactError(f"{name}: the content does not match its digest: it was changed or damaged")
+
+
+def _check_layout(kind: str, meta: Mapping[str, Any], shapes: Mapping[str, tuple[str, tuple[int, ...]]], name: str) -> None:
+    """Fields, tensors, dtypes and axes are those of the kind."""
+    if kind not in TENSORS:
+        raise ArtifactError(f"{name}: unknown kind {kind!r}, expected one of {', '.join(sorted(TENSORS))}")
+    missing = [key for key in FIELDS[kind] if key not in meta] + [key for key in TENSORS[kind] if key not in shapes]
+    if missing:
+        raise ArtifactError(f"{name}: a file of kind {kind} needs {', '.join(missing)}")
+    sizes: dict[str, int] = {}
+    for tensor, layout in TENSORS[kind].items():
+        dtype, *axes = layout.split()
+        found, shape = shapes[tensor]
+        if found != dtype or len(shape) != len(axes) or any(
+            sizes.setdefault(axis, size) != size for axis, size in zip(axes, shape, strict=True)
+        ):
+            raise ArtifactError(f"{name}: tensor {tensor} is {found} {list(shape)}, expected {dtype} ({', '.join(axes)})")
+
+
+def _header_end(data: bytes) -> int:
+    return 8 + int(struct.unpack("<Q", data[:8])[0])
+
+
+def _label(source: str) -> str:
+    return "standard input" if source == STREAM else source

@@ -1,0 +1,207 @@
+"""Foolbox behind one table: untargeted attacks on images that the classifier gets right (paper, section 4.3).
+
+Foolbox is imported when an attack is built, so that this module's table can be read without it.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from fmtool.errors import AttackError, unknown
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+OK, WRONG_BEFORE, FAILED = 0, 1, 2  # an attacked image's status
+STATUS_NAMES = {OK: "ok", WRONG_BEFORE: "wrong before, not attacked", FAILED: "attack failed"}
+DEFAULT_EPSILON = "8/255"
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Known:
+    """An attack with a short name: Foolbox's class, the paper's name for it, and whether it takes an epsilon."""
+
+    foolbox_class: str
+    title: str
+    bounded: bool
+
+
+ATTACKS: dict[str, Known] = {
+    "fmn": Known("LInfFMNAttack", "FMN", bounded=False),
+    "pgd": Known("LinfPGD", "PGD", bounded=True),
+    "deepfool": Known("LinfDeepFoolAttack", "DeepFool", bounded=False),
+}
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """adversarial (n, c, h, w) float32 in [0, 1]: as the attack returned them, or the image itself where status is 1;
+    clean_predictions, adversarial_predictions, status (n) int64; success is judged on the float32 image as it is stored.
+    """
+
+    adversarial: Tensor
+    clean_predictions: Tensor
+    adversarial_predictions: Tensor
+    status: Tensor
+
+
+def title(name: str) -> str:
+    """The name in tables: the paper's, or Foolbox's class."""
+    return ATTACKS[name].title if name in ATTACKS else name
+
+
+def parse_epsilon(text: str) -> float:
+    """"8/255" or "0.03" as a number above 0 and at most 1."""
+    try:
+        epsilon = float(Fraction(text.replace(" ", "")))
+    except (ValueError, ZeroDivisionError):
+        raise AttackError(f"--epsilon {text}: expected a number or a fraction such as 8/255") from None
+    if not 0 < epsilon <= 1:
+        raise AttackError(f"--epsilon {text}: expected a distance above 0 and at most 1, in units of the [0, 1] pixel range")
+    return epsilon
+
+
+def parse_options(pairs: Mapping[str, str]) -> dict[str, Any]:
+    """Values of --attack-option as Python literals, or as text where they aren't one."""
+    found: dict[str, Any] = {}
+    for name, value in pairs.items():
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
+    return found
+
+
+def build(name: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """A Foolbox attack by short name or class name, and all of its options in effect.
+
+    PGD draws its start from what `starts` is set to, see `run`. AttackError for an unknown name or option.
+    """
+    import foolbox
+
+    class_name = ATTACKS[name].foolbox_class if name in ATTACKS else name
+    base = getattr(foolbox.attacks, class_name, None)
+    if not (inspect.isclass(base) and issubclass(base, foolbox.attacks.Attack)) or inspect.isabstract(base):
+        classes = [key for key, value in vars(foolbox.attacks).items()
+                   if inspect.isclass(value) and issubclass(value, foolbox.attacks.Attack)]
+        raise AttackError(unknown("attack", name, [*ATTACKS, *classes]))
+    parameters = inspect.signature(base.__init__).parameters
+    for option in options:
+        if option not in parameters or option == "self":
+            raise AttackError(unknown(f"option of attack {name}", option, [key for key in parameters if key != "self"]))
+    try:
+        attack = (_with_given_starts(base) if hasattr(base, "get_random_start") else base)(**options)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise AttackError(f"attack {name}: {error}") from None
+    effect = {key: value.default for key, value in parameters.items() if value.default is not inspect.Parameter.empty}
+    effect.update(options)
+    return attack, {key: value if _is_plain(value) else str(value) for key, value in effect.items()}
+
+
+def _with_given_starts(base: Any) -> Any:
+    """The same gradient attack, whose random start is the share `starts` (n, c, h, w) in [-1, 1] of epsilon away."""
+
+    class Started(base):  # type: ignore[misc]
+        starts: Any = None
+
+        def get_random_start(self, x0: Any, epsilon: float) -> Any:
+            if self.starts is None:
+                return super().get_random_start(x0, epsilon)
+            return x0 + epsilon * type(x0)(self.starts)
+
+    Started.__name__ = base.__name__
+    return Started
+
+
+def run(
+    classifier: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attack: Any,
+    *,
+    epsilon: float | None,
+    row_seeds: list[int],
+    batch: int,
+    device: torch.device,
+    progress: Progress | None = None,
+) -> Attacked:
+    """Attack the images that `classifier` (eval mode, frozen, on `device`) gets right, in batches padded to `batch`.
+
+    images (n, c, h, w) float32 in [0, 1]; labels (n) int64; epsilon: the l-inf bound, or None for an attack that looks for the
+    smallest perturbation; row_seeds: one number an image, from which its random start is drawn.
+    """
+    import torch
+
+    from fmtool.models.classifier import padded, predict
+
+    clean = predict(classifier, images, batch, device)
+    status = torch.where(clean == labels, OK, WRONG_BEFORE)
+    adversarial = images.clone()
+    rows = (status == OK).nonzero().flatten()
+    for start in range(0, len(rows), batch):
+        some = rows[start : start + batch]
+        seeds = [row_seeds[row] for row in some.tolist()]
+        made = _attack_batch(
+            classifier, attack, padded(images[some], batch).to(device), padded(labels[some], batch).to(device),
+            epsilon, padded(_starts(images.shape[1:], seeds), batch).to(device), seeds[0],
+        )
+        adversarial[some] = made[: len(some)].cpu()
+        if progress:
+            progress("attacking", min(start + batch, len(rows)), len(rows))
+    predictions = predict(classifier, adversarial, batch, device)
+    status[(status == OK) & (predictions == labels)] = FAILED
+    return Attacked(adversarial, clean, predictions, status)
+
+
+def _attack_batch(
+    classifier: nn.Module, attack: Any, images: Tensor, labels: Tensor, epsilon: float | None, starts: Tensor, seed: int
+) -> Tensor:
+    """One batch through Foolbox: its clipped images, which differ from the clean ones also where the attack failed."""
+    import foolbox
+    import torch
+
+    model = foolbox.PyTorchModel(classifier, bounds=(0, 1), device=images.device)
+    if hasattr(attack, "starts"):
+        attack.starts = starts
+    with torch.random.fork_rng(devices=[images.device] if images.device.type == "cuda" else []):
+        torch.manual_seed(seed)  # for attacks that draw from torch's own generator; keyed by the batch's first image
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                _, clipped, _ = attack(model, images, foolbox.criteria.Misclassification(labels), epsilons=epsilon)
+        except NotImplementedError:
+            raise AttackError(f"attack {type(attack).__name__} needs an --epsilon") from None
+        except (AssertionError, ValueError, TypeError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else "one of its checks failed without a message"
+            raise AttackError(f"attack {type(attack).__name__} can't run on this classifier: {reason}") from error
+    if not torch.isfinite(clipped).all():
+        raise AttackError(f"attack {type(attack).__name__} gave images that are not finite")
+    made: Tensor = clipped.detach().clamp(0, 1)
+    return made
+
+
+def _starts(shape: torch.Size, seeds: list[int]) -> Tensor:
+    """(n, c, h, w) float32, uniform on [-1, 1], each image's from its own seed."""
+    import torch
+
+    drawn = [torch.rand(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(drawn) * 2 - 1
+
+
+def row_seed(seed: int, key: int, index: int) -> int:
+    """A 63-bit seed for one image from (seed, key, index), so that shards and orders draw the same numbers."""
+    digest = hashlib.sha256(f"{seed} {key} {index}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)

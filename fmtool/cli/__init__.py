@@ -1,0 +1,41 @@
+"""The command line: one file a command. Each parses, loads, calls a stage, saves and prints.
+
+Everything slow to import (torch, torchvision, Foolbox, scikit-dimension, matplotlib) is imported inside the commands.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fmtool.cli import attack, class_masks, correlate, defend, fit_masks, import_model, inspect, plot, train_model
+
+app = typer.Typer(
+    name="fmtool",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    help="Which frequencies does an image classifier need, which does an adversarial attack use, how strongly are the two "
+    "correlated, and can frequency masks undo the attack? Stages exchange safetensors files; '-' is standard input or output.",
+    epilog="Example: fmtool train-model --data digits --architecture resnet8 --recipe one-cycle -o model.safetensors",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from fmtool.artifacts import versions
+
+        print(", ".join(f"{name} {number}" for name, number in versions().items()))
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show versions and exit.")] = False,
+) -> None:
+    pass
+
+
+for command in (train_model, import_model, attack, fit_masks, correlate, class_masks, defend, inspect, plot):
+    command.register(app)

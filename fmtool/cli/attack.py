@@ -1,0 +1,61 @@
+"""fmtool attack."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fmtool.attacks import ATTACKS, DEFAULT_EPSILON, parse_epsilon, parse_options
+from fmtool.cli import options as opt
+from fmtool.cli.session import save, working
+from fmtool.errors import AttackError
+
+EXAMPLE = "fmtool attack model.safetensors --data digits --attack pgd --epsilon 0.3 -o pgd.safetensors"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("attack", epilog=f"Example: {EXAMPLE}")(attack)
+
+
+def attack(
+    model: opt.Model,
+    data: opt.Data,
+    output: opt.Output,
+    name: Annotated[str, typer.Option("--attack", metavar="NAME", help=f"{', '.join(ATTACKS)} (FMN and DeepFool look for the smallest l-inf perturbation, PGD stays within --epsilon), or the name of a Foolbox attack class.")] = "fmn",
+    epsilon: Annotated[str | None, typer.Option("--epsilon", metavar="DISTANCE", help=f"Largest l-inf distance, such as 8/255 of the [0, 1] pixel range. [default for pgd: {DEFAULT_EPSILON}]")] = None,
+    attack_option: Annotated[list[str] | None, typer.Option("--attack-option", metavar="KEY=VALUE", help="An argument of the Foolbox class, such as steps=100; may be repeated.")] = None,
+    limit: opt.Limit = None,
+    size: opt.Size = None,
+    seed: opt.Seed = 0,
+    device: opt.Device = "auto",
+    batch_size: opt.BatchSize = None,
+    factory: opt.Factory = None,
+    form: opt.Format = "table",
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Attack the images that the model gets right, untargeted, through Foolbox (section 4.3).
+
+    Images that are wrong before are kept in the file and flagged, not attacked; whether an attack worked is judged on the
+    float32 image as it is stored.
+    """
+    with working(output, quiet=quiet, debug=debug, form=form) as bar:
+        pairs = dict(_pair(text) for text in attack_option or [])
+        distance = parse_epsilon(epsilon) if epsilon is not None else None
+        from fmtool import artifacts, datasets
+        from fmtool.stages.attack import attack as run
+
+        found = run(
+            artifacts.read(model, "model"), datasets.load(data, size=size, limit=limit), name, epsilon=distance,
+            options=parse_options(pairs), seed=seed, device=device, batch=batch_size, factory=factory, progress=bar,
+        )
+    save(found, output, form)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise AttackError(f"--attack-option {text}: expected KEY=VALUE")
+    return key, value

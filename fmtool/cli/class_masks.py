@@ -1,0 +1,58 @@
+"""fmtool class-masks."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fmtool.cli import options as opt
+from fmtool.cli.session import save, working
+from fmtool.errors import FmtoolError
+
+EXAMPLE = "fmtool class-masks model.safetensors pgd-train.safetensors --robust -o robust-pgd.safetensors"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("class-masks", epilog=f"Example: {EXAMPLE}")(class_masks)
+
+
+def class_masks(
+    model: opt.Model,
+    attack: Annotated[str | None, typer.Argument(metavar="[ATTACK]", help="Attack file of training images, or - ; leave it out with --data.")] = None,
+    *,
+    output: opt.Output,
+    robust: Annotated[bool, typer.Option("--robust", help="Robust essential masks (4.8): each step also turns adversarial images, predicted as the class, back to their true labels.")] = False,
+    data: opt.OptionalData = None,
+    lambda_: Annotated[float | None, typer.Option("--lambda", metavar="NUMBER", help="Weight of the l1 penalty (A.3). [default: 0.01, with --robust 0.001]")] = None,
+    min_steps: opt.MinSteps = 500,
+    max_steps: opt.MaxSteps = 5000,
+    limit: opt.Limit = None,
+    size: opt.Size = None,
+    device: opt.Device = "auto",
+    batch_size: opt.BatchSize = None,
+    factory: opt.Factory = None,
+    allow_other_model: opt.AllowOtherModel = False,
+    form: opt.Format = "table",
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Fit one frequency mask a class on all of its training images at once (section 4.7), or robust ones (section 4.8).
+
+    --data takes the training split unless told otherwise. Failed attacks are left out; unconverged masks are kept and flagged.
+    """
+    with working(output, quiet=quiet, debug=debug, form=form) as bar:
+        from fmtool import artifacts, datasets
+        from fmtool.stages.class_masks import class_masks as run
+
+        if (attack is None) == (data is None):
+            raise FmtoolError("expected an attack file or --data SOURCE, one of the two")
+        source = (datasets.load(data, default="train", size=size, limit=limit) if data is not None
+                  else artifacts.read(str(attack), "attack"))
+        found = run(
+            artifacts.read(model, "model"), source, robust=robust, lambda_=lambda_, min_steps=min_steps,
+            max_steps=max_steps, limit=limit, device=device, batch=batch_size, factory=factory,
+            allow_other_model=allow_other_model, progress=bar,
+        )
+    save(found, output, form)

@@ -1,0 +1,51 @@
+"""fmtool defend."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fmtool.cli import options as opt
+from fmtool.cli.session import save, working
+from fmtool.errors import ArtifactError
+
+EXAMPLE = "fmtool defend model.safetensors fmn.safetensors pgd.safetensors robust-fmn.safetensors robust-pgd.safetensors"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("defend", epilog=f"Example: {EXAMPLE}")(defend)
+
+
+def defend(
+    model: opt.Model,
+    files: Annotated[list[str], typer.Argument(metavar="ATTACK... CLASSMASKS...", help="Attack files of test images and class-masks files; told apart by kind, in the table's order.")],
+    output: opt.OptionalOutput = None,
+    device: opt.Device = "auto",
+    batch_size: opt.BatchSize = None,
+    factory: opt.Factory = None,
+    allow_other_model: opt.AllowOtherModel = False,
+    form: opt.Format = "table",
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Evaluate the defence: predict, filter by the predicted class's mask, predict again (section 4.8, Table 4).
+
+    A row for the clean images and each attack, a column for no mask and each set of class masks. The attacks know nothing of the
+    masks: these numbers say little about an attacker who does.
+    """
+    with working(output, quiet=quiet, debug=debug, form=form) as bar:
+        from fmtool import artifacts
+        from fmtool.stages.defend import defend as run
+
+        read = [artifacts.read(file, "attack", "class-masks") for file in files]
+        attacks = [file for file in read if file.kind == "attack"]
+        masks = [file for file in read if file.kind == "class-masks"]
+        if not attacks or not masks:
+            raise ArtifactError(
+                f"expected at least one attack file and one class-masks file, got {len(attacks)} and {len(masks)}"
+            )
+        found = run(artifacts.read(model, "model"), attacks, masks, device=device, batch=batch_size, factory=factory,
+                    allow_other_model=allow_other_model, progress=bar)
+    save(found, output, form)

@@ -1,0 +1,47 @@
+"""A progress bar on a terminal, a line now and then elsewhere; both on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Bar:
+    """Use as a context manager; call with (label, done, total) as often as you like."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.console = Console(stderr=True)
+        # the terminal itself is asked: FORCE_COLOR makes rich believe in one where there is none
+        self.progress = None
+        if sys.stderr.isatty() and not quiet:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.progress = Progress(*columns, console=self.console, transient=True)
+        self.tasks: dict[str, TaskID] = {}
+        self.last_line = time.monotonic()
+
+    def __enter__(self) -> Bar:
+        if self.progress:
+            self.progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.progress:
+            self.progress.stop()
+
+    def __call__(self, label: str, done: int, total: int) -> None:
+        if self.progress:
+            if label not in self.tasks:
+                for task in self.tasks.values():
+                    self.progress.update(task, visible=False)
+                self.tasks[label] = self.progress.add_task(label, total=total)
+            self.progress.update(self.tasks[label], completed=done)
+        elif not self.quiet and time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
+            self.last_line = time.monotonic()
+            print(f"{label}: {done} of {total}", file=sys.stderr, flush=True)

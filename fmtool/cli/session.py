@@ -1,0 +1,73 @@
+"""What every command does around its work: progress, warnings, saving, printing."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from fmtool import artifacts
+from fmtool.cli.progress import Bar
+from fmtool.errors import FmtoolError, FmtoolWarning, unknown
+from fmtool.report import FORMATS, TEXTS, Table, table_of
+
+if TYPE_CHECKING:
+    from fmtool.artifacts import Artifact
+
+
+@contextmanager
+def working(output: str | None, *, quiet: bool, debug: bool, form: str = "table") -> Iterator[Bar]:
+    """Check the target and format first, then give a progress bar; warnings become lines on standard error."""
+    try:
+        if form not in FORMATS:
+            raise FmtoolError(unknown("--format", form, FORMATS))
+        artifacts.check_target(output)
+        with warnings.catch_warnings(), Bar(quiet) as bar:
+            warnings.simplefilter("ignore" if quiet else "always", FmtoolWarning)
+            show = warnings.showwarning
+
+            def line(message: Warning | str, category: type[Warning], *rest: object, **more: object) -> None:
+                if issubclass(category, FmtoolWarning):
+                    bar.console.print(f"fmtool: warning: {message}", markup=False, highlight=False, soft_wrap=True)
+                else:
+                    show(message, category, *rest, **more)  # type: ignore[arg-type]
+
+            warnings.showwarning = line  # type: ignore[assignment]
+            yield bar
+    except FmtoolError as error:
+        error.__dict__["debug"] = debug
+        raise
+
+
+def save(artifact: Artifact, output: str | None, form: str = "table") -> None:
+    """Write the artifact, then print its table: to standard output, or to standard error when that carries the file."""
+    arrays = {name: tensor.numpy() for name, tensor in artifact.tensors.items()}
+    table = table_of(artifact.kind, artifact.header, arrays) if artifact.kind != "model" else table_of("model", artifact.header, {})
+    if output is not None:
+        artifacts.write(artifact, output)
+    show(table, form, to_stderr=output == artifacts.STREAM)
+
+
+def show(table: Table, form: str, *, to_stderr: bool = False) -> None:
+    """Print a table in the asked-for format."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    if form != "table":
+        stream.write(TEXTS[form](table))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    shown = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading, number in table.columns.items():
+        shown.add_column(heading, justify="right" if number else "left", no_wrap=True)
+    for cells in table.cells():
+        shown.add_row(*cells)
+    console = Console(file=stream)
+    if not console.is_terminal:
+        console.width = 250  # nobody's screen is known: never fold or cut a number
+    console.print(shown)
+    for note in table.notes:
+        console.print(note, markup=False, highlight=False)

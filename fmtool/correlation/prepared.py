@@ -1,0 +1,45 @@
+"""What a statistic hands to the engine: its value on the data, and a cheap way to its value on shuffled data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fmtool.errors import StatisticError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Choices handed to every statistic; each reads those that concern it.
+
+    row_normalise: scale rows to unit length after standardising (IdCor).
+    """
+
+    row_normalise: bool = True
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One statistic of one pair of data sets, with all work that does not depend on the pairing already done.
+
+    A statistic's module has `prepare(x: Tensor, y: Tensor, options: Options) -> Prepared`; x (n, d1) and y (n, d2) are
+    finite float64 on the CPU, n >= 1, d1, d2 >= 1. It raises StatisticError where the rows don't allow the statistic.
+    """
+
+    observed: float  # the statistic of the rows as they are paired
+    details: dict[str, float]  # numbers that explain it
+    dropped: dict[str, int]  # reason -> how many were left out; non-zero entries only
+    shuffled: Callable[[Tensor], float]  # (n,) int64 permutation of y's rows -> the statistic of x and y[permutation]
+
+
+def require_rows(name: str, rows: int, least: int) -> None:
+    """Raise StatisticError unless there are at least `least` rows."""
+    if rows < least:
+        raise StatisticError(f"{name} needs at least {least} rows, got {rows}")
+
+
+def non_zero(counts: dict[str, int]) -> dict[str, int]:
+    """The entries that count something, in the same order."""
+    return {reason: count for reason, count in counts.items() if count}

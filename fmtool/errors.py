@@ -1,0 +1,46 @@
+"""What can go wrong through a user's input. One line of text each; the command line turns them into exit code 1."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FmtoolError(Exception):
+    """Anything that the user can mend. The message says what was expected, what came, and which file or option."""
+
+
+class ArtifactError(FmtoolError):
+    """A file is missing, damaged, of another kind, or doesn't belong to the others."""
+
+
+class DataError(FmtoolError):
+    """Images or labels can't be had, or are not what a stage needs."""
+
+
+class ModelError(FmtoolError):
+    """A classifier can't be built, loaded or applied to these images."""
+
+
+class AttackError(FmtoolError):
+    """An attack is unknown, takes no such option, or can't run on this classifier."""
+
+
+class MaskError(FmtoolError):
+    """No image is left to fit a mask to, or a mask has the wrong shape."""
+
+
+class StatisticError(FmtoolError):
+    """The rows don't allow this statistic."""
+
+
+class FmtoolWarning(UserWarning):
+    """A result stands, but a reader should know something about it. The command line prints it as one line."""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """One sentence for a name that is not in a table, with the nearest one suggested."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    guess = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"unknown {what} {name!r}{guess}: expected one of {', '.join(names)}"

@@ -1,0 +1,39 @@
+"""Classifiers: a table of architectures, checkpoints in and out, and the classifier that every stage runs.
+
+Importing this package needs neither torch nor torchvision; both are loaded when a model is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network of our own: build(channels, outputs) gives it with fresh weights."""
+
+    build: Callable[[int, int], nn.Module]
+    summary: str
+
+
+def _resnet20(channels: int, outputs: int) -> nn.Module:
+    from fmtool.models.resnet import ResNet
+
+    return ResNet(channels, outputs, blocks=3, width=16)
+
+
+def _resnet8(channels: int, outputs: int) -> nn.Module:
+    from fmtool.models.resnet import ResNet
+
+    return ResNet(channels, outputs, blocks=1, width=16)
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "resnet20": Architecture(_resnet20, "the paper's CIFAR-10 network, 272,474 parameters"),
+    "resnet8": Architecture(_resnet8, "the same with one block a stage, for small images such as digits"),
+}

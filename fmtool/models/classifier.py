@@ -1,0 +1,109 @@
+"""The classifier that every stage runs: a network with its preprocessing inside, frozen, in eval mode, folded for speed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fmtool.errors import ModelError
+
+# Pixels of a batch that keep two CPU cores busy at their best (64 images of 3x32x32), or a GPU; see `batch_size`.
+CPU_BATCH_PIXELS = 64 * 3 * 32 * 32
+GPU_BATCH_PIXELS = 1024 * 3 * 32 * 32
+SMALLEST_BATCH, LARGEST_BATCH = 8, {"cpu": 256, "cuda": 2048}
+
+
+class Classifier(nn.Module):
+    """Images (n, c, h, w) in [0, 1] to logits (n, classes): (x - mean) / std, the network, then `keep_classes` of its outputs."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        keep_classes: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.mean: Tensor | None
+        self.std: Tensor | None
+        self.keep_classes: Tensor | None
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, None if values is None else torch.tensor(values).view(-1, 1, 1))
+        self.register_buffer("keep_classes", None if keep_classes is None else torch.tensor(keep_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, c, h, w) float to (n, classes) logits."""
+        if self.mean is not None and self.std is not None:
+            images = (images - self.mean) / self.std
+        # oneDNN's and cuDNN's convolutions are fastest when the channels lie next to each other
+        logits: Tensor = self.network(images.contiguous(memory_format=torch.channels_last))
+        return logits if self.keep_classes is None else logits[:, self.keep_classes]
+
+
+def prepare(classifier: Classifier, device: torch.device) -> Classifier:
+    """A copy for attacking and mask fitting: on `device`, eval mode, weights frozen, batch norms folded, channels last.
+
+    Every stage runs this same form: an FMN adversarial lies so close to the boundary that another rounding may undo it.
+    """
+    ready = copy.deepcopy(classifier).eval()
+    ready.network = fold_batch_norms(ready.network)
+    ready = ready.requires_grad_(False).to(device)
+    ready.network.to(memory_format=torch.channels_last)
+    return ready
+
+
+def fold_batch_norms(network: nn.Module) -> nn.Module:
+    """Merge each batch norm that follows a convolution into it. A network that torch.fx can't trace stays as it is."""
+    from torch.fx.experimental.optimization import fuse
+
+    if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+        return network
+    try:
+        folded = fuse(network)
+    except Exception:  # tracing runs somebody's forward on stand-ins, which may raise anything at all
+        return network
+    folded.eval()
+    return folded
+
+
+def batch_size(shape: Sequence[int], device: torch.device) -> int:
+    """Images a batch for images of shape (c, h, w): a power of two, found from shape and kind of device alone.
+
+    So the same command gives the same bytes on the next machine of its kind.
+    """
+    pixels = CPU_BATCH_PIXELS if device.type == "cpu" else GPU_BATCH_PIXELS
+    images = max(1, pixels // (shape[0] * shape[1] * shape[2]))
+    largest = LARGEST_BATCH["cpu" if device.type == "cpu" else "cuda"]
+    return min(max(1 << (images.bit_length() - 1), SMALLEST_BATCH), largest)
+
+
+def pick_device(name: str) -> torch.device:
+    """"auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N"; strict float32 from here on. ModelError where there is none."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"--device {name}: expected auto, cpu, or a GPU that torch can use ({reason})") from None
+    return device
+
+
+@torch.no_grad()
+def predict(classifier: nn.Module, images: Tensor, size: int, device: torch.device) -> Tensor:
+    """(n) int64 predictions on the CPU, in batches padded to `size` images, so that a row's result hangs on that row alone."""
+    found = [classifier(padded(images[start : start + size], size).to(device)).argmax(1).cpu()
+             for start in range(0, len(images), size)]
+    return torch.cat(found)[: len(images)] if found else torch.zeros(0, dtype=torch.int64)
+
+
+def padded(rows: Tensor, size: int) -> Tensor:
+    """Repeat the last row until there are `size`: a batch of another shape may round otherwise."""
+    return rows if len(rows) == size else torch.cat([rows, rows[-1:].expand(size - len(rows), *rows.shape[1:])])

@@ -1,0 +1,138 @@
+"""What the stages share: a classifier ready to run, and the checks that inputs belong together."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fmtool.artifacts import Artifact
+from fmtool.datasets import Data
+from fmtool.errors import ArtifactError, DataError, FmtoolWarning
+from fmtool.models.checkpoints import Specification, from_artifact
+from fmtool.models.classifier import Classifier, batch_size, pick_device, prepare
+
+Progress = Callable[[str, int, int], None]
+ROWS = ("labels", "key", "index", "source")  # what every file with one row an image says of it
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A classifier on its device, folded and frozen, with its specification and the batch that every stage runs it at."""
+
+    classifier: Classifier
+    spec: Specification
+    device: torch.device
+    batch: int
+
+
+def ready(model: Artifact, device: str, batch: int | None, factory: str | None) -> Ready:
+    """Load a `model` artifact for attacking and mask fitting."""
+    where = pick_device(device)
+    classifier, spec = from_artifact(model, factory=factory)
+    return Ready(prepare(classifier, where), spec, where, batch or batch_size(spec.input_shape, where))
+
+
+def check_data(data: Data, spec: Specification) -> None:
+    """The images have the model's input shape, and the classes are as many as its own."""
+    check_shape(data.images, spec, data.name)
+    classes = len(spec.class_names)
+    if data.class_names and len(data.class_names) != classes:
+        raise DataError(f"{data.name}: has {len(data.class_names)} classes, the model {classes}")
+    if len(data) and int(data.labels.max()) >= classes:
+        raise DataError(f"{data.name}: labels reach to {int(data.labels.max())}, the model has {classes} classes")
+
+
+def check_shape(images: Tensor, spec: Specification, name: str) -> None:
+    """(n, c, h, w) images of the model's input shape."""
+    if tuple(images.shape[1:]) != tuple(spec.input_shape):
+        raise DataError(f"{name}: images are {_shape(images.shape[1:])}, the model takes {_shape(spec.input_shape)}")
+
+
+def check_attack(attack: Artifact, model: Artifact, spec: Specification, allow_other_model: bool) -> None:
+    """The attack was made on this model, its images fit, and its numbers are what the kind promises."""
+    check_same_model(attack, model, allow_other_model)
+    check_shape(attack["images"], spec, str(attack))
+    classes = len(spec.class_names)
+    for name in ("labels", "clean_predictions", "adversarial_predictions"):
+        check_range(attack[name], classes, f"{attack}: {name}")
+    check_range(attack["status"], 3, f"{attack}: status")
+    for name in ("images", "adversarial"):
+        low, high = (float(v) for v in attack[name].aminmax()) if attack[name].numel() else (0.0, 0.0)
+        if not (low >= 0 and high <= 1):
+            raise ArtifactError(f"{attack}: {name} reach from {low:.6g} to {high:.6g}, expected [0, 1]")
+
+
+def check_same_model(other: Artifact, model: Artifact, allow: bool) -> None:
+    """Refuse a file that was made with another model, unless told otherwise."""
+    made_with = other.input_digest("model")
+    if made_with != model.digest and not allow:
+        raise ArtifactError(
+            f"{other}: was made with model {str(made_with)[:12]}, not with {model} ({model.digest[:12]}); "
+            "--allow-other-model takes it all the same"
+        )
+
+
+def check_range(values: Tensor, count: int, name: str) -> None:
+    """(n) int64 within [0, count)."""
+    if len(values) and not 0 <= int(values.min()) <= int(values.max()) < count:
+        raise ArtifactError(f"{name} reach from {int(values.min())} to {int(values.max())}, expected 0 to {count - 1}")
+
+
+def check_unit(values: Tensor, name: str) -> None:
+    """Finite and within [0, 1]."""
+    if values.numel() and not (float(values.min()) >= 0 and float(values.max()) <= 1):
+        raise ArtifactError(f"{name}: entries lie outside [0, 1] or are not finite")
+
+
+def rows_of(source: Artifact | Data) -> dict[str, Tensor]:
+    """labels, key, index, source (n) int64 of a file's or a data set's images."""
+    if isinstance(source, Data):
+        return {"labels": source.labels, "key": source.key, "index": source.index,
+                "source": torch.zeros(len(source), dtype=torch.int64)}
+    return {name: source[name] for name in ROWS}
+
+
+def join(files: Sequence[Artifact]) -> list[Tensor]:
+    """Row numbers, one (m) int64 tensor a file, of the images that all files share, by (key, index), in the first one's order."""
+    places = []
+    for file in files:
+        names = list(zip(file["key"].tolist(), file["index"].tolist(), strict=True))
+        place = {name: row for row, name in enumerate(names)}
+        if len(place) != len(names):
+            raise ArtifactError(f"{file}: holds an image twice (key and index are the same)")
+        places.append(place)
+    shared = [name for name in places[0] if all(name in place for place in places[1:])]
+    if not shared:
+        raise ArtifactError(f"{files[0]} and {files[1]} share no image")
+    return [torch.tensor([place[name] for name in shared]) for place in places]
+
+
+def warn(message: str) -> None:
+    """A line for the reader of a result that stands."""
+    warnings.warn(FmtoolWarning(message), stacklevel=3)
+
+
+def inputs_of(model: Artifact, source: Artifact | Data) -> list[Any]:
+    """What `artifacts.stage` takes for a model and a file or a data set."""
+    return [model, data_input(source) if isinstance(source, Data) else source]
+
+
+def data_input(data: Data) -> dict[str, str]:
+    """A data set as an input in a history."""
+    return {**data.record(), "digest": data.digest}
+
+
+def data_header(source: Artifact | Data) -> dict[str, Any]:
+    """The header fields that say which images a file is about."""
+    if isinstance(source, Data):
+        return {"data": [source.record()]}
+    return {"data": source.header["data"]}
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))

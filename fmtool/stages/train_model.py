@@ -1,0 +1,99 @@
+"""Train a classifier, or a new last layer of one (paper, section 4.2 and A.2)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from fmtool import artifacts, training
+from fmtool.artifacts import Artifact
+from fmtool.datasets import DATASETS, Data
+from fmtool.errors import ModelError, unknown
+from fmtool.models.checkpoints import (
+    Specification, build, check_output, from_artifact, to_artifact, with_head,
+)
+from fmtool.models.classifier import Classifier, batch_size, pick_device, predict, prepare
+from fmtool.stages.common import Progress, check_shape, data_input, warn
+
+
+def train_model(
+    data: Data,
+    test: Data | None = None,
+    *,
+    architecture: str = "resnet20",
+    base: Artifact | None = None,
+    head_only: bool = False,
+    recipe: str | None = None,
+    epochs: int | None = None,
+    learning_rate: float | None = None,
+    batch: int | None = None,
+    augment: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    factory: str | None = None,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Train on `data` and report the accuracy on `test`, as a `model` artifact.
+
+    base: start from this model's weights; with head_only its last layer is replaced and trained alone. recipe: a name of
+    `training.RECIPES` ("paper", or "head" with head_only); epochs, learning_rate and batch override it. augment: "none",
+    "crop" or "flip-crop" (default: what suits the data set; none with head_only, as in the paper).
+    """
+    if not data.class_names:
+        raise ModelError(f"{data.name}: names no classes, expected class_names in its header to train on it")
+    chosen = _recipe(recipe or ("head" if head_only else "paper"), epochs, learning_rate, batch)
+    augment = "none" if head_only else augment or _augment_for(data)
+    if augment not in training.AUGMENTATIONS:
+        raise ModelError(unknown("--augment", augment, training.AUGMENTATIONS))
+    if head_only and base is None:
+        raise ModelError("--head-only needs --from MODEL, the model whose last layer is replaced")
+    where = pick_device(device)
+    torch.manual_seed(seed)  # for fresh weights
+    classifier, spec = _start(data, architecture, base, head_only, factory)
+    size = batch_size(spec.input_shape, where)
+    if head_only:
+        training.train_head(classifier, data.images, data.labels, chosen, batch=size, seed=seed, device=where,
+                            progress=progress)
+    else:
+        training.train(classifier, data.images, data.labels, chosen, augment=augment, seed=seed, device=where,
+                       progress=progress)
+    if test is not None:
+        check_shape(test.images, spec, test.name)
+        found = predict(prepare(classifier, where), test.pixels(), size, where)
+        spec = dataclasses.replace(spec, accuracy=float((found == test.labels).double().mean()))
+    options = {**dataclasses.asdict(chosen), "augment": augment, "architecture": spec.architecture, "head_only": head_only}
+    inputs = [*([base] if base else []), data_input(data), *([data_input(test)] if test else [])]
+    return to_artifact(classifier, spec, artifacts.stage("train-model", options, seed, inputs))
+
+
+def _recipe(name: str, epochs: int | None, learning_rate: float | None, batch: int | None) -> training.Recipe:
+    if name not in training.RECIPES:
+        raise ModelError(unknown("recipe", name, training.RECIPES))
+    overrides = {"epochs": epochs, "learning_rate": learning_rate, "batch": batch}
+    return dataclasses.replace(training.RECIPES[name], **{k: v for k, v in overrides.items() if v is not None})
+
+
+def _augment_for(data: Data) -> str:
+    return DATASETS[data.name].augment if data.name in DATASETS else "flip-crop"
+
+
+def _start(
+    data: Data, architecture: str, base: Artifact | None, head_only: bool, factory: str | None
+) -> tuple[Classifier, Specification]:
+    if base is None:
+        shape = (int(data.images.shape[1]), int(data.images.shape[2]), int(data.images.shape[3]))
+        spec = Specification(architecture, len(data.class_names), shape, data.class_names)
+        classifier = build(spec, factory=architecture if ":" in architecture else None)
+    else:
+        classifier, spec = from_artifact(base, factory=factory)
+        check_shape(data.images, spec, data.name)
+        if head_only:
+            spec = with_head(classifier, spec, data.class_names)
+        elif len(spec.class_names) != len(data.class_names):
+            raise ModelError(f"{base}: has {len(spec.class_names)} classes, {data.name} {len(data.class_names)}: "
+                             "--head-only replaces its last layer")
+    if len(data) < 2:
+        warn(f"{data.name}: trains on {len(data)} image")
+    check_output(classifier, spec, len(data.class_names))
+    return classifier, spec

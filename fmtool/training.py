@@ -1,0 +1,184 @@
+"""Train a classifier, or only its last layer (paper, A.2). The data set lives in memory and is augmented a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fmtool.datasets import to_float
+from fmtool.errors import ModelError
+from fmtool.models.checkpoints import last_layer
+from fmtool.models.classifier import Classifier
+
+MOMENTUM = 0.9  # A.2
+CROP_PADDING = 4  # pixels around an image before a random crop; He et al. (2016), section 4.2
+AUGMENTATIONS = ("none", "crop", "flip-crop")
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. optimizer: "sgd" or "adam"; schedule: "steps" (a tenth after 1/2 and 3/4 of the epochs) or "one-cycle"
+    (rises over `rise` of all steps to `learning_rate`, then falls to nothing), stepped per batch.
+    """
+
+    optimizer: str
+    schedule: str
+    learning_rate: float
+    weight_decay: float
+    epochs: int
+    batch: int = 64
+    rise: float = 0.3
+
+
+RECIPES: dict[str, Recipe] = {
+    # A.2 for ResNet-20 on CIFAR-10
+    "paper": Recipe("sgd", "steps", learning_rate=0.1, weight_decay=1e-4, epochs=200),
+    # a short run of the same network
+    "one-cycle": Recipe("sgd", "one-cycle", learning_rate=0.2, weight_decay=5e-4, epochs=15),
+    # A.2 for new last layers; the authors step this schedule per epoch, so that it never leaves its rise
+    "head": Recipe("adam", "one-cycle", learning_rate=0.01, weight_decay=0.0, epochs=20, rise=0.1),
+}
+
+
+def train(
+    classifier: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    *,
+    augment: str = "none",
+    seed: int = 0,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Train all weights in place. images (n, c, h, w) uint8, or float in [0, 1]; labels (n) int64. Leaves eval mode on."""
+    device = device or torch.device("cpu")
+    classifier.to(device).train()
+    classifier.network.to(memory_format=torch.channels_last)
+    images, labels = images.to(device), labels.to(device)
+    generator = torch.Generator(device).manual_seed(seed)
+    steps = _steps(len(images), recipe)
+    optimizer, scheduler = _optimizer(classifier, recipe, steps)
+    step = 0
+    for _ in range(recipe.epochs):
+        for rows in _shuffled(len(images), recipe.batch, generator):
+            _update(classifier, augmented(images[rows], augment, generator), labels[rows], optimizer, scheduler)
+            step += 1
+            if progress:
+                progress("training", step, steps)
+    classifier.eval()
+
+
+def train_head(
+    classifier: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    *,
+    batch: int,
+    seed: int = 0,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Train the last linear layer in place, the rest frozen in eval mode.
+
+    The body's features never change then (the authors' body moves its batch-norm statistics), so they are computed once.
+    images (n, c, h, w) uint8 or float in [0, 1]; batch: images a forward pass of the body.
+    """
+    device = device or torch.device("cpu")
+    classifier.to(device).eval()
+    _, head = last_layer(classifier.network)
+    features = _features(classifier, head, images, batch, device, progress)
+    labels = labels.to(device)
+    generator = torch.Generator(device).manual_seed(seed)
+    steps = _steps(len(images), recipe)
+    optimizer, scheduler = _optimizer(head, recipe, steps)
+    step = 0
+    for _ in range(recipe.epochs):
+        for rows in _shuffled(len(images), recipe.batch, generator):
+            _update(head, features[rows], labels[rows], optimizer, scheduler)
+            step += 1
+            if progress:
+                progress("training the last layer", step, steps)
+
+
+def augmented(images: Tensor, augment: str, generator: torch.Generator) -> Tensor:
+    """A batch as float32 in [0, 1]; "crop": each image shifted by up to 4 pixels into black; "flip-crop": mirrored too.
+
+    images (n, c, h, w) uint8, or float in [0, 1].
+    """
+    if augment != "none":
+        n, _, h, w = images.shape
+        if augment == "flip-crop":
+            flip = torch.rand(n, generator=generator, device=images.device) < 0.5
+            images = torch.where(flip.view(n, 1, 1, 1), images.flip(-1), images)
+        wide = F.pad(images, (CROP_PADDING,) * 4)
+        shift = torch.randint(0, 2 * CROP_PADDING + 1, (2, n, 1), generator=generator, device=images.device)
+        rows = shift[0] + torch.arange(h, device=images.device)
+        columns = shift[1] + torch.arange(w, device=images.device)
+        picked = torch.arange(n, device=images.device).view(n, 1, 1)
+        images = wide[picked, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return to_float(images)
+
+
+def _steps(n: int, recipe: Recipe) -> int:
+    return recipe.epochs * len(range(0, n, recipe.batch))
+
+
+def _shuffled(n: int, batch: int, generator: torch.Generator) -> list[Tensor]:
+    return list(torch.randperm(n, generator=generator, device=generator.device).split(batch))
+
+
+def _optimizer(
+    trained: nn.Module, recipe: Recipe, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    weights, decay = list(trained.parameters()), recipe.weight_decay
+    optimizer: torch.optim.Optimizer
+    if recipe.optimizer == "adam":
+        optimizer = torch.optim.Adam(weights, lr=recipe.learning_rate, weight_decay=decay)
+    else:
+        optimizer = torch.optim.SGD(weights, lr=recipe.learning_rate, momentum=MOMENTUM, weight_decay=decay)
+    if recipe.schedule == "one-cycle":
+        return optimizer, torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=recipe.learning_rate, total_steps=max(steps, 2), pct_start=recipe.rise, cycle_momentum=False
+        )
+    milestones = [steps // 2, steps * 3 // 4]
+    return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones)
+
+
+def _update(
+    trained: nn.Module, inputs: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+) -> None:
+    loss = F.cross_entropy(trained(inputs), labels)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    scheduler.step()
+
+
+@torch.no_grad()
+def _features(
+    classifier: Classifier, head: nn.Linear, images: Tensor, batch: int, device: torch.device, progress: Progress | None
+) -> Tensor:
+    """(n, features): what reaches the last layer, caught by a hook. ModelError where that layer's output isn't the logits."""
+    features: list[Tensor] = []
+    caught: list[Tensor] = []
+    hook = head.register_forward_hook(lambda _, inputs, __: caught.append(inputs[0]))
+    try:
+        for start in range(0, len(images), batch):
+            caught.clear()
+            logits = classifier(to_float(images[start : start + batch]).to(device))
+            features.extend(caught[:1])
+            if not caught or caught[0].ndim != 2 or not torch.equal(head(caught[0]), logits):
+                raise ModelError("the network's last linear layer does not give its logits: train all of it instead")
+            if progress:
+                progress("computing features", min(start + batch, len(images)), len(images))
+    finally:
+        hook.remove()
+    return torch.cat(features)
