@@ -1,1 +1,58 @@
-"""fmtool: frequency maps of image classifiers and of the attacks on them."""
+"""fmtool: which frequencies an image classifier needs, which an adversarial attack uses, and how the two are correlated.
+
+The stages of the command line as functions, each importing what it needs when it is first used:
+
+    model = fmtool.train_model(fmtool.load_data("digits:train"), architecture="resnet8", recipe="one-cycle")
+    attacked = fmtool.attack(model, fmtool.load_data("digits:test"), "fmn")
+    essential = fmtool.fit_masks(model, attacked, "essential")
+
+Artifacts are what files hold: `fmtool.write(essential, "essential.safetensors")`, `fmtool.read("essential.safetensors")`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fmtool.artifacts import Artifact as Artifact
+    from fmtool.artifacts import read as read
+    from fmtool.artifacts import write as write
+    from fmtool.datasets import Data as Data
+    from fmtool.datasets import load as load_data
+    from fmtool.errors import FmtoolError as FmtoolError
+    from fmtool.stages.attack import attack as attack
+    from fmtool.stages.class_masks import class_masks as class_masks
+    from fmtool.stages.correlate import correlate as correlate
+    from fmtool.stages.defend import defend as defend
+    from fmtool.stages.fit_masks import fit_masks as fit_masks
+    from fmtool.stages.import_model import import_model as import_model
+    from fmtool.stages.train_model import train_model as train_model
+
+_HOMES = {
+    "Artifact": ("fmtool.artifacts", "Artifact"),
+    "Data": ("fmtool.datasets", "Data"),
+    "FmtoolError": ("fmtool.errors", "FmtoolError"),
+    "attack": ("fmtool.stages.attack", "attack"),
+    "class_masks": ("fmtool.stages.class_masks", "class_masks"),
+    "correlate": ("fmtool.stages.correlate", "correlate"),
+    "defend": ("fmtool.stages.defend", "defend"),
+    "fit_masks": ("fmtool.stages.fit_masks", "fit_masks"),
+    "import_model": ("fmtool.stages.import_model", "import_model"),
+    "load_data": ("fmtool.datasets", "load"),
+    "read": ("fmtool.artifacts", "read"),
+    "train_model": ("fmtool.stages.train_model", "train_model"),
+    "write": ("fmtool.artifacts", "write"),
+}
+__all__ = sorted(_HOMES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fmtool' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -8,15 +8,16 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from fmtool.attacks import FAILED, STATUS_NAMES, WRONG_BEFORE, title
 from fmtool.errors import ArtifactError
 
+if TYPE_CHECKING:
+    import numpy as np
+
 FORMATS = ("table", "json", "csv", "markdown")
-Arrays = Mapping[str, np.ndarray[Any, Any]]
+Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 Header = Mapping[str, Any]
 
 
@@ -63,6 +64,8 @@ TEXTS: dict[str, Callable[[Table], str]] = {"json": as_json, "csv": as_csv, "mar
 
 def attack_table(header: Header, arrays: Arrays) -> Table:
     """Accuracy before and after, success, and the median l-inf distance over the images that were right before."""
+    import numpy as np
+
     status = arrays["status"]
     n, right = len(status), status != WRONG_BEFORE
     failed = status == FAILED
@@ -82,6 +85,8 @@ def attack_table(header: Header, arrays: Arrays) -> Table:
 
 def masks_table(header: Header, arrays: Arrays) -> Table:
     """How many masks keep their class, how sparse they are, and how long they took."""
+    import numpy as np
+
     masks, steps = arrays["masks"], arrays["steps"]
     kept = _kept(masks, int(header["image_size"][1]))
     total = masks.shape[1] * header["image_size"][0] * header["image_size"][1]
@@ -196,6 +201,8 @@ def table_of(kind: str, header: Header, arrays: Arrays) -> Table:
 
 def _kept(masks: np.ndarray[Any, Any], w: int) -> np.ndarray[Any, Any]:
     """Entries above 1e-3 per mask, counted over the full spectrum: `spectrum.kept_entries` without torch."""
+    import numpy as np
+
     counts = np.full(masks.shape[-1], 2)
     counts[0] = 1
     if w % 2 == 0:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fmtool.correlation.distances import TILE, squared_distances, two_nearest, two_nearest_joint
+from fmtool.correlation.distances import SMALL, TILE, squared_distances, two_nearest, two_nearest_joint
 
 
 def direct(data: Tensor) -> npt.NDArray[np.float32]:
@@ -83,11 +83,11 @@ def test_concatenation_with_itself_doubles_squared_distances_exactly() -> None:
 
 
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
-    data, permutation = normal(300, 400), torch.randperm(300, generator=torch.Generator().manual_seed(1))
+    data, permutation = normal(SMALL, 40), torch.randperm(SMALL, generator=torch.Generator().manual_seed(1))
     before = numba.get_num_threads()
     results = []
     try:
-        for threads in range(1, numba.config.NUMBA_NUM_THREADS + 1):
+        for threads in range(1, before + 1):
             numba.set_num_threads(threads)
             squared = squared_distances(data)
             results.append((squared.tobytes(), two_nearest_joint(squared, squared, permutation).tobytes()))

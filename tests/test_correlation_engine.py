@@ -172,4 +172,4 @@ def test_the_table_can_be_read_without_heavy_imports() -> None:
 def test_lazy_names() -> None:
     assert correlation.Null.__module__ == "fmtool.correlation.nulls"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = correlation.nothing  # type: ignore[attr-defined]
+        _ = correlation.nothing

@@ -35,8 +35,9 @@ def raw(x: Tensor, y: Tensor) -> float:
 
 
 def direct_rows(data: Array, row_normalise: bool) -> Array:
-    columns = (data - data.mean(axis=0)) / (data.std(axis=0, ddof=1) + 1e-6)
-    return columns / np.linalg.norm(columns, axis=1, keepdims=True) if row_normalise else columns
+    columns: Array = (data - data.mean(axis=0)) / (data.std(axis=0, ddof=1) + 1e-6)
+    lengths: Array = np.linalg.norm(columns, axis=1, keepdims=True)
+    return columns / lengths if row_normalise else columns
 
 
 def direct_dimension(data: Array) -> float:

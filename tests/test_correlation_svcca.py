@@ -111,14 +111,17 @@ def test_a_constant_direction_is_counted() -> None:
     assert found.observed == pytest.approx(1.0, abs=1e-12)
 
 
-@pytest.mark.parametrize(("rows", "forced"), [(40, 0), (19, 0), (18, 1), (12, 7), (9, 7)])
+@pytest.mark.parametrize(("rows", "forced"), [(40, 0), (19, 0), (18, 1), (12, 7), (9, 7), (4, 3)])
 def test_forced_correlations_are_counted(rows: int, forced: int) -> None:
     # Ten columns leave nine directions a side, fewer where there are fewer rows.
     x, y = normal(rows, 10), normal(rows, 10, 1)
     correlations = torch.linalg.svdvals(
         centred_basis(main_directions(x, "x")).T @ centred_basis(main_directions(y, "y"))
     )
-    assert svcca(x, y).details["forced"] == int((correlations > 1 - 1e-9).sum()) == forced
+    found = svcca(x, y)
+    assert found.details["forced"] == int((correlations > 1 - 1e-9).sum()) == forced
+    # Also where the complements are compared in place of the directions.
+    assert found.observed == pytest.approx(float(correlations.mean()), abs=1e-12)
 
 
 def test_too_few_rows_zeros_and_constant_rows() -> None:

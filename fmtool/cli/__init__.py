@@ -15,10 +15,11 @@ app = typer.Typer(
     name="fmtool",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help answers sooner, and does not fold the example that one can paste
     context_settings={"help_option_names": ["--help", "-h"]},
     help="Which frequencies does an image classifier need, which does an adversarial attack use, how strongly are the two "
     "correlated, and can frequency masks undo the attack? Stages exchange safetensors files; '-' is standard input or output.",
-    epilog="Example: fmtool train-model --data digits --architecture resnet8 --recipe one-cycle -o model.safetensors",
+    epilog="\b\nExample:\n  fmtool train-model --data digits --architecture resnet8 --recipe one-cycle -o model.safetensors",
 )
 
 

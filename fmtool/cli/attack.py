@@ -16,7 +16,7 @@ EXAMPLE = "fmtool attack model.safetensors --data digits --attack pgd --epsilon 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("attack", epilog=f"Example: {EXAMPLE}")(attack)
+    app.command("attack", epilog=opt.example(EXAMPLE))(attack)
 
 
 def attack(

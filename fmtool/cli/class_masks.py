@@ -15,7 +15,7 @@ EXAMPLE = "fmtool class-masks model.safetensors pgd-train.safetensors --robust -
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("class-masks", epilog=f"Example: {EXAMPLE}")(class_masks)
+    app.command("class-masks", epilog=opt.example(EXAMPLE))(class_masks)
 
 
 def class_masks(

@@ -21,7 +21,7 @@ EXAMPLE = "fmtool correlate essential.safetensors adversarial.safetensors -o cor
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("correlate", epilog=f"Example: {EXAMPLE}")(correlate)
+    app.command("correlate", epilog=opt.example(EXAMPLE))(correlate)
 
 
 def correlate(

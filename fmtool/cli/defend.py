@@ -15,7 +15,7 @@ EXAMPLE = "fmtool defend model.safetensors fmn.safetensors pgd.safetensors robus
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("defend", epilog=f"Example: {EXAMPLE}")(defend)
+    app.command("defend", epilog=opt.example(EXAMPLE))(defend)
 
 
 def defend(

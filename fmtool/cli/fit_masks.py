@@ -15,7 +15,7 @@ EXAMPLE = "fmtool fit-masks model.safetensors pgd.safetensors --for adversarial 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("fit-masks", epilog=f"Example: {EXAMPLE}")(fit_masks)
+    app.command("fit-masks", epilog=opt.example(EXAMPLE))(fit_masks)
 
 
 def fit_masks(

@@ -21,7 +21,7 @@ T = TypeVar("T", int, float)
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("import-model", epilog=f"Example: {EXAMPLE}")(import_model)
+    app.command("import-model", epilog=opt.example(EXAMPLE))(import_model)
 
 
 def import_model(

@@ -17,7 +17,7 @@ EXAMPLE = "fmtool inspect correlation-fmn.safetensors correlation-pgd.safetensor
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("inspect", epilog=f"Example: {EXAMPLE}")(inspect)
+    app.command("inspect", epilog=opt.example(EXAMPLE))(inspect)
 
 
 def inspect(

@@ -32,3 +32,8 @@ MaxSteps = Annotated[int, typer.Option("--max-steps", metavar="N", min=0, help="
 Format = Annotated[str, typer.Option("--format", metavar="FORMAT", help=f"The table as {', '.join(FORMATS)}.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def example(line: str) -> str:
+    """The end of a help text: one line to paste, kept from being folded by the mark before it."""
+    return f"\b\nExample:\n  {line}"

@@ -9,18 +9,20 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from fmtool import artifacts
-from fmtool.cli.progress import Bar
 from fmtool.errors import FmtoolError, FmtoolWarning, unknown
 from fmtool.report import FORMATS, TEXTS, Table, table_of
 
 if TYPE_CHECKING:
     from fmtool.artifacts import Artifact
+    from fmtool.cli.progress import Bar
 
 
 @contextmanager
 def working(output: str | None, *, quiet: bool, debug: bool, form: str = "table") -> Iterator[Bar]:
     """Check the target and format first, then give a progress bar; warnings become lines on standard error."""
     try:
+        from fmtool.cli.progress import Bar
+
         if form not in FORMATS:
             raise FmtoolError(unknown("--format", form, FORMATS))
         artifacts.check_target(output)

@@ -15,7 +15,7 @@ EXAMPLE = "fmtool train-model --data digits --architecture resnet8 --recipe one-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("train-model", epilog=f"Example: {EXAMPLE}")(train_model)
+    app.command("train-model", epilog=opt.example(EXAMPLE))(train_model)
 
 
 def train_model(

@@ -18,11 +18,14 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
+from fmtool.correlation.threads import one_thread_if
+
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 TILE = 16  # rows; two tiles of SPAN columns are 64 KiB, which stays in the processor's nearest caches
 SPAN = 256  # columns
+SMALL = 1000  # rows below which a shuffle takes a millisecond and is left to one thread
 # Lets the compiler keep several partial sums, without which a sum isn't vectorised. Not the full "fast math": the
 # infinities on the diagonal are real.
 REORDER = {"reassoc", "contract", "nsz"}
@@ -133,5 +136,6 @@ def two_nearest_joint(x: Float32, y: Float32, permutation: Tensor) -> Float32:
     """
     nearest = np.empty((len(x), 2), dtype=np.float32)
     # Unsigned 32-bit indices: half the memory traffic, and no test for a negative one.
-    _joint(x, y, permutation.numpy().astype(np.uint32), nearest)
+    with one_thread_if(len(x) < SMALL):
+        _joint(x, y, permutation.numpy().astype(np.uint32), nearest)
     return nearest
