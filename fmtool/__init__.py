@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fmtool.artifacts import read as read
     from fmtool.artifacts import write as write
     from fmtool.datasets import Data as Data
-    from fmtool.datasets import load as load_data
+    from fmtool.datasets import load as load_data  # noqa: F401
     from fmtool.errors import FmtoolError as FmtoolError
     from fmtool.stages.attack import attack as attack
     from fmtool.stages.class_masks import class_masks as class_masks
@@ -44,7 +44,7 @@ _HOMES = {
     "train_model": ("fmtool.stages.train_model", "train_model"),
     "write": ("fmtool.artifacts", "write"),
 }
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

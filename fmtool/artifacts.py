@@ -72,7 +72,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "model": ("architecture", "input_shape", "class_names", "mean", "std", "keep_classes", "head", "accuracy"),
     "attack": ("attack", "options", "class_names", "data"),
     "masks": ("for", "attack", "lambda", "image_size", "basis", "layer", "class_names", "data"),
-    "class-masks": ("robust", "attack", "lambda", "image_size", "class_names", "data"),
+    "class-masks": ("robust", "attack", "lambda", "image_size", "class_names", "images", "data"),
     "correlation": ("statistics", "n", "permutations", "sides"),
     "defense": ("matrix", "rows", "columns", "n"),
 }
@@ -123,8 +123,9 @@ class Description:
         return load(self.data)
 
 
-def stage(command: str, options: Mapping[str, Any], seed: int | None, inputs: Iterable[Artifact | Mapping[str, str]]
-          ) -> list[dict[str, Any]]:
+def stage(
+    command: str, options: Mapping[str, Any], seed: int | None, inputs: Iterable[Artifact | Mapping[str, str]]
+) -> list[dict[str, Any]]:
     """The history of a result: the stages that made its inputs, each named once, then this one.
 
     `options` are those that change the result, with the values in effect; `inputs` are artifacts or, for data,
@@ -265,7 +266,7 @@ def parse_header(data: bytes, name: str) -> dict[str, Any]:
     from safetensors import SafetensorError, deserialize
 
     try:
-        deserialize(data)
+        deserialize(data)  # type: ignore[no-untyped-call]
         header = json.loads(data[8 : _header_end(data)])
     except (SafetensorError, ValueError, RecursionError) as error:
         reason = str(error).removeprefix("Error while deserializing: ").splitlines()[0]
@@ -294,7 +295,9 @@ def _check_digest(data: bytes, digest: str, name: str) -> None:
         raise ArtifactError(f"{name}: the content does not match its digest: it was changed or damaged")
 
 
-def _check_layout(kind: str, meta: Mapping[str, Any], shapes: Mapping[str, tuple[str, tuple[int, ...]]], name: str) -> None:
+def _check_layout(
+    kind: str, meta: Mapping[str, Any], shapes: Mapping[str, tuple[str, tuple[int, ...]]], name: str
+) -> None:
     """Fields, tensors, dtypes and axes are those of the kind."""
     if kind not in TENSORS:
         raise ArtifactError(f"{name}: unknown kind {kind!r}, expected one of {', '.join(sorted(TENSORS))}")
@@ -305,10 +308,14 @@ def _check_layout(kind: str, meta: Mapping[str, Any], shapes: Mapping[str, tuple
     for tensor, layout in TENSORS[kind].items():
         dtype, *axes = layout.split()
         found, shape = shapes[tensor]
-        if found != dtype or len(shape) != len(axes) or any(
-            sizes.setdefault(axis, size) != size for axis, size in zip(axes, shape, strict=True)
+        if (
+            found != dtype
+            or len(shape) != len(axes)
+            or any(sizes.setdefault(axis, size) != size for axis, size in zip(axes, shape, strict=True))
         ):
-            raise ArtifactError(f"{name}: tensor {tensor} is {found} {list(shape)}, expected {dtype} ({', '.join(axes)})")
+            raise ArtifactError(
+                f"{name}: tensor {tensor} is {found} {list(shape)}, expected {dtype} ({', '.join(axes)})"
+            )
 
 
 def _header_end(data: bytes) -> int:

@@ -60,13 +60,15 @@ def title(name: str) -> str:
 
 
 def parse_epsilon(text: str) -> float:
-    """"8/255" or "0.03" as a number above 0 and at most 1."""
+    """ "8/255" or "0.03" as a number above 0 and at most 1."""
     try:
         epsilon = float(Fraction(text.replace(" ", "")))
     except (ValueError, ZeroDivisionError):
         raise AttackError(f"--epsilon {text}: expected a number or a fraction such as 8/255") from None
     if not 0 < epsilon <= 1:
-        raise AttackError(f"--epsilon {text}: expected a distance above 0 and at most 1, in units of the [0, 1] pixel range")
+        raise AttackError(
+            f"--epsilon {text}: expected a distance above 0 and at most 1, in units of the [0, 1] pixel range"
+        )
     return epsilon
 
 
@@ -91,8 +93,11 @@ def build(name: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     class_name = ATTACKS[name].foolbox_class if name in ATTACKS else name
     base = getattr(foolbox.attacks, class_name, None)
     if not (inspect.isclass(base) and issubclass(base, foolbox.attacks.Attack)) or inspect.isabstract(base):
-        classes = [key for key, value in vars(foolbox.attacks).items()
-                   if inspect.isclass(value) and issubclass(value, foolbox.attacks.Attack)]
+        classes = [
+            key
+            for key, value in vars(foolbox.attacks).items()
+            if inspect.isclass(value) and issubclass(value, foolbox.attacks.Attack)
+        ]
         raise AttackError(unknown("attack", name, [*ATTACKS, *classes]))
     parameters = inspect.signature(base.__init__).parameters
     for option in options:
@@ -151,8 +156,13 @@ def run(
         some = rows[start : start + batch]
         seeds = [row_seeds[row] for row in some.tolist()]
         made = _attack_batch(
-            classifier, attack, padded(images[some], batch).to(device), padded(labels[some], batch).to(device),
-            epsilon, padded(_starts(images.shape[1:], seeds), batch).to(device), seeds[0],
+            classifier,
+            attack,
+            padded(images[some], batch).to(device),
+            padded(labels[some], batch).to(device),
+            epsilon,
+            padded(_starts(images.shape[1:], seeds), batch).to(device),
+            seeds[0],
         )
         adversarial[some] = made[: len(some)].cpu()
         if progress:

@@ -81,7 +81,7 @@ def load(spec: str, *, default: str = "test", size: int | None = None, limit: in
     if "" in raw.splits:
         if split is not None:
             raise DataError(f"{spec}: {source} has no splits, expected it without ':{split}'")
-        chosen = ["" ]
+        chosen = [""]
     else:
         chosen = _choose(split or default, raw.splits, spec)
     images, labels, index = _gather(raw, chosen, size, limit)
@@ -99,9 +99,7 @@ def load(spec: str, *, default: str = "test", size: int | None = None, limit: in
 def subset(data: Data, limit: int | None) -> Data:
     """At most `limit` images, spread evenly over the classes; key and index stay."""
     rows = spread(data.labels, limit)
-    return replace(
-        data, images=data.images[rows], labels=data.labels[rows], index=data.index[rows], key=data.key[rows]
-    )
+    return replace(data, images=data.images[rows], labels=data.labels[rows], index=data.index[rows], key=data.key[rows])
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -129,7 +127,7 @@ def spread(labels: Tensor, limit: int | None) -> Tensor:
     if limit < 1:
         raise DataError(f"--limit is {limit}, expected at least 1")
     rank = torch.zeros(n, dtype=torch.int64)
-    for label in labels.unique():
+    for label in torch.unique(labels):
         rows = (labels == label).nonzero().flatten()
         rank[rows] = torch.arange(len(rows))
     order = torch.argsort(rank * (int(labels.max()) + 1) + labels, stable=True)
@@ -207,7 +205,9 @@ def _named(source: str) -> _Raw | None:
     if not Path(source).exists():
         if "/" in source or "." in source:
             raise DataError(f"{source}: no such file or folder")
-        raise DataError(unknown("data set", source, DATASETS) + ", or the path of a folder, a zip or a safetensors file")
+        raise DataError(
+            unknown("data set", source, DATASETS) + ", or the path of a folder, a zip or a safetensors file"
+        )
     return None
 
 
@@ -235,7 +235,8 @@ def _cifar10() -> _Raw:
     except (OSError, RuntimeError) as error:
         raise DataError(f"cifar10 can't be downloaded: {error}") from None
     splits = {
-        name: (torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), part.targets) for name, part in parts.items()
+        name: (torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), part.targets)
+        for name, part in parts.items()
     }
     return _Raw(splits, tuple(parts["test"].classes))
 

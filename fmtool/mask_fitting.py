@@ -128,7 +128,9 @@ class _Slots:
 
     def start(self, slot: int, row: int, image: Tensor, target: Tensor) -> None:
         self.row[slot] = row
-        self.spectra[slot] = torch.fft.rfft2(image.to(self.spectra.device))  # alone, so that no mate can change its rounding
+        self.spectra[slot] = torch.fft.rfft2(
+            image.to(self.spectra.device)
+        )  # alone, so that no mate can change its rounding
         self.targets[slot] = target
         self.losses[slot] = torch.nan
         self.active[slot] = True
@@ -188,64 +190,96 @@ class _Adam:
 
 
 @dataclass(frozen=True)
-class ClassMask:
-    """mask (c, h, w // 2 + 1) in [0, 1]; steps taken, the loss of the last one, and whether the stopping test was met."""
+class ClassMasks:
+    """masks (k, c, h, w // 2 + 1) in [0, 1]; steps (k) int64; loss (k) of the last step, averaged over the parts that hold
+    images of the class; converged (k) bool: the stopping test was met. On the CPU. A class without images has 0 steps.
+    """
 
-    mask: Tensor
-    steps: int
-    loss: float
-    converged: bool
+    masks: Tensor
+    steps: Tensor
+    loss: Tensor
+    converged: Tensor
 
 
-def fit_class_mask(
+@dataclass(frozen=True)
+class Part:
+    """Images whose class masks advance together: images (n, c, h, w), targets (n), and owners (n): whose mask filters each."""
+
+    images: Tensor
+    targets: Tensor
+    owners: Tensor
+
+
+def fit_class_masks(
     classifier: nn.Module,
-    parts: Sequence[tuple[Tensor, Tensor]],
+    parts: Sequence[Part],
+    classes: int,
     options: FitOptions,
     device: torch.device | None = None,
     progress: Progress | None = None,
-) -> ClassMask:
-    """One mask for all images of `parts`, each (images (n, c, h, w), targets (n)); section 4.7, and 4.8 with two parts.
+) -> ClassMasks:
+    """One mask for all images of a class, section 4.7; with two parts section 4.8. All classes advance together.
 
-    Each step takes one optimiser step a part, in order, on its mean cross-entropy plus the penalty, gradients accumulated over
-    micro-batches; the stopping test looks at the average of the parts' losses. MaskError when a part is empty.
+    Each step takes one optimiser step a part, in order, on the class's mean cross-entropy in it plus the penalty, gradients
+    accumulated over micro-batches of `options.batch`. The stopping test looks at the average of a class's losses over the
+    parts; a class that has finished takes its images with it. MaskError when there is no image at all.
     """
-    if not parts or any(len(images) == 0 for images, _ in parts):
-        raise MaskError("no image is left to fit a class mask to")
     device = device or torch.device("cpu")
-    first = parts[0][0]
+    if not sum(len(part.images) for part in parts):
+        raise MaskError("no image is left to fit a class mask to")
+    first = parts[0].images
     c, h, w = first.shape[1:]
-    adam = _Adam((1, c, h, half_width(w)), first.dtype, device)
-    always = torch.ones(1, dtype=torch.bool, device=device)
-    spectra = [(torch.fft.rfft2(images.to(device)), targets.to(device)) for images, targets in parts]
-    losses = torch.full((1, WINDOW), torch.nan, dtype=torch.float64)
-    for step in range(1, options.max_steps + 2):
-        total = 0.0
-        for part, targets in spectra:
-            loss, slope = _part_gradient(classifier, adam.masks, part, targets, (h, w), options.batch)
-            total += loss + options.lambda_ * float(_entries(adam.masks, w))
+    adam = _Adam((classes, c, h, half_width(w)), first.dtype, device)
+    works = [_ClassWork(classifier, part, classes, options, device) for part in parts]
+    held = torch.stack([work.counts > 0 for work in works])  # (parts, k)
+    active = held.any(dim=0)
+    converged = torch.zeros_like(active)
+    steps = torch.zeros_like(adam.steps)
+    losses = torch.full((classes, WINDOW), torch.nan, dtype=torch.float64, device=device)
+    while bool(active.any()):
+        summed = torch.zeros(classes, dtype=torch.float64, device=device)
+        for work in works:
+            loss, slope = work.gradient(adam.masks, active)
             slope += options.lambda_ * adam.masks.sign()
-            adam.step(symmetrise_(slope, w), always)
-        losses = torch.cat([losses[:, 1:], torch.tensor([[total / len(spectra)]], dtype=torch.float64)], dim=1)
-        converged = bool(_settled(losses, options, torch.tensor([step])))
+            penalised = loss + options.lambda_ * _entries(adam.masks, w).double()
+            summed += torch.where(work.counts > 0, penalised, 0)
+            adam.step(symmetrise_(slope, w), active & (work.counts > 0))
+        steps += active
+        rolled = torch.cat([losses[:, 1:], (summed / held.sum(dim=0))[:, None]], dim=1)
+        losses = torch.where(active[:, None], rolled, losses)
+        converged = torch.where(active, _settled(losses, options, steps), converged)
+        active = active & ~converged & (steps <= options.max_steps)
         if progress:
-            progress("fitting a class mask", step, options.max_steps)
-        if converged:
-            break
-    return ClassMask(adam.masks[0].cpu(), step, float(losses[0, -1]), converged)
+            progress("fitting class masks, steps", int(steps.max()), options.max_steps)
+    loss = losses[:, -1].to(first.dtype)
+    return ClassMasks(adam.masks.cpu(), steps.cpu(), loss.cpu(), converged.cpu())
 
 
-def _part_gradient(
-    classifier: nn.Module, mask: Tensor, spectra: Tensor, targets: Tensor, size: tuple[int, int], batch: int
-) -> tuple[float, Tensor]:
-    """Mean cross-entropy over a part and its gradient with respect to the one mask, summed over micro-batches."""
-    slope, loss = torch.zeros_like(mask), 0.0
-    for start in range(0, len(spectra), batch):
-        some = spectra[start : start + batch]
-        filtered = torch.fft.irfft2(mask * some, s=size)
-        losses, _, gradient = _input_gradient(classifier, filtered, targets[start : start + batch])
-        slope += _mask_gradient(gradient, some).sum(dim=0, keepdim=True)
-        loss += float(losses.double().sum())
-    return loss / len(spectra), slope / len(spectra)
+class _ClassWork:
+    """One part's spectra on the device, and the classes' gradients over them."""
+
+    def __init__(
+        self, classifier: nn.Module, part: Part, classes: int, options: FitOptions, device: torch.device
+    ) -> None:
+        self.classifier, self.options, self.size = classifier, options, part.images.shape[-2:]
+        self.spectra = torch.fft.rfft2(part.images.to(device))
+        self.targets, self.owners = part.targets.to(device), part.owners.to(device)
+        self.counts = torch.bincount(self.owners, minlength=classes)  # (k) images each class has in this part
+
+    def gradient(self, masks: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy (k) of each active class over its images, and its gradient (k, c, h, f) for the class's mask."""
+        rows = active[self.owners].nonzero().flatten()
+        slope, loss = torch.zeros_like(masks), torch.zeros(len(masks), dtype=torch.float64, device=masks.device)
+        for start in range(0, len(rows), self.options.batch):
+            some = rows[start : start + self.options.batch]
+            owners, spectra = self.owners[some], self.spectra[some]
+            filtered = torch.fft.irfft2(masks[owners] * spectra, s=self.size)
+            losses, _, gradient = _input_gradient(self.classifier, filtered, self.targets[some])
+            belongs = F.one_hot(owners, len(masks)).to(masks.dtype)  # a product adds up in a fixed order on any device
+            slope += (belongs.T @ _mask_gradient(gradient, spectra).flatten(1)).view_as(slope)
+            loss += belongs.T.double() @ losses.double()
+        counts = self.counts.clamp_min(1)
+        return loss / counts, slope / _per_mask(counts, slope)
 
 
 def _input_gradient(classifier: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -283,8 +317,10 @@ def _empty_result(images: Tensor, options: FitOptions) -> FittedMasks:
     n, c, h, w = images.shape
     flags = [torch.zeros(n, dtype=torch.bool) for _ in range(3)]
     return FittedMasks(
-        torch.zeros(n, c, h, half_width(w), dtype=images.dtype), torch.zeros(n, dtype=torch.int64),
-        torch.zeros(n, dtype=images.dtype), *flags,
+        torch.zeros(n, c, h, half_width(w), dtype=images.dtype),
+        torch.zeros(n, dtype=torch.int64),
+        torch.zeros(n, dtype=images.dtype),
+        *flags,
     )
 
 

@@ -61,7 +61,10 @@ def mask_grid(files: Sequence[Artifact], count: int) -> Figure:
 def filtered_images(attack: Artifact, masks: Sequence[Artifact], count: int) -> Figure:
     """Rows: images, adversarial images, then for each mask file what it leaves of the images it was fitted to (Figure 1)."""
     places = _chosen([attack, *masks], count)
-    pictures = [("image", attack["images"][places[0]]), (f"{title(attack.header['attack'])}", attack["adversarial"][places[0]])]
+    pictures = [
+        ("image", attack["images"][places[0]]),
+        (f"{title(attack.header['attack'])}", attack["adversarial"][places[0]]),
+    ]
     for file, rows in zip(masks, places[1:], strict=True):
         source = attack["images" if file.header["for"] == "essential" else "adversarial"][places[0]]
         if file["masks"].shape[1:3] != source.shape[1:3]:

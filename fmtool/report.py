@@ -32,7 +32,9 @@ class Table:
 
     def cells(self) -> list[list[str]]:
         """The rows as text."""
-        return [[_text(value, form) for value, form in zip(row, self.columns.values(), strict=True)] for row in self.rows]
+        return [
+            [_text(value, form) for value, form in zip(row, self.columns.values(), strict=True)] for row in self.rows
+        ]
 
 
 def as_json(table: Table) -> str:
@@ -73,14 +75,32 @@ def attack_table(header: Header, arrays: Arrays) -> Table:
     # an attack that failed has found no distance, however large: it must not make the median smaller
     distance[failed] = np.inf
     after = (arrays["adversarial_predictions"] == arrays["labels"]).mean()
-    row = [title(header["attack"]), n, 100 * right.mean(), 100 * after, 100 * (1 - failed[right].mean()),
-           float(np.median(distance[right])), 255 * float(np.median(distance[right]))]
-    columns = {"attack": "", "n": "d", "clean accuracy %": ".2f", "accuracy attacked %": ".2f", "success %": ".2f",
-               "median l-inf": ".4f", "in 1/255": ".3f"}
+    row = [
+        title(header["attack"]),
+        n,
+        100 * right.mean(),
+        100 * after,
+        100 * (1 - failed[right].mean()),
+        float(np.median(distance[right])),
+        255 * float(np.median(distance[right])),
+    ]
+    columns = {
+        "attack": "",
+        "n": "d",
+        "clean accuracy %": ".2f",
+        "accuracy attacked %": ".2f",
+        "success %": ".2f",
+        "median l-inf": ".4f",
+        "in 1/255": ".3f",
+    }
     counts = ", ".join(f"{int((status == code).sum())} {name}" for code, name in STATUS_NAMES.items())
     options = ", ".join(f"{key}={value}" for key, value in sorted(header["options"].items()) if value is not None)
-    return Table("Attack", columns, [row], [f"{counts}. success and l-inf: over the {int(right.sum())} images right before.",
-                                            f"options: {options}"])
+    return Table(
+        "Attack",
+        columns,
+        [row],
+        [f"{counts}. success and l-inf: over the {int(right.sum())} images right before.", f"options: {options}"],
+    )
 
 
 def masks_table(header: Header, arrays: Arrays) -> Table:
@@ -90,12 +110,38 @@ def masks_table(header: Header, arrays: Arrays) -> Table:
     masks, steps = arrays["masks"], arrays["steps"]
     kept = _kept(masks, int(header["image_size"][1]))
     total = masks.shape[1] * header["image_size"][0] * header["image_size"][1]
-    columns = {"for": "", "attack": "", "n": "d", "preserved %": ".1f", "as stored %": ".1f", "converged %": ".1f",
-               "kept entries": ".0f", "of": "d", "steps": ".0f", "most steps": "d", "loss": ".3f"}
-    row = [header["for"], title(header["attack"] or "-"), len(steps), 100 * arrays["preserved"].mean(),
-           100 * arrays["preserved_stored"].mean(), 100 * arrays["converged"].mean(), float(np.median(kept)), total,
-           float(steps.mean()), int(steps.max()), float(np.median(arrays["loss"]))]
-    return Table("Masks", columns, [row], [f"lambda {header['lambda']:g}. kept entries (above 1e-3) and loss: medians; steps: mean."])
+    columns = {
+        "for": "",
+        "attack": "",
+        "n": "d",
+        "preserved %": ".1f",
+        "as stored %": ".1f",
+        "converged %": ".1f",
+        "kept entries": ".0f",
+        "of": "d",
+        "steps": ".0f",
+        "most steps": "d",
+        "loss": ".3f",
+    }
+    row = [
+        header["for"],
+        title(header["attack"] or "-"),
+        len(steps),
+        100 * arrays["preserved"].mean(),
+        100 * arrays["preserved_stored"].mean(),
+        100 * arrays["converged"].mean(),
+        float(np.median(kept)),
+        total,
+        float(steps.mean()),
+        int(steps.max()),
+        float(np.median(arrays["loss"])),
+    ]
+    return Table(
+        "Masks",
+        columns,
+        [row],
+        [f"lambda {header['lambda']:g}. kept entries (above 1e-3) and loss: medians; steps: mean."],
+    )
 
 
 def class_masks_table(header: Header, arrays: Arrays) -> Table:
@@ -103,24 +149,60 @@ def class_masks_table(header: Header, arrays: Arrays) -> Table:
     masks = arrays["masks"]
     kept = _kept(masks, int(header["image_size"][1]))
     total = masks.shape[1] * header["image_size"][0] * header["image_size"][1]
-    columns = {"class": "", "steps": "d", "converged": "", "loss": ".4f", "kept entries": "d", "of": "d", "mean entry": ".3f"}
-    rows = [[header["class_names"][number], int(steps), "yes" if converged else "no", float(loss), int(count), total, float(mean)]
-            for number, steps, converged, loss, count, mean in zip(
-                arrays["classes"], arrays["steps"], arrays["converged"], arrays["loss"], kept,
-                masks.mean(axis=(1, 2, 3)), strict=True)]
+    columns = {
+        "class": "",
+        "steps": "d",
+        "converged": "",
+        "loss": ".4f",
+        "kept entries": "d",
+        "of": "d",
+        "mean entry": ".3f",
+    }
+    rows = [
+        [
+            header["class_names"][number],
+            int(steps),
+            "yes" if converged else "no",
+            float(loss),
+            int(count),
+            total,
+            float(mean),
+        ]
+        for number, steps, converged, loss, count, mean in zip(
+            arrays["classes"],
+            arrays["steps"],
+            arrays["converged"],
+            arrays["loss"],
+            kept,
+            masks.mean(axis=(1, 2, 3)),
+            strict=True,
+        )
+    ]
     what = f"robust against {title(header['attack'])}" if header["robust"] else "plain"
-    return Table("Class masks", columns, rows, [f"{what}, lambda {header['lambda']:g}"])
+    used = " and ".join(f"{n} {name}" for n, name in zip(header["images"], ("clean", "adversarial"), strict=False))
+    return Table("Class masks", columns, rows, [f"{what}, lambda {header['lambda']:g}, fitted to {used} images"])
 
 
 def correlation_table(header: Header) -> Table:
     """A row a statistic, each beside its nulls."""
-    columns = {"statistic": "", "n": "d", "observed": ".3f", "null mean": ".3f", "null 95 %": "", "p": ".4f", "adjusted": ".3f",
-               "within-class null": ".3f", "within 95 %": "", "within p": ".4f", "within adjusted": ".3f"}
+    columns = {
+        "statistic": "",
+        "n": "d",
+        "observed": ".3f",
+        "null mean": ".3f",
+        "null 95 %": "",
+        "p": ".4f",
+        "adjusted": ".3f",
+        "within-class null": ".3f",
+        "within 95 %": "",
+        "within p": ".4f",
+        "within adjusted": ".3f",
+    }
     rows, notes = [], []
     for one in header["statistics"]:
         row = [one["name"], one["n"], one["observed"]]
         for null in (one["null"], one["within_class"]):
-            row += ([null["mean"], _interval(null), null["p"], null["adjusted"]] if null else [None] * 4)
+            row += [null["mean"], _interval(null), null["p"], null["adjusted"]] if null else [None] * 4
             if null and null["reason"]:
                 notes.append(f"{one['name']}: no adjusted value, {null['reason']}")
         rows.append(row)
@@ -129,8 +211,11 @@ def correlation_table(header: Header) -> Table:
         notes += [f"{one['name']}: left out {_counts(one['dropped'])}"] if one["dropped"] else []
     floor = header["statistics"][0]["null"]["floor"] if header["statistics"] else math.nan
     rule = "strictly above" if header["strict"] else "at or above"
-    notes.insert(0, f"n = {header['n']} rows; {header['permutations']} permutations; p: share of shuffles {rule} the observed "
-                    f"value, floor {floor:.4f}; adjusted: (observed - null mean) / (1 - null mean).")
+    notes.insert(
+        0,
+        f"n = {header['n']} rows; {header['permutations']} permutations; p: share of shuffles {rule} the observed "
+        f"value, floor {floor:.4f}; adjusted: (observed - null mean) / (1 - null mean).",
+    )
     if header["dropped"]:
         notes.insert(1, f"rows left out: {_counts(header['dropped'])}")
     return Table("Correlation", columns, rows, notes)
@@ -156,7 +241,9 @@ def table1(headers: Sequence[Header]) -> Table:
     one = headers[0]
     note = f"null: mean of {one['permutations']} permutations; adj.: (observed - null) / (1 - null)"
     floor = 1 / (1 + one["permutations"])
-    return Table("Correlation of essential and adversarial masks (as Table 1)", columns, rows, [f"{note}; p floor {floor:.4f}"])
+    return Table(
+        "Correlation of essential and adversarial masks (as Table 1)", columns, rows, [f"{note}; p floor {floor:.4f}"]
+    )
 
 
 HEADINGS = {"svcca": "SVCCA", "cosine": "cosine", "idcor": "IdCor"}
@@ -170,18 +257,27 @@ def _with_std(one: Mapping[str, Any]) -> Any:
 def defense_table(header: Header) -> Table:
     """The matrix of Table 4: accuracy after the second pass and, in brackets, the authors' figure."""
     columns = {"data": "", **{("no mask" if name == "none" else name): "." for name in header["columns"]}}
-    rows = [[title(name), *(f"{cell['accuracy']:.3f} ({cell['accuracy_right_before']:.3f})" for cell in cells)]
-            for name, cells in zip(header["rows"], header["matrix"], strict=True)]
+    rows = [
+        [title(name), *(f"{cell['accuracy']:.3f} ({cell['accuracy_right_before']:.3f})" for cell in cells)]
+        for name, cells in zip(header["rows"], header["matrix"], strict=True)
+    ]
     kind = "adaptive" if header["adaptive"] else "non-adaptive: the attacks knew nothing of the masks"
-    note = f"n = {header['n']}; accuracy, in brackets counting only images right when clean (the authors' figure); {kind}"
+    note = (
+        f"n = {header['n']}; accuracy, in brackets counting only images right when clean (the authors' figure); {kind}"
+    )
     return Table("Accuracy after the second pass (as Table 4)", columns, rows, [note])
 
 
 def model_table(header: Header) -> Table:
     """What a model is."""
     accuracy = header["accuracy"]
-    row = [header["architecture"], "x".join(map(str, header["input_shape"])), len(header["class_names"]),
-           "yes" if header["mean"] else "no", None if accuracy is None else 100 * accuracy]
+    row = [
+        header["architecture"],
+        "x".join(map(str, header["input_shape"])),
+        len(header["class_names"]),
+        "yes" if header["mean"] else "no",
+        None if accuracy is None else 100 * accuracy,
+    ]
     columns = {"architecture": "", "input": "", "classes": "d", "normalises": "", "test accuracy %": ".2f"}
     return Table("Model", columns, [row])
 

@@ -23,7 +23,8 @@ def half_width(w: int) -> int:
 def filter_images(images: Tensor, masks: Tensor) -> Tensor:
     """Equation 1: x_F = Re(F^-1(M * F x)). images (..., h, w) float; masks (..., h, w // 2 + 1), broadcast over the images."""
     h, w = images.shape[-2:]
-    return torch.fft.irfft2(masks * torch.fft.rfft2(images), s=(h, w))
+    filtered: Tensor = torch.fft.irfft2(masks * torch.fft.rfft2(images), s=(h, w))
+    return filtered
 
 
 def column_counts(w: int, like: Tensor) -> Tensor:
@@ -63,7 +64,8 @@ def to_full(half: Tensor, w: int) -> Tensor:
 
 def shifted(half: Tensor, w: int) -> Tensor:
     """The full spectrum (..., h, w) with the zero frequency in the centre, as figures show it."""
-    return torch.fft.fftshift(to_full(half, w), dim=(-2, -1))
+    full: Tensor = torch.fft.fftshift(to_full(half, w), dim=(-2, -1))
+    return full
 
 
 def kept_entries(half: Tensor, w: int) -> Tensor:

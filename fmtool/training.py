@@ -131,7 +131,8 @@ def _steps(n: int, recipe: Recipe) -> int:
 
 
 def _shuffled(n: int, batch: int, generator: torch.Generator) -> list[Tensor]:
-    return list(torch.randperm(n, generator=generator, device=generator.device).split(batch))
+    order = torch.randperm(n, generator=generator, device=generator.device)
+    return [order[start : start + batch] for start in range(0, n, batch)]
 
 
 def _optimizer(
@@ -145,14 +146,21 @@ def _optimizer(
         optimizer = torch.optim.SGD(weights, lr=recipe.learning_rate, momentum=MOMENTUM, weight_decay=decay)
     if recipe.schedule == "one-cycle":
         return optimizer, torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=recipe.learning_rate, total_steps=max(steps, 2), pct_start=recipe.rise, cycle_momentum=False
+            optimizer,
+            max_lr=recipe.learning_rate,
+            total_steps=max(steps, 2),
+            pct_start=recipe.rise,
+            cycle_momentum=False,
         )
     milestones = [steps // 2, steps * 3 // 4]
     return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones)
 
 
 def _update(
-    trained: nn.Module, inputs: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer,
+    trained: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
 ) -> None:
     loss = F.cross_entropy(trained(inputs), labels)

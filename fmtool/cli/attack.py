@@ -23,9 +23,30 @@ def attack(
     model: opt.Model,
     data: opt.Data,
     output: opt.Output,
-    name: Annotated[str, typer.Option("--attack", metavar="NAME", help=f"{', '.join(ATTACKS)} (FMN and DeepFool look for the smallest l-inf perturbation, PGD stays within --epsilon), or the name of a Foolbox attack class.")] = "fmn",
-    epsilon: Annotated[str | None, typer.Option("--epsilon", metavar="DISTANCE", help=f"Largest l-inf distance, such as 8/255 of the [0, 1] pixel range. [default for pgd: {DEFAULT_EPSILON}]")] = None,
-    attack_option: Annotated[list[str] | None, typer.Option("--attack-option", metavar="KEY=VALUE", help="An argument of the Foolbox class, such as steps=100; may be repeated.")] = None,
+    name: Annotated[
+        str,
+        typer.Option(
+            "--attack",
+            metavar="NAME",
+            help=f"{', '.join(ATTACKS)} (FMN and DeepFool look for the smallest l-inf perturbation, PGD stays within --epsilon), or the name of a Foolbox attack class.",
+        ),
+    ] = "fmn",
+    epsilon: Annotated[
+        str | None,
+        typer.Option(
+            "--epsilon",
+            metavar="DISTANCE",
+            help=f"Largest l-inf distance, such as 8/255 of the [0, 1] pixel range. [default for pgd: {DEFAULT_EPSILON}]",
+        ),
+    ] = None,
+    attack_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--attack-option",
+            metavar="KEY=VALUE",
+            help="An argument of the Foolbox class, such as steps=100; may be repeated.",
+        ),
+    ] = None,
     limit: opt.Limit = None,
     size: opt.Size = None,
     seed: opt.Seed = 0,
@@ -48,8 +69,16 @@ def attack(
         from fmtool.stages.attack import attack as run
 
         found = run(
-            artifacts.read(model, "model"), datasets.load(data, size=size, limit=limit), name, epsilon=distance,
-            options=parse_options(pairs), seed=seed, device=device, batch=batch_size, factory=factory, progress=bar,
+            artifacts.read(model, "model"),
+            datasets.load(data, size=size, limit=limit),
+            name,
+            epsilon=distance,
+            options=parse_options(pairs),
+            seed=seed,
+            device=device,
+            batch=batch_size,
+            factory=factory,
+            progress=bar,
         )
     save(found, output, form)
 

@@ -20,12 +20,26 @@ def register(app: typer.Typer) -> None:
 
 def class_masks(
     model: opt.Model,
-    attack: Annotated[str | None, typer.Argument(metavar="[ATTACK]", help="Attack file of training images, or - ; leave it out with --data.")] = None,
+    attack: Annotated[
+        str | None,
+        typer.Argument(metavar="[ATTACK]", help="Attack file of training images, or - ; leave it out with --data."),
+    ] = None,
     *,
     output: opt.Output,
-    robust: Annotated[bool, typer.Option("--robust", help="Robust essential masks (4.8): each step also turns adversarial images, predicted as the class, back to their true labels.")] = False,
+    robust: Annotated[
+        bool,
+        typer.Option(
+            "--robust",
+            help="Robust essential masks (4.8): each step also turns adversarial images, predicted as the class, back to their true labels.",
+        ),
+    ] = False,
     data: opt.OptionalData = None,
-    lambda_: Annotated[float | None, typer.Option("--lambda", metavar="NUMBER", help="Weight of the l1 penalty (A.3). [default: 0.01, with --robust 0.001]")] = None,
+    lambda_: Annotated[
+        float | None,
+        typer.Option(
+            "--lambda", metavar="NUMBER", help="Weight of the l1 penalty (A.3). [default: 0.01, with --robust 0.001]"
+        ),
+    ] = None,
     min_steps: opt.MinSteps = 500,
     max_steps: opt.MaxSteps = 5000,
     limit: opt.Limit = None,
@@ -48,11 +62,23 @@ def class_masks(
 
         if (attack is None) == (data is None):
             raise FmtoolError("expected an attack file or --data SOURCE, one of the two")
-        source = (datasets.load(data, default="train", size=size, limit=limit) if data is not None
-                  else artifacts.read(str(attack), "attack"))
+        source = (
+            datasets.load(data, default="train", size=size, limit=limit)
+            if data is not None
+            else artifacts.read(str(attack), "attack")
+        )
         found = run(
-            artifacts.read(model, "model"), source, robust=robust, lambda_=lambda_, min_steps=min_steps,
-            max_steps=max_steps, limit=limit, device=device, batch=batch_size, factory=factory,
-            allow_other_model=allow_other_model, progress=bar,
+            artifacts.read(model, "model"),
+            source,
+            robust=robust,
+            lambda_=lambda_,
+            min_steps=min_steps,
+            max_steps=max_steps,
+            limit=limit,
+            device=device,
+            batch=batch_size,
+            factory=factory,
+            allow_other_model=allow_other_model,
+            progress=bar,
         )
     save(found, output, form)

@@ -25,14 +25,41 @@ def register(app: typer.Typer) -> None:
 
 
 def correlate(
-    a: Annotated[str, typer.Argument(metavar="A", help="Mask file, or any safetensors file with one matrix (n, d); - is standard input.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="The other side, joined to A by image, or by row for matrices.")],
+    a: Annotated[
+        str,
+        typer.Argument(
+            metavar="A", help="Mask file, or any safetensors file with one matrix (n, d); - is standard input."
+        ),
+    ],
+    b: Annotated[
+        str, typer.Argument(metavar="B", help="The other side, joined to A by image, or by row for matrices.")
+    ],
     output: opt.OptionalOutput = None,
-    statistics: Annotated[str, typer.Option("--statistics", metavar="NAMES", help="; ".join(f"{name}: {text}" for name, text in STATISTICS.items()))] = ",".join(STATISTICS),
-    permutations: Annotated[int | None, typer.Option("--permutations", metavar="N", min=1, help="Shuffles of each null. [default: 999]")] = None,
-    preset: Annotated[str | None, typer.Option("--preset", metavar="paper", help="paper: the authors' 100 permutations and strict inequality.")] = None,
-    no_row_normalise: Annotated[bool, typer.Option("--no-row-normalise", help="IdCor without scaling rows to unit length (the authors' code scales them).")] = False,
-    pool: Annotated[int | None, typer.Option("--pool", metavar="P", help="Average-pool masks by this odd number first (4.5.2: 7 takes 224x224 to 32x32).")] = None,
+    statistics: Annotated[
+        str,
+        typer.Option(
+            "--statistics", metavar="NAMES", help="; ".join(f"{name}: {text}" for name, text in STATISTICS.items())
+        ),
+    ] = ",".join(STATISTICS),
+    permutations: Annotated[
+        int | None, typer.Option("--permutations", metavar="N", min=1, help="Shuffles of each null. [default: 999]")
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option("--preset", metavar="paper", help="paper: the authors' 100 permutations and strict inequality."),
+    ] = None,
+    no_row_normalise: Annotated[
+        bool,
+        typer.Option(
+            "--no-row-normalise", help="IdCor without scaling rows to unit length (the authors' code scales them)."
+        ),
+    ] = False,
+    pool: Annotated[
+        int | None,
+        typer.Option(
+            "--pool", metavar="P", help="Average-pool masks by this odd number first (4.5.2: 7 takes 224x224 to 32x32)."
+        ),
+    ] = None,
     seed: opt.Seed = 0,
     form: opt.Format = "table",
     quiet: opt.Quiet = False,
@@ -47,8 +74,18 @@ def correlate(
         from fmtool.stages.correlate import correlate as run
 
         (x, _), (y, labels) = read_side(a), read_side(b)
-        found = run(x, y, labels=labels, statistics=statistics.split(","), permutations=permutations, preset=preset,
-                    row_normalise=not no_row_normalise, pool=pool, seed=seed, progress=bar)
+        found = run(
+            x,
+            y,
+            labels=labels,
+            statistics=statistics.split(","),
+            permutations=permutations,
+            preset=preset,
+            row_normalise=not no_row_normalise,
+            pool=pool,
+            seed=seed,
+            progress=bar,
+        )
     save(found, output, form)
 
 
@@ -63,8 +100,12 @@ def read_side(source: str) -> tuple[Artifact | Tensor, Tensor | None]:
         return artifacts.read(source, "masks"), None
     tensors = load(data)
     labels = tensors.pop("labels", None)
-    matrices = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.ndim in (1, 2)}
+    matrices = {
+        name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.ndim in (1, 2)
+    }
     if len(matrices) != 1:
-        raise ArtifactError(f"{source}: expected a mask file, or a file with one float matrix (n, d); it holds {len(matrices)}")
+        raise ArtifactError(
+            f"{source}: expected a mask file, or a file with one float matrix (n, d); it holds {len(matrices)}"
+        )
     (matrix,) = matrices.values()
     return (matrix[:, None] if matrix.ndim == 1 else matrix), labels

@@ -10,7 +10,9 @@ from fmtool.cli import options as opt
 from fmtool.cli.session import save, working
 from fmtool.errors import ArtifactError
 
-EXAMPLE = "fmtool defend model.safetensors fmn.safetensors pgd.safetensors robust-fmn.safetensors robust-pgd.safetensors"
+EXAMPLE = (
+    "fmtool defend model.safetensors fmn.safetensors pgd.safetensors robust-fmn.safetensors robust-pgd.safetensors"
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -20,7 +22,13 @@ def register(app: typer.Typer) -> None:
 
 def defend(
     model: opt.Model,
-    files: Annotated[list[str], typer.Argument(metavar="ATTACK... CLASSMASKS...", help="Attack files of test images and class-masks files; told apart by kind, in the table's order.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ATTACK... CLASSMASKS...",
+            help="Attack files of test images and class-masks files; told apart by kind, in the table's order.",
+        ),
+    ],
     output: opt.OptionalOutput = None,
     device: opt.Device = "auto",
     batch_size: opt.BatchSize = None,
@@ -46,6 +54,14 @@ def defend(
             raise ArtifactError(
                 f"expected at least one attack file and one class-masks file, got {len(attacks)} and {len(masks)}"
             )
-        found = run(artifacts.read(model, "model"), attacks, masks, device=device, batch=batch_size, factory=factory,
-                    allow_other_model=allow_other_model, progress=bar)
+        found = run(
+            artifacts.read(model, "model"),
+            attacks,
+            masks,
+            device=device,
+            batch=batch_size,
+            factory=factory,
+            allow_other_model=allow_other_model,
+            progress=bar,
+        )
     save(found, output, form)

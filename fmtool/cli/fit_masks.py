@@ -20,12 +20,28 @@ def register(app: typer.Typer) -> None:
 
 def fit_masks(
     model: opt.Model,
-    attack: Annotated[str | None, typer.Argument(metavar="[ATTACK]", help="Attack file, or - ; leave it out with --data.")] = None,
+    attack: Annotated[
+        str | None, typer.Argument(metavar="[ATTACK]", help="Attack file, or - ; leave it out with --data.")
+    ] = None,
     *,
     output: opt.Output,
-    purpose: Annotated[str, typer.Option("--for", metavar="essential|adversarial", help="essential: clean images keep their label (M_E). adversarial: adversarial images keep the class that the attack turned them to (M_A).")],
+    purpose: Annotated[
+        str,
+        typer.Option(
+            "--for",
+            metavar="essential|adversarial",
+            help="essential: clean images keep their label (M_E). adversarial: adversarial images keep the class that the attack turned them to (M_A).",
+        ),
+    ],
     data: opt.OptionalData = None,
-    lambda_: Annotated[float | None, typer.Option("--lambda", metavar="NUMBER", help="Weight of the l1 penalty on the mask's entries (A.3: 0.5 for CIFAR-10, 0.01 for Imagenette). [default: min(0.5, 1536 / (c h w))]")] = None,
+    lambda_: Annotated[
+        float | None,
+        typer.Option(
+            "--lambda",
+            metavar="NUMBER",
+            help="Weight of the l1 penalty on the mask's entries (A.3: 0.5 for CIFAR-10, 0.01 for Imagenette). [default: min(0.5, 1536 / (c h w))]",
+        ),
+    ] = None,
     min_steps: opt.MinSteps = 500,
     max_steps: opt.MaxSteps = 5000,
     limit: opt.Limit = None,
@@ -49,10 +65,21 @@ def fit_masks(
 
         if (attack is None) == (data is None):
             raise FmtoolError("expected an attack file or --data SOURCE, one of the two")
-        source = (datasets.load(data, size=size, limit=limit) if data is not None
-                  else artifacts.read(str(attack), "attack"))
+        source = (
+            datasets.load(data, size=size, limit=limit) if data is not None else artifacts.read(str(attack), "attack")
+        )
         found = run(
-            artifacts.read(model, "model"), source, purpose, lambda_=lambda_, min_steps=min_steps, max_steps=max_steps,
-            limit=limit, device=device, batch=batch_size, factory=factory, allow_other_model=allow_other_model, progress=bar,
+            artifacts.read(model, "model"),
+            source,
+            purpose,
+            lambda_=lambda_,
+            min_steps=min_steps,
+            max_steps=max_steps,
+            limit=limit,
+            device=device,
+            batch=batch_size,
+            factory=factory,
+            allow_other_model=allow_other_model,
+            progress=bar,
         )
     save(found, output, form)

@@ -25,15 +25,56 @@ def register(app: typer.Typer) -> None:
 
 
 def import_model(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A checkpoint (.pt .pth .th .safetensors, with --architecture), a torchvision name, or package.module:factory, a function that gives an nn.Module.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A checkpoint (.pt .pth .th .safetensors, with --architecture), a torchvision name, or package.module:factory, a function that gives an nn.Module.",
+        ),
+    ],
     output: opt.Output,
-    architecture: Annotated[str | None, typer.Option("--architecture", help=f"What a checkpoint fills: {', '.join(ARCHITECTURES)}, a torchvision name, or package.module:factory.")] = None,
-    weights: Annotated[str | None, typer.Option("--weights", help="For a name: default (torchvision's download), none, or a checkpoint. [default: default]")] = None,
-    mean: Annotated[str | None, typer.Option("--mean", metavar="R,G,B", help="Normalisation put inside the model: (image - mean) / std. A torchvision name brings its own.")] = None,
+    architecture: Annotated[
+        str | None,
+        typer.Option(
+            "--architecture",
+            help=f"What a checkpoint fills: {', '.join(ARCHITECTURES)}, a torchvision name, or package.module:factory.",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights", help="For a name: default (torchvision's download), none, or a checkpoint. [default: default]"
+        ),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            "--mean",
+            metavar="R,G,B",
+            help="Normalisation put inside the model: (image - mean) / std. A torchvision name brings its own.",
+        ),
+    ] = None,
     std: Annotated[str | None, typer.Option("--std", metavar="R,G,B", help="See --mean.")] = None,
-    input_shape: Annotated[str | None, typer.Option("--input-shape", metavar="C,H,W", help="Shape of its images. [default: 3,32,32 for our own architectures, else 3,224,224]")] = None,
-    keep_classes: Annotated[str | None, typer.Option("--keep-classes", metavar="I,J,...", help="Keep these outputs alone, in the order of the data's classes (a 1000-class network on ten classes).")] = None,
-    class_names: Annotated[str | None, typer.Option("--class-names", metavar="A,B,...", help="Names of the classes. [default: their numbers]")] = None,
+    input_shape: Annotated[
+        str | None,
+        typer.Option(
+            "--input-shape",
+            metavar="C,H,W",
+            help="Shape of its images. [default: 3,32,32 for our own architectures, else 3,224,224]",
+        ),
+    ] = None,
+    keep_classes: Annotated[
+        str | None,
+        typer.Option(
+            "--keep-classes",
+            metavar="I,J,...",
+            help="Keep these outputs alone, in the order of the data's classes (a 1000-class network on ten classes).",
+        ),
+    ] = None,
+    class_names: Annotated[
+        str | None,
+        typer.Option("--class-names", metavar="A,B,...", help="Names of the classes. [default: their numbers]"),
+    ] = None,
     seed: opt.Seed = 0,
     form: opt.Format = "table",
     quiet: opt.Quiet = False,
@@ -48,10 +89,15 @@ def import_model(
         from fmtool.stages.import_model import import_model as run
 
         model = run(
-            source, architecture=architecture, weights=weights, mean=numbers(mean, "--mean", float),
-            std=numbers(std, "--std", float), input_shape=numbers(input_shape, "--input-shape", int),
+            source,
+            architecture=architecture,
+            weights=weights,
+            mean=numbers(mean, "--mean", float),
+            std=numbers(std, "--std", float),
+            input_shape=numbers(input_shape, "--input-shape", int),
             keep_classes=numbers(keep_classes, "--keep-classes", int),
-            class_names=class_names.split(",") if class_names else None, seed=seed,
+            class_names=class_names.split(",") if class_names else None,
+            seed=seed,
         )
     save(model, output, form)
 

@@ -21,7 +21,13 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files of any kind, or -. Several correlation files make one table like the paper's Table 1.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help="Files of any kind, or -. Several correlation files make one table like the paper's Table 1.",
+        ),
+    ],
     history: Annotated[bool, typer.Option("--history", help="Also show every stage that led to the file.")] = False,
     form: opt.Format = "table",
     quiet: opt.Quiet = False,
@@ -54,7 +60,11 @@ def _summary(file: str, one: Description, history: bool) -> list[str]:
         versions = ", ".join(f"{key} {value}" for key, value in sorted(stage["versions"].items()))
         seed = f", seed {stage['seed']}" if "seed" in stage else ""
         made = f" -> {stage['output'][:12]}" if "output" in stage else ""
-        lines += [f"  {number}. {stage['command']}{made}: {options}{seed}", f"     from {inputs}", f"     by {versions}"]
+        lines += [
+            f"  {number}. {stage['command']}{made}: {options}{seed}",
+            f"     from {inputs}",
+            f"     by {versions}",
+        ]
     if not history:
         lines.append("  made by " + " > ".join(stage["command"] for stage in one.history))
     return lines

@@ -14,21 +14,62 @@ DATA_HELP = (
     "and labels; :train, :test or :all behind it names the split."
 )
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model file of train-model or import-model, or - for standard input.")]
-Output = Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="File to write, replaced when complete; - is standard output.")]
-OptionalOutput = Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="File to write the result to; - is standard output (the table then goes to standard error).")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Model file of train-model or import-model, or - for standard input.")
+]
+Output = Annotated[
+    str,
+    typer.Option("--output", "-o", metavar="FILE", help="File to write, replaced when complete; - is standard output."),
+]
+OptionalOutput = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="File to write the result to; - is standard output (the table then goes to standard error).",
+    ),
+]
 Data = Annotated[str, typer.Option("--data", metavar="SOURCE", help=DATA_HELP)]
 OptionalData = Annotated[str | None, typer.Option("--data", metavar="SOURCE", help=DATA_HELP)]
-Limit = Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Use at most N images, spread evenly over the classes.")]
-Size = Annotated[int | None, typer.Option("--size", metavar="PIXELS", min=1, help="Squeeze every image to this side length.")]
+Limit = Annotated[
+    int | None,
+    typer.Option("--limit", metavar="N", min=1, help="Use at most N images, spread evenly over the classes."),
+]
+Size = Annotated[
+    int | None, typer.Option("--size", metavar="PIXELS", min=1, help="Squeeze every image to this side length.")
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random draw.")]
 Device = Annotated[str, typer.Option("--device", help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", metavar="N", min=1, help="Images that go through the network together; found from image shape and device unless given.")]
-Factory = Annotated[str | None, typer.Option("--factory", metavar="MODULE:NAME", help="Repeat the factory that the model file names, to let its code run.")]
-AllowOtherModel = Annotated[bool, typer.Option("--allow-other-model", help="Take files that were made with another model than MODEL.")]
-Lambda = Annotated[float | None, typer.Option("--lambda", metavar="NUMBER", help="Weight of the l1 penalty on a mask's entries (A.3).")]
-MinSteps = Annotated[int, typer.Option("--min-steps", metavar="N", min=0, help="Optimisation steps before the stopping test counts (A.3).")]
-MaxSteps = Annotated[int, typer.Option("--max-steps", metavar="N", min=0, help="Steps after which an unconverged mask is kept and flagged.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        metavar="N",
+        min=1,
+        help="Images that go through the network together; found from image shape and device unless given.",
+    ),
+]
+Factory = Annotated[
+    str | None,
+    typer.Option(
+        "--factory", metavar="MODULE:NAME", help="Repeat the factory that the model file names, to let its code run."
+    ),
+]
+AllowOtherModel = Annotated[
+    bool, typer.Option("--allow-other-model", help="Take files that were made with another model than MODEL.")
+]
+Lambda = Annotated[
+    float | None, typer.Option("--lambda", metavar="NUMBER", help="Weight of the l1 penalty on a mask's entries (A.3).")
+]
+MinSteps = Annotated[
+    int,
+    typer.Option("--min-steps", metavar="N", min=0, help="Optimisation steps before the stopping test counts (A.3)."),
+]
+MaxSteps = Annotated[
+    int,
+    typer.Option("--max-steps", metavar="N", min=0, help="Steps after which an unconverged mask is kept and flagged."),
+]
 Format = Annotated[str, typer.Option("--format", metavar="FORMAT", help=f"The table as {', '.join(FORMATS)}.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -18,9 +18,25 @@ def register(app: typer.Typer) -> None:
 
 
 def plot(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Mask files (a grid of masks: Figures 3, 5), an attack file and mask files (images before and after filtering: Figure 1), or a class-masks file (Figures 6, 7).")],
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Picture to write: .png, .pdf or .svg.")],
-    count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="How many images, spread over the classes; every file shows the same ones.")] = 8,
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help="Mask files (a grid of masks: Figures 3, 5), an attack file and mask files (images before and after filtering: Figure 1), or a class-masks file (Figures 6, 7).",
+        ),
+    ],
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="Picture to write: .png, .pdf or .svg.")
+    ],
+    count: Annotated[
+        int,
+        typer.Option(
+            "--count",
+            metavar="N",
+            min=1,
+            help="How many images, spread over the classes; every file shows the same ones.",
+        ),
+    ] = 8,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:

@@ -36,7 +36,7 @@ def working(output: str | None, *, quiet: bool, debug: bool, form: str = "table"
                 else:
                     show(message, category, *rest, **more)  # type: ignore[arg-type]
 
-            warnings.showwarning = line  # type: ignore[assignment]
+            warnings.showwarning = line
             yield bar
     except FmtoolError as error:
         error.__dict__["debug"] = debug
@@ -46,7 +46,11 @@ def working(output: str | None, *, quiet: bool, debug: bool, form: str = "table"
 def save(artifact: Artifact, output: str | None, form: str = "table") -> None:
     """Write the artifact, then print its table: to standard output, or to standard error when that carries the file."""
     arrays = {name: tensor.numpy() for name, tensor in artifact.tensors.items()}
-    table = table_of(artifact.kind, artifact.header, arrays) if artifact.kind != "model" else table_of("model", artifact.header, {})
+    table = (
+        table_of(artifact.kind, artifact.header, arrays)
+        if artifact.kind != "model"
+        else table_of("model", artifact.header, {})
+    )
     if output is not None:
         artifacts.write(artifact, output)
     show(table, form, to_stderr=output == artifacts.STREAM)

@@ -21,15 +21,46 @@ def register(app: typer.Typer) -> None:
 def train_model(
     data: opt.Data,
     output: opt.Output,
-    test_data: Annotated[str | None, typer.Option("--test-data", metavar="SOURCE", help="Images to report accuracy on; default: the test split of --data, if it has one.")] = None,
-    architecture: Annotated[str, typer.Option("--architecture", help=f"{', '.join(ARCHITECTURES)}, a torchvision name, or package.module:factory.")] = "resnet20",
-    base: Annotated[str | None, typer.Option("--from", metavar="MODEL", help="Start from this model's weights.")] = None,
-    head_only: Annotated[bool, typer.Option("--head-only", help="Replace the last layer of --from and train it alone (Imagenette in A.2).")] = False,
-    recipe: Annotated[str | None, typer.Option("--recipe", help="paper (A.2: SGD 0.1, momentum 0.9, weight decay 1e-4, 200 epochs, a tenth after 1/2 and 3/4), one-cycle (a short run), head (A.2: Adam, one-cycle to 0.01, 20 epochs). [default: paper, or head with --head-only]")] = None,
+    test_data: Annotated[
+        str | None,
+        typer.Option(
+            "--test-data",
+            metavar="SOURCE",
+            help="Images to report accuracy on; default: the test split of --data, if it has one.",
+        ),
+    ] = None,
+    architecture: Annotated[
+        str,
+        typer.Option(
+            "--architecture", help=f"{', '.join(ARCHITECTURES)}, a torchvision name, or package.module:factory."
+        ),
+    ] = "resnet20",
+    base: Annotated[
+        str | None, typer.Option("--from", metavar="MODEL", help="Start from this model's weights.")
+    ] = None,
+    head_only: Annotated[
+        bool,
+        typer.Option("--head-only", help="Replace the last layer of --from and train it alone (Imagenette in A.2)."),
+    ] = False,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            help="paper (A.2: SGD 0.1, momentum 0.9, weight decay 1e-4, 200 epochs, a tenth after 1/2 and 3/4), one-cycle (a short run), head (A.2: Adam, one-cycle to 0.01, 20 epochs). [default: paper, or head with --head-only]",
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="In place of the recipe's.")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="In place of the recipe's.")] = None,
-    train_batch_size: Annotated[int | None, typer.Option("--batch-size", min=2, help="Images a training step. [default: 64]")] = None,
-    augment: Annotated[str | None, typer.Option("--augment", help="none, crop (shift by up to 4 pixels) or flip-crop. [default: none for digits, else flip-crop]")] = None,
+    train_batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=2, help="Images a training step. [default: 64]")
+    ] = None,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            "--augment",
+            help="none, crop (shift by up to 4 pixels) or flip-crop. [default: none for digits, else flip-crop]",
+        ),
+    ] = None,
     limit: opt.Limit = None,
     size: opt.Size = None,
     seed: opt.Seed = 0,
@@ -51,8 +82,19 @@ def train_model(
         source = test_data or (data.removesuffix(":train") if images.split == "train" else None)
         test = datasets.load(source, default="test", size=size) if source else None
         model = run(
-            images, test, architecture=architecture, base=artifacts.read(base, "model") if base else None,
-            head_only=head_only, recipe=recipe, epochs=epochs, learning_rate=learning_rate, batch=train_batch_size,
-            augment=augment, seed=seed, device=device, factory=factory, progress=bar,
+            images,
+            test,
+            architecture=architecture,
+            base=artifacts.read(base, "model") if base else None,
+            head_only=head_only,
+            recipe=recipe,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch=train_batch_size,
+            augment=augment,
+            seed=seed,
+            device=device,
+            factory=factory,
+            progress=bar,
         )
     save(model, output, form)

@@ -30,10 +30,10 @@ def _resnet20(channels: int, outputs: int) -> nn.Module:
 def _resnet8(channels: int, outputs: int) -> nn.Module:
     from fmtool.models.resnet import ResNet
 
-    return ResNet(channels, outputs, blocks=1, width=16)
+    return ResNet(channels, outputs, blocks=1, width=8)
 
 
 ARCHITECTURES: dict[str, Architecture] = {
     "resnet20": Architecture(_resnet20, "the paper's CIFAR-10 network, 272,474 parameters"),
-    "resnet8": Architecture(_resnet8, "the same with one block a stage, for small images such as digits"),
+    "resnet8": Architecture(_resnet8, "one block a stage, half the width: for small images such as digits"),
 }

@@ -50,9 +50,10 @@ class Specification:
 
 def specification(header: Mapping[str, Any], name: str) -> Specification:
     """A header's fields; ModelError where they are of the wrong kind."""
-    fields = {key: header[key] for key in Specification.__dataclass_fields__ if key in header}
+    fields: dict[str, Any] = {key: header[key] for key in Specification.__dataclass_fields__ if key in header}
     try:
-        found = Specification(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+        found = Specification(**fields)
         if len(found.input_shape) != 3 or not found.class_names or not isinstance(found.architecture, str):
             raise TypeError("input_shape, class_names or architecture")
     except TypeError as error:
@@ -166,7 +167,16 @@ def _unpickle(path: str) -> Any:
                 f"{path}: refused, unpickling it would run code ({refused}): expected a state dict of tensors"
             ) from None
         raise ModelError(f"{path}: not a checkpoint ({text.splitlines()[0][:100]})") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, IndexError, UnicodeDecodeError, AttributeError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        OSError,
+        IndexError,
+        UnicodeDecodeError,
+        AttributeError,
+    ) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(f"{path}: not a checkpoint ({reason[:100]})") from None
 
@@ -177,10 +187,16 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], name: str) -
     # counters of batches seen: absent from older checkpoints, and nothing reads them
     missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
     extra = [key for key in weights if key not in own]
-    other = [f"{key} {list(weights[key].shape)} for {list(own[key].shape)}"
-             for key in own if key in weights and own[key].shape != weights[key].shape]
-    problems = [f"{what} {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
-                for what, names in (("missing", missing), ("unexpected", extra), ("shape", other)) if names]
+    other = [
+        f"{key} {list(weights[key].shape)} for {list(own[key].shape)}"
+        for key in own
+        if key in weights and own[key].shape != weights[key].shape
+    ]
+    problems = [
+        f"{what} {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+        for what, names in (("missing", missing), ("unexpected", extra), ("shape", other))
+        if names
+    ]
     if problems:
         raise ModelError(f"{name}: the weights don't fit the architecture: {'; '.join(problems)}")
     network.load_state_dict(dict(weights), strict=False)

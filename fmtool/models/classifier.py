@@ -82,7 +82,7 @@ def batch_size(shape: Sequence[int], device: torch.device) -> int:
 
 
 def pick_device(name: str) -> torch.device:
-    """"auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N"; strict float32 from here on. ModelError where there is none."""
+    """ "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N"; strict float32 from here on. ModelError where there is none."""
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     if name == "auto":
@@ -99,8 +99,10 @@ def pick_device(name: str) -> torch.device:
 @torch.no_grad()
 def predict(classifier: nn.Module, images: Tensor, size: int, device: torch.device) -> Tensor:
     """(n) int64 predictions on the CPU, in batches padded to `size` images, so that a row's result hangs on that row alone."""
-    found = [classifier(padded(images[start : start + size], size).to(device)).argmax(1).cpu()
-             for start in range(0, len(images), size)]
+    found = [
+        classifier(padded(images[start : start + size], size).to(device)).argmax(1).cpu()
+        for start in range(0, len(images), size)
+    ]
     return torch.cat(found)[: len(images)] if found else torch.zeros(0, dtype=torch.int64)
 
 

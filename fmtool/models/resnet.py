@@ -18,7 +18,9 @@ class Shortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) to (n, c + added, h / stride, w / stride)."""
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.added // 2, self.added - self.added // 2))
+        return F.pad(
+            x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.added // 2, self.added - self.added // 2)
+        )
 
 
 class Block(nn.Module):

@@ -40,11 +40,22 @@ def attack(
     run = ready(model, device, batch, factory)
     check_data(data, run.spec)
     rows = rows_of(data)
-    seeds = [attacks.row_seed(seed, key, index)
-             for key, index in zip(rows["key"].tolist(), rows["index"].tolist(), strict=True)]
+    seeds = [
+        attacks.row_seed(seed, key, index)
+        for key, index in zip(rows["key"].tolist(), rows["index"].tolist(), strict=True)
+    ]
     images = data.pixels()
-    found = attacks.run(run.classifier, images, data.labels, made, epsilon=epsilon, row_seeds=seeds, batch=run.batch,
-                        device=run.device, progress=progress)
+    found = attacks.run(
+        run.classifier,
+        images,
+        data.labels,
+        made,
+        epsilon=epsilon,
+        row_seeds=seeds,
+        batch=run.batch,
+        device=run.device,
+        progress=progress,
+    )
     if bool((found.status == WRONG_BEFORE).all()):
         raise AttackError(f"the model gets none of the {len(data)} images right: there is nothing to attack")
     failed = int((found.status == FAILED).sum())
@@ -53,8 +64,14 @@ def attack(
     effect = {**effect, "epsilon": epsilon}
     header = {"attack": name, "options": effect, "class_names": list(run.spec.class_names), **data_header(data)}
     tensors = {
-        "images": images, "adversarial": found.adversarial, "clean_predictions": found.clean_predictions,
-        "adversarial_predictions": found.adversarial_predictions, "status": found.status, **rows,
+        "images": images,
+        "adversarial": found.adversarial,
+        "clean_predictions": found.clean_predictions,
+        "adversarial_predictions": found.adversarial_predictions,
+        "status": found.status,
+        **rows,
     }
-    history = artifacts.stage("attack", {"attack": name, "batch_size": run.batch, **effect}, seed, inputs_of(model, data))
+    history = artifacts.stage(
+        "attack", {"attack": name, "batch_size": run.batch, **effect}, seed, inputs_of(model, data)
+    )
     return Artifact("attack", header, tensors, history)

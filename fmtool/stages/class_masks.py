@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fmtool import artifacts, mask_fitting
@@ -50,59 +49,48 @@ def class_masks(
         right = source["status"] != WRONG_BEFORE
         clean, labels = source["images"][right], source["labels"][right]
     rows = spread(labels, limit)
-    clean, labels = clean[rows], labels[rows]
+    parts = [mask_fitting.Part(clean[rows], labels[rows], labels[rows])]
+    if robust and isinstance(source, Artifact):
+        parts.insert(0, _turned(source, right.nonzero().flatten()[rows]))
     used = lambda_ if lambda_ is not None else ROBUST_LAMBDA if robust else LAMBDA
     options = mask_fitting.FitOptions(used, run.batch, min_steps, max_steps, mask_fitting.CLASS_TOLERANCE)
-    kept = right.nonzero().flatten()[rows] if robust else None
-    fitted: dict[int, mask_fitting.ClassMask] = {}
     count = len(run.spec.class_names)
-    for number, name in enumerate(run.spec.class_names):
-        parts = [(clean[labels == number], labels[labels == number])]
-        if robust and not isinstance(source, Data) and kept is not None:
-            parts.insert(0, _turned_to(number, source, kept))
-        parts = [part for part in parts if len(part[0])]
-        if parts:
-            fitted[number] = mask_fitting.fit_class_mask(
-                run.classifier, parts, options, run.device, _named(progress, f"class {name} ({number + 1} of {count})")
-            )
-        if len(parts) < 1 + robust:
-            warn(f"class {name}: no {'clean or no adversarial' if robust else 'clean'} image, "
-                 + ("its mask rests on the others" if parts else "it gets no mask"))
-    return _collect(fitted, model, source, robust, options, run.spec.input_shape, run.spec.class_names, limit)
-
-
-def _turned_to(number: int, attack: Artifact, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Adversarial images among `rows` that the classifier takes for class `number`, with their true labels."""
-    turned = rows[(attack["status"][rows] == OK) & (attack["adversarial_predictions"][rows] == number)]
-    return attack["adversarial"][turned], attack["labels"][turned]
-
-
-def _named(progress: Progress | None, label: str) -> Progress | None:
-    return progress and (lambda _, done, total: progress(label, done, total))
-
-
-def _collect(
-    fitted: dict[int, mask_fitting.ClassMask], model: Artifact, source: Artifact | Data, robust: bool,
-    options: mask_fitting.FitOptions, shape: tuple[int, int, int], class_names: tuple[str, ...], limit: int | None,
-) -> Artifact:
-    if not fitted:
-        raise MaskError("the model gets none of the images right: no image is left to fit a class mask to")
-    found = list(fitted.values())
-    unsettled = sum(not one.converged for one in found)
-    if unsettled:
-        warn(f"{unsettled} of {len(found)} class masks met the limit of steps before the stopping test; kept and flagged")
-    fields = {"robust": robust, "lambda": options.lambda_, "min_steps": options.min_steps, "max_steps": options.max_steps}
+    found = mask_fitting.fit_class_masks(run.classifier, parts, count, options, run.device, progress)
+    _warn_of(found, parts, run.spec.class_names)
+    fitted = (found.steps > 0).nonzero().flatten()
+    fields = {"robust": robust, "lambda": used, "min_steps": min_steps, "max_steps": max_steps}
     header = {
-        **fields, "attack": source.header["attack"] if robust and isinstance(source, Artifact) else None,
-        "image_size": list(shape[1:]), "class_names": list(class_names), **data_header(source),
+        **fields,
+        "attack": source.header["attack"] if robust and isinstance(source, Artifact) else None,
+        "image_size": list(run.spec.input_shape[1:]),
+        "class_names": list(run.spec.class_names),
+        "images": [len(part.images) for part in reversed(parts)],
+        **data_header(source),
     }
-    tensors = {
-        "masks": torch.stack([one.mask for one in found]),
-        "classes": torch.tensor(list(fitted)),
-        "steps": torch.tensor([one.steps for one in found]),
-        "loss": torch.tensor([one.loss for one in found], dtype=torch.float32),
-        "converged": torch.tensor([one.converged for one in found]),
-    }
-    history = artifacts.stage("class-masks", {**fields, "limit": limit, "batch_size": options.batch}, None,
-                              inputs_of(model, source))
-    return Artifact("class-masks", header, tensors, history)
+    tensors = {"classes": fitted, **{name: values[fitted] for name, values in found.__dict__.items()}}
+    recorded = {**fields, "limit": limit, "batch_size": run.batch}
+    return Artifact(
+        "class-masks", header, tensors, artifacts.stage("class-masks", recorded, None, inputs_of(model, source))
+    )
+
+
+def _turned(attack: Artifact, rows: Tensor) -> mask_fitting.Part:
+    """The adversarial images among `rows`: under the mask of the class that they are taken for, back to their true labels."""
+    turned = rows[attack["status"][rows] == OK]
+    return mask_fitting.Part(
+        attack["adversarial"][turned], attack["labels"][turned], attack["adversarial_predictions"][turned]
+    )
+
+
+def _warn_of(found: mask_fitting.ClassMasks, parts: list[mask_fitting.Part], names: tuple[str, ...]) -> None:
+    fitted = found.steps > 0
+    missing = [name for name, there in zip(names, fitted.tolist(), strict=True) if not there]
+    if missing:
+        warn(f"no image for the masks of {', '.join(missing)}: they get none")
+    for part, what in zip(reversed(parts), ("clean", "adversarial"), strict=False):
+        without = [name for number, name in enumerate(names) if fitted[number] and number not in part.owners.tolist()]
+        if without:
+            warn(f"no {what} image for the masks of {', '.join(without)}: they rest on the others")
+    unsettled = int((fitted & ~found.converged).sum())
+    if unsettled:
+        warn(f"{unsettled} of {int(fitted.sum())} class masks met the limit of steps; kept and flagged")

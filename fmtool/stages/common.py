@@ -92,8 +92,12 @@ def check_unit(values: Tensor, name: str) -> None:
 def rows_of(source: Artifact | Data) -> dict[str, Tensor]:
     """labels, key, index, source (n) int64 of a file's or a data set's images."""
     if isinstance(source, Data):
-        return {"labels": source.labels, "key": source.key, "index": source.index,
-                "source": torch.zeros(len(source), dtype=torch.int64)}
+        return {
+            "labels": source.labels,
+            "key": source.key,
+            "index": source.index,
+            "source": torch.zeros(len(source), dtype=torch.int64),
+        }
     return {name: source[name] for name in ROWS}
 
 

@@ -53,19 +53,37 @@ def correlate(
         x, y = a, b
     else:
         raise ArtifactError("expected two mask files or two files with a matrix each, got one of either")
-    found = correlate_rows(x, y, labels=labels, statistics=statistics, permutations=count, seed=seed,
-                           row_normalise=row_normalise, strict=strict, progress=progress)
+    found = correlate_rows(
+        x,
+        y,
+        labels=labels,
+        statistics=statistics,
+        permutations=count,
+        seed=seed,
+        row_normalise=row_normalise,
+        strict=strict,
+        progress=progress,
+    )
     header = {
-        "statistics": [_record(one) for one in found], "n": len(x), "permutations": count, "strict": strict,
-        "dropped": dropped, "sides": [_side(a), _side(b)],
+        "statistics": [_record(one) for one in found],
+        "n": len(x),
+        "permutations": count,
+        "strict": strict,
+        "dropped": dropped,
+        "sides": [_side(a), _side(b)],
     }
     tensors = {}
     for one in found:
         tensors[f"{one.name}_null"] = one.null.values
         if one.within_class is not None:
             tensors[f"{one.name}_null_within_class"] = one.within_class.values
-    options = {"statistics": list(statistics), "permutations": count, "strict": strict, "row_normalise": row_normalise,
-               "pool": pool}
+    options = {
+        "statistics": list(statistics),
+        "permutations": count,
+        "strict": strict,
+        "row_normalise": row_normalise,
+        "pool": pool,
+    }
     history = artifacts.stage("correlate", options, seed, [_input(a), _input(b)])
     return Artifact("correlation", header, tensors, history)
 
@@ -100,9 +118,13 @@ def _flat(file: Artifact, rows: Tensor, pool: int | None) -> Tensor:
 
 def _record(one: Statistic) -> dict[str, Any]:
     return {
-        "name": one.name, "n": one.n, "observed": _plain(one.observed), "dropped": one.dropped,
+        "name": one.name,
+        "n": one.n,
+        "observed": _plain(one.observed),
+        "dropped": one.dropped,
         "details": {name: _plain(value) for name, value in one.details.items()},
-        "null": _null_record(one.null), "within_class": one.within_class and _null_record(one.within_class),
+        "null": _null_record(one.null),
+        "within_class": one.within_class and _null_record(one.within_class),
     }
 
 
@@ -122,7 +144,6 @@ def _side(side: Artifact | Tensor) -> dict[str, Any]:
 
 
 def _input(side: Artifact | Tensor) -> Artifact | dict[str, str]:
-    import hashlib
 
     if isinstance(side, Artifact):
         return side

@@ -13,7 +13,16 @@ from fmtool.defense import TwoPass
 from fmtool.errors import ArtifactError
 from fmtool.models.classifier import predict
 from fmtool.stages.common import (
-    ROWS, Progress, Ready, check_attack, check_range, check_same_model, check_unit, join, ready, warn,
+    ROWS,
+    Progress,
+    Ready,
+    check_attack,
+    check_range,
+    check_same_model,
+    check_unit,
+    join,
+    ready,
+    warn,
 )
 
 
@@ -63,10 +72,22 @@ def defend(
     predictions = torch.stack([torch.stack(row) for row in found])
     right = predictions == labels
     header = {
-        "rows": list(images), "columns": columns, "n": len(labels), "class_names": list(run.spec.class_names),
-        "matrix": [[{"accuracy": float(cell.double().mean()),
-                     "accuracy_right_before": float((cell & right_before).double().mean())} for cell in row] for row in right],
-        "adaptive": False, "data": first.header["data"],
+        "rows": list(images),
+        "columns": columns,
+        "n": len(labels),
+        "class_names": list(run.spec.class_names),
+        "matrix": [
+            [
+                {
+                    "accuracy": float(cell.double().mean()),
+                    "accuracy_right_before": float((cell & right_before).double().mean()),
+                }
+                for cell in row
+            ]
+            for row in right
+        ],
+        "adaptive": False,
+        "data": first.header["data"],
     }
     tensors = {"predictions": predictions, **{name: first[name][rows] for name in ROWS}}
     history = artifacts.stage("defend", {"batch_size": run.batch}, None, [model, *attacked, *class_masks])
@@ -77,8 +98,10 @@ def _two_pass(file: Artifact, model: Artifact, run: Ready, allow_other_model: bo
     check_same_model(file, model, allow_other_model)
     c, h, w = run.spec.input_shape
     if tuple(file["masks"].shape[1:]) != (c, h, w // 2 + 1) or file.header["image_size"] != [h, w]:
-        raise ArtifactError(f"{file}: masks are {list(file['masks'].shape[1:])} for images of {file.header['image_size']}, "
-                            f"the model takes images of {[h, w]} with {c} channels")
+        raise ArtifactError(
+            f"{file}: masks are {list(file['masks'].shape[1:])} for images of {file.header['image_size']}, "
+            f"the model takes images of {[h, w]} with {c} channels"
+        )
     check_range(file["classes"], len(run.spec.class_names), f"{file}: classes")
     check_unit(file["masks"], str(file))
     return TwoPass(run.classifier, file["masks"], file["classes"], len(run.spec.class_names)).eval().to(run.device)

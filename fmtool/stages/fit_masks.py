@@ -62,13 +62,26 @@ def fit_masks(
     found = mask_fitting.fit_masks(run.classifier, images, targets, options, run.device, progress)
     _warn_of(found, used)
     header = {
-        "for": for_, "attack": None if isinstance(source, Data) else source.header["attack"], "lambda": used,
-        "image_size": list(run.spec.input_shape[1:]), "basis": "fourier", "layer": "input", "min_steps": min_steps,
-        "max_steps": max_steps, "class_names": list(run.spec.class_names), **data_header(source),
+        "for": for_,
+        "attack": None if isinstance(source, Data) else source.header["attack"],
+        "lambda": used,
+        "image_size": list(run.spec.input_shape[1:]),
+        "basis": "fourier",
+        "layer": "input",
+        "min_steps": min_steps,
+        "max_steps": max_steps,
+        "class_names": list(run.spec.class_names),
+        **data_header(source),
     }
     tensors = {**found.__dict__, "targets": targets, **{name: values[rows] for name, values in everything.items()}}
-    recorded = {"for": for_, "lambda": used, "min_steps": min_steps, "max_steps": max_steps, "limit": limit,
-                "batch_size": run.batch}
+    recorded = {
+        "for": for_,
+        "lambda": used,
+        "min_steps": min_steps,
+        "max_steps": max_steps,
+        "limit": limit,
+        "batch_size": run.batch,
+    }
     history = artifacts.stage("fit-masks", recorded, None, inputs_of(model, source))
     return Artifact("masks", header, tensors, history)
 

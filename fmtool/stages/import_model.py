@@ -15,8 +15,16 @@ from fmtool.artifacts import Artifact
 from fmtool.errors import ModelError
 from fmtool.models import ARCHITECTURES
 from fmtool.models.checkpoints import (
-    CHECKPOINT_SUFFIXES, TORCHVISION_OUTPUTS, Specification, build_network, check_output, load_torchvision, load_weights,
-    outputs_of, read_weights, to_artifact,
+    CHECKPOINT_SUFFIXES,
+    TORCHVISION_OUTPUTS,
+    Specification,
+    build_network,
+    check_output,
+    load_torchvision,
+    load_weights,
+    outputs_of,
+    read_weights,
+    to_artifact,
 )
 from fmtool.models.classifier import Classifier
 
@@ -69,8 +77,13 @@ def import_model(
         raise ModelError(f"--class-names: {len(names)} names for {count} classes")
     spec = Specification(name, outputs or count, shape, names, _tuple(mean), _tuple(std), tuple(kept) if kept else None)
     check_output(classifier, spec, count)
-    options: dict[str, Any] = {"architecture": name, "weights": "file" if checkpoint else weights or "own",
-                               "keep_classes": kept, "mean": mean and list(mean), "std": std and list(std)}
+    options: dict[str, Any] = {
+        "architecture": name,
+        "weights": "file" if checkpoint else weights or "own",
+        "keep_classes": kept,
+        "mean": mean and list(mean),
+        "std": std and list(std),
+    }
     inputs = [{"name": Path(checkpoint).name, "split": "", "digest": _digest(checkpoint)}] if checkpoint else []
     return to_artifact(classifier, spec, artifacts.stage("import-model", options, seed, inputs))
 
@@ -147,7 +160,9 @@ def _count(classifier: Classifier, shape: tuple[int, int, int]) -> int:
         return int(logits.shape[1])
     except (RuntimeError, ValueError, AssertionError, TypeError, AttributeError, IndexError) as error:
         size = "x".join(map(str, shape))
-        raise ModelError(f"the network can't take images of {size} (see --input-shape): {str(error).splitlines()[0]}") from None
+        raise ModelError(
+            f"the network can't take images of {size} (see --input-shape): {str(error).splitlines()[0]}"
+        ) from None
 
 
 def _digest(path: str) -> str:

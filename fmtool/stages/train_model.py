@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 
@@ -11,7 +12,12 @@ from fmtool.artifacts import Artifact
 from fmtool.datasets import DATASETS, Data
 from fmtool.errors import ModelError, unknown
 from fmtool.models.checkpoints import (
-    Specification, build, check_output, from_artifact, to_artifact, with_head,
+    Specification,
+    build,
+    check_output,
+    from_artifact,
+    to_artifact,
+    with_head,
 )
 from fmtool.models.classifier import Classifier, batch_size, pick_device, predict, prepare
 from fmtool.stages.common import Progress, check_shape, data_input, warn
@@ -53,24 +59,31 @@ def train_model(
     classifier, spec = _start(data, architecture, base, head_only, factory)
     size = batch_size(spec.input_shape, where)
     if head_only:
-        training.train_head(classifier, data.images, data.labels, chosen, batch=size, seed=seed, device=where,
-                            progress=progress)
+        training.train_head(
+            classifier, data.images, data.labels, chosen, batch=size, seed=seed, device=where, progress=progress
+        )
     else:
-        training.train(classifier, data.images, data.labels, chosen, augment=augment, seed=seed, device=where,
-                       progress=progress)
+        training.train(
+            classifier, data.images, data.labels, chosen, augment=augment, seed=seed, device=where, progress=progress
+        )
     if test is not None:
         check_shape(test.images, spec, test.name)
         found = predict(prepare(classifier, where), test.pixels(), size, where)
         spec = dataclasses.replace(spec, accuracy=float((found == test.labels).double().mean()))
-    options = {**dataclasses.asdict(chosen), "augment": augment, "architecture": spec.architecture, "head_only": head_only}
-    inputs = [*([base] if base else []), data_input(data), *([data_input(test)] if test else [])]
+    options = {
+        **dataclasses.asdict(chosen),
+        "augment": augment,
+        "architecture": spec.architecture,
+        "head_only": head_only,
+    }
+    inputs: list[Any] = [*([base] if base else []), data_input(data), *([data_input(test)] if test else [])]
     return to_artifact(classifier, spec, artifacts.stage("train-model", options, seed, inputs))
 
 
 def _recipe(name: str, epochs: int | None, learning_rate: float | None, batch: int | None) -> training.Recipe:
     if name not in training.RECIPES:
         raise ModelError(unknown("recipe", name, training.RECIPES))
-    overrides = {"epochs": epochs, "learning_rate": learning_rate, "batch": batch}
+    overrides: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate, "batch": batch}
     return dataclasses.replace(training.RECIPES[name], **{k: v for k, v in overrides.items() if v is not None})
 
 
@@ -91,8 +104,10 @@ def _start(
         if head_only:
             spec = with_head(classifier, spec, data.class_names)
         elif len(spec.class_names) != len(data.class_names):
-            raise ModelError(f"{base}: has {len(spec.class_names)} classes, {data.name} {len(data.class_names)}: "
-                             "--head-only replaces its last layer")
+            raise ModelError(
+                f"{base}: has {len(spec.class_names)} classes, {data.name} {len(data.class_names)}: "
+                "--head-only replaces its last layer"
+            )
     if len(data) < 2:
         warn(f"{data.name}: trains on {len(data)} image")
     check_output(classifier, spec, len(data.class_names))
