@@ -24,11 +24,11 @@ fmtool correlate essential.safetensors adversarial-fmn.safetensors -o correlatio
 fmtool correlate essential.safetensors adversarial-pgd.safetensors -o correlation-pgd.safetensors
 fmtool correlate essential.safetensors adversarial-deepfool.safetensors -o correlation-deepfool.safetensors
 
-echo "== 5. class masks from 300 of the training images: plain ones, and robust ones straight from an attack through a pipe"
-fmtool class-masks model.safetensors --data digits:train --limit 300 -o plain.safetensors
-fmtool attack model.safetensors --data digits:train --limit 300 --attack fmn -o - | fmtool class-masks model.safetensors - --robust -o robust-fmn.safetensors
-fmtool attack model.safetensors --data digits:train --limit 300 --attack pgd --epsilon 0.3 -o - | fmtool class-masks model.safetensors - --robust -o robust-pgd.safetensors
-fmtool attack model.safetensors --data digits:train --limit 300 --attack deepfool -o - | fmtool class-masks model.safetensors - --robust -o robust-deepfool.safetensors
+echo "== 5. class masks from 250 of the training images: plain ones, and robust ones straight from an attack through a pipe"
+fmtool class-masks model.safetensors --data digits:train --limit 250 -o plain.safetensors
+fmtool attack model.safetensors --data digits:train --limit 250 --attack fmn -o - | fmtool class-masks model.safetensors - --robust -o robust-fmn.safetensors
+fmtool attack model.safetensors --data digits:train --limit 250 --attack pgd --epsilon 0.3 -o - | fmtool class-masks model.safetensors - --robust -o robust-pgd.safetensors
+fmtool attack model.safetensors --data digits:train --limit 250 --attack deepfool -o - | fmtool class-masks model.safetensors - --robust -o robust-deepfool.safetensors
 
 echo "== 6. evaluate the defence, draw, and show the two tables"
 fmtool defend model.safetensors fmn.safetensors pgd.safetensors deepfool.safetensors robust-fmn.safetensors robust-pgd.safetensors robust-deepfool.safetensors plain.safetensors -o defense.safetensors --quiet > /dev/null

@@ -83,13 +83,20 @@ def parse_options(pairs: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
+def load_foolbox() -> Any:
+    """The library, whose import warns of a name that SciPy 2 will not have (so `pyproject.toml` stays below that)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import foolbox
+    return foolbox
+
+
 def build(name: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """A Foolbox attack by short name or class name, and all of its options in effect.
 
     PGD draws its start from what `starts` is set to, see `run`. AttackError for an unknown name or option.
     """
-    import foolbox
-
+    foolbox = load_foolbox()
     class_name = ATTACKS[name].foolbox_class if name in ATTACKS else name
     base = getattr(foolbox.attacks, class_name, None)
     if not (inspect.isclass(base) and issubclass(base, foolbox.attacks.Attack)) or inspect.isabstract(base):
@@ -176,9 +183,9 @@ def _attack_batch(
     classifier: nn.Module, attack: Any, images: Tensor, labels: Tensor, epsilon: float | None, starts: Tensor, seed: int
 ) -> Tensor:
     """One batch through Foolbox: its clipped images, which differ from the clean ones also where the attack failed."""
-    import foolbox
     import torch
 
+    foolbox = load_foolbox()
     model = foolbox.PyTorchModel(classifier, bounds=(0, 1), device=images.device)
     if hasattr(attack, "starts"):
         attack.starts = starts

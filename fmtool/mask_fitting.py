@@ -296,7 +296,8 @@ def _mask_gradient(gradient: Tensor, spectra: Tensor) -> Tensor:
     """Gradient with respect to the full spectrum's mask entries (b, c, h, f), from that with respect to filtered images."""
     h, w = gradient.shape[-2:]
     turned = torch.fft.rfft2(gradient)
-    return (turned.real * spectra.real).addcmul_(turned.imag, spectra.imag).div_(h * w)
+    slope: Tensor = (turned.real * spectra.real).addcmul_(turned.imag, spectra.imag).div_(h * w)
+    return slope
 
 
 def _entries(masks: Tensor, w: int) -> Tensor:

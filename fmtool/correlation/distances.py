@@ -18,6 +18,7 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
+from fmtool.correlation.compiled import CACHE
 from fmtool.correlation.threads import one_thread_if
 
 Float32 = npt.NDArray[np.float32]
@@ -31,7 +32,7 @@ SMALL = 1000  # rows below which a shuffle takes a millisecond and is left to on
 REORDER = {"reassoc", "contract", "nsz"}
 
 
-@njit(fastmath=REORDER)
+@njit(fastmath=REORDER, cache=CACHE)
 def _to_four(
     point: Float64, one: Float64, two: Float64, three: Float64, four: Float64
 ) -> tuple[float, float, float, float]:
@@ -45,7 +46,7 @@ def _to_four(
     return a, b, c, d
 
 
-@njit()
+@njit(cache=CACHE)
 def _tile(left: Float64, right: Float64) -> Float64:
     """Squared distances (TILE, TILE) between the rows of two tiles (TILE, d)."""
     total = np.zeros((TILE, TILE))
@@ -64,7 +65,7 @@ def _tile(left: Float64, right: Float64) -> Float64:
     return total
 
 
-@njit(parallel=True)
+@njit(parallel=True, cache=CACHE)
 def _fill(padded: Float64, pairs: npt.NDArray[np.int64], squared: Float32) -> None:
     """Fill `squared` (n, n) tile by tile; padded (a multiple of TILE, d), pairs (tiles above the diagonal, 2)."""
     rows = squared.shape[0]
@@ -97,7 +98,7 @@ def two_nearest(squared: Float32) -> Float32:
     return torch.from_numpy(squared).topk(2, dim=1, largest=False, sorted=True).values.numpy()
 
 
-@njit(parallel=True)
+@njit(parallel=True, cache=CACHE)
 def _joint(x: Float32, y: Float32, permutation: npt.NDArray[np.uint32], nearest: Float32) -> None:
     """Two smallest of x[i, j] + y[permutation[i], permutation[j]] over j, into nearest (n, 2).
 

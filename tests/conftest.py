@@ -1,0 +1,74 @@
+"""What tests share: a command line that runs in this process, a small trained model, and one file of every kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import fmtool
+from fmtool.__main__ import run as run_command
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished command: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run `fmtool ARGUMENTS...` in this process."""
+
+    def call(*arguments: object) -> Outcome:
+        capfd.readouterr()
+        code = run_command([str(argument) for argument in arguments])
+        return Outcome(code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real images and weights; tests that need it are skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"real images and weights are not at hand ({SHARED.name}/ beside the repository)")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one small file of every kind, all made from one another on the digits; never written to by tests.
+
+    model, fmn (attack on 60 test images), essential and adversarial (masks, few steps), plain and robust (class masks),
+    correlation and defense, each NAME.safetensors.
+    """
+    folder = tmp_path_factory.mktemp("files")
+    few = {"min_steps": 30, "max_steps": 60}
+    model = fmtool.train_model(
+        fmtool.load_data("digits:train"), fmtool.load_data("digits:test"), architecture="resnet8", recipe="one-cycle",
+        epochs=6, learning_rate=0.05, batch=32,
+    )  # fmt: skip
+    attacked = fmtool.attack(model, fmtool.load_data("digits:test", limit=60), "fmn")
+    essential = fmtool.fit_masks(model, attacked, "essential", lambda_=0.1, **few)
+    adversarial = fmtool.fit_masks(model, attacked, "adversarial", lambda_=0.1, **few)
+    plain = fmtool.class_masks(model, fmtool.load_data("digits:train", limit=100), **few)
+    robust = fmtool.class_masks(model, attacked, robust=True, **few)
+    made = {
+        "model": model, "fmn": attacked, "essential": essential, "adversarial": adversarial, "plain": plain,
+        "robust": robust, "correlation": fmtool.correlate(essential, adversarial, permutations=9),
+        "defense": fmtool.defend(model, [attacked], [robust, plain]),
+    }  # fmt: skip
+    for name, artifact in made.items():
+        fmtool.write(artifact, str(folder / f"{name}.safetensors"))
+    return folder
