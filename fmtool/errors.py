@@ -41,6 +41,7 @@ class FmtoolWarning(UserWarning):
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """One sentence for a name that is not in a table, with the nearest one suggested."""
     names = sorted(known)
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
-    guess = f" (did you mean {near[0]!r}?)" if near else ""
+    spelt = {one.lower(): one for one in names}
+    near = difflib.get_close_matches(name.lower(), spelt, n=1, cutoff=0.5)
+    guess = f" (did you mean {spelt[near[0]]!r}?)" if near else ""
     return f"unknown {what} {name!r}{guess}: expected one of {', '.join(names)}"

@@ -189,6 +189,14 @@ class _Adam:
         self.masks.sub_(_per_mask(rate, slope) * self.mean / divisor).clamp_(0, 1)
 
 
+    def step_some(self, slope: Tensor, active: Tensor) -> None:
+        """The same for masks that go on later: the moments of those that are not `active` stay as they are too."""
+        mean, square, keeps = self.mean.clone(), self.square.clone(), ~active.view(-1, 1, 1, 1)
+        self.step(slope, active)
+        self.mean = torch.where(keeps, mean, self.mean)
+        self.square = torch.where(keeps, square, self.square)
+
+
 @dataclass(frozen=True)
 class ClassMasks:
     """masks (k, c, h, w // 2 + 1) in [0, 1]; steps (k) int64; loss (k) of the last step, averaged over the parts that hold
@@ -243,7 +251,7 @@ def fit_class_masks(
             slope += options.lambda_ * adam.masks.sign()
             penalised = loss + options.lambda_ * _entries(adam.masks, w).double()
             summed += torch.where(work.counts > 0, penalised, 0)
-            adam.step(symmetrise_(slope, w), active & (work.counts > 0))
+            adam.step_some(symmetrise_(slope, w), active & (work.counts > 0))
         steps += active
         rolled = torch.cat([losses[:, 1:], (summed / held.sum(dim=0))[:, None]], dim=1)
         losses = torch.where(active[:, None], rolled, losses)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numba
 
 from fmtool.datasets import cache_folder
 
+SETTINGS: Any = numba.config  # made at run time, unknown to type checkers
+
 
 def _prepare() -> bool:
     """Point Numba at our cache folder unless the user has named one; False where nothing can be written or kept."""
-    if numba.config.CACHE_DIR:
+    if SETTINGS.CACHE_DIR:
         return True
     folder = cache_folder() / "numba"
     try:
@@ -20,7 +23,7 @@ def _prepare() -> bool:
         return False
     if not os.access(folder, os.W_OK):
         return False
-    numba.config.CACHE_DIR = str(folder)
+    SETTINGS.CACHE_DIR = str(folder)
     return True
 
 

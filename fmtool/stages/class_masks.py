@@ -52,6 +52,8 @@ def class_masks(
     parts = [mask_fitting.Part(clean[rows], labels[rows], labels[rows])]
     if robust and isinstance(source, Artifact):
         parts.insert(0, _turned(source, right.nonzero().flatten()[rows]))
+        if not len(parts[0].images):
+            raise MaskError(f"{source}: no adversarial image is left for robust masks, expected attacks that worked")
     used = lambda_ if lambda_ is not None else ROBUST_LAMBDA if robust else LAMBDA
     options = mask_fitting.FitOptions(used, run.batch, min_steps, max_steps, mask_fitting.CLASS_TOLERANCE)
     count = len(run.spec.class_names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ def import_model(
     if is_file and not Path(source).is_file():
         raise ModelError(f"{source}: no such file")
     if not is_file and architecture is not None:
-        raise ModelError(f"--architecture goes with a checkpoint; {source} names a network already")
+        suffixes = " ".join(sorted(CHECKPOINT_SUFFIXES))
+        raise ModelError(f"--architecture goes with a checkpoint ({suffixes}), which {source} is not")
     checkpoint = source if is_file else weights if weights not in (None, "default", "none") else None
     torch.manual_seed(seed)
     shape = _input_shape(input_shape, name)
@@ -137,7 +139,9 @@ def _check_normalisation(mean: Sequence[float] | None, std: Sequence[float] | No
     for option, values in (("--mean", mean), ("--std", std)):
         if values is not None and len(values) != channels:
             raise ModelError(f"{option}: {len(values)} numbers for {channels} channels")
-    if std is not None and not all(value > 0 for value in std):
+    if mean is not None and not all(map(math.isfinite, mean)):
+        raise ModelError(f"--mean {','.join(map(str, mean))}: expected finite numbers")
+    if std is not None and not all(0 < value < math.inf for value in std):
         raise ModelError(f"--std {','.join(map(str, std))}: expected numbers above 0")
 
 

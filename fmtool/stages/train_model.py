@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from fmtool.models.checkpoints import (
     with_head,
 )
 from fmtool.models.classifier import Classifier, batch_size, pick_device, predict, prepare
-from fmtool.stages.common import Progress, check_shape, data_input, warn
+from fmtool.stages.common import Progress, check_data, check_shape, data_input, warn
 
 
 def train_model(
@@ -57,6 +58,8 @@ def train_model(
     where = pick_device(device)
     torch.manual_seed(seed)  # for fresh weights
     classifier, spec = _start(data, architecture, base, head_only, factory)
+    if test is not None:
+        check_data(test, spec)
     size = batch_size(spec.input_shape, where)
     if head_only:
         training.train_head(
@@ -67,7 +70,6 @@ def train_model(
             classifier, data.images, data.labels, chosen, augment=augment, seed=seed, device=where, progress=progress
         )
     if test is not None:
-        check_shape(test.images, spec, test.name)
         found = predict(prepare(classifier, where), test.pixels(), size, where)
         spec = dataclasses.replace(spec, accuracy=float((found == test.labels).double().mean()))
     options = {
@@ -83,6 +85,8 @@ def train_model(
 def _recipe(name: str, epochs: int | None, learning_rate: float | None, batch: int | None) -> training.Recipe:
     if name not in training.RECIPES:
         raise ModelError(unknown("recipe", name, training.RECIPES))
+    if learning_rate is not None and not 0 < learning_rate < math.inf:
+        raise ModelError(f"--learning-rate {learning_rate}: expected a number above 0")
     overrides: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate, "batch": batch}
     return dataclasses.replace(training.RECIPES[name], **{k: v for k, v in overrides.items() if v is not None})
 

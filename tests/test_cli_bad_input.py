@@ -1,0 +1,376 @@
+"""Bad input to any command: exit code 1 or 2, one line that says what was expected and what came, nothing written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Run
+from forged import forge_all
+
+import fmtool
+
+# MODEL, FMN and files/NAME are good files of the fixture `files`, bad/NAME are of forged.py, OUT is the target.
+# Where a command takes an artifact, BAD is the file in question.
+ARTIFACT_SLOTS = {
+    "train-model --from": "train-model --data digits --from BAD -o OUT",
+    "attack MODEL": "attack BAD --data digits --limit 10 -o OUT",
+    "fit-masks MODEL": "fit-masks BAD FMN --for essential -o OUT",
+    "fit-masks ATTACK": "fit-masks MODEL BAD --for adversarial -o OUT",
+    "correlate A": "correlate BAD files/adversarial -o OUT",
+    "correlate B": "correlate files/essential BAD -o OUT",
+    "class-masks MODEL": "class-masks BAD --data digits -o OUT",
+    "class-masks ATTACK": "class-masks MODEL BAD --robust -o OUT",
+    "defend MODEL": "defend BAD FMN files/plain -o OUT",
+    "defend ATTACK": "defend MODEL BAD files/plain -o OUT",
+    "defend CLASSMASKS": "defend MODEL FMN BAD -o OUT",
+    "inspect FILE": "inspect BAD",
+    "plot FILE": "plot BAD -o OUT.png",
+}
+# where a command takes images or a checkpoint, which fmtool's own files can be too
+OTHER_SLOTS = {
+    "train-model --data": "train-model --data BAD -o OUT",
+    "train-model --test-data": "train-model --data digits --test-data BAD -o OUT",
+    "attack --data": "attack MODEL --data BAD -o OUT",
+    "fit-masks --data": "fit-masks MODEL --data BAD --for essential -o OUT",
+    "class-masks --data": "class-masks MODEL --data BAD -o OUT",
+    "import-model SOURCE": "import-model BAD --architecture resnet8 --input-shape 1,8,8 -o OUT",
+    "import-model --weights": "import-model resnet8 --weights BAD --input-shape 1,8,8 -o OUT",
+}
+DAMAGES = {
+    "missing": r"missing\.safetensors: (can't be read: No such file|no such file)",
+    "folder": r"(can't be read: Is a directory|holds no images|no such file|goes with a checkpoint)",
+    "empty": r"empty\.safetensors: not a whole safetensors file",
+    "text": r"text\.safetensors: not a whole safetensors file",
+    "truncated": r"truncated\.safetensors: not a whole safetensors file",
+    "changed": r"changed\.safetensors: the content does not match its digest",
+    "foreign": r"foreign\.safetensors: .*(expected|don't fit)",
+    "correlation": r"correlation\.safetensors: .*(expected|don't fit)",
+}
+
+# name -> command line, what the error must say
+CASES = {
+    # data
+    "unknown data set": ("attack MODEL --data digit -o OUT", r"unknown data set 'digit' .*did you mean 'digits'"),
+    "unknown data set to train on": ("train-model --data cifar -o OUT", r"unknown data set 'cifar'.*'cifar10'"),
+    "unknown data set to fit": ("fit-masks MODEL --data digit --for essential -o OUT", r"did you mean 'digits'"),
+    "unknown data set for class masks": ("class-masks MODEL --data digit -o OUT", r"did you mean 'digits'"),
+    "unknown split": ("attack MODEL --data digits:tset -o OUT", r"unknown split 'tset' .*did you mean 'test'"),
+    "a split where there is none": ("attack MODEL --data bad/fine-data:test -o OUT", r"no splits"),
+    "labels above the names": ("attack MODEL --data bad/label-high -o OUT", r"labels reach .* to 10"),
+    "labels below 0": ("attack MODEL --data bad/label-low -o OUT", r"labels reach from -1"),
+    "labels above the model's": ("attack MODEL --data bad/label-nameless -o OUT", r"labels reach to 10, "),
+    "too many labels": ("attack MODEL --data bad/label-many -o OUT", r"labels are .*expected int64"),
+    "labels as floats": ("attack MODEL --data bad/label-float -o OUT", r"labels are torch.float32"),
+    "labels to train on": ("train-model --data bad/label-high -o OUT", r"labels reach from"),
+    "labels to fit": ("fit-masks MODEL --data bad/label-low --for essential -o OUT", r"labels reach"),
+    "labels of class masks": ("class-masks MODEL --data bad/label-high -o OUT", r"labels reach"),
+    "bright images": ("attack MODEL --data bad/bright -o OUT", r"pixels reach from .* to 1\.01, expected"),
+    "dark images": ("fit-masks MODEL --data bad/dark --for essential -o OUT", r"pixels reach from -0\.01"),
+    "images that are NaN": ("class-masks MODEL --data bad/nan -o OUT", r"pixels reach .*nan, expected"),
+    "bright images to train on": ("train-model --data bad/bright -o OUT", r"pixels reach"),
+    "images as int64": ("attack MODEL --data bad/int-images -o OUT", r"expected uint8 or float"),
+    "images without channels": ("attack MODEL --data bad/flat -o OUT", r"expected uint8 or float \(n, ch"),
+    "names that are no list": ("attack MODEL --data bad/names -o OUT", r"class_names .* JSON list"),
+    "no images": ("attack MODEL --data bad/none -o OUT", r"holds no images"),
+    "images of another shape": ("attack MODEL --data bad/large -o OUT", r"images are 1x16x16, .* 1x8x8"),
+    "another shape to fit": ("fit-masks MODEL --data bad/large --for essential -o OUT", r"1x16x16, .* 1x8x8"),
+    "another shape for class masks": ("class-masks MODEL --data bad/large -o OUT", r"1x16x16, .* 1x8x8"),
+    "another shape to train on": ("train-model --from MODEL --data bad/large -o OUT", r"1x16x16, .* 1x8x8"),
+    "another shape to test on": (
+        "train-model --data digits --architecture resnet8 --epochs 1 --limit 20 --test-data bad/large -o OUT",
+        r"large.safetensors: images are 1x16x16",
+    ),
+    "another class count": ("attack MODEL --data bad/three -o OUT", r"has 3 classes, the model 10"),
+    "another class count to fit": ("fit-masks MODEL --data bad/three --for essential -o OUT", r"3 classes"),
+    "another class count for class masks": ("class-masks MODEL --data bad/three -o OUT", r"3 classes"),
+    "another class count to train on": ("train-model --from MODEL --data bad/three -o OUT", r"has 10 cl.* 3"),
+    "another class count to test on": (
+        "train-model --data digits --architecture resnet8 --epochs 1 --limit 20 --test-data bad/three -o OUT",
+        r"three.safetensors: has 3 classes, the model 10",
+    ),
+    "no class names to train on": ("train-model --data bad/label-nameless -o OUT", r"names no classes"),
+    # attack files that say impossible things, made with the right model
+    "attack on another shape": ("fit-masks MODEL bad/attack-large --for essential -o OUT", r"images are 1x16x16"),
+    "attack on another shape, class masks": ("class-masks MODEL bad/attack-large -o OUT", r"images are 1x16x16"),
+    "attack on another shape, defended": (
+        "defend MODEL bad/attack-large files/plain", r"images are 1x16x16"),
+    "attack with label 10": ("fit-masks MODEL bad/attack-label --for essential -o OUT", r"labels reach from . to 10"),
+    "attack with label 10, class masks": ("class-masks MODEL bad/attack-label -o OUT", r"labels reach"),
+    "attack with label 10, defended": (
+        "defend MODEL bad/attack-label files/plain -o OUT", r"labels reach"),
+    "attack with prediction 10": ("fit-masks MODEL bad/attack-turned --for adversarial -o OUT", r"_predictions reach"),
+    "attack with status 3": ("fit-masks MODEL bad/attack-status --for adversarial -o OUT", r"status reach from . to 3"),
+    "attack with bright images": ("fit-masks MODEL bad/attack-bright --for adversarial -o OUT", r"adversarial reach"),
+    "attack with bright images, class masks": ("class-masks MODEL bad/attack-bright --robust -o OUT", r"adversarial reach"),
+    "attack with bright images, defended": (
+        "defend MODEL bad/attack-bright files/plain -o OUT", r"adversarial reach"),
+    "attack with NaN": ("fit-masks MODEL bad/attack-nan --for essential -o OUT", r"images reach from .*nan"),
+    "attack with two rows of one image": ("defend MODEL FMN bad/attack-twice files/plain", r"an image twice"),
+    "attacks that share no image": ("defend MODEL FMN bad/attack-strange files/plain", r"share no image"),
+    "attacks that differ in labels": ("defend MODEL FMN bad/attack-relabelled files/plain", r"other labels"),
+    "rows that don't match": ("fit-masks MODEL bad/attack-short --for essential -o OUT", r"tensor .* expected I64 \(n\)"),
+    # another model
+    "fit-masks with another model": ("fit-masks bad/other-model FMN --for essential -o OUT", r"made with model .*--allow-other-model"),
+    "class-masks with another model": ("class-masks bad/other-model FMN -o OUT", r"--allow-other-model"),
+    "defend with another model": ("defend bad/other-model FMN files/plain", r"fmn.* was made with model"),
+    "defend with another model's masks": (
+        "defend MODEL FMN bad/class-masks-other -o OUT", r"class-masks-other.* was made with model"),
+    # nothing left
+    "no image right": ("attack MODEL --data bad/all-wrong -o OUT", r"none of the \d+ images right"),
+    "no image right to fit": ("fit-masks MODEL --data bad/all-wrong --for essential -o OUT", r"no image is left"),
+    "no image right for class masks": ("class-masks MODEL --data bad/all-wrong -o OUT", r"no image"),
+    "all wrong before": ("fit-masks MODEL bad/attack-wrong --for essential -o OUT", r"no image is left for essential"),
+    "all wrong before, adversarial": ("fit-masks MODEL bad/attack-wrong --for adversarial -o OUT", r"no image is left"),
+    "all attacks failed": ("fit-masks MODEL bad/attack-failed --for adversarial -o OUT", r"left for adversarial"),
+    "all wrong before, class masks": ("class-masks MODEL bad/attack-wrong -o OUT", r"no image"),
+    "all attacks failed, robust": ("class-masks MODEL bad/attack-failed --robust -o OUT", r"no .*adversarial image"),
+    "no mask preserved": ("correlate bad/masks-lost files/adversarial -o OUT", r"no image keeps its class"),
+    "no mask preserved, first": ("correlate files/essential bad/masks-lost", r"no image keeps its class"),
+    # masks
+    "masks that share no image": ("correlate files/essential bad/masks-strange -o OUT", r"share no image"),
+    "drawn masks that share no image": ("plot files/essential bad/masks-strange -o OUT.png", r"share no image"),
+    "an image that has two masks": ("correlate bad/masks-twice files/adversarial", r"an image twice"),
+    "masks of another shape": ("correlate files/essential bad/masks-large -o OUT", r"(cosine|columns)"),
+    "masks that don't fit their image size": ("correlate files/essential bad/masks-size", r"not fit its image_size"),
+    "masks above 1": ("correlate bad/masks-bright files/adversarial", r"outside \[0, 1\]"),
+    "masks that differ in labels": ("correlate bad/masks-relabelled files/adversarial", r"other labels"),
+    "class masks of another shape": ("defend MODEL FMN bad/class-masks-large -o OUT", r"the model takes images of \[8, 8\]"),
+    "class masks of class 10": ("defend MODEL FMN bad/class-masks-label -o OUT", r"classes reach from . to 10"),
+    "class masks that are NaN": ("defend MODEL FMN bad/class-masks-nan -o OUT", r"not finite"),
+    "drawn masks of another shape": ("plot FMN bad/masks-large -o OUT.png", r"another shape"),
+    "a mask file and a matrix": ("correlate files/essential bad/matrix -o OUT", r"two mask files or two"),
+    "no attack to defend from": ("defend MODEL files/plain", r"at least one attack file .* got 0 and 1"),
+    "nothing to defend with": ("defend MODEL FMN", r"at least one attack file .* got 1 and 0"),
+    "kinds that can't be drawn together": ("plot files/plain files/essential -o OUT.png", r"can't draw"),
+    # statistics
+    "n too small for idcor": ("correlate bad/few bad/few --statistics idcor -o OUT", r"idcor needs at least"),
+    "n too small for svcca": ("correlate bad/one bad/one --statistics svcca -o OUT", r"svcca needs at least"),
+    "n too small for masks": ("correlate bad/masks-two bad/masks-two --statistics idcor", r"idcor needs at least"),
+    "matrices of other lengths": ("correlate bad/few bad/matrix -o OUT", r"as many rows"),
+    "a matrix with NaN": ("correlate bad/matrix-nan bad/matrix", r"finite"),
+    "unknown statistic": ("correlate bad/matrix bad/matrix --statistics idkor", r"did you mean 'idcor'"),
+    "unknown preset": ("correlate files/essential files/adversarial --preset papper", r"--preset papper"),
+    "even pool": ("correlate files/essential files/adversarial --pool 2", r"pool"),
+    "pool that does not divide": ("correlate files/essential files/adversarial --pool 3", r"pool"),
+    "pool below 1": ("correlate files/essential files/adversarial --pool -1", r"pool"),
+    "pooled matrices": ("correlate bad/matrix bad/matrix --pool 7", r"--pool goes with mask files"),
+    # attacks
+    "unknown attack": ("attack MODEL --data digits --attack pdg -o OUT", r"unknown attack 'pdg' \(did you mean 'pgd'"),
+    "unknown Foolbox class": ("attack MODEL --data digits --attack LinfPDG -o OUT", r"did you mean 'LinfPGD'"),
+    "a base class": ("attack MODEL --data digits --attack Attack -o OUT", r"unknown attack 'Attack'"),
+    "epsilon in words": ("attack MODEL --data digits --attack pgd --epsilon much -o OUT", r"--epsilon much: expected a number"),
+    "epsilon over nothing": ("attack MODEL --data digits --attack pgd --epsilon 1/0 -o OUT", r"--epsilon 1/0: expected"),
+    "epsilon 0": ("attack MODEL --data digits --attack pgd --epsilon 0 -o OUT", r"--epsilon 0: expected a distance above 0"),
+    "epsilon in grey levels": ("attack MODEL --data digits --attack pgd --epsilon 8 -o OUT", r"--epsilon 8: .*at most 1"),
+    "epsilon that is NaN": ("attack MODEL --data digits --attack pgd --epsilon nan -o OUT", r"--epsilon nan: expected"),
+    "epsilon for a smallest perturbation": ("attack MODEL --data digits --epsilon 0.1 -o OUT", r"--epsilon: fmn .* takes no bound"),
+    "no epsilon for a Foolbox class": ("attack MODEL --data digits --attack LinfFastGradientAttack --limit 9 -o OUT", r"needs an --epsilon"),
+    "unknown attack option": ("attack MODEL --data digits --attack-option step=9 -o OUT", r"option of attack fmn 'step' .*steps"),
+    "attack option without a value": ("attack MODEL --data digits --attack-option steps -o OUT", r"expected KEY=VALUE"),
+    "attack option in words": ("attack MODEL --data digits --attack-option steps=many --limit 9 -o OUT", r"attack LInfFMNAttack"),
+    # fitting
+    "negative lambda": ("fit-masks MODEL FMN --for essential --lambda -1 -o OUT", r"--lambda -1.0: expected .* at least 0"),
+    "lambda that is NaN": ("fit-masks MODEL FMN --for essential --lambda nan -o OUT", r"--lambda nan"),
+    "negative lambda, class masks": ("class-masks MODEL FMN --lambda -1 -o OUT", r"--lambda -1.0"),
+    "least above most steps": ("fit-masks MODEL FMN --for essential --max-steps 5 -o OUT", r"--min-steps 500, --max-steps 5"),
+    "least above most steps, class masks": ("class-masks MODEL FMN --max-steps 5 -o OUT", r"--min-steps 500, --max-steps 5"),
+    "masks for nothing known": ("fit-masks MODEL FMN --for adversary -o OUT", r"unknown --for 'adversary' .*'adversarial'"),
+    "adversarial masks for data": ("fit-masks MODEL --data digits --for adversarial -o OUT", r"needs an attack file"),
+    "attack and data": ("fit-masks MODEL FMN --data digits --for essential -o OUT", r"one of the two"),
+    "neither attack nor data": ("class-masks MODEL -o OUT", r"one of the two"),
+    "robust masks for data": ("class-masks MODEL --data digits --robust -o OUT", r"--robust needs an attack file"),
+    # models
+    "unknown architecture": ("train-model --data digits --architecture resnet9 -o OUT", r"unknown architecture 'resnet9' .*did you mean"),
+    "unknown network": ("import-model resnet88 --weights none -o OUT", r"unknown architecture 'resnet88' .*did you mean 'resnet"),
+    "unknown network of a checkpoint": ("import-model MODEL --architecture rasnet8 -o OUT", r"did you mean 'resnet8'"),
+    "a checkpoint of nothing": ("import-model MODEL -o OUT", r"needs --architecture"),
+    "a checkpoint and weights": ("import-model MODEL --architecture resnet8 --weights none -o OUT", r"--weights goes with"),
+    "a name and an architecture": ("import-model resnet8 --architecture resnet8 -o OUT", r"--architecture goes with"),
+    "no default weights": ("import-model resnet8 --weights default -o OUT", r"no default weights"),
+    "weights of another network": ("import-model MODEL --architecture resnet20 -o OUT", r"don't fit .*missing layer1.1.conv1.weight"),
+    "a pickle that is none": ("import-model bad/text.pth --architecture resnet8 -o OUT", r"text.pth: not a checkpoint"),
+    "an empty pickle": ("import-model bad/empty.pth --architecture resnet8 -o OUT", r"empty.pth: not a checkpoint"),
+    "a truncated pickle": ("import-model bad/truncated.pth --architecture resnet8 -o OUT", r"truncated.pth: not a checkpoint"),
+    "a pickle that is missing": ("import-model bad/missing.pth --architecture resnet8 -o OUT", r"missing.pth: no such file"),
+    "a factory of no module": ("import-model nowhere.at_all:make -o OUT", r"factory nowhere.at_all:make: No module named"),
+    "no factory in a module": ("import-model math:make -o OUT", r"factory math:make: .*no attribute 'make'"),
+    "a factory of no network": ("import-model builtins:dict -o OUT", r"gave dict, expected a torch.nn.Module"),
+    "mean alone": ("import-model resnet8 --mean 0.5,0.5,0.5 -o OUT", r"--mean and --std go together"),
+    "mean of one channel": ("import-model resnet8 --mean 0.5 --std 0.5 -o OUT", r"--mean: 1 numbers for 3 channels"),
+    "mean in words": ("import-model resnet8 --mean a,b,c --std 1,1,1 -o OUT", r"--mean a,b,c: expected numbers"),
+    "std of 0": ("import-model resnet8 --mean 0,0,0 --std 1,0,1 -o OUT", r"--std 1.0,0.0,1.0: expected numbers above 0"),
+    "mean that is NaN": ("import-model resnet8 --mean nan,0,0 --std 1,1,1 -o OUT", r"--mean nan,0.0,0.0: expected"),
+    "classes that are not there": ("import-model resnet8 --keep-classes 0,10 -o OUT", r"--keep-classes: .* from 0 to 9"),
+    "a class twice": ("import-model resnet8 --keep-classes 1,1 -o OUT", r"--keep-classes: expected different"),
+    "too few names": ("import-model resnet8 --class-names a,b -o OUT", r"--class-names: 2 names for 10 classes"),
+    "a shape of two numbers": ("import-model resnet8 --input-shape 8,8 -o OUT", r"--input-shape 8,8: expected channels"),
+    "a shape of 0": ("import-model resnet8 --input-shape 3,0,8 -o OUT", r"--input-shape 3,0,8"),
+    "images too small for the network": ("import-model alexnet --weights none --input-shape 3,8,8 -o OUT", r"can't take images of 3x8x8"),
+    "a head of nothing": ("train-model --data digits --head-only -o OUT", r"--head-only needs --from"),
+    "unknown recipe": ("train-model --data digits --recipe papper -o OUT", r"unknown recipe 'papper' .*'paper'"),
+    "unknown augmentation": ("train-model --data digits --augment flip -o OUT", r"unknown --augment 'flip'"),
+    "negative learning rate": ("train-model --data digits --epochs 1 --learning-rate -1 -o OUT", r"--learning-rate -1"),
+    "a damaged model header": ("attack bad/model-header --data digits -o OUT", r"model header is damaged"),
+    "a model without its weights": ("attack bad/model-empty --data digits -o OUT", r"weights don't fit"),
+    "a newer schema": ("inspect bad/schema", r"another version of fmtool"),
+    # targets
+    "a folder that is not there": ("attack MODEL --data digits --limit 9 -o OUT/no/where", r"the folder 'no' does not exist"),
+    "a target that is a folder": ("fit-masks MODEL FMN --for essential -o bad/folder", r"is a folder"),
+    "a picture of no kind": ("plot files/essential -o OUT.gif", r"expected a name that ends in \.png"),
+}  # fmt: skip
+EVERYWHERE = {  # commands that work: what is wrong is the option added
+    "train-model": "train-model --data digits --architecture resnet8 --epochs 1 --limit 20 -o OUT",
+    "import-model": "import-model resnet8 -o OUT",
+    "attack": "attack MODEL --data digits --limit 9 -o OUT",
+    "fit-masks": "fit-masks MODEL FMN --for essential -o OUT",
+    "class-masks": "class-masks MODEL FMN -o OUT",
+    "defend": "defend MODEL FMN files/plain -o OUT",
+    "correlate": "correlate files/essential files/adversarial -o OUT",
+    "inspect": "inspect MODEL",
+    "plot": "plot files/essential -o OUT.png",
+}
+
+
+@pytest.fixture(scope="session")
+def bad(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of damaged and forged files."""
+    folder = tmp_path_factory.mktemp("bad")
+    forge_all(files, folder)
+    return folder
+
+
+@pytest.fixture
+def words(files: Path, bad: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """The arguments of a command line of the tables; {tmp_path}/target is an empty folder for OUT."""
+    target = tmp_path / "target"
+    target.mkdir()
+
+    def call(line: str, source: str = "") -> list[str]:
+        line = line.replace("MODEL", "files/model").replace("FMN", "files/fmn")
+        line = line.replace("BAD", f"bad/{source}").replace("OUT", str(target / "result"))
+        found = []
+        for word in line.split():
+            folder, slash, name = word.partition("/")
+            if folder in ("files", "bad") and slash:
+                file = f"{name}.safetensors" if "." not in name and name != "folder" else name
+                word = str({"files": files, "bad": bad}[folder] / file)
+            found.append(word)
+        return found
+
+    return call
+
+
+Refused = Callable[..., None]
+
+
+@pytest.fixture
+def refused(run: Run, words: Callable[..., list[str]], bad: Path, tmp_path: Path) -> Refused:
+    """Check that a command line is refused with one line that matches, and that nothing is written."""
+
+    def call(line: str, pattern: str, source: str = "") -> None:
+        before = sorted(bad.iterdir())
+        outcome = run(*words(line, source))
+        assert outcome.code == 1, outcome
+        assert re.fullmatch(r"fmtool: error: [^\n]+\n", outcome.err), outcome.err
+        assert re.search(pattern, outcome.err), outcome.err
+        assert outcome.out == ""
+        assert list((tmp_path / "target").iterdir()) == [] and sorted(bad.iterdir()) == before
+
+    return call
+
+
+DAMAGED = [(slot, damage) for slot in [*ARTIFACT_SLOTS, *OTHER_SLOTS] for damage in DAMAGES]
+DAMAGED.remove(("inspect FILE", "correlation"))  # inspect takes every kind
+
+
+@pytest.mark.parametrize(("slot", "damage"), DAMAGED)
+def test_damaged_file_is_refused_wherever_a_file_is_taken(slot: str, damage: str, refused: Refused) -> None:
+    refused({**ARTIFACT_SLOTS, **OTHER_SLOTS}[slot], DAMAGES[damage], damage)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_refused_in_one_line(case: str, refused: Refused) -> None:
+    refused(*CASES[case])
+
+
+@pytest.mark.parametrize("command", [name for name in EVERYWHERE if name != "plot"])  # plot prints no table
+def test_unknown_format_is_refused_by_every_command(command: str, refused: Refused) -> None:
+    refused(f"{EVERYWHERE[command]} --format cvs", r"unknown --format 'cvs' \(did you mean 'csv'\?\): expected one of")
+
+
+@pytest.mark.parametrize("command", ["train-model", "attack", "fit-masks", "class-masks", "defend"])
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_device_that_is_not_there_is_refused_by_every_command(command: str, device: str, refused: Refused) -> None:
+    refused(f"{EVERYWHERE[command]} --device {device}", rf"--device {device}: expected auto, cpu, or a GPU")
+
+
+@pytest.mark.parametrize("command", EVERYWHERE)
+@pytest.mark.parametrize("added", ["--no-such-option", "--debug=maybe"])
+def test_bad_usage_exits_with_2_and_writes_nothing(
+    command: str, added: str, run: Run, words: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    outcome = run(*words(f"{EVERYWHERE[command]} {added}"))
+    assert outcome.code == 2 and outcome.out == ""
+    assert len(re.findall(r"^Error: ", outcome.err, re.M)) == 1 and "Traceback" not in outcome.err
+    assert list((tmp_path / "target").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "attack MODEL --data digits --limit 0 -o OUT",
+        "attack MODEL --data digits --batch-size 0 -o OUT",
+        "attack MODEL --data digits --seed -1 -o OUT",
+        "fit-masks MODEL FMN --for essential --min-steps -1 -o OUT",
+        "class-masks MODEL FMN --max-steps many -o OUT",
+        "train-model --data digits --epochs 0 -o OUT",
+        "correlate files/essential files/adversarial --permutations 0",
+        "plot files/essential --count 0 -o OUT.png",
+        "fit-masks MODEL FMN -o OUT",
+        "attack MODEL -o OUT",
+        "correlate files/essential",
+        "defend MODEL",
+        "inspect",
+    ],
+)
+def test_numbers_out_of_range_and_missing_arguments_exit_with_2(
+    line: str, run: Run, words: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    outcome = run(*words(line))
+    assert outcome.code == 2 and outcome.out == ""
+    assert len(re.findall(r"^Error: (Invalid value|Missing)", outcome.err, re.M)) == 1, outcome.err
+    assert list((tmp_path / "target").iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["train-model", "import-model", "attack", "fit-masks", "class-masks", "plot"])
+def test_commands_whose_result_is_a_file_ask_for_a_target(
+    command: str, run: Run, words: Callable[..., list[str]]
+) -> None:
+    outcome = run(*words(EVERYWHERE[command].partition(" -o ")[0]))
+    assert outcome.code == 2 and "'--output' / '-o'" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "fit-masks bad/other-model FMN --for essential --min-steps 1 --max-steps 1",
+        "class-masks bad/other-model FMN --robust --min-steps 1 --max-steps 1",
+        "defend bad/other-model FMN files/plain",
+    ],
+)
+def test_another_model_is_taken_when_the_user_says_so(
+    line: str, run: Run, words: Callable[..., list[str]], bad: Path, tmp_path: Path
+) -> None:
+    outcome = run(*words(f"{line} --allow-other-model -o OUT"))
+    assert outcome.code == 0, outcome.err
+    made = fmtool.read(str(tmp_path / "target" / "result"))
+    assert made.input_digest("model") == fmtool.read(str(bad / "other-model.safetensors")).digest
+
+
+def test_debug_shows_where_an_error_arose(run: Run, files: Path) -> None:
+    outcome = run("inspect", files / "missing.safetensors", "--debug")
+    assert outcome.code == 1
+    assert outcome.err.startswith("Traceback") and outcome.err.splitlines()[-1].startswith("fmtool: error: ")

@@ -1,0 +1,262 @@
+"""The batched half-spectrum fit against the one-image full-spectrum loop, and what must hold exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from reference import fit_class, fit_one
+from torch import Tensor, nn
+
+import fmtool
+from fmtool.errors import MaskError
+from fmtool.mask_fitting import FitOptions, FittedMasks, Part, default_lambda, fit_class_masks, fit_masks
+from fmtool.models.classifier import Classifier, prepare
+from fmtool.models.resnet import ResNet
+from fmtool.spectrum import filter_images, kept_entries, to_full
+
+CPU = torch.device("cpu")
+
+
+def random_resnet(channels: int, dtype: torch.dtype) -> nn.Module:
+    """A small real ResNet with drawn weights and batch norms that have seen some data."""
+    torch.manual_seed(1)
+    network = ResNet(channels, 10, blocks=1, width=8)
+    network.train()
+    for _ in range(20):
+        network(torch.rand(32, channels, 9, 9))
+    return prepare(Classifier(network, [0.4] * channels, [0.3] * channels), CPU).to(dtype)
+
+
+@pytest.fixture(scope="module")
+def trained(files: Path) -> tuple[nn.Module, Tensor, Tensor]:
+    """The small trained model of the digits, images that it gets right, their labels."""
+    from fmtool.stages.common import ready
+
+    attacked = fmtool.read(str(files / "fmn.safetensors"))
+    run = ready(fmtool.read(str(files / "model.safetensors")), "cpu", None, None)
+    right = attacked["status"] != 1
+    return run.classifier, attacked["images"][right], attacked["labels"][right]
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 9), (8, 9), (9, 6)])
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_follows_the_one_image_loop_in_float64(size: tuple[int, int], batch: int) -> None:
+    """Equal to 1e-9 over the first 50 steps, for every image, in whatever slot and batch, odd and even widths.
+
+    lambda is large enough that entries would soon meet the clamp, where rounding begins to grow.
+    """
+    classifier = random_resnet(3, torch.float64)
+    images = torch.rand(5, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    targets = torch.tensor([0, 3, 7, 3, 9])
+    found = fit_masks(classifier, images, targets, FitOptions(0.05, batch, min_steps=0, max_steps=49))
+    assert found.steps.tolist() == [50] * 5
+    for row in range(5):
+        reference = fit_one(classifier, images[row], int(targets[row]), 0.05, min_steps=50, max_steps=49)
+        torch.testing.assert_close(to_full(found.masks[row], size[1]), reference.mask, rtol=0, atol=1e-9)
+        assert float(found.loss[row]) == pytest.approx(reference.loss, abs=1e-9)
+        assert bool(found.preserved[row]) == reference.preserved
+
+
+def test_the_first_fifty_steps_in_float64_on_a_trained_network(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+    """The same on real scans and a trained network, at the lambda of the quickstart."""
+    classifier, images, labels = trained
+    double, some = _double(classifier), images[:4].double()
+    found = fit_masks(double, some, labels[:4], FitOptions(0.1, 4, min_steps=0, max_steps=49))
+    for row in range(4):
+        reference = fit_one(double, some[row], int(labels[row]), 0.1, min_steps=50, max_steps=49)
+        torch.testing.assert_close(to_full(found.masks[row], 8), reference.mask, rtol=0, atol=1e-9)
+
+
+def test_agrees_with_the_loop_after_convergence_within_the_spread_of_two_roundings(
+    trained: tuple[nn.Module, Tensor, Tensor],
+) -> None:
+    """Fitting is chaotic: the batched fit may differ from the loop by as much as the loop from itself in another layout.
+
+    Per quantity: its mean over images must lie within the loop's own spread (the two loops' difference and the standard
+    error of the paired differences between them), so that a systematic change of the method would show.
+    """
+    classifier, images, labels = trained
+    n = 12
+    found = fit_masks(classifier, images[:n], labels[:n], FitOptions(0.1, 16))
+    loops = [
+        [fit_one(classifier, images[row], int(labels[row]), 0.1, channels_last=layout) for row in range(n)]
+        for layout in (False, True)
+    ]
+    ours = quantities(found)
+    plain, other = (np.array([_of_loop(fit) for fit in loop]).T for loop in loops)
+    for name, mine, one, two in zip(("steps", "loss", "kept", "preserved"), ours, plain, other, strict=True):
+        spread = max(np.abs(one - two).mean(), np.abs(one - two).std(ddof=1) / np.sqrt(n))
+        floor = {"steps": 5.0, "loss": 1e-3, "kept": 0.5, "preserved": 1 / n}[name]  # what one image's rounding can do
+        assert abs(mine.mean() - one.mean()) <= 3 * spread + floor, name
+
+
+def quantities(found: FittedMasks) -> list[np.ndarray]:
+    """Steps, loss, kept entries and preserved, one array each."""
+    kept = kept_entries(found.masks, 8)
+    return [values.double().numpy() for values in (found.steps, found.loss, kept, found.preserved)]
+
+
+def _of_loop(fit: object) -> tuple[float, float, float, float]:
+    return fit.steps, fit.loss, float((fit.mask > 1e-3).sum()), float(fit.preserved)  # type: ignore[attr-defined]
+
+
+def _double(classifier: nn.Module) -> nn.Module:
+    import copy
+
+    return copy.deepcopy(classifier).double()
+
+
+def test_a_mask_is_bitwise_the_same_in_any_slot_beside_any_mates_in_any_order(
+    trained: tuple[nn.Module, Tensor, Tensor],
+) -> None:
+    classifier, images, labels = trained
+    options = FitOptions(0.1, 16, min_steps=100, max_steps=300)
+    whole = fit_masks(classifier, images[:40], labels[:40], options)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(3))
+    shuffled = fit_masks(classifier, images[order], labels[order], options)
+    few = fit_masks(classifier, images[5:9], labels[5:9], options)
+    for name in FittedMasks.__dataclass_fields__:
+        assert torch.equal(getattr(whole, name)[order], getattr(shuffled, name)), name
+        assert torch.equal(getattr(whole, name)[5:9], getattr(few, name)), name
+
+
+def test_real_network_and_images_bitwise_and_early_steps(shared_data: Path) -> None:
+    """ResNet-20 with its published weights on CIFAR-10 images: the loop's first steps, and slots that change nothing."""
+    model = fmtool.import_model(
+        str(shared_data / "resnet20-12fca82f.th"), architecture="resnet20", mean=[0.485, 0.456, 0.406],
+        std=[0.229, 0.224, 0.225],
+    )  # fmt: skip
+    from fmtool.stages.common import ready
+
+    run = ready(model, "cpu", None, None)
+    data = fmtool.load_data(str(shared_data / "cifar10-test-1017.safetensors"), limit=10)
+    images, labels = data.pixels(), data.labels
+    options = FitOptions(0.5, 16, min_steps=20, max_steps=60)
+    one, two = (fit_masks(run.classifier, images[rows], labels[rows], options) for rows in (slice(0, 10), slice(4, 10)))
+    assert torch.equal(one.masks[4:], two.masks)
+    double = _double(run.classifier)
+    found = fit_masks(double, images[:2].double(), labels[:2], FitOptions(0.5, 2, min_steps=0, max_steps=49))
+    for row in range(2):
+        reference = fit_one(double, images[row].double(), int(labels[row]), 0.5, min_steps=50, max_steps=49)
+        torch.testing.assert_close(to_full(found.masks[row], 32), reference.mask, rtol=0, atol=1e-9)
+
+
+class ReadsOneFrequency(nn.Module):
+    """Two logits: the real part of one frequency of one channel, and its negative."""
+
+    def __init__(self, channel: int, row: int, column: int) -> None:
+        super().__init__()
+        self.place = (channel, row, column)
+
+    def forward(self, images: Tensor) -> Tensor:
+        channel, row, column = self.place
+        score = torch.fft.fft2(images)[:, channel, row, column].real
+        return torch.stack([score, -score], dim=1)
+
+
+FREQUENCIES = [((8, 8), 3, 2), ((7, 9), 2, 8), ((6, 8), 0, 0), ((8, 8), 5, 4), ((9, 7), 1, 0)]
+
+
+@pytest.mark.parametrize(("size", "row", "column"), FREQUENCIES)
+def test_a_classifier_that_reads_one_frequency_keeps_it_and_nothing_else(
+    size: tuple[int, int], row: int, column: int
+) -> None:
+    """The mask keeps that frequency and its mirror image, which is the same one, and is 0 everywhere else."""
+    h, w = size
+    images = torch.rand(3, 2, h, w, generator=torch.Generator().manual_seed(4))
+    classifier = ReadsOneFrequency(1, row, column)
+    targets = classifier(images).argmax(1)
+    found = fit_masks(classifier, images, targets, FitOptions(1e-3, 4, min_steps=300, max_steps=600))
+    expected = torch.zeros(2, h, w, dtype=torch.bool)
+    expected[1, row, column] = expected[1, -row % h, -column % w] = True
+    full = to_full(found.masks, w)
+    assert bool((full[:, expected] > 1e-3).all())
+    assert float(full[:, ~expected].max()) == 0
+    assert found.preserved.all() and found.preserved_stored.all()
+
+
+def test_masks_are_symmetric_in_the_columns_that_mirror_themselves(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+    classifier, images, labels = trained
+    masks = fit_masks(classifier, images[:6], labels[:6], FitOptions(0.1, 8, min_steps=50, max_steps=120)).masks
+    mirrored = (-torch.arange(8)) % 8
+    for column in (0, 4):
+        assert torch.equal(masks[..., column], masks[..., mirrored, column])
+
+
+def test_the_stopping_test_and_the_limit_of_steps(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+    """e > min_steps is the first step that may stop, e > max_steps the last: 501 and 5,001 with the defaults."""
+    classifier, images, labels = trained
+    settled = fit_masks(classifier, images[:3], labels[:3], FitOptions(0.1, 4, min_steps=30, tolerance=1e9))
+    assert settled.steps.tolist() == [31] * 3 and bool(settled.converged.all())
+    never = fit_masks(classifier, images[:3], labels[:3], FitOptions(0.1, 4, min_steps=0, max_steps=25, tolerance=0))
+    assert never.steps.tolist() == [26] * 3 and not bool(never.converged.any())
+
+
+def test_preserved_is_judged_before_the_last_update_and_stored_after_it(
+    trained: tuple[nn.Module, Tensor, Tensor],
+) -> None:
+    classifier, images, labels = trained
+    found = fit_masks(classifier, images[:8], labels[:8], FitOptions(0.1, 8, min_steps=0, max_steps=0))
+    assert torch.equal(found.preserved, classifier(images[:8]).argmax(1) == labels[:8])  # the first pass sees the image
+    after = classifier(filter_images(images[:8], found.masks)).argmax(1) == labels[:8]
+    assert torch.equal(found.preserved_stored, after)
+
+
+@pytest.mark.parametrize("batch", [4, 7, 64])
+def test_class_masks_follow_the_full_batch_loop_in_float64(batch: int) -> None:
+    """Accumulated over micro-batches, all classes at once: equal to the obvious loop to 1e-9 over the first 50 steps."""
+    classifier = random_resnet(1, torch.float64)
+    draw = torch.Generator().manual_seed(5)
+    clean = torch.rand(12, 1, 8, 8, dtype=torch.float64, generator=draw)
+    turned = torch.rand(9, 1, 8, 8, dtype=torch.float64, generator=draw)
+    labels, owners = torch.arange(12) % 3, torch.tensor([0, 0, 0, 1, 1, 1, 1, 1, 0])  # class 2 has none turned to it
+    truth = (owners + 1) % 3
+    parts = [Part(turned, truth, owners), Part(clean, labels, labels)]
+    found = fit_class_masks(classifier, parts, 4, FitOptions(0.01, batch, min_steps=0, max_steps=24, tolerance=0))
+    assert found.steps.tolist() == [25, 25, 25, 0]  # nothing of class 3
+    for number in range(3):
+        own = [(turned[owners == number], truth[owners == number])] if number < 2 else []
+        own.append((clean[labels == number], labels[labels == number]))
+        reference = fit_class(classifier, own, 0.01, 25)
+        torch.testing.assert_close(to_full(found.masks[number], 8), reference, rtol=0, atol=1e-9)
+
+
+def test_a_class_mask_stops_on_its_own() -> None:
+    classifier = random_resnet(1, torch.float32)
+    images = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(6))
+    labels = torch.arange(8) % 2
+    part = [Part(images, labels, labels)]
+    found = fit_class_masks(classifier, part, 2, FitOptions(0.01, 8, min_steps=40, max_steps=400, tolerance=1e-3))
+    alone = fit_class_masks(
+        classifier, [Part(images[labels == 1], labels[labels == 1], labels[labels == 1])], 2,
+        FitOptions(0.01, 8, min_steps=40, max_steps=400, tolerance=1e-3),
+    )  # fmt: skip
+    assert int(found.steps[1]) == pytest.approx(int(alone.steps[1]), abs=2)  # roundings may differ
+    assert bool(found.converged.all())
+
+
+def test_default_lambda_is_the_papers_at_both_sizes() -> None:
+    assert default_lambda((3, 32, 32)) == 0.5
+    assert default_lambda((3, 224, 224)) == pytest.approx(0.0102, abs=1e-4)
+    assert default_lambda((1, 8, 8)) == 0.5
+
+
+def test_no_image_is_an_error() -> None:
+    with pytest.raises(MaskError, match="no image is left"):
+        fit_masks(nn.Identity(), torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64), FitOptions(0.1, 4))
+    with pytest.raises(MaskError, match="no image is left"):
+        fit_class_masks(nn.Identity(), [], 3, FitOptions(0.1, 4))
+
+
+@pytest.mark.requires_cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU at hand")
+def test_gpu_agrees_with_the_cpu_over_the_first_steps() -> None:
+    classifier = random_resnet(3, torch.float64)
+    images, targets = torch.rand(5, 3, 8, 8, dtype=torch.float64), torch.arange(5)
+    options = FitOptions(0.05, 4, min_steps=0, max_steps=31)
+    here = fit_masks(classifier, images, targets, options)
+    there = fit_masks(classifier.cuda(), images, targets, options, torch.device("cuda"))
+    torch.testing.assert_close(here.masks, there.masks, rtol=0, atol=1e-9)

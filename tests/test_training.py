@@ -1,0 +1,144 @@
+"""Training: augmentation against a written-out loop, recipes, and the last layer alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import fmtool
+from fmtool import training
+from fmtool.errors import ModelError
+from fmtool.models.classifier import Classifier
+from fmtool.training import RECIPES, Recipe, augmented
+
+
+def test_every_crop_is_a_window_of_the_padded_image() -> None:
+    """Each augmented image equals one of the 81 windows of the image with 4 black pixels around, mirrored or not."""
+    images = torch.randint(1, 256, (30, 3, 6, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for augment in ("crop", "flip-crop"):
+        made = augmented(images, augment, torch.Generator().manual_seed(1))
+        assert made.shape == images.shape and made.dtype == torch.float32
+        mirrored, moved = 0, set()
+        for image, result in zip(images, made, strict=True):
+            found = [
+                (flip, top, left)
+                for flip in (False, True)
+                for top in range(9)
+                for left in range(9)
+                if torch.equal(_window(image.flip(-1) if flip else image, top, left), result)
+            ]
+            assert len(found) == 1
+            mirrored += found[0][0]
+            moved.add(found[0][1:])
+        assert len(moved) > 15
+        assert 5 < mirrored < 25 if augment == "flip-crop" else mirrored == 0
+
+
+def _window(image: torch.Tensor, top: int, left: int) -> torch.Tensor:
+    wide = torch.zeros(3, 14, 15)
+    wide[:, 4:10, 4:11] = image / 255
+    return wide[:, top : top + 6, left : left + 7]
+
+
+def test_no_augmentation_is_the_image() -> None:
+    images = torch.rand(4, 1, 8, 8)
+    assert torch.equal(augmented(images, "none", torch.Generator()), images)
+
+
+def test_the_papers_recipe() -> None:
+    """A.2: SGD 0.1 with momentum 0.9 and weight decay 1e-4, a tenth after epochs 100 and 150 of 200, batches of 64."""
+    recipe = RECIPES["paper"]
+    assert recipe == Recipe("sgd", "steps", 0.1, 1e-4, 200, 64)
+    optimizer, scheduler = training._optimizer(nn.Linear(2, 2), recipe, steps=200)
+    rates = []
+    for _ in range(200):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[0] == rates[99] == 0.1
+    assert rates[100] == rates[149] == pytest.approx(0.01)
+    assert rates[150] == rates[199] == pytest.approx(0.001)
+    assert optimizer.defaults["momentum"] == 0.9
+
+
+def test_the_heads_recipe_reaches_its_peak_and_falls() -> None:
+    """OneCycle stepped per batch: its peak of 0.01 after a tenth of the steps, then down to nearly nothing."""
+    optimizer, scheduler = training._optimizer(nn.Linear(2, 2), RECIPES["head"], steps=100)
+    rates = []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert max(rates) == pytest.approx(0.01) and rates.index(max(rates)) == 9
+    assert rates[-1] < 1e-6
+
+
+def test_trains_to_a_good_accuracy_and_the_same_weights_twice(files: Path) -> None:
+    data, test = fmtool.load_data("digits:train", limit=600), fmtool.load_data("digits:test")
+    options = {"architecture": "resnet8", "recipe": "one-cycle", "epochs": 8, "learning_rate": 0.05, "batch": 32}
+    one, two = (fmtool.train_model(data, test, **options) for _ in range(2))  # type: ignore[arg-type]
+    assert one.digest == two.digest
+    assert one.header["accuracy"] > 0.9
+    other = fmtool.train_model(data, test, seed=1, **options)  # type: ignore[arg-type]
+    assert not torch.equal(one["conv1.weight"], other["conv1.weight"])
+
+
+def test_head_only_replaces_the_last_layer_and_leaves_the_rest(files: Path) -> None:
+    """A model of other classes: the digits' parity, learned by a new last layer alone, batch-norm statistics untouched."""
+    model = fmtool.read(str(files / "model.safetensors"))
+    data = fmtool.load_data("digits:train", limit=400)
+    parity = dataclasses.replace(data, labels=data.labels % 2, class_names=("even", "odd"))
+    made = fmtool.train_model(parity, parity, base=model, head_only=True)
+    assert made.header["class_names"] == ["even", "odd"]
+    assert made.header["head"] == {"layer": "linear", "classes": 2}
+    assert made.header["accuracy"] > 0.75
+    for name, tensor in model.tensors.items():
+        if not name.startswith("linear"):
+            assert torch.equal(made[name], tensor), name
+    assert made["linear.weight"].shape[0] == 2
+    again = fmtool.attack(made, parity, "LinfFastGradientAttack", epsilon=0.1)  # it loads and runs
+    assert float((again["clean_predictions"] == again["labels"]).double().mean()) == made.header["accuracy"]
+
+
+def test_training_on_from_a_models_weights(files: Path) -> None:
+    model = fmtool.read(str(files / "model.safetensors"))
+    data = fmtool.load_data("digits:train", limit=200)
+    made = fmtool.train_model(data, base=model, recipe="one-cycle", epochs=1, learning_rate=1e-6)
+    torch.testing.assert_close(made["linear.weight"], model["linear.weight"], atol=1e-3, rtol=0)
+    assert [stage["command"] for stage in made.history] == ["train-model", "train-model"]
+
+
+class Probabilities(nn.Module):
+    """A last linear layer whose output is not what the network gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.linear(images.flatten(1)).softmax(1)
+
+
+def test_a_head_that_does_not_give_the_logits_is_refused() -> None:
+    classifier = Classifier(Probabilities())
+    with pytest.raises(ModelError, match="does not give its logits"):
+        training.train_head(
+            classifier, torch.rand(6, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2]), RECIPES["head"], batch=4
+        )
+
+
+def test_impossible_requests(files: Path) -> None:
+    data = fmtool.load_data("digits:train", limit=50)
+    with pytest.raises(ModelError, match="--head-only needs --from"):
+        fmtool.train_model(data, head_only=True)
+    with pytest.raises(ModelError, match=r"unknown recipe 'papre' .did you mean 'paper'"):
+        fmtool.train_model(data, recipe="papre")
+    with pytest.raises(ModelError, match="names no classes"):
+        fmtool.train_model(dataclasses.replace(data, class_names=()))
+    model = fmtool.read(str(files / "model.safetensors"))
+    with pytest.raises(ModelError, match="--head-only replaces"):
+        fmtool.train_model(dataclasses.replace(data, class_names=("a", "b"), labels=data.labels % 2), base=model)
