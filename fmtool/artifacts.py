@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 STREAM = "-"  # standard input or output in place of a path
+STDOUT = (STREAM, "/dev/stdout")
 METADATA_KEY = "fmtool"
-_BLANK = "0" * 64
+_BLANK = b'\\"digest\\":\\"' + b"0" * 64  # as it stands in the file, with the key: a name may be 64 zeros too
 _ROWS = {"labels": "I64 n", "key": "I64 n", "index": "I64 n", "source": "I64 n"}
 
 # kind -> tensor -> dtype and axes; an axis' letter stands for one size throughout a file. n images, k classes,
@@ -160,14 +161,15 @@ def serialise(artifact: Artifact) -> tuple[bytes, str]:
     """The file's bytes and its digest. ValueError for NaN in the header, which JSON doesn't know."""
     from safetensors.torch import save
 
-    meta = {**artifact.header, "kind": artifact.kind, "schema": SCHEMA, "digest": _BLANK, "history": artifact.history}
+    meta = {**artifact.header, "kind": artifact.kind, "schema": SCHEMA, "digest": "0" * 64, "history": artifact.history}
     text = json.dumps(meta, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    text = text.encode(errors="replace").decode()  # names of files may hold bytes that are not UTF-8
     # safetensors writes strided tensors wrongly or refuses them, and knows the CPU only
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in artifact.tensors.items()}
     data = save(tensors, metadata={METADATA_KEY: text})
     digest = hashlib.sha256(data).hexdigest()
     end = _header_end(data)
-    return data[:end].replace(_BLANK.encode(), digest.encode(), 1) + data[end:], digest
+    return data[:end].replace(_BLANK, _filled(digest), 1) + data[end:], digest
 
 
 def write(artifact: Artifact, target: str) -> str:
@@ -180,13 +182,14 @@ def write(artifact: Artifact, target: str) -> str:
 def write_bytes(data: bytes, target: str) -> None:
     """Write beside the target and rename; links are followed, pipes and devices written directly; the umask rules."""
     try:
-        if target == STREAM:
+        if target in STDOUT:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
             return
         path = Path(os.path.realpath(target))
-        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-            with open(path, "wb") as device:
+        # not `path`: /proc/self/fd/3 and such resolve to names like pipe:[4711]
+        if os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode):
+            with open(target, "wb") as device:
                 device.write(data)
             return
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -206,30 +209,34 @@ def write_bytes(data: bytes, target: str) -> None:
 
 def check_target(target: str | None) -> None:
     """Refuse a target that can't be written before hours are spent on it."""
-    if target is None or target == STREAM:
+    if target is None or target in STDOUT:
         return
     path = Path(os.path.realpath(target))
     if path.is_dir():
         raise ArtifactError(f"{target}: is a folder, expected a file name for --output")
     if not path.parent.is_dir():
         raise ArtifactError(f"{target}: the folder {path.parent.name!r} does not exist")
-    if not os.access(path.parent if not path.exists() else path, os.W_OK):
+    if not os.access(target if os.path.exists(target) else path.parent, os.W_OK):
         raise ArtifactError(f"{target}: can't be written: Permission denied")
 
 
-def read(source: str, *kinds: str) -> Artifact:
-    """Read an artifact from a path or "-", of one of these kinds; digest, fields, dtypes and shapes are checked."""
+def read(source: str, *kinds: str, data: bytes | None = None) -> Artifact:
+    """Read an artifact from a path or "-", of one of these kinds; digest, fields, dtypes and shapes are checked.
+
+    data: the file's bytes where they have been read already.
+    """
     from safetensors.torch import load
 
-    found = describe(source, *kinds)
+    found = describe(source, *kinds, data=data)
     artifact = Artifact(found.kind, found.header, load(found.data), found.history, _label(source))
     artifact.__dict__["digest"] = found.digest  # known already: spares the cached property its work
     return artifact
 
 
-def describe(source: str, *kinds: str) -> Description:
+def describe(source: str, *kinds: str, data: bytes | None = None) -> Description:
     """Read and check a file's header and digest without importing torch."""
-    data, name = read_bytes(source), _label(source)
+    name = _label(source)
+    data = read_bytes(source) if data is None else data
     entries = parse_header(data, name)
     text = entries.pop("__metadata__", {}).get(METADATA_KEY)
     wanted = " or ".join(kinds) or "fmtool"
@@ -291,7 +298,7 @@ def _parse_meta(text: str, name: str) -> dict[str, Any]:
 
 def _check_digest(data: bytes, digest: str, name: str) -> None:
     end = _header_end(data)
-    found = hashlib.sha256(data[:end].replace(digest.encode(), _BLANK.encode(), 1))
+    found = hashlib.sha256(data[:end].replace(_filled(digest), _BLANK, 1))
     found.update(memoryview(data)[end:])
     if found.hexdigest() != digest:
         raise ArtifactError(f"{name}: the content does not match its digest: it was changed or damaged")
@@ -318,6 +325,11 @@ def _check_layout(
             raise ArtifactError(
                 f"{name}: tensor {tensor} is {found} {list(shape)}, expected {dtype} ({', '.join(axes)})"
             )
+
+
+def _filled(digest: str) -> bytes:
+    """What stands in the place of `_BLANK` in the end."""
+    return _BLANK[:-64] + digest.encode()
 
 
 def _header_end(data: bytes) -> int:

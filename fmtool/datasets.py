@@ -87,7 +87,7 @@ def load(spec: str, *, default: str = "test", size: int | None = None, limit: in
     images, labels, index = _gather(raw, chosen, size, limit)
     _check(images, labels, raw.class_names, source)
     if images.is_floating_point():
-        images = images.clamp(0, 1)
+        images = images.float().clamp(0, 1)
     name = source if source in DATASETS else PurePosixPath(source).name
     digest = hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
     found = Data(images, labels, index, row_keys(images), raw.class_names, name, "+".join(chosen) or "whole", digest)

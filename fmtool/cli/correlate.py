@@ -73,11 +73,11 @@ def correlate(
     with working(output, quiet=quiet, debug=debug, form=form) as bar:
         from fmtool.stages.correlate import correlate as run
 
-        (x, _), (y, labels) = read_side(a), read_side(b)
+        (x, labels_x), (y, labels_y) = read_side(a), read_side(b)
         found = run(
             x,
             y,
-            labels=labels,
+            labels=labels_x if labels_y is None else labels_y,
             statistics=statistics.split(","),
             permutations=permutations,
             preset=preset,
@@ -97,7 +97,7 @@ def read_side(source: str) -> tuple[Artifact | Tensor, Tensor | None]:
 
     data = artifacts.read_bytes(source)
     if artifacts.METADATA_KEY in artifacts.parse_header(data, source).get("__metadata__", {}):
-        return artifacts.read(source, "masks"), None
+        return artifacts.read(source, "masks", data=data), None
     tensors = load(data)
     labels = tensors.pop("labels", None)
     matrices = {

@@ -53,7 +53,7 @@ def save(artifact: Artifact, output: str | None, form: str = "table") -> None:
     )
     if output is not None:
         artifacts.write(artifact, output)
-    show(table, form, to_stderr=output == artifacts.STREAM)
+    show(table, form, to_stderr=output in artifacts.STDOUT)
 
 
 def show(table: Table, form: str, *, to_stderr: bool = False) -> None:
