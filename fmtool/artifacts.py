@@ -329,7 +329,7 @@ def _check_layout(
 
 def _filled(digest: str) -> bytes:
     """What stands in the place of `_BLANK` in the end."""
-    return _BLANK[:-64] + digest.encode()
+    return _BLANK[:-64] + digest.encode(errors="replace")
 
 
 def _header_end(data: bytes) -> int:

@@ -188,7 +188,6 @@ class _Adam:
         divisor = self.square.sqrt().div_(_per_mask(correction, slope)).add_(EPSILON)
         self.masks.sub_(_per_mask(rate, slope) * self.mean / divisor).clamp_(0, 1)
 
-
     def step_some(self, slope: Tensor, active: Tensor) -> None:
         """The same for masks that go on later: the moments of those that are not `active` stay as they are too."""
         mean, square, keeps = self.mean.clone(), self.square.clone(), ~active.view(-1, 1, 1, 1)

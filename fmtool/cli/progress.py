@@ -17,10 +17,11 @@ class Bar:
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
-        self.console = Console(stderr=True)
-        # the terminal itself is asked: FORCE_COLOR makes rich believe in one where there is none
+        # the stream itself is asked: FORCE_COLOR makes rich believe in a terminal where there is none
+        terminal = sys.stderr.isatty()
+        self.console = Console(stderr=True, force_terminal=None if terminal else False)
         self.progress = None
-        if sys.stderr.isatty() and not quiet:
+        if terminal and not quiet:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self.progress = Progress(*columns, console=self.console, transient=True)
         self.tasks: dict[str, TaskID] = {}

@@ -71,7 +71,8 @@ def show(table: Table, form: str, *, to_stderr: bool = False) -> None:
         shown.add_column(heading, justify="right" if number else "left", no_wrap=True)
     for cells in table.cells():
         shown.add_row(*cells)
-    console = Console(file=stream)
+    # the stream itself is asked: FORCE_COLOR makes rich believe in a terminal where there is none
+    console = Console(file=stream, force_terminal=None if stream.isatty() else False)
     if not console.is_terminal:
         console.width = 250  # nobody's screen is known: never fold or cut a number
     console.print(shown)

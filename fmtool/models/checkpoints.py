@@ -54,7 +54,8 @@ def specification(header: Mapping[str, Any], name: str) -> Specification:
     try:
         fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
         found = Specification(**fields)
-        if len(found.input_shape) != 3 or not found.class_names or not isinstance(found.architecture, str):
+        named = isinstance(found.class_names, tuple) and found.class_names and isinstance(found.architecture, str)
+        if len(found.input_shape) != 3 or not named:
             raise TypeError("input_shape, class_names or architecture")
     except TypeError as error:
         raise ModelError(f"{name}: its model header is damaged ({error})") from None
@@ -203,7 +204,9 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], name: str) -
 
 
 def outputs_of(weights: Mapping[str, Tensor], network: nn.Module) -> int | None:
-    """How many outputs a checkpoint of this architecture was made with, told by its last layer."""
+    """How many outputs a checkpoint of this architecture was made with, told by its last linear layer if it has one."""
+    if not any(isinstance(module, nn.Linear) for module in network.modules()):
+        return None
     name = last_layer(network)[0] + ".weight"
     return int(weights[name].shape[0]) if name in weights else None
 

@@ -57,12 +57,20 @@ def prepare(classifier: Classifier, device: torch.device) -> Classifier:
 
 
 def fold_batch_norms(network: nn.Module) -> nn.Module:
-    """Merge each batch norm that follows a convolution into it. A network that torch.fx can't trace stays as it is."""
+    """Merge each batch norm that follows a convolution into it.
+
+    A network that torch.fx can't trace stays as it is, and one that runs a layer twice: `fuse` would merge into it twice.
+    """
+    from torch.fx import symbolic_trace
     from torch.fx.experimental.optimization import fuse
 
     if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
         return network
     try:
+        calls = [node.target for node in symbolic_trace(network).graph.nodes if node.op == "call_module"]
+        weighted = [name for name in calls if list(network.get_submodule(str(name)).parameters(recurse=False))]
+        if len(set(weighted)) < len(weighted):
+            return network
         folded = fuse(network)
     except Exception:  # tracing runs somebody's forward on stand-ins, which may raise anything at all
         return network

@@ -1,0 +1,318 @@
+"""What all commands share: help, formats, streams, pipes, quiet, colour and how they end."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Run
+
+import fmtool
+from fmtool import artifacts, report
+from fmtool.cli import app
+from fmtool.errors import FmtoolWarning
+
+COMMANDS = [
+    "train-model",
+    "import-model",
+    "attack",
+    "fit-masks",
+    "correlate",
+    "class-masks",
+    "defend",
+    "inspect",
+    "plot",
+]
+SLOW = {"torch", "torchvision", "foolbox", "skdim", "matplotlib", "numba", "sklearn", "scipy", "numpy", "pandas"}
+SLOW_EVEN_FOR_INSPECT = SLOW - {"numpy"}
+
+
+def _fmtool(*arguments: object, **more: object) -> subprocess.CompletedProcess[str]:
+    """`fmtool ARGUMENTS...` in a process of its own."""
+    line = [sys.executable, "-m", "fmtool", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120, **more)  # type: ignore[call-overload, no-any-return]
+
+
+def _imported(*arguments: object) -> set[str]:
+    """The top-level modules that a command line imports."""
+    code = "import sys; from fmtool.__main__ import run; run(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+    line = [sys.executable, "-c", code, *map(str, arguments)]
+    found = subprocess.run(line, check=True, capture_output=True, text=True, timeout=120)
+    return {name.partition(".")[0] for name in found.stderr.split()}
+
+
+# Help ----------------------------------------------------------------------------------------------------------------
+
+
+def test_every_command_of_the_design_exists(run: Run) -> None:
+    outcome = run("--help")
+    assert outcome.code == 0 and outcome.err == ""
+    listed = re.findall(r"^  ([a-z-]+)  ", outcome.out.partition("Commands:")[2], re.M)
+    assert listed == COMMANDS
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_ends_with_an_example_that_parses(command: str, run: Run) -> None:
+    outcome = run(*command.split(), "--help")
+    assert outcome.code == 0 and outcome.err == ""
+    *_, title, example = outcome.out.rstrip().splitlines()
+    assert title.strip() == "Example:"
+    words = shlex.split(example)
+    assert words[0] == "fmtool" and words[1] == (command or "train-model")
+    import typer
+
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    context = commands[words[1]].make_context(words[1], words[2:])  # raises for options that don't exist
+    assert context.params
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_is_explained(command: str) -> None:
+    import typer
+
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert commands[command].help
+    unexplained = [one.name for one in commands[command].params if not one.help]
+    assert unexplained == []
+
+
+def test_help_of_every_command_imports_nothing_slow() -> None:
+    """One process for all of them: none of the ten may import anything slow."""
+    code = (
+        "import sys; from fmtool.__main__ import run\n"
+        "assert [run([*name.split(), '--help']) for name in sys.argv[1:]] == [0] * len(sys.argv[1:])\n"
+        "run(['--version']); print(*sys.modules, file=sys.stderr)"
+    )
+    line = [sys.executable, "-c", code, "", *COMMANDS]
+    found = subprocess.run(line, check=True, capture_output=True, text=True, timeout=120)
+    assert found.stdout.count("Example:") == 1 + len(COMMANDS)
+    assert {name.partition(".")[0] for name in found.stderr.split()} & SLOW == set()
+
+
+def test_inspect_imports_nothing_slow(files: Path) -> None:
+    found = _imported("inspect", *sorted(files.glob("*.safetensors")))
+    assert "safetensors" in found and found & SLOW_EVEN_FOR_INSPECT == set()
+
+
+def test_bad_usage_and_missing_files_are_told_without_anything_slow(tmp_path: Path) -> None:
+    for line in (["attack"], ["nothing"], ["inspect", tmp_path / "missing"], ["attack", "m", "--data", "digits"]):
+        assert _imported(*line) & SLOW == set()
+
+
+def test_import_fmtool_is_light_and_names_what_it_has() -> None:
+    code = "import sys, fmtool; dir(fmtool); print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert set(found) & SLOW == set()
+    assert all(getattr(fmtool, name) is not None for name in fmtool.__all__)
+    with pytest.raises(AttributeError, match="nothing_at_all"):
+        _ = fmtool.nothing_at_all
+
+
+def test_version_names_what_can_change_results(run: Run) -> None:
+    outcome = run("--version")
+    assert outcome.code == 0
+    assert re.fullmatch(r"fmtool \S+, torch \S+, foolbox \S+\n", outcome.out)
+
+
+@pytest.mark.parametrize("line", [[], ["inspekt"], ["inspect", "--formatt", "csv"]])
+def test_bad_usage_exits_with_2(line: list[str], run: Run) -> None:
+    outcome = run(*line)
+    assert outcome.code == 2 and "Traceback" not in outcome.err
+
+
+# What is printed -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["model", "fmn", "essential", "plain", "correlation", "defense"])
+def test_formats_say_the_same(name: str, run: Run, files: Path) -> None:
+    path = files / f"{name}.safetensors"
+    found = artifacts.describe(str(path))
+    table = report.table_of(found.kind, found.header, found.arrays())
+
+    parsed = json.loads(run("inspect", path, "--format", "json").out, parse_constant=pytest.fail)  # NaN is no JSON
+    assert [list(row) for row in parsed["rows"]] == [list(table.columns)] * len(table.rows)
+    assert parsed["title"] == table.title and parsed["notes"] == table.notes
+
+    lines = list(csv.reader(io.StringIO(run("inspect", path, "--format", "csv").out)))
+    assert lines[0] == list(table.columns) and len(lines) == 1 + len(table.rows)
+    for line, row, values in zip(lines[1:], parsed["rows"], table.rows, strict=True):
+        assert line == ["" if value is None else str(raw) for value, raw in zip(row.values(), values, strict=True)]
+
+    rows = run("inspect", path, "--format", "markdown").out.split("\n\n")[0].strip().splitlines()
+    assert len(rows) == 2 + len(table.rows) and re.fullmatch(r"\|( ---:? \|)+", rows[1])
+    assert [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]] == table.cells()
+
+    text = run("inspect", path).out
+    assert all(cell in text for row in table.cells() for cell in row)
+
+
+def test_nan_is_null_in_json_and_empty_in_csv() -> None:
+    table = report.Table("t", {"a": ".3f", "b": ".3f", "c": ".3f"}, [[float("nan"), float("inf"), 1.5]])
+    assert json.loads(report.as_json(table))["rows"] == [{"a": None, "b": None, "c": 1.5}]
+    assert report.as_csv(table) == "a,b,c\n,,1.5\n"
+
+
+def test_dash_puts_the_file_on_standard_output_and_the_table_on_standard_error(
+    files: Path, tmp_path: Path, run: Run
+) -> None:
+    line = ["defend", *(files / f"{name}.safetensors" for name in ("model", "fmn", "plain"))]
+    stored = run(*line, "-o", tmp_path / "file")
+    assert stored.code == 0 and "Table 4" in stored.out and stored.err == ""
+    found = subprocess.run(
+        [sys.executable, "-m", "fmtool", *map(str, line), "-o", "-"], capture_output=True, timeout=120
+    )
+    assert found.returncode == 0 and found.stdout == (tmp_path / "file").read_bytes()
+    assert found.stderr.decode() == stored.out
+
+
+def test_quiet_silences_standard_error(files: Path, tmp_path: Path, run: Run) -> None:
+    line = ["class-masks", files / "model.safetensors", "--data", "digits", "--limit", 5, "--max-steps", 3]
+    line += ["--min-steps", 0, "-o", tmp_path / "file"]
+    loud, quiet = run(*line), run(*line, "--quiet")
+    assert loud.code == quiet.code == 0 and loud.out == quiet.out != ""
+    assert "fmtool: warning: no image for the masks of 5, 6, 7, 8, 9: they get none\n" in loud.err
+    assert all(entry.startswith("fmtool: warning: ") for entry in loud.err.splitlines())
+    assert quiet.err == ""
+
+
+def test_warnings_reach_those_who_call_the_stages_in_python(files: Path) -> None:
+    model = fmtool.read(str(files / "model.safetensors"))
+    with pytest.warns(FmtoolWarning, match="they get none"):
+        fmtool.class_masks(model, fmtool.load_data("digits", limit=5), min_steps=0, max_steps=3)
+
+
+def test_table_can_be_had_without_a_file(
+    files: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sides = [files / "essential.safetensors", files / "adversarial.safetensors"]
+    outcome = run("correlate", *sides, "--permutations", 9, "--format", "csv", "--statistics", "cosine")
+    assert outcome.code == 0 and outcome.out.startswith("statistic,n,observed,")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_correlations_make_one_table(files: Path, run: Run) -> None:
+    path = files / "correlation.safetensors"
+    outcome = run("inspect", path, path, "--format", "csv")
+    lines = outcome.out.splitlines()
+    assert lines[0].startswith("attack,n,SVCCA,") and len(lines) == 3 and lines[1] == lines[2]
+    assert lines[1].startswith("FMN,")
+
+
+def test_inspect_shows_the_history(files: Path, run: Run) -> None:
+    path = files / "defense.safetensors"
+    short, long = run("inspect", path).out, run("inspect", path, "--history").out
+    assert "made by train-model > attack > class-masks > class-masks > defend" in short
+    found = artifacts.describe(str(path))
+    for number, stage in enumerate(found.history, start=1):
+        assert f"  {number}. {stage['command']}" in long
+        assert all(entry["digest"][:12] in long for entry in stage["inputs"])
+
+
+# Streams and signals -------------------------------------------------------------------------------------------------
+
+
+def test_two_processes_and_a_pipe_give_what_two_files_give(files: Path, tmp_path: Path, run: Run) -> None:
+    model, tool = files / "model.safetensors", f"{sys.executable} -m fmtool"
+    attack = f"attack {model} --data digits --limit 12 --attack deepfool"
+    masks = "--for adversarial --min-steps 2 --max-steps 3"
+    line = f"{tool} {attack} -o - | {tool} fit-masks {model} - {masks} -o {tmp_path}/piped"
+    found = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, timeout=200)
+    assert found.returncode == 0, found.stderr
+    assert run(*attack.split(), "-o", tmp_path / "attack").code == 0
+    assert run("fit-masks", model, tmp_path / "attack", *masks.split(), "-o", tmp_path / "stored").code == 0
+    assert (tmp_path / "piped").read_bytes() == (tmp_path / "stored").read_bytes()
+
+
+def test_failure_before_a_pipe_is_told_behind_it(tmp_path: Path) -> None:
+    tool = f"{sys.executable} -m fmtool"
+    line = f"{tool} inspect {tmp_path}/missing | {tool} inspect -"
+    found = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    assert found.returncode == 1
+    assert sorted(entry.partition(": expected")[0] for entry in found.stderr.splitlines()) == [
+        f"fmtool: error: {tmp_path}/missing: can't be read: No such file or directory",
+        "fmtool: error: standard input is empty",
+    ]
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_closed_pipe_ends_quietly_with_1(form: str, files: Path) -> None:
+    """Many files, so that the output is longer than a pipe holds."""
+    some = " ".join([f"{files}/plain.safetensors"] * 300)
+    line = f"{sys.executable} -m fmtool inspect --format {form} {some} | head -c 1; exit ${{PIPESTATUS[0]}}"
+    found = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    assert found.returncode == 1 and found.stderr == "" and len(found.stdout) == 1
+
+
+def test_pipe_closed_before_anything_is_written_ends_quietly_with_1(files: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    line = [sys.executable, "-m", "fmtool", "inspect", str(files / "plain.safetensors")]
+    found = subprocess.run(line, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(write)
+    assert found.returncode == 1 and found.stderr == ""
+
+
+def test_no_escape_codes_off_a_terminal_and_the_same_text(files: Path, tmp_path: Path) -> None:
+    """FORCE_COLOR makes rich believe in a terminal: codes, and tables cut to its width."""
+    code = (
+        "from fmtool.__main__ import run\n"
+        f"for name in ('model', 'plain', 'correlation', 'defense'): run(['inspect', f'{files}/{{name}}.safetensors'])\n"
+        "run(['--help']); run(['attack', '--help']); run(['attack']); run(['inspect', 'missing'])\n"
+        f"few = '--data digits --limit 5 --max-steps 3 --min-steps 0 -o {tmp_path}/file'.split()\n"
+        f"run(['class-masks', '{files}/model.safetensors', *few])"
+    )
+    terminal = {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1", "TERM": "xterm-256color", "COLORTERM": "truecolor"}
+    plain, forced = (
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, **more}, capture_output=True, timeout=120)
+        for more in ({}, terminal)
+    )
+    assert b"Table 4" in forced.stdout and b"warning" in forced.stderr and b"Usage" in forced.stderr
+    assert b"\x1b" not in forced.stdout and b"\x1b" not in forced.stderr
+    assert (forced.stdout, forced.stderr) == (plain.stdout, plain.stderr)
+
+
+def test_interrupt_exits_with_130_and_leaves_nothing(
+    files: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fmtool.mask_fitting.fit_masks", interrupted)
+    line = ["fit-masks", files / "model.safetensors", files / "fmn.safetensors", "--for", "essential"]
+    outcome = run(*line, "-o", tmp_path / "file")
+    assert outcome.code == 130 and "Traceback" not in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_a_command_with_their_code(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    """A shell sees 128 + the signal's number; a file waited for on a named pipe stands for long work."""
+    os.mkfifo(tmp_path / "fifo")
+    line = f"{sys.executable} -m fmtool inspect {tmp_path}/fifo; echo code $?"
+    process = subprocess.Popen(["bash", "-c", line], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    writer = os.open(tmp_path / "fifo", os.O_WRONLY)  # returns once the command has opened the other end
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
+    os.kill(int(children.stdout.split()[0]), number)
+    out, err = process.communicate(timeout=60)
+    os.close(writer)
+    assert out.endswith(f"code {code}\n") and "Traceback" not in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fifo"]
+
+
+def test_bugs_give_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("fmtool.artifacts.describe", broken)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        run("inspect", "file")
