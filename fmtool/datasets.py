@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "test", "all")
 FOLDER_SPLITS = {"train": "train", "test": "test", "val": "test"}  # a folder's name -> the split it holds
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)  # the last: encrypted, or of an unknown version
 RANGE_SLACK = 1e-6  # undoing a normalisation leaves [0, 1] by some 3e-8: clamped; anything beyond this is an error
 DIGITS_TEST_EVERY = 4  # every fourth image of the digits is a test image
 
@@ -202,7 +204,7 @@ def _check(images: Tensor, labels: Tensor, class_names: tuple[str, ...], source:
 def _named(source: str) -> _Raw | None:
     if source in DATASETS:
         return DATASETS[source].load()
-    if not Path(source).exists():
+    if not source or not Path(source).exists():
         if "/" in source or "." in source:
             raise DataError(f"{source}: no such file or folder")
         raise DataError(
@@ -283,7 +285,7 @@ def _from_path(source: str) -> _Raw:
     if path.suffix.lower() == ".zip":
         try:
             archive = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, *ZIP_ERRORS) as error:
             raise DataError(f"{source}: can't be read as a zip: {error}") from None
         return _from_files(source, [name for name in archive.namelist() if not name.endswith("/")], archive.read)
     return _from_safetensors(source)
@@ -291,7 +293,7 @@ def _from_path(source: str) -> _Raw:
 
 def _from_files(source: str, names: list[str], read: Callable[[str], bytes]) -> _Raw:
     """Folders SPLIT/CLASS/FILE or CLASS/FILE become splits; classes and files in byte order."""
-    images = sorted((name for name in names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES), key=os.fsencode)
+    images = sorted((name for name in names if _is_image(PurePosixPath(name))), key=os.fsencode)
     tops = {PurePosixPath(name).parts[0] for name in images}
     with_splits = bool(tops) and tops <= FOLDER_SPLITS.keys()
     depth = 1 if with_splits else 0
@@ -310,27 +312,34 @@ def _from_files(source: str, names: list[str], read: Callable[[str], bytes]) -> 
     def decode(files: list[str], size: int | None) -> Tensor:
         import torch
 
-        decoded = [_decode(read(name), f"{source}: {name}", size) for name in files]
+        decoded = [_decode(read, name, source, size) for name in files]
         shapes = {tuple(image.shape) for image in decoded}
         if len(shapes) > 1:
             some = ", ".join(f"{w}x{h}" for _, h, w in sorted(shapes)[:3])
             raise DataError(f"{source}: images of mixed sizes ({some}, ...): expected --size to squeeze them to one")
         return torch.stack(decoded)
 
-    return _Raw(splits, class_names, decode)
+    # a folder's name may hold bytes that are not UTF-8, which could not be printed
+    return _Raw(splits, tuple(os.fsencode(name).decode(errors="replace") for name in class_names), decode)
 
 
-def _decode(content: bytes, name: str, size: int | None) -> Tensor:
+def _is_image(path: PurePosixPath) -> bool:
+    """By its suffix; what macOS and editors put beside the user's own files is left out."""
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
+
+
+def _decode(read: Callable[[str], bytes], name: str, source: str, size: int | None) -> Tensor:
     """An image file as (3, h, w) uint8; `size` squeezes it, antialiased."""
     import numpy as np
     import torch
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content)) as file:
+        with Image.open(io.BytesIO(read(name))) as file:
             image = file.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{name}: can't be read as an image: {error}") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, *ZIP_ERRORS) as error:
+        raise DataError(f"{source}: {name}: can't be read as an image: {error}") from None
     if size is not None and image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
@@ -356,7 +365,7 @@ def _from_safetensors(source: str) -> _Raw:
         names = json.loads(meta["class_names"]) if "class_names" in meta else None
     except ValueError:
         names = []
-    if names is not None and (not names or not all(isinstance(name, str) for name in names)):
+    if names is not None and not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
         raise DataError(f"{source}: class_names in its header is not a JSON list of names")
     return _Raw({"": (images, labels)}, tuple(names or ()))
 

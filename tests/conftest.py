@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import fmtool
@@ -24,6 +27,11 @@ class Outcome:
 
 
 Run = Callable[..., Outcome]
+
+
+def pixel_key(pixels: np.ndarray[Any, Any]) -> int:
+    """DESIGN, section 3: the first 8 bytes of the sha256 of the image's pixels, as a signed 64-bit number."""
+    return int.from_bytes(hashlib.sha256(pixels.tobytes()).digest()[:8], "little", signed=True)
 
 
 @pytest.fixture

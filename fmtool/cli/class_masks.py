@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from fmtool.cli import options as opt
-from fmtool.cli.session import save, working
-from fmtool.errors import FmtoolError
+from fmtool.cli.session import read_source, save, working
 
 EXAMPLE = "fmtool class-masks model.safetensors pgd-train.safetensors --robust -o robust-pgd.safetensors"
 
@@ -57,16 +56,10 @@ def class_masks(
     --data takes the training split unless told otherwise. Failed attacks are left out; unconverged masks are kept and flagged.
     """
     with working(output, quiet=quiet, debug=debug, form=form) as bar:
-        from fmtool import artifacts, datasets
+        from fmtool import artifacts
         from fmtool.stages.class_masks import class_masks as run
 
-        if (attack is None) == (data is None):
-            raise FmtoolError("expected an attack file or --data SOURCE, one of the two")
-        source = (
-            datasets.load(data, default="train", size=size, limit=limit)
-            if data is not None
-            else artifacts.read(str(attack), "attack")
-        )
+        source = read_source(attack, data, default="train", size=size, limit=limit)
         found = run(
             artifacts.read(model, "model"),
             source,

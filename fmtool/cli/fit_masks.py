@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from fmtool.cli import options as opt
-from fmtool.cli.session import save, working
-from fmtool.errors import FmtoolError
+from fmtool.cli.session import read_source, save, working
 
 EXAMPLE = "fmtool fit-masks model.safetensors pgd.safetensors --for adversarial --lambda 0.1 -o adversarial.safetensors"
 
@@ -60,14 +59,10 @@ def fit_masks(
     before the attack, and failed attacks, are never used. With --data, essential masks need no attack file.
     """
     with working(output, quiet=quiet, debug=debug, form=form) as bar:
-        from fmtool import artifacts, datasets
+        from fmtool import artifacts
         from fmtool.stages.fit_masks import fit_masks as run
 
-        if (attack is None) == (data is None):
-            raise FmtoolError("expected an attack file or --data SOURCE, one of the two")
-        source = (
-            datasets.load(data, size=size, limit=limit) if data is not None else artifacts.read(str(attack), "attack")
-        )
+        source = read_source(attack, data, size=size, limit=limit)
         found = run(
             artifacts.read(model, "model"),
             source,

@@ -28,8 +28,6 @@ class Bar:
         self.last_line = time.monotonic()
 
     def __enter__(self) -> Bar:
-        if self.progress:
-            self.progress.start()
         return self
 
     def __exit__(
@@ -40,6 +38,7 @@ class Bar:
 
     def __call__(self, label: str, done: int, total: int) -> None:
         if self.progress:
+            self.progress.start()  # at the first call, so that a short command draws nothing
             if label not in self.tasks:
                 for task in self.tasks.values():
                     self.progress.update(task, visible=False)

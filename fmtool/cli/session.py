@@ -13,8 +13,14 @@ from fmtool.errors import FmtoolError, FmtoolWarning, unknown
 from fmtool.report import FORMATS, TEXTS, Table, table_of
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
     from fmtool.artifacts import Artifact
     from fmtool.cli.progress import Bar
+    from fmtool.datasets import Data
+
+WIDEST = 1000  # columns that no table needs
 
 
 @contextmanager
@@ -43,6 +49,19 @@ def working(output: str | None, *, quiet: bool, debug: bool, form: str = "table"
         raise
 
 
+def read_source(
+    attack: str | None, data: str | None, *, default: str = "test", size: int | None, limit: int | None
+) -> Artifact | Data:
+    """What masks are fitted to: an attack file, or the images that --data names, one of the two."""
+    from fmtool import datasets
+
+    if attack is not None and data is None:
+        return artifacts.read(attack, "attack")
+    if attack is None and data is not None:
+        return datasets.load(data, default=default, size=size, limit=limit)
+    raise FmtoolError("expected an attack file or --data SOURCE, one of the two")
+
+
 def save(artifact: Artifact, output: str | None, form: str = "table") -> None:
     """Write the artifact, then print its table: to standard output, or to standard error when that carries the file."""
     arrays = {name: tensor.numpy() for name, tensor in artifact.tensors.items()}
@@ -62,19 +81,36 @@ def show(table: Table, form: str, *, to_stderr: bool = False) -> None:
     if form != "table":
         stream.write(TEXTS[form](table))
         return
-    from rich import box
     from rich.console import Console
-    from rich.table import Table as RichTable
 
-    shown = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading, number in table.columns.items():
-        shown.add_column(heading, justify="right" if number else "left", no_wrap=True)
-    for cells in table.cells():
-        shown.add_row(*cells)
     # the stream itself is asked: FORCE_COLOR makes rich believe in a terminal where there is none
     console = Console(file=stream, force_terminal=None if stream.isatty() else False)
-    if not console.is_terminal:
-        console.width = 250  # nobody's screen is known: never fold or cut a number
+    shown = _rich_table(table, fold=False)
+    if console.is_terminal and _width(console, shown) > console.width:
+        shown = _rich_table(table, fold=True)
+    # wider still, or nobody's screen is known: never cut a number
+    console.width = max(_width(console, shown), console.width)
     console.print(shown)
     for note in table.notes:
-        console.print(note, markup=False, highlight=False)
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+def _rich_table(table: Table, *, fold: bool) -> RichTable:
+    """fold: headings take a line a word."""
+    from rich import box
+    from rich.table import Table as RichTable
+
+    shown = RichTable(
+        title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for heading, number in table.columns.items():
+        text = heading.replace(" ", "\n") if fold else heading
+        shown.add_column(text, justify="right" if number else "left", no_wrap=True)
+    for cells in table.cells():
+        shown.add_row(*cells)
+    return shown
+
+
+def _width(console: Console, table: RichTable) -> int:
+    """Columns that the table takes where nothing is cut."""
+    return console.measure(table, options=console.options.update(width=WIDEST)).maximum

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import pickle
@@ -107,9 +108,10 @@ def call_factory(name: str) -> nn.Module:
     module_name, _, attribute = name.partition(":")
     sys.path.insert(0, os.getcwd())
     try:
-        made = getattr(importlib.import_module(module_name), attribute)()
-    except (ImportError, AttributeError) as error:
-        raise ModelError(f"factory {name}: {error}") from None
+        with contextlib.redirect_stdout(sys.stderr):  # standard output may be the model's file
+            made = getattr(importlib.import_module(module_name), attribute)()
+    except Exception as error:  # somebody's code may raise anything at all; --debug shows where
+        raise ModelError(f"factory {name}: {error}") from error
     finally:
         sys.path.pop(0)
     if not isinstance(made, nn.Module):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -117,7 +119,10 @@ def _network(name: str, channels: int, checkpoint: str | None, weights: str | No
 def _downloaded(name: str, channels: int) -> tuple[nn.Module, int]:
     build_network(name, channels, TORCHVISION_OUTPUTS)  # an unknown name is told before anything is downloaded
     try:
-        network = build_network(name, channels, TORCHVISION_OUTPUTS, weights="DEFAULT")
+        with contextlib.redirect_stdout(
+            sys.stderr
+        ):  # torch announces downloads; standard output may be the model's file
+            network = build_network(name, channels, TORCHVISION_OUTPUTS, weights="DEFAULT")
     except OSError as error:
         raise ModelError(
             f"{name}: its default weights can't be downloaded ({error}): give --weights FILE or --weights none"
