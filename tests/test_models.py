@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import re
 import sys
 from collections import OrderedDict
 from pathlib import Path
@@ -117,7 +118,9 @@ class _Evaluate(_Touch):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize(("harm", "offender"), [(_Touch, f"{os.system.__module__}.system"), (_Evaluate, "eval")])
+@pytest.mark.parametrize(
+    ("harm", "offender"), [(_Touch, rf"{os.system.__module__}\.system"), (_Evaluate, r"(builtins\.)?eval")]
+)
 @pytest.mark.parametrize("hidden", [False, True])
 def test_pickle_that_would_run_code_is_refused_and_does_not_run(
     zipped: bool, harm: type[_Touch], offender: str, hidden: bool, tmp_path: Path
@@ -128,9 +131,8 @@ def test_pickle_that_would_run_code_is_refused_and_does_not_run(
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(ModelError) as caught:
         read_weights(str(path))
-    assert str(caught.value) == (
-        f"{path}: refused, unpickling it would run code ({offender}): expected a state dict of tensors"
-    )
+    told = rf"{path}: refused, unpickling it would run code \({offender}\): expected a state dict of tensors"
+    assert re.fullmatch(told, str(caught.value))
     assert list(tmp_path.iterdir()) == [path]
     torch.load(path, weights_only=False)  # the file is as harmful as it is meant to be
     assert (tmp_path / "ran").exists()

@@ -203,3 +203,14 @@ def test_another_model_is_refused_unless_told_otherwise(files: Path) -> None:
     with pytest.raises(ArtifactError, match="was made with model"):
         fmtool.defend(other, [attack], [load(files, "plain")])
     assert len(fmtool.fit_masks(other, attack, "essential", allow_other_model=True, **FEW)["labels"])
+
+
+def test_classes_go_by_the_datas_names_where_it_has_any(files: Path) -> None:
+    """An imported model knows numbers only; the tables and pictures should not."""
+    model, data = load(files, "model"), fmtool.load_data("digits:test", limit=20)
+    words = tuple(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
+    attack = fmtool.attack(model, dataclasses.replace(data, class_names=words), "LinfFastGradientAttack", epsilon=0.3)
+    masks = fmtool.fit_masks(model, attack, "essential", **FEW)
+    assert attack.header["class_names"] == masks.header["class_names"] == list(words)
+    nameless = fmtool.attack(model, dataclasses.replace(data, class_names=()), "LinfFastGradientAttack", epsilon=0.3)
+    assert nameless.header["class_names"] == model.header["class_names"]

@@ -62,7 +62,7 @@ def attack(
     if failed * 2 > int((found.status != WRONG_BEFORE).sum()):
         warn(f"attack {name} fails on {failed} images, and works on {int((found.status == OK).sum())}")
     effect = {**effect, "epsilon": epsilon}
-    header = {"attack": name, "options": effect, "class_names": list(run.spec.class_names), **data_header(data)}
+    header = {"attack": name, "options": effect, **data_header(data, run.spec)}
     tensors = {
         "images": images,
         "adversarial": found.adversarial,

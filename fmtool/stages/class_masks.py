@@ -58,17 +58,16 @@ def class_masks(
     options = mask_fitting.FitOptions(used, run.batch, min_steps, max_steps, mask_fitting.CLASS_TOLERANCE)
     count = len(run.spec.class_names)
     found = mask_fitting.fit_class_masks(run.classifier, parts, count, options, run.device, progress)
-    _warn_of(found, parts, run.spec.class_names)
     fitted = (found.steps > 0).nonzero().flatten()
     fields = {"robust": robust, "lambda": used, "min_steps": min_steps, "max_steps": max_steps}
     header = {
         **fields,
         "attack": source.header["attack"] if robust and isinstance(source, Artifact) else None,
         "image_size": list(run.spec.input_shape[1:]),
-        "class_names": list(run.spec.class_names),
         "images": [len(part.images) for part in reversed(parts)],
-        **data_header(source),
+        **data_header(source, run.spec),
     }
+    _warn_of(found, parts, header["class_names"])
     tensors = {"classes": fitted, **{name: values[fitted] for name, values in found.__dict__.items()}}
     recorded = {**fields, "limit": limit, "batch_size": run.batch}
     return Artifact(
@@ -84,7 +83,7 @@ def _turned(attack: Artifact, rows: Tensor) -> mask_fitting.Part:
     )
 
 
-def _warn_of(found: mask_fitting.ClassMasks, parts: list[mask_fitting.Part], names: tuple[str, ...]) -> None:
+def _warn_of(found: mask_fitting.ClassMasks, parts: list[mask_fitting.Part], names: list[str]) -> None:
     fitted = found.steps > 0
     missing = [name for name, there in zip(names, fitted.tolist(), strict=True) if not there]
     if missing:

@@ -58,6 +58,8 @@ def check_attack(attack: Artifact, model: Artifact, spec: Specification, allow_o
     check_same_model(attack, model, allow_other_model)
     check_shape(attack["images"], spec, str(attack))
     classes = len(spec.class_names)
+    if len(attack.header["class_names"]) != classes:
+        raise ArtifactError(f"{attack}: has {len(attack.header['class_names'])} classes, the model {classes}")
     for name in ("labels", "clean_predictions", "adversarial_predictions"):
         check_range(attack[name], classes, f"{attack}: {name}")
     check_range(attack["status"], 3, f"{attack}: status")
@@ -131,11 +133,11 @@ def data_input(data: Data) -> dict[str, str]:
     return {**data.record(), "digest": data.digest}
 
 
-def data_header(source: Artifact | Data) -> dict[str, Any]:
-    """The header fields that say which images a file is about."""
+def data_header(source: Artifact | Data, spec: Specification) -> dict[str, Any]:
+    """The header fields that say which images a file is about; classes by the data's names, if it has any."""
     if isinstance(source, Data):
-        return {"data": [source.record()]}
-    return {"data": source.header["data"]}
+        return {"data": [source.record()], "class_names": list(source.class_names or spec.class_names)}
+    return {name: source.header[name] for name in ("data", "class_names")}
 
 
 def _shape(shape: Sequence[int]) -> str:

@@ -75,7 +75,7 @@ def defend(
         "rows": list(images),
         "columns": columns,
         "n": len(labels),
-        "class_names": list(run.spec.class_names),
+        "class_names": first.header["class_names"],
         "matrix": [
             [
                 {

@@ -70,8 +70,7 @@ def fit_masks(
         "layer": "input",
         "min_steps": min_steps,
         "max_steps": max_steps,
-        "class_names": list(run.spec.class_names),
-        **data_header(source),
+        **data_header(source, run.spec),
     }
     tensors = {**found.__dict__, "targets": targets, **{name: values[rows] for name, values in everything.items()}}
     recorded = {
