@@ -145,11 +145,12 @@ def _optimizer(
     else:
         optimizer = torch.optim.SGD(weights, lr=recipe.learning_rate, momentum=MOMENTUM, weight_decay=decay)
     if recipe.schedule == "one-cycle":
+        total = max(steps, 4)  # torch divides by zero where the rise is one step long
         return optimizer, torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=recipe.learning_rate,
-            total_steps=max(steps, 2),
-            pct_start=recipe.rise,
+            total_steps=total,
+            pct_start=max(recipe.rise, 2 / total),
             cycle_momentum=False,
         )
     milestones = [steps // 2, steps * 3 // 4]

@@ -42,8 +42,7 @@ def test_published_checkpoint_is_right_on_91_64_percent(run: Run, shared_data: P
     line = ["attack", model, "--data", data, "--attack", "LinfFastGradientAttack", "--epsilon", "8/255"]
     row = _row(run(*line, "-o", tmp_path / "attack", "--format", "json"))
     assert row["n"] == 1017 and row["clean accuracy %"] == pytest.approx(100 * 932 / 1017)
-    found = fmtool.read(str(tmp_path / "attack"))
-    assert found.header["class_names"] == [str(number) for number in range(10)]
+    assert fmtool.read(str(model)).header["class_names"] == [str(number) for number in range(10)]
 
 
 def test_model_file_is_a_checkpoint_too(run: Run, files: Path, tmp_path: Path) -> None:

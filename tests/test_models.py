@@ -371,3 +371,23 @@ def test_network_without_a_linear_layer_has_no_head_to_replace() -> None:
         last_layer(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()))
     inner = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
     assert replace_head(nn.Sequential(inner), 5) == "0.0" and inner[0].out_features == 5
+
+
+class BranchesOnType(nn.Module):
+    """A forward that torch.fx traces along another branch than tensors take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found = self.norm(self.conv(images)).mean(dim=(2, 3))
+        return found * 5 if isinstance(images, torch.Tensor) else found
+
+
+def test_a_network_that_is_traced_wrongly_stays_unfolded() -> None:
+    torch.manual_seed(0)
+    classifier = Classifier(BranchesOnType()).eval()
+    images = torch.rand(4, 1, 8, 8)
+    ready = prepare(classifier, torch.device("cpu"), (1, 8, 8))
+    torch.testing.assert_close(ready(images), classifier(images))

@@ -208,7 +208,7 @@ def test_another_model_is_refused_unless_told_otherwise(files: Path) -> None:
 def test_classes_go_by_the_datas_names_where_it_has_any(files: Path) -> None:
     """An imported model knows numbers only; the tables and pictures should not."""
     model, data = load(files, "model"), fmtool.load_data("digits:test", limit=20)
-    words = tuple(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
+    words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     attack = fmtool.attack(model, dataclasses.replace(data, class_names=words), "LinfFastGradientAttack", epsilon=0.3)
     masks = fmtool.fit_masks(model, attack, "essential", **FEW)
     assert attack.header["class_names"] == masks.header["class_names"] == list(words)

@@ -142,3 +142,13 @@ def test_impossible_requests(files: Path) -> None:
     model = fmtool.read(str(files / "model.safetensors"))
     with pytest.raises(ModelError, match="--head-only replaces"):
         fmtool.train_model(dataclasses.replace(data, class_names=("a", "b"), labels=data.labels % 2), base=model)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 10, 20])
+def test_one_cycle_of_few_steps(steps: int) -> None:
+    """torch's schedule divides by zero where its rise is one step long, as with 10 steps and a rise of a tenth."""
+    optimizer, scheduler = training._optimizer(nn.Linear(2, 2), RECIPES["head"], steps)
+    for _ in range(steps):
+        optimizer.step()
+        scheduler.step()
+    assert 0 < optimizer.param_groups[0]["lr"] <= 0.01

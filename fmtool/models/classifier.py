@@ -44,16 +44,30 @@ class Classifier(nn.Module):
         return logits if self.keep_classes is None else logits[:, self.keep_classes]
 
 
-def prepare(classifier: Classifier, device: torch.device) -> Classifier:
+def prepare(classifier: Classifier, device: torch.device, shape: Sequence[int] | None = None) -> Classifier:
     """A copy for attacking and mask fitting: on `device`, eval mode, weights frozen, batch norms folded, channels last.
 
     Every stage runs this same form: an FMN adversarial lies so close to the boundary that another rounding may undo it.
+    shape: that of its images (c, h, w), to check that folding changes no logits but by rounding; where it does, as in a
+    forward that torch.fx traces wrongly, the network stays as it is.
     """
-    ready = copy.deepcopy(classifier).eval()
-    ready.network = fold_batch_norms(ready.network)
+    ready = copy.deepcopy(classifier).cpu().eval()
+    whole, folded = ready.network, fold_batch_norms(ready.network)
+    if shape is None or folded is whole or _agree(ready, folded, shape):
+        ready.network = folded
     ready = ready.requires_grad_(False).to(device)
     ready.network.to(memory_format=torch.channels_last)
     return ready
+
+
+@torch.no_grad()
+def _agree(classifier: Classifier, folded: nn.Module, shape: Sequence[int]) -> bool:
+    """Whether the classifier gives the same logits, but for rounding, with its network folded."""
+    images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    plain = classifier(images)
+    kept = Classifier(folded)
+    kept.mean, kept.std, kept.keep_classes = classifier.mean, classifier.std, classifier.keep_classes
+    return torch.allclose(kept(images), plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
 
 
 def fold_batch_norms(network: nn.Module) -> nn.Module:

@@ -34,7 +34,9 @@ def ready(model: Artifact, device: str, batch: int | None, factory: str | None) 
     """Load a `model` artifact for attacking and mask fitting."""
     where = pick_device(device)
     classifier, spec = from_artifact(model, factory=factory)
-    return Ready(prepare(classifier, where), spec, where, batch or batch_size(spec.input_shape, where))
+    return Ready(
+        prepare(classifier, where, spec.input_shape), spec, where, batch or batch_size(spec.input_shape, where)
+    )
 
 
 def check_data(data: Data, spec: Specification) -> None:

@@ -70,7 +70,7 @@ def train_model(
             classifier, data.images, data.labels, chosen, augment=augment, seed=seed, device=where, progress=progress
         )
     if test is not None:
-        found = predict(prepare(classifier, where), test.pixels(), size, where)
+        found = predict(prepare(classifier, where, spec.input_shape), test.pixels(), size, where)
         spec = dataclasses.replace(spec, accuracy=float((found == test.labels).double().mean()))
     options = {
         **dataclasses.asdict(chosen),
