@@ -312,7 +312,13 @@ def test_signals_end_a_command_with_their_code(number: signal.Signals, code: int
     """A shell says 143 of a command that SIGTERM ended; a file waited for on a named pipe stands for long work."""
     os.mkfifo(tmp_path / "fifo")
     line = [sys.executable, "-m", "fmtool", "inspect", str(tmp_path / "fifo")]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def hear_interrupts() -> None:  # a shell's background jobs, and so their children, are started deaf to them
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts
+    )
     writer = os.open(tmp_path / "fifo", os.O_WRONLY)  # returns once the command has opened the other end
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
