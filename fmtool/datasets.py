@@ -13,7 +13,7 @@ import os
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -368,9 +368,3 @@ def _from_safetensors(source: str) -> _Raw:
     if names is not None and not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
         raise DataError(f"{source}: class_names in its header is not a JSON list of names")
     return _Raw({"": (images, labels)}, tuple(names or ()))
-
-
-def batches(n: int, size: int) -> Iterator[slice]:
-    """Consecutive slices of at most `size` rows."""
-    for start in range(0, n, size):
-        yield slice(start, min(start + size, n))

@@ -207,7 +207,7 @@ def test_preserved_is_judged_before_the_last_update_and_stored_after_it(
 
 @pytest.mark.parametrize("batch", [4, 7, 64])
 def test_class_masks_follow_the_full_batch_loop_in_float64(batch: int) -> None:
-    """Accumulated over micro-batches, all classes at once: equal to the obvious loop to 1e-9 over the first 50 steps."""
+    """Accumulated over micro-batches, all classes at once: equal to the obvious loop to 1e-9 over 50 optimiser steps."""
     classifier = random_resnet(1, torch.float64)
     draw = torch.Generator().manual_seed(5)
     clean = torch.rand(12, 1, 8, 8, dtype=torch.float64, generator=draw)
