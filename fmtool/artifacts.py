@@ -12,26 +12,29 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import stat
+import math
 import struct
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmtool.errors import ArtifactError
+from fmtool.targets import STREAM, write_bytes
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from fmtool.datasets import Rows
+
+    Buffer = bytes | bytearray | memoryview
+
 SCHEMA = 1
-STREAM = "-"  # standard input or output in place of a path
-STDOUT = (STREAM, "/dev/stdout")
+WIDTHS = {"F64": 8, "I64": 8, "F32": 4, "U8": 1, "BOOL": 1}  # bytes, of the dtypes that are written row by row
 METADATA_KEY = "fmtool"
 _BLANK = b'\\"digest\\":\\"' + b"0" * 64  # as it stands in the file, with the key: a name may be 64 zeros too
 _ROWS = {"labels": "I64 n", "key": "I64 n", "index": "I64 n", "source": "I64 n"}
@@ -92,6 +95,11 @@ class Artifact:
     def __getitem__(self, tensor: str) -> Tensor:
         return self.tensors[tensor]
 
+    def rows(self, tensor: str) -> Rows:
+        """The same, to be read a few rows at a time where it lies in a file (`row_files`)."""
+        parts: Mapping[str, Rows] = getattr(self.tensors, "parts", self.tensors)
+        return parts[tensor]
+
     @cached_property
     def digest(self) -> str:
         """sha256 of the file that `write` makes of this artifact, as hexadecimal digits."""
@@ -115,7 +123,8 @@ class Description:
     history: list[dict[str, Any]]
     digest: str
     shapes: dict[str, tuple[str, tuple[int, ...]]]
-    data: bytes
+    offsets: dict[str, int]  # of the tensors' first bytes, from the end of the header
+    data: bytes = b""
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """The tensors as NumPy arrays."""
@@ -161,15 +170,53 @@ def serialise(artifact: Artifact) -> tuple[bytes, str]:
     """The file's bytes and its digest. ValueError for NaN in the header, which JSON doesn't know."""
     from safetensors.torch import save
 
-    meta = {**artifact.header, "kind": artifact.kind, "schema": SCHEMA, "digest": "0" * 64, "history": artifact.history}
-    text = json.dumps(meta, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-    text = text.encode(errors="replace").decode()  # names of files may hold bytes that are not UTF-8
     # safetensors writes strided tensors wrongly or refuses them, and knows the CPU only
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in artifact.tensors.items()}
+    text = _metadata(artifact.kind, artifact.header, artifact.history)
     data = save(tensors, metadata={METADATA_KEY: text})
     digest = hashlib.sha256(data).hexdigest()
-    end = _header_end(data)
-    return data[:end].replace(_BLANK, _filled(digest), 1) + data[end:], digest
+    end = header_end(data)
+    return with_digest(data[:end], digest) + data[end:], digest
+
+
+def serialise_header(
+    kind: str,
+    header: Mapping[str, Any],
+    history: list[dict[str, Any]],
+    shapes: Mapping[str, tuple[str, tuple[int, ...]]],
+) -> bytes:
+    """The first bytes of the same file, up to its tensors, before its digest is known: as the library lays them out."""
+    entries: dict[str, Any] = {"__metadata__": {METADATA_KEY: _metadata(kind, header, history)}}
+    for name, start in offsets_of(shapes).items():
+        dtype, shape = shapes[name]
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, start + _bytes_of(dtype, shape)]}
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def offsets_of(shapes: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, int]:
+    """Where each tensor starts, the widest dtypes first, then by name, as the library orders them."""
+    offsets, at = {}, 0
+    for name in sorted(shapes, key=lambda name: (-WIDTHS[shapes[name][0]], name)):
+        offsets[name] = at
+        at += _bytes_of(*shapes[name])
+    return offsets
+
+
+def with_digest(head: bytes, digest: str) -> bytes:
+    """A header with its digest in the place that was left for it."""
+    return head.replace(_BLANK, _filled(digest), 1)
+
+
+def _metadata(kind: str, header: Mapping[str, Any], history: list[dict[str, Any]]) -> str:
+    meta = {**header, "kind": kind, "schema": SCHEMA, "digest": "0" * 64, "history": history}
+    text = json.dumps(meta, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return text.encode(errors="replace").decode()  # names of files may hold bytes that are not UTF-8
+
+
+def _bytes_of(dtype: str, shape: Sequence[int]) -> int:
+    return WIDTHS[dtype] * math.prod(shape)
 
 
 def write(artifact: Artifact, target: str) -> str:
@@ -177,47 +224,6 @@ def write(artifact: Artifact, target: str) -> str:
     data, digest = serialise(artifact)
     write_bytes(data, target)
     return digest
-
-
-def write_bytes(data: bytes, target: str) -> None:
-    """Write beside the target and rename; links are followed, pipes and devices written directly; the umask rules."""
-    try:
-        if target in STDOUT:
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
-            return
-        path = Path(os.path.realpath(target))
-        # not `path`: /proc/self/fd/3 and such resolve to names like pipe:[4711]
-        if os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode):
-            with open(target, "wb") as device:
-                device.write(data)
-            return
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise ArtifactError(f"{target}: can't be written: {error.strerror}") from None
-
-
-def check_target(target: str | None) -> None:
-    """Refuse a target that can't be written before hours are spent on it."""
-    if target is None or target in STDOUT:
-        return
-    path = Path(os.path.realpath(target))
-    if path.is_dir():
-        raise ArtifactError(f"{target}: is a folder, expected a file name for --output")
-    if not path.parent.is_dir():
-        raise ArtifactError(f"{target}: the folder {path.parent.name!r} does not exist")
-    if not os.access(target if os.path.exists(target) else path.parent, os.W_OK):
-        raise ArtifactError(f"{target}: can't be written: Permission denied")
 
 
 def read(source: str, *kinds: str, data: bytes | None = None) -> Artifact:
@@ -228,28 +234,37 @@ def read(source: str, *kinds: str, data: bytes | None = None) -> Artifact:
     from safetensors.torch import load
 
     found = describe(source, *kinds, data=data)
-    artifact = Artifact(found.kind, found.header, load(found.data), found.history, _label(source))
+    artifact = Artifact(found.kind, found.header, load(found.data), found.history, label(source))
     artifact.__dict__["digest"] = found.digest  # known already: spares the cached property its work
     return artifact
 
 
 def describe(source: str, *kinds: str, data: bytes | None = None) -> Description:
     """Read and check a file's header and digest without importing torch."""
-    name = _label(source)
+    name = label(source)
     data = read_bytes(source) if data is None else data
-    entries = parse_header(data, name)
+    check_layout(data, name)
+    end = header_end(data)
+    return replace(describe_header(data[:end], [memoryview(data)[end:]], name, *kinds), data=data)
+
+
+def describe_header(head: bytes, rest: Iterable[Buffer], name: str, *kinds: str) -> Description:
+    """The description that a file's first bytes, up to its tensors, hold; `rest` is what follows, for the digest."""
+    entries = json.loads(head[8:])
     text = entries.pop("__metadata__", {}).get(METADATA_KEY)
     wanted = " or ".join(kinds) or "fmtool"
     if text is None:
         raise ArtifactError(f"{name}: expected a {wanted} file, got a safetensors file that fmtool did not make")
     meta = _parse_meta(text, name)
     kind, digest = meta.pop("kind"), meta.pop("digest")
+    _check_digest(head, rest, str(digest), name)
     if kinds and kind not in kinds:
         raise ArtifactError(f"{name}: expected a {wanted} file, got a file of kind {kind}")
     shapes = {key: (str(entry["dtype"]), tuple(entry["shape"])) for key, entry in entries.items()}
+    offsets = {key: int(entry["data_offsets"][0]) for key, entry in entries.items()}
     history = meta.pop("history")
-    _check_layout(kind, meta, shapes, name)
-    return Description(kind, meta, history, digest, shapes, data)
+    _check_kind(kind, meta, shapes, name)
+    return Description(kind, meta, history, digest, shapes, offsets)
 
 
 def read_bytes(source: str) -> bytes:
@@ -261,7 +276,7 @@ def read_bytes(source: str) -> bytes:
             raise ArtifactError("standard input is a terminal: expected a file through a pipe for '-'")
         data = sys.stdin.buffer.read()
     except OSError as error:
-        raise ArtifactError(f"{_label(source)}: can't be read: {error.strerror}") from None
+        raise ArtifactError(f"{label(source)}: can't be read: {error.strerror}") from None
     if not data:
         raise ArtifactError("standard input is empty: expected a file (did the command before the pipe fail?)")
     return data
@@ -269,19 +284,30 @@ def read_bytes(source: str) -> bytes:
 
 def parse_header(data: bytes, name: str) -> dict[str, Any]:
     """The JSON header of a safetensors file, checked against the file's size and, where fmtool made it, the digest."""
+    check_layout(data, name)
+    end = header_end(data)
+    header: dict[str, Any] = json.loads(data[8:end])
+    text = header.get("__metadata__", {}).get(METADATA_KEY)
+    if text is not None:
+        _check_digest(data[:end], [memoryview(data)[end:]], str(_parse_meta(text, name)["digest"]), name)
+    return header
+
+
+def check_layout(data: bytes, name: str) -> None:
+    """The bytes are a whole safetensors file whose header can be read."""
     from safetensors import SafetensorError, deserialize
 
     try:
         deserialize(data)  # type: ignore[no-untyped-call]
-        header = json.loads(data[8 : _header_end(data)])
+        assert isinstance(json.loads(data[8 : header_end(data)]), dict)
     except (SafetensorError, ValueError, RecursionError) as error:
-        reason = str(error).removeprefix("Error while deserializing: ").splitlines()[0]
-        raise ArtifactError(f"{name}: not a whole safetensors file ({reason})") from None
-    assert isinstance(header, dict)
-    text = header.get("__metadata__", {}).get(METADATA_KEY)
-    if text is not None:
-        _check_digest(data, str(_parse_meta(text, name)["digest"]), name)
-    return header
+        raise not_whole(name, error) from None
+
+
+def not_whole(name: str, error: BaseException) -> ArtifactError:
+    """What to raise for what the library says of a file."""
+    reason = str(error).removeprefix("Error while deserializing: ").splitlines()[0]
+    return ArtifactError(f"{name}: not a whole safetensors file ({reason})")
 
 
 def _parse_meta(text: str, name: str) -> dict[str, Any]:
@@ -296,15 +322,15 @@ def _parse_meta(text: str, name: str) -> dict[str, Any]:
     return meta
 
 
-def _check_digest(data: bytes, digest: str, name: str) -> None:
-    end = _header_end(data)
-    found = hashlib.sha256(data[:end].replace(_filled(digest), _BLANK, 1))
-    found.update(memoryview(data)[end:])
+def _check_digest(head: bytes, rest: Iterable[Buffer], digest: str, name: str) -> None:
+    found = hashlib.sha256(head.replace(_filled(digest), _BLANK, 1))
+    for part in rest:
+        found.update(part)
     if found.hexdigest() != digest:
         raise ArtifactError(f"{name}: the content does not match its digest: it was changed or damaged")
 
 
-def _check_layout(
+def _check_kind(
     kind: str, meta: Mapping[str, Any], shapes: Mapping[str, tuple[str, tuple[int, ...]]], name: str
 ) -> None:
     """Fields, tensors, dtypes and axes are those of the kind."""
@@ -332,9 +358,9 @@ def _filled(digest: str) -> bytes:
     return _BLANK[:-64] + digest.encode(errors="replace")
 
 
-def _header_end(data: bytes) -> int:
+def header_end(data: bytes) -> int:
     return 8 + int(struct.unpack("<Q", data[:8])[0])
 
 
-def _label(source: str) -> str:
+def label(source: str) -> str:
     return "standard input" if source == STREAM else source

@@ -6,10 +6,12 @@ Foolbox is imported when an attack is built, so that this module's table can be 
 from __future__ import annotations
 
 import ast
+import contextlib
+import copy
 import hashlib
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -96,6 +98,8 @@ def build(name: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
 
     PGD draws its start from what `starts` is set to, see `run`. AttackError for an unknown name or option.
     """
+    from fmtool.attack_variants import variant
+
     foolbox = load_foolbox()
     class_name = ATTACKS[name].foolbox_class if name in ATTACKS else name
     base = getattr(foolbox.attacks, class_name, None)
@@ -111,27 +115,12 @@ def build(name: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         if option not in parameters or option == "self":
             raise AttackError(unknown(f"option of attack {name}", option, [key for key in parameters if key != "self"]))
     try:
-        attack = (_with_given_starts(base) if hasattr(base, "get_random_start") else base)(**options)
+        attack = variant(base)(**options)
     except (TypeError, ValueError, AssertionError) as error:
         raise AttackError(f"attack {name}: {error}") from None
     effect = {key: value.default for key, value in parameters.items() if value.default is not inspect.Parameter.empty}
     effect.update(options)
     return attack, {key: value if _is_plain(value) else str(value) for key, value in effect.items()}
-
-
-def _with_given_starts(base: Any) -> Any:
-    """The same gradient attack, whose random start is the share `starts` (n, c, h, w) in [-1, 1] of epsilon away."""
-
-    class Started(base):  # type: ignore[misc]
-        starts: Any = None
-
-        def get_random_start(self, x0: Any, epsilon: float) -> Any:
-            if self.starts is None:
-                return super().get_random_start(x0, epsilon)
-            return x0 + epsilon * type(x0)(self.starts)
-
-    Started.__name__ = base.__name__
-    return Started
 
 
 def run(
@@ -153,53 +142,72 @@ def run(
     """
     import torch
 
+    from fmtool import workers
     from fmtool.models.classifier import padded, predict
 
     clean = predict(classifier, images, batch, device)
     status = torch.where(clean == labels, OK, WRONG_BEFORE)
     adversarial = images.clone()
     rows = (status == OK).nonzero().flatten()
-    for start in range(0, len(rows), batch):
-        some = rows[start : start + batch]
+
+    def one_batch(some: Tensor) -> Tensor:
         seeds = [row_seeds[row] for row in some.tolist()]
-        made = _attack_batch(
-            classifier,
-            attack,
-            padded(images[some], batch).to(device),
-            padded(labels[some], batch).to(device),
-            epsilon,
-            padded(_starts(images.shape[1:], seeds), batch).to(device),
-            seeds[0],
-        )
-        adversarial[some] = made[: len(some)].cpu()
-        if progress:
-            progress("attacking", min(start + batch, len(rows)), len(rows))
+        started = copy.copy(attack)
+        if hasattr(attack, "starts"):
+            started.starts = padded(_starts(images.shape[1:], seeds), batch).to(device)
+        with _seeded(seeds[0], device) if not keyed else contextlib.nullcontext():
+            made = _attack_batch(
+                classifier,
+                started,
+                padded(images[some], batch).to(device),
+                padded(labels[some], batch).to(device),
+                epsilon,
+            )
+        return made[: len(some)].cpu()
+
+    # an attack that may draw from torch's one generator takes its batches one after the other
+    keyed = hasattr(attack, "starts") or any(isinstance(attack, base) for base in _without_draws())
+    with workers.pool(device, None if keyed else 1) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        batches = workers.batches(rows, batch)
+        for number, (some, made) in enumerate(zip(batches, pool.map(one_batch, batches), strict=True)):
+            adversarial[some] = made
+            if progress:
+                progress("attacking", min((number + 1) * batch, len(rows)), len(rows))
     predictions = predict(classifier, adversarial, batch, device)
     status[(status == OK) & (predictions == labels)] = FAILED
     return Attacked(adversarial, clean, predictions, status)
 
 
-def _attack_batch(
-    classifier: nn.Module, attack: Any, images: Tensor, labels: Tensor, epsilon: float | None, starts: Tensor, seed: int
-) -> Tensor:
+def _without_draws() -> tuple[Any, ...]:
+    """Foolbox's classes that draw no random numbers by themselves; gradient attacks are given their starts."""
+    attacks = load_foolbox().attacks
+    return (attacks.LInfFMNAttack, attacks.LinfDeepFoolAttack)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """For attacks that draw from torch's own generator; keyed by the batch's first image."""
+    import torch
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _attack_batch(classifier: nn.Module, attack: Any, images: Tensor, labels: Tensor, epsilon: float | None) -> Tensor:
     """One batch through Foolbox: its clipped images, which differ from the clean ones also where the attack failed."""
     import torch
 
     foolbox = load_foolbox()
     model = foolbox.PyTorchModel(classifier, bounds=(0, 1), device=images.device)
-    if hasattr(attack, "starts"):
-        attack.starts = starts
-    with torch.random.fork_rng(devices=[images.device] if images.device.type == "cuda" else []):
-        torch.manual_seed(seed)  # for attacks that draw from torch's own generator; keyed by the batch's first image
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                _, clipped, _ = attack(model, images, foolbox.criteria.Misclassification(labels), epsilons=epsilon)
-        except NotImplementedError:
-            raise AttackError(f"attack {type(attack).__name__} needs an --epsilon") from None
-        except (AssertionError, ValueError, TypeError, RuntimeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else "one of its checks failed without a message"
-            raise AttackError(f"attack {type(attack).__name__} can't run on this classifier: {reason}") from error
+    try:
+        _, clipped, _ = attack(model, images, foolbox.criteria.Misclassification(labels), epsilons=epsilon)
+    except NotImplementedError:
+        raise AttackError(f"attack {type(attack).__name__} needs an --epsilon") from None
+    except (AssertionError, ValueError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "one of its checks failed without a message"
+        raise AttackError(f"attack {type(attack).__name__} can't run on this classifier: {reason}") from error
     if not torch.isfinite(clipped).all():
         raise AttackError(f"attack {type(attack).__name__} gave images that are not finite")
     made: Tensor = clipped.detach().clamp(0, 1)

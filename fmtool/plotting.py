@@ -11,7 +11,7 @@ import matplotlib
 import torch
 from torch import Tensor
 
-from fmtool import artifacts, spectrum
+from fmtool import spectrum, targets
 from fmtool.artifacts import Artifact
 from fmtool.attacks import title
 from fmtool.datasets import spread
@@ -106,7 +106,7 @@ def save(figure: Figure, target: str) -> None:
     content = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "fmtool"}):
         figure.savefig(content, format=suffix[1:], dpi=200, bbox_inches="tight", metadata=metadata)
-    artifacts.write_bytes(content.getvalue(), target)
+    targets.write_bytes(content.getvalue(), target)
 
 
 def _chosen(files: Sequence[Artifact], count: int) -> list[Tensor]:

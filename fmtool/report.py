@@ -16,6 +16,7 @@ from fmtool.errors import ArtifactError
 if TYPE_CHECKING:
     import numpy as np
 
+ROWS = 256  # of a file's masks read at a time
 FORMATS = ("table", "json", "csv", "markdown")
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 Header = Mapping[str, Any]
@@ -295,16 +296,22 @@ def table_of(kind: str, header: Header, arrays: Arrays) -> Table:
     return tables[kind]()
 
 
-def _kept(masks: np.ndarray[Any, Any], w: int) -> np.ndarray[Any, Any]:
-    """Entries above 1e-3 per mask, counted over the full spectrum: `spectrum.kept_entries` without torch."""
+def _kept(masks: Any, w: int) -> np.ndarray[Any, Any]:
+    """(n) entries above 1e-3 per mask, counted over the full spectrum: `spectrum.kept_entries` without torch.
+
+    masks (n, c, h, w // 2 + 1): an array, or rows of a file, of which a few are read at a time.
+    """
     import numpy as np
 
     counts = np.full(masks.shape[-1], 2)
     counts[0] = 1
     if w % 2 == 0:
         counts[-1] = 1
-    kept: np.ndarray[Any, Any] = ((masks > 1e-3) * counts).sum(axis=(1, 2, 3))
-    return kept
+    kept = [
+        ((np.asarray(masks[start : start + ROWS]) > 1e-3) * counts).sum(axis=(1, 2, 3))
+        for start in range(0, masks.shape[0], ROWS)
+    ]
+    return np.concatenate(kept or [np.zeros(0)])
 
 
 def _counts(dropped: Mapping[str, int]) -> str:

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from fmtool.datasets import to_float
 from fmtool.errors import ModelError
+from fmtool.models import compiling
 from fmtool.models.checkpoints import last_layer
 from fmtool.models.classifier import Classifier
 
 MOMENTUM = 0.9  # A.2
 CROP_PADDING = 4  # pixels around an image before a random crop; He et al. (2016), section 4.2
+AHEAD = 256  # images augmented at a time: fewer cost more in calls, more leave the processor's nearest caches
 AUGMENTATIONS = ("none", "crop", "flip-crop")
 Progress = Callable[[str, int, int], None]
 
@@ -53,10 +55,14 @@ def train(
     *,
     augment: str = "none",
     seed: int = 0,
+    compile_: bool = False,
     device: torch.device | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Train all weights in place. images (n, c, h, w) uint8, or float in [0, 1]; labels (n) int64. Leaves eval mode on."""
+    """Train all weights in place. images (n, c, h, w) uint8, or float in [0, 1]; labels (n) int64. Leaves eval mode on.
+
+    compile_: compile both passes, which rounds differently; a network that can't be compiled trains as it is.
+    """
     device = device or torch.device("cpu")
     classifier.to(device).train()
     classifier.network.to(memory_format=torch.channels_last)
@@ -64,13 +70,18 @@ def train(
     generator = torch.Generator(device).manual_seed(seed)
     steps = _steps(len(images), recipe)
     optimizer, scheduler = _optimizer(classifier, recipe, steps)
+    update = _Update(classifier, compiling.trainable(classifier, device) if compile_ else classifier)
+    ahead = recipe.batch * max(1, AHEAD // recipe.batch)
     step = 0
     for _ in range(recipe.epochs):
-        for rows in _shuffled(len(images), recipe.batch, generator):
-            _update(classifier, augmented(images[rows], augment, generator), labels[rows], optimizer, scheduler)
-            step += 1
-            if progress:
-                progress("training", step, steps)
+        order = torch.randperm(len(images), generator=generator, device=device)
+        for chunk in torch.split(order, ahead):
+            ready = augmented(images[chunk], augment, generator)
+            for batch, rows in zip(torch.split(ready, recipe.batch), torch.split(chunk, recipe.batch), strict=True):
+                update(to_float(batch), labels[rows], optimizer, scheduler, whole=len(rows) == recipe.batch)
+                step += 1
+                if progress:
+                    progress("training", step, steps)
     classifier.eval()
 
 
@@ -98,41 +109,36 @@ def train_head(
     generator = torch.Generator(device).manual_seed(seed)
     steps = _steps(len(images), recipe)
     optimizer, scheduler = _optimizer(head, recipe, steps)
+    update = _Update(head, head)
     step = 0
     for _ in range(recipe.epochs):
-        for rows in _shuffled(len(images), recipe.batch, generator):
-            _update(head, features[rows], labels[rows], optimizer, scheduler)
+        order = torch.randperm(len(images), generator=generator, device=device)
+        for rows in torch.split(order, recipe.batch):
+            update(features[rows], labels[rows], optimizer, scheduler)
             step += 1
             if progress:
                 progress("training the last layer", step, steps)
 
 
 def augmented(images: Tensor, augment: str, generator: torch.Generator) -> Tensor:
-    """A batch as float32 in [0, 1]; "crop": each image shifted by up to 4 pixels into black; "flip-crop": mirrored too.
+    """ "crop": each image shifted by up to 4 pixels into black; "flip-crop": mirrored or not too; "none": as they are.
 
-    images (n, c, h, w) uint8, or float in [0, 1].
+    images (n, c, h, w) of any dtype, which the result keeps.
     """
-    if augment != "none":
-        n, _, h, w = images.shape
-        if augment == "flip-crop":
-            flip = torch.rand(n, generator=generator, device=images.device) < 0.5
-            images = torch.where(flip.view(n, 1, 1, 1), images.flip(-1), images)
-        wide = F.pad(images, (CROP_PADDING,) * 4)
-        shift = torch.randint(0, 2 * CROP_PADDING + 1, (2, n, 1), generator=generator, device=images.device)
-        rows = shift[0] + torch.arange(h, device=images.device)
-        columns = shift[1] + torch.arange(w, device=images.device)
-        picked = torch.arange(n, device=images.device).view(n, 1, 1)
-        images = wide[picked, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    return to_float(images)
+    if augment == "none":
+        return images
+    n, _, h, w = images.shape
+    shift = torch.randint(0, 2 * CROP_PADDING + 1, (2, n), generator=generator, device=images.device)
+    windows = F.pad(images, (CROP_PADDING,) * 4).unfold(2, h, 1).unfold(3, w, 1)  # (n, c, 9, 9, h, w), a view
+    cropped = windows[torch.arange(n, device=images.device), :, shift[0], shift[1]]
+    if augment == "crop":
+        return cropped
+    flip = torch.rand(n, generator=generator, device=images.device) < 0.5
+    return torch.where(flip.view(n, 1, 1, 1), cropped.flip(-1), cropped)
 
 
 def _steps(n: int, recipe: Recipe) -> int:
     return recipe.epochs * len(range(0, n, recipe.batch))
-
-
-def _shuffled(n: int, batch: int, generator: torch.Generator) -> list[Tensor]:
-    order = torch.randperm(n, generator=generator, device=generator.device)
-    return [order[start : start + batch] for start in range(0, n, batch)]
 
 
 def _optimizer(
@@ -157,18 +163,43 @@ def _optimizer(
     return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones)
 
 
-def _update(
-    trained: nn.Module,
-    inputs: Tensor,
-    labels: Tensor,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-) -> None:
-    loss = F.cross_entropy(trained(inputs), labels)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    scheduler.step()
+class _Update:
+    """One optimisation step of `trained`; whole batches go through `compiled`, which may be the same, the rest never does."""
+
+    def __init__(self, trained: nn.Module, compiled: Callable[[Tensor], Tensor]) -> None:
+        self.trained = trained
+        self.compiled: Callable[[Tensor], Tensor] = compiled
+        self.first = compiled is not trained
+
+    def __call__(
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        optimizer: torch.optim.Optimizer,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        whole: bool = True,
+    ) -> None:
+        loss = F.cross_entropy(self._forward(inputs, whole), labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        scheduler.step()
+
+    def _forward(self, inputs: Tensor, whole: bool) -> Tensor:
+        if not whole:
+            logits: Tensor = self.trained(inputs)
+            return logits
+        if not self.first:
+            return self.compiled(inputs)
+        self.first = False
+        try:  # compiles both passes before it runs one
+            with compiling.quiet():
+                return self.compiled(inputs)
+        except Exception as error:
+            compiling.cannot(error)
+            self.compiled = self.trained
+        logits = self.compiled(inputs)
+        return logits
 
 
 @torch.no_grad()

@@ -293,7 +293,7 @@ def test_named_pipes_are_written_directly(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", ["-", "/dev/stdout", "/proc/self/fd/1"])
 @pytest.mark.parametrize("through", ["pipe", "file"])
 def test_standard_output_is_written_directly(target: str, through: str, tmp_path: Path) -> None:
-    code = f"from fmtool import artifacts as a; a.check_target({target!r}); a.write_bytes(b'content', {target!r})"
+    code = f"from fmtool import targets as t; t.check_target({target!r}); t.write_bytes(b'content', {target!r})"
     if through == "pipe":
         assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == b"content"
     else:

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmtool.correlation.dimension import two_nn
-from fmtool.correlation.distances import squared_distances, two_nearest
+from fmtool.correlation.distances import Keep
+from fmtool.correlation.neighbours import side
 from fmtool.errors import StatisticError
 
 with warnings.catch_warnings():
@@ -22,7 +23,7 @@ with warnings.catch_warnings():
 
 
 def neighbours(data: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    return two_nearest(squared_distances(torch.from_numpy(data)))
+    return side(torch.from_numpy(data), Keep.MATRIX).two_nearest
 
 
 def direct(nearest: npt.NDArray[np.float32]) -> float:

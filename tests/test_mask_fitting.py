@@ -11,8 +11,10 @@ from reference import fit_class, fit_one
 from torch import Tensor, nn
 
 import fmtool
+from fmtool.class_mask_fitting import Part, fit_class_masks
 from fmtool.errors import MaskError
-from fmtool.mask_fitting import FitOptions, FittedMasks, Part, default_lambda, fit_class_masks, fit_masks
+from fmtool.mask_fitting import FittedMasks, fit_masks
+from fmtool.mask_steps import FitOptions, default_lambda
 from fmtool.models.classifier import Classifier, prepare
 from fmtool.models.resnet import ResNet
 from fmtool.spectrum import filter_images, kept_entries, to_full
@@ -229,10 +231,10 @@ def test_a_class_mask_stops_on_its_own() -> None:
     images = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(6))
     labels = torch.arange(8) % 2
     part = [Part(images, labels, labels)]
-    found = fit_class_masks(classifier, part, 2, FitOptions(0.01, 8, min_steps=40, max_steps=400, tolerance=1e-3))
+    found = fit_class_masks(classifier, part, 2, FitOptions(0.01, 8, min_steps=40, max_steps=1000, tolerance=1e-3))
     alone = fit_class_masks(
         classifier, [Part(images[labels == 1], labels[labels == 1], labels[labels == 1])], 2,
-        FitOptions(0.01, 8, min_steps=40, max_steps=400, tolerance=1e-3),
+        FitOptions(0.01, 8, min_steps=40, max_steps=1000, tolerance=1e-3),
     )  # fmt: skip
     assert int(found.steps[1]) == pytest.approx(int(alone.steps[1]), abs=2)  # roundings may differ
     assert bool(found.converged.all())

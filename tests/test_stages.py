@@ -82,12 +82,12 @@ def test_few_preserved_masks_warn(files: Path) -> None:
 
 def test_robust_class_masks_use_what_was_turned_to_the_class(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """First the adversarial images that are predicted as the class, with their true labels; then its clean ones."""
-    from fmtool import mask_fitting
+    from fmtool import class_mask_fitting
 
-    seen: list[mask_fitting.Part] = []
-    fit = mask_fitting.fit_class_masks
+    seen: list[class_mask_fitting.Part] = []
+    fit = class_mask_fitting.fit_class_masks
     monkeypatch.setattr(
-        mask_fitting, "fit_class_masks", lambda c, parts, *rest: (seen.extend(parts), fit(c, parts, *rest))[1]
+        class_mask_fitting, "fit_class_masks", lambda c, parts, *rest: (seen.extend(parts), fit(c, parts, *rest))[1]
     )
     attack = load(files, "fmn")
     status = attack["status"].clone()

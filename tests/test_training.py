@@ -21,7 +21,7 @@ def test_every_crop_is_a_window_of_the_padded_image() -> None:
     images = torch.randint(1, 256, (30, 3, 6, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     for augment in ("crop", "flip-crop"):
         made = augmented(images, augment, torch.Generator().manual_seed(1))
-        assert made.shape == images.shape and made.dtype == torch.float32
+        assert made.shape == images.shape and made.dtype == images.dtype
         mirrored, moved = 0, set()
         for image, result in zip(images, made, strict=True):
             found = [
@@ -39,8 +39,8 @@ def test_every_crop_is_a_window_of_the_padded_image() -> None:
 
 
 def _window(image: torch.Tensor, top: int, left: int) -> torch.Tensor:
-    wide = torch.zeros(3, 14, 15)
-    wide[:, 4:10, 4:11] = image / 255
+    wide = torch.zeros(3, 14, 15, dtype=image.dtype)
+    wide[:, 4:10, 4:11] = image
     return wide[:, top : top + 6, left : left + 7]
 
 

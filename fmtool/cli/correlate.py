@@ -61,6 +61,7 @@ def correlate(
         ),
     ] = None,
     seed: opt.Seed = 0,
+    device: opt.Device = "auto",
     form: opt.Format = "table",
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
@@ -84,6 +85,7 @@ def correlate(
             row_normalise=not no_row_normalise,
             pool=pool,
             seed=seed,
+            device=device,
             progress=bar,
         )
     save(found, output, form)

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from fmtool.cli import options as opt
-from fmtool.cli.session import read_source, save, working
+from fmtool.cli.session import read_source, show_result, working
+from fmtool.models import PRECISIONS
 
 EXAMPLE = "fmtool fit-masks model.safetensors pgd.safetensors --for adversarial --lambda 0.1 -o adversarial.safetensors"
 
@@ -45,8 +46,17 @@ def fit_masks(
     max_steps: opt.MaxSteps = 5000,
     limit: opt.Limit = None,
     size: opt.Size = None,
+    precision: Annotated[
+        str,
+        typer.Option(
+            "--precision",
+            metavar="NAME",
+            help="Of the network; " + "; ".join(f"{name}: {text}" for name, text in PRECISIONS.items()) + ".",
+        ),
+    ] = "float32",
     device: opt.Device = "auto",
     batch_size: opt.BatchSize = None,
+    compile_: opt.Compile = None,
     factory: opt.Factory = None,
     allow_other_model: opt.AllowOtherModel = False,
     form: opt.Format = "table",
@@ -62,7 +72,7 @@ def fit_masks(
         from fmtool import artifacts
         from fmtool.stages.fit_masks import fit_masks as run
 
-        source = read_source(attack, data, size=size, limit=limit)
+        source = read_source(attack, data, size=size, limit=limit, by_rows=True)
         found = run(
             artifacts.read(model, "model"),
             source,
@@ -71,10 +81,13 @@ def fit_masks(
             min_steps=min_steps,
             max_steps=max_steps,
             limit=limit,
+            precision=precision,
             device=device,
             batch=batch_size,
+            compile_=compile_,
             factory=factory,
             allow_other_model=allow_other_model,
+            output=output,
             progress=bar,
         )
-    save(found, output, form)
+    show_result(found, output, form)

@@ -41,6 +41,13 @@ Size = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random draw.")]
 Device = Annotated[str, typer.Option("--device", help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
+Compile = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile",
+        help="Compile the network with torch.compile, which rounds differently. [default: where there is enough work for it to pay]",
+    ),
+]
 BatchSize = Annotated[
     int | None,
     typer.Option(

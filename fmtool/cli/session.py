@@ -6,9 +6,9 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fmtool import artifacts
+from fmtool import artifacts, targets
 from fmtool.errors import FmtoolError, FmtoolWarning, unknown
 from fmtool.report import FORMATS, TEXTS, Table, table_of
 
@@ -31,7 +31,7 @@ def working(output: str | None, *, quiet: bool, debug: bool, form: str = "table"
 
         if form not in FORMATS:
             raise FmtoolError(unknown("--format", form, FORMATS))
-        artifacts.check_target(output)
+        targets.check_target(output)
         with warnings.catch_warnings(), Bar(quiet) as bar:
             warnings.simplefilter("ignore" if quiet else "always", FmtoolWarning)
             show = warnings.showwarning
@@ -50,29 +50,47 @@ def working(output: str | None, *, quiet: bool, debug: bool, form: str = "table"
 
 
 def read_source(
-    attack: str | None, data: str | None, *, default: str = "test", size: int | None, limit: int | None
+    attack: str | None,
+    data: str | None,
+    *,
+    default: str = "test",
+    size: int | None,
+    limit: int | None,
+    by_rows: bool = False,
 ) -> Artifact | Data:
-    """What masks are fitted to: an attack file, or the images that --data names, one of the two."""
+    """What masks are fitted to: an attack file, or the images that --data names, one of the two.
+
+    by_rows: leave the attack's tensors in the file.
+    """
     from fmtool import datasets
 
     if attack is not None and data is None:
-        return artifacts.read(attack, "attack")
+        from fmtool import row_files
+
+        return row_files.read(attack, "attack") if by_rows else artifacts.read(attack, "attack")
     if attack is None and data is not None:
         return datasets.load(data, default=default, size=size, limit=limit)
     raise FmtoolError("expected an attack file or --data SOURCE, one of the two")
 
 
 def save(artifact: Artifact, output: str | None, form: str = "table") -> None:
-    """Write the artifact, then print its table: to standard output, or to standard error when that carries the file."""
-    arrays = {name: tensor.numpy() for name, tensor in artifact.tensors.items()}
-    table = (
-        table_of(artifact.kind, artifact.header, arrays)
-        if artifact.kind != "model"
-        else table_of("model", artifact.header, {})
-    )
+    """Write the artifact, then print its table."""
     if output is not None:
         artifacts.write(artifact, output)
-    show(table, form, to_stderr=output in artifacts.STDOUT)
+    show_result(artifact, output, form)
+
+
+def show_result(artifact: Artifact, output: str | None, form: str) -> None:
+    """Print an artifact's table: to standard output, or to standard error when that carries the file."""
+    from torch import Tensor
+
+    arrays: dict[str, Any] = {}
+    for name in artifact.tensors if artifact.kind != "model" else ():
+        rows = artifact.rows(name)
+        if not isinstance(rows, Tensor) and len(rows.shape) == 1:
+            rows = rows[:]
+        arrays[name] = rows.numpy() if isinstance(rows, Tensor) else rows  # the rows of a large file stay there
+    show(table_of(artifact.kind, artifact.header, arrays), form, to_stderr=output in targets.STDOUT)
 
 
 def show(table: Table, form: str, *, to_stderr: bool = False) -> None:

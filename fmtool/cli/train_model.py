@@ -65,6 +65,7 @@ def train_model(
     size: opt.Size = None,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
+    compile_: opt.Compile = None,
     factory: opt.Factory = None,
     form: opt.Format = "table",
     quiet: opt.Quiet = False,
@@ -94,6 +95,7 @@ def train_model(
             augment=augment,
             seed=seed,
             device=device,
+            compile_=compile_,
             factory=factory,
             progress=bar,
         )

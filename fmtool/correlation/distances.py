@@ -1,8 +1,4 @@
-"""Squared distances within a data set, and nearest neighbours of a concatenation without computing any more of them.
-
-The squared distance of two rows of [x, y] is the sum of the squared distances of their x and of their y. So the two
-(n, n) matrices are computed once, and a shuffle of y's rows is one pass that gathers, adds and keeps the two smallest
-of each row.
+"""Squared distances within a data set: all of them, as a matrix or packed into a triangle, or some when they are asked for.
 
 Distances are summed from float64 differences, never expanded into |a|^2 - 2ab + |b|^2: at d columns the relative error
 is below d * 2^-53 (3e-13 at 3,072), so float32 storage is all the rounding there is, near-duplicates and large offsets
@@ -12,21 +8,22 @@ section 4). Each entry is computed by one thread in one order: results don't dep
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
-import torch
 from numba import njit, prange
 from torch import Tensor
 
 from fmtool.correlation.compiled import CACHE
-from fmtool.correlation.threads import one_thread_if
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 TILE = 16  # rows; two tiles of SPAN columns are 64 KiB, which stays in the processor's nearest caches
 SPAN = 256  # columns
-SMALL = 1000  # rows below which a shuffle takes a millisecond and is left to one thread
 # Lets the compiler keep several partial sums, without which a sum isn't vectorised. Not the full "fast math": the
 # infinities on the diagonal are real.
 REORDER = {"reassoc", "contract", "nsz"}
@@ -65,78 +62,118 @@ def _tile(left: Float64, right: Float64) -> Float64:
     return total
 
 
+class Keep(Enum):
+    """What is kept of n rows' distances: n^2 float32; half of them; or none, and each is computed when it is asked for."""
+
+    MATRIX = 4.0
+    TRIANGLE = 2.0
+    NOTHING = 0.0
+
+    def bytes(self, rows: int) -> float:
+        """What that takes."""
+        return self.value * rows**2
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Squared distances between the n rows of a data set, in one of three forms; the other two arrays are empty.
+
+    matrix: (n, n) float32, infinite on the diagonal. triangle: (n (n - 1) / 2) float32, the entries right of the diagonal,
+    row by row. data: (a multiple of TILE, d) float64, zeros below the n rows.
+    """
+
+    rows: int
+    matrix: Float32
+    triangle: Float32
+    data: Float64
+
+    def block(self, begin: int, end: int) -> Float32:
+        """Distances of rows begin to end, begin a multiple of TILE, to all rows: (end - begin, n) float32, infinite to itself."""
+        if len(self.matrix):
+            return self.matrix[begin:end]
+        block = np.empty((end - begin, self.rows), dtype=np.float32)
+        if len(self.triangle):
+            _unpack(self.triangle, begin, block)
+        else:
+            _compute(self.data, begin, block)
+        return block
+
+
+def distances(data: Tensor, keep: Keep) -> Distances:
+    """Those between the rows of data (n, d) float64."""
+    rows, columns = data.shape
+    used = data.numpy()[:, (data != 0).any(dim=0).numpy()]  # masks leave many columns 0
+    tiles = -(-rows // TILE)
+    padded = np.zeros((tiles * TILE, max(used.shape[1], min(columns, 1))))
+    padded[:rows, : used.shape[1]] = used
+    matrix, triangle = np.empty((0, 0), dtype=np.float32), np.empty(0, dtype=np.float32)
+    if keep is Keep.NOTHING:
+        return Distances(rows, matrix, triangle, padded)
+    if keep is Keep.MATRIX:
+        matrix = np.empty((rows, rows), dtype=np.float32)
+        np.fill_diagonal(matrix, np.inf)
+    else:
+        triangle = np.empty(rows * (rows - 1) // 2, dtype=np.float32)
+    _fill(padded, np.stack(np.triu_indices(tiles), axis=1), rows, matrix, triangle)
+    return Distances(rows, matrix, triangle, np.empty((0, 0)))
+
+
+@njit(cache=CACHE)
+def place(i: int, j: int, rows: int) -> int:
+    """Where the distance of rows i and j, i != j, stands in the triangle."""
+    low, high = min(i, j), max(i, j)
+    return low * (2 * rows - low - 1) // 2 + high - low - 1
+
+
+@njit(inline="always")
+def squared(matrix: Float32, triangle: Float32, data: Float64, rows: int, i: Any, j: Any) -> Any:
+    """The squared distance of rows i and j, i != j, of `Distances`."""
+    if len(matrix):
+        return matrix[i, j]
+    if len(triangle):
+        return triangle[place(i, j, rows)]
+    return _computed(data[i], data[j])
+
+
+@njit(fastmath=REORDER, cache=CACHE)
+def _computed(one: Float64, other: Float64) -> np.float32:
+    total = 0.0
+    for k in range(one.shape[0]):
+        total += (one[k] - other[k]) ** 2
+    return np.float32(total)
+
+
 @njit(parallel=True, cache=CACHE)
-def _fill(padded: Float64, pairs: npt.NDArray[np.int64], squared: Float32) -> None:
-    """Fill `squared` (n, n) tile by tile; padded (a multiple of TILE, d), pairs (tiles above the diagonal, 2)."""
-    rows = squared.shape[0]
+def _fill(padded: Float64, pairs: npt.NDArray[np.int64], rows: int, matrix: Float32, triangle: Float32) -> None:
+    """Fill one of the two tile by tile; padded (a multiple of TILE, d), pairs (tiles above the diagonal, 2)."""
     for task in prange(len(pairs)):
         top, left = pairs[task, 0] * TILE, pairs[task, 1] * TILE
         block = _tile(padded[top : top + TILE], padded[left : left + TILE])
-        for i in range(min(TILE, rows - top)):
-            for j in range(min(TILE, rows - left)):
-                squared[top + i, left + j] = block[i, j]
-                squared[left + j, top + i] = block[i, j]
-
-
-def squared_distances(data: Tensor) -> Float32:
-    """Squared Euclidean distances between the rows of data (n, d) float64: (n, n) float32, symmetric.
-
-    The diagonal is infinite, so that no point is its own neighbour.
-    """
-    rows, columns = data.shape
-    tiles = -(-rows // TILE)
-    padded = np.zeros((tiles * TILE, columns))
-    padded[:rows] = data.numpy()
-    squared = np.empty((rows, rows), dtype=np.float32)
-    _fill(padded, np.stack(np.triu_indices(tiles), axis=1), squared)
-    np.fill_diagonal(squared, np.inf)
-    return squared
-
-
-def two_nearest(squared: Float32) -> Float32:
-    """The two smallest entries of each row, ascending: (n, n) -> (n, 2) float32."""
-    return torch.from_numpy(squared).topk(2, dim=1, largest=False, sorted=True).values.numpy()
+        for i in range(top, min(top + TILE, rows)):
+            start = i * (2 * rows - i - 1) // 2 - i - 1
+            for j in range(max(left, i + 1), min(left + TILE, rows)):
+                if len(matrix):
+                    matrix[i, j] = matrix[j, i] = block[i - top, j - left]
+                else:
+                    triangle[start + j] = block[i - top, j - left]
 
 
 @njit(parallel=True, cache=CACHE)
-def _joint(x: Float32, y: Float32, permutation: npt.NDArray[np.uint32], nearest: Float32) -> None:
-    """Two smallest of x[i, j] + y[permutation[i], permutation[j]] over j, into nearest (n, 2).
-
-    Two rows go together, as they read the same part of the permutation; of an odd number the last goes with itself.
-    Where i = j both terms are infinite.
-    """
-    rows = x.shape[0]
-    for pair in prange((rows + 1) // 2):
-        i = 2 * pair
-        k = min(i + 1, rows - 1)
-        x_i, y_i, first_i, second_i = x[i], y[permutation[i]], np.float32(np.inf), np.float32(np.inf)
-        x_k, y_k, first_k, second_k = x[k], y[permutation[k]], np.float32(np.inf), np.float32(np.inf)
-        for j in range(rows):
-            partner = permutation[j]
-            at_i = x_i[j] + y_i[partner]
-            at_k = x_k[j] + y_k[partner]
-            if at_i < second_i:
-                if at_i < first_i:
-                    first_i, second_i = at_i, first_i
-                else:
-                    second_i = at_i
-            if at_k < second_k:
-                if at_k < first_k:
-                    first_k, second_k = at_k, first_k
-                else:
-                    second_k = at_k
-        nearest[i, 0], nearest[i, 1] = first_i, second_i
-        nearest[k, 0], nearest[k, 1] = first_k, second_k
+def _unpack(triangle: Float32, begin: int, block: Float32) -> None:
+    count, rows = block.shape
+    for task in prange(-(-rows // TILE)):
+        for j in range(task * TILE, min(task * TILE + TILE, rows)):
+            for i in range(begin, begin + count):
+                block[i - begin, j] = np.inf if i == j else triangle[place(i, j, rows)]
 
 
-def two_nearest_joint(x: Float32, y: Float32, permutation: Tensor) -> Float32:
-    """Squared distances to the two nearest neighbours in the concatenation of x's rows with y's shuffled rows.
-
-    x, y: (n, n) float32 from `squared_distances`; permutation (n,) int64: row i of x goes with row permutation[i] of
-    y. Returns (n, 2) float32, ascending.
-    """
-    nearest = np.empty((len(x), 2), dtype=np.float32)
-    # Unsigned 32-bit indices: half the memory traffic, and no test for a negative one.
-    with one_thread_if(len(x) < SMALL):
-        _joint(x, y, permutation.numpy().astype(np.uint32), nearest)
-    return nearest
+@njit(parallel=True, cache=CACHE)
+def _compute(padded: Float64, begin: int, block: Float32) -> None:
+    count, rows = block.shape
+    for task in prange(-(-rows // TILE)):
+        left = task * TILE
+        for top in range(begin, begin + count, TILE):
+            tile = _tile(padded[top : top + TILE], padded[left : left + TILE])
+            for i in range(top, min(top + TILE, begin + count)):
+                for j in range(left, min(left + TILE, rows)):
+                    block[i - begin, j] = np.inf if i == j else tile[i - top, j - left]

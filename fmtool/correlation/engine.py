@@ -41,16 +41,18 @@ def correlate(
     seed: int = 0,
     row_normalise: bool = True,
     strict: bool = False,
+    device: str = "cpu",
     progress: Progress | None = None,
 ) -> tuple[Statistic, ...]:
     """Statistics of x (n, d1) and y (n, d2), row i of one belonging to row i of the other, in the order asked for.
 
-    x, y: real, finite, any dtype; computed on the CPU in float64 where not said otherwise.
+    x, y: real, finite, any dtype; computed in float64 where not said otherwise.
     labels: (n,) integers; with them comes a second null, shuffled within each label.
     permutations: shuffles a null, >= 1. Shuffle k depends on (seed, k) and on n or labels alone, so that all
         statistics share it and a longer null begins with the shorter one.
     row_normalise: scale rows to unit length before IdCor, as the authors do.
     strict: p counts shuffles > the observed value (the authors' count), not >=.
+    device: where IdCor's neighbours are looked for and SVCCA's products taken: "cpu", "cuda" or "cuda:N".
     progress: called as progress(label, done, total) after each shuffle.
 
     Raises StatisticError for whatever the rows or the arguments don't allow.
@@ -69,7 +71,7 @@ def correlate(
         if labels.shape != (len(x),):
             raise StatisticError(f"expected one label a row, shape ({len(x)},), got {tuple(labels.shape)}")
         labels = labels.detach().cpu()
-    options = Options(row_normalise=row_normalise)
+    options = Options(row_normalise=row_normalise, device=device)
 
     def null(name: str, prepared: Prepared, classes: Tensor | None) -> Null:
         label = f"{name}, shuffled freely" if classes is None else f"{name}, shuffled within classes"

@@ -13,8 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fmtool.correlation import neighbours
 from fmtool.correlation.dimension import MIN_POINTS, two_nn
-from fmtool.correlation.distances import squared_distances, two_nearest, two_nearest_joint
 from fmtool.correlation.prepared import Options, Prepared, non_zero, require_rows
 
 STD_OFFSET = 1e-6  # added to each column's standard deviation, as the authors do
@@ -44,20 +44,20 @@ def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
     details: dimension_x, dimension_y, dimension_joint. dropped: points that TwoNN can't use, duplicates_* (r1 = 0)
     and ties_* (r1 = r2), for x, y and joint each. A shuffle leaves dimension_x and dimension_y as they are.
 
-    Needs 8 n^2 bytes for the two distance matrices. Raises StatisticError where TwoNN does.
+    Needs 4 n^2 bytes for all distances, or goes on without them, see `neighbours`. Raises StatisticError where TwoNN does.
     """
     require_rows("idcor", len(x), MIN_POINTS)
-    squared_x = squared_distances(standardise(x, options.row_normalise))
-    squared_y = squared_distances(standardise(y, options.row_normalise))
-    of_x = two_nn(two_nearest(squared_x), "x")
-    of_y = two_nn(two_nearest(squared_y), "y")
+    scaled_x, scaled_y = (standardise(side, options.row_normalise) for side in (x, y))
+    pair = neighbours.prepare(scaled_x, scaled_y, torch.device(options.device))
+    of_x = two_nn(pair.x, "x")
+    of_y = two_nn(pair.y, "y")
     larger = max(of_x.value, of_y.value)
 
     def shuffled(permutation: Tensor) -> float:
-        joint = two_nn(two_nearest_joint(squared_x, squared_y, permutation), "a shuffled concatenation")
+        joint = two_nn(pair.joint(permutation), "a shuffled concatenation")
         return (of_x.value + of_y.value - joint.value) / larger
 
-    of_joint = two_nn(two_nearest_joint(squared_x, squared_y, torch.arange(len(x))), "the concatenation")
+    of_joint = two_nn(pair.joint(torch.arange(len(x))), "the concatenation")
     return Prepared(
         observed=(of_x.value + of_y.value - of_joint.value) / larger,
         details={"dimension_x": of_x.value, "dimension_y": of_y.value, "dimension_joint": of_joint.value},

@@ -15,9 +15,11 @@ class Options:
     """Choices handed to every statistic; each reads those that concern it.
 
     row_normalise: scale rows to unit length after standardising (IdCor).
+    device: where the heavy part runs: "cpu", "cuda" or "cuda:N".
     """
 
     row_normalise: bool = True
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)

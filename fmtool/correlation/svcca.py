@@ -97,10 +97,13 @@ def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
     forced = max(0, k1 + k2 - (rows - 1))
     if forced:
         basis_x, basis_y = complement(basis_x), complement(basis_y)
+    device = torch.device(options.device)
+    basis_x, basis_y = basis_x.to(device), basis_y.to(device)
 
     def shuffled(permutation: Tensor) -> float:
         with one_thread_if(min(basis_x.shape[1], basis_y.shape[1]) < SMALL):
-            correlations = torch.linalg.svdvals(basis_x.T @ basis_y[permutation]).clamp(0.0, 1.0)
+            product = basis_x.T @ basis_y[permutation.to(device)]
+            correlations = torch.linalg.svdvals(product).clamp(0.0, 1.0)
         return (forced + float(correlations.sum())) / min(k1, k2)
 
     return Prepared(

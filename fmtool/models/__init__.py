@@ -37,3 +37,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnet20": Architecture(_resnet20, "the paper's CIFAR-10 network, 269,722 parameters"),
     "resnet8": Architecture(_resnet8, "one block a stage, half the width: for small images such as digits"),
 }
+
+# What the network computes in while masks are fitted, `fit-masks --precision`; the masks themselves are always float32.
+PRECISIONS: dict[str, str] = {
+    "float32": "strict, also on a GPU",
+    "tf32": "products of 10-bit fractions on a GPU's tensor cores, sums in float32",
+    "bfloat16": "torch's autocast, products and layers' outputs of 7-bit fractions",
+}

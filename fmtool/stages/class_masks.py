@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fmtool import artifacts, mask_fitting
+from fmtool import artifacts, class_mask_fitting
 from fmtool.artifacts import Artifact
 from fmtool.attacks import OK, WRONG_BEFORE
-from fmtool.datasets import Data, spread
+from fmtool.datasets import Data, spread, to_float
 from fmtool.errors import MaskError
+from fmtool.mask_steps import MAX_STEPS, MIN_STEPS, FitOptions
+from fmtool.models import compiling
 from fmtool.models.classifier import predict
 from fmtool.stages.common import Progress, check_attack, check_data, data_header, inputs_of, ready, warn
 from fmtool.stages.fit_masks import check_fit_options
@@ -22,11 +24,12 @@ def class_masks(
     *,
     robust: bool = False,
     lambda_: float | None = None,
-    min_steps: int = mask_fitting.MIN_STEPS,
-    max_steps: int = mask_fitting.MAX_STEPS,
+    min_steps: int = MIN_STEPS,
+    max_steps: int = MAX_STEPS,
     limit: int | None = None,
     device: str = "auto",
     batch: int | None = None,
+    compile_: bool | None = None,
     factory: str | None = None,
     allow_other_model: bool = False,
     progress: Progress | None = None,
@@ -35,6 +38,7 @@ def class_masks(
 
     Plain: a class's correctly classified images keep their label. Robust: each step reverts first the adversarial images that
     are predicted as the class, failed attacks left out, then keeps its clean ones. Classes without images are left out.
+    compile_: compile the network; None where there is enough work for that to pay.
     """
     check_fit_options(lambda_, min_steps, max_steps)
     if robust and isinstance(source, Data):
@@ -42,22 +46,24 @@ def class_masks(
     run = ready(model, device, batch, factory)
     if isinstance(source, Data):
         check_data(source, run.spec)
-        right = predict(run.classifier, source.pixels(), run.batch, run.device) == source.labels
-        clean, labels = source.pixels()[right], source.labels[right]
+        right = predict(run.classifier, source.images, run.batch, run.device) == source.labels
+        clean, labels = to_float(source.images[right]), source.labels[right]
     else:
         check_attack(source, model, run.spec, allow_other_model)
         right = source["status"] != WRONG_BEFORE
         clean, labels = source["images"][right], source["labels"][right]
     rows = spread(labels, limit)
-    parts = [mask_fitting.Part(clean[rows], labels[rows], labels[rows])]
+    parts = [class_mask_fitting.Part(clean[rows], labels[rows], labels[rows])]
     if robust and isinstance(source, Artifact):
         parts.insert(0, _turned(source, right.nonzero().flatten()[rows]))
         if not len(parts[0].images):
             raise MaskError(f"{source}: no adversarial image is left for robust masks, expected attacks that worked")
     used = lambda_ if lambda_ is not None else ROBUST_LAMBDA if robust else LAMBDA
-    options = mask_fitting.FitOptions(used, run.batch, min_steps, max_steps, mask_fitting.CLASS_TOLERANCE)
+    if compile_ is None:
+        compile_ = compiling.pays(sum(len(part.images) for part in parts) * min_steps, run.spec.input_shape)
+    options = FitOptions(used, run.batch, min_steps, max_steps, class_mask_fitting.CLASS_TOLERANCE, compile_)
     count = len(run.spec.class_names)
-    found = mask_fitting.fit_class_masks(run.classifier, parts, count, options, run.device, progress)
+    found = class_mask_fitting.fit_class_masks(run.classifier, parts, count, options, run.device, progress)
     fitted = (found.steps > 0).nonzero().flatten()
     fields = {"robust": robust, "lambda": used, "min_steps": min_steps, "max_steps": max_steps}
     header = {
@@ -69,21 +75,21 @@ def class_masks(
     }
     _warn_of(found, parts, header["class_names"])
     tensors = {"classes": fitted, **{name: values[fitted] for name, values in found.__dict__.items()}}
-    recorded = {**fields, "limit": limit, "batch_size": run.batch}
+    recorded = {**fields, "limit": limit, "batch_size": run.batch, "compile": compile_}
     return Artifact(
         "class-masks", header, tensors, artifacts.stage("class-masks", recorded, None, inputs_of(model, source))
     )
 
 
-def _turned(attack: Artifact, rows: Tensor) -> mask_fitting.Part:
+def _turned(attack: Artifact, rows: Tensor) -> class_mask_fitting.Part:
     """The adversarial images among `rows`: under the mask of the class that they are taken for, back to their true labels."""
     turned = rows[attack["status"][rows] == OK]
-    return mask_fitting.Part(
+    return class_mask_fitting.Part(
         attack["adversarial"][turned], attack["labels"][turned], attack["adversarial_predictions"][turned]
     )
 
 
-def _warn_of(found: mask_fitting.ClassMasks, parts: list[mask_fitting.Part], names: list[str]) -> None:
+def _warn_of(found: class_mask_fitting.ClassMasks, parts: list[class_mask_fitting.Part], names: list[str]) -> None:
     fitted = found.steps > 0
     missing = [name for name, there in zip(names, fitted.tolist(), strict=True) if not there]
     if missing:

@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 
 from fmtool.artifacts import Artifact
-from fmtool.datasets import Data
+from fmtool.datasets import Data, Rows
 from fmtool.errors import ArtifactError, DataError, FmtoolWarning
 from fmtool.models.checkpoints import Specification, from_artifact
 from fmtool.models.classifier import Classifier, batch_size, pick_device, prepare
 
 Progress = Callable[[str, int, int], None]
 ROWS = ("labels", "key", "index", "source")  # what every file with one row an image says of it
+
+
+ROWS_OF_FILE = 256  # rows of a file looked at together
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def check_data(data: Data, spec: Specification) -> None:
         raise DataError(f"{data.name}: labels reach to {int(data.labels.max())}, the model has {classes} classes")
 
 
-def check_shape(images: Tensor, spec: Specification, name: str) -> None:
+def check_shape(images: Rows, spec: Specification, name: str) -> None:
     """(n, c, h, w) images of the model's input shape."""
     if tuple(images.shape[1:]) != tuple(spec.input_shape):
         raise DataError(f"{name}: images are {_shape(images.shape[1:])}, the model takes {_shape(spec.input_shape)}")
@@ -58,7 +61,7 @@ def check_shape(images: Tensor, spec: Specification, name: str) -> None:
 def check_attack(attack: Artifact, model: Artifact, spec: Specification, allow_other_model: bool) -> None:
     """The attack was made on this model, its images fit, and its numbers are what the kind promises."""
     check_same_model(attack, model, allow_other_model)
-    check_shape(attack["images"], spec, str(attack))
+    check_shape(attack.rows("images"), spec, str(attack))
     classes = len(spec.class_names)
     if len(attack.header["class_names"]) != classes:
         raise ArtifactError(f"{attack}: has {len(attack.header['class_names'])} classes, the model {classes}")
@@ -66,9 +69,11 @@ def check_attack(attack: Artifact, model: Artifact, spec: Specification, allow_o
         check_range(attack[name], classes, f"{attack}: {name}")
     check_range(attack["status"], 3, f"{attack}: status")
     for name in ("images", "adversarial"):
-        low, high = (float(v) for v in attack[name].aminmax()) if attack[name].numel() else (0.0, 0.0)
-        if not (low >= 0 and high <= 1):
-            raise ArtifactError(f"{attack}: {name} reach from {low:.6g} to {high:.6g}, expected [0, 1]")
+        rows = attack.rows(name)
+        for start in range(0, len(rows), ROWS_OF_FILE):
+            low, high = (float(v) for v in rows[start : start + ROWS_OF_FILE].aminmax())
+            if not (low >= 0 and high <= 1):
+                raise ArtifactError(f"{attack}: {name} reach from {low:.6g} to {high:.6g}, expected [0, 1]")
 
 
 def check_same_model(other: Artifact, model: Artifact, allow: bool) -> None:

@@ -15,6 +15,7 @@ from fmtool.artifacts import Artifact
 from fmtool.correlation import STATISTICS, Null, Statistic
 from fmtool.correlation import correlate as correlate_rows
 from fmtool.errors import ArtifactError, MaskError, StatisticError
+from fmtool.models.classifier import pick_device
 from fmtool.stages.common import Progress, check_range, check_unit, join
 
 PERMUTATIONS = 999
@@ -32,6 +33,7 @@ def correlate(
     row_normalise: bool = True,
     pool: int | None = None,
     seed: int = 0,
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> Artifact:
     """Correlate two `masks` artifacts, joined by image, both masks preserved; or two matrices (n, d), joined by row.
@@ -62,6 +64,7 @@ def correlate(
         seed=seed,
         row_normalise=row_normalise,
         strict=strict,
+        device=str(pick_device(device)),
         progress=progress,
     )
     header = {

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from fmtool import artifacts, mask_fitting
+from fmtool import artifacts, mask_fitting, row_files
 from fmtool.artifacts import Artifact
 from fmtool.attacks import OK, WRONG_BEFORE
-from fmtool.datasets import Data, spread
+from fmtool.datasets import Data, Rows, spread, to_float
 from fmtool.errors import MaskError, unknown
+from fmtool.mask_fitting import Fit
+from fmtool.mask_steps import MAX_STEPS, MIN_STEPS, FitOptions, default_lambda
+from fmtool.models import compiling
 from fmtool.models.classifier import predict
+from fmtool.spectrum import half_width
 from fmtool.stages.common import Progress, Ready, check_attack, check_data, data_header, inputs_of, ready, rows_of, warn
 
 PURPOSES = {
@@ -26,19 +32,25 @@ def fit_masks(
     for_: str = "essential",
     *,
     lambda_: float | None = None,
-    min_steps: int = mask_fitting.MIN_STEPS,
-    max_steps: int = mask_fitting.MAX_STEPS,
+    min_steps: int = MIN_STEPS,
+    max_steps: int = MAX_STEPS,
     limit: int | None = None,
+    precision: str = "float32",
     device: str = "auto",
     batch: int | None = None,
+    compile_: bool | None = None,
     factory: str | None = None,
     allow_other_model: bool = False,
+    output: str | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
     """Masks for an `attack` artifact's images, or essential masks for data; gives a `masks` artifact of the eligible images.
 
     for_: "essential": images right when clean, target the label; "adversarial": images with status 0, target the class that
-    the attack turned them to. lambda_: None for min(0.5, 1536 / (c h w)). MaskError when no image is eligible.
+    the attack turned them to. lambda_: None for min(0.5, 1536 / (c h w)). precision: see `compiling.PRECISIONS`. compile_:
+    compile the network; None where there is enough work for that to pay. output: write the file ("-" for standard output) as
+    masks are finished; what is returned then reads from it, and memory does not grow with n. MaskError when no image is
+    eligible.
     """
     if for_ not in PURPOSES:
         raise MaskError(unknown("--for", for_, PURPOSES))
@@ -56,11 +68,11 @@ def fit_masks(
     if not len(rows):
         raise MaskError(f"no image is left for {for_} masks: expected {PURPOSES[for_]}")
     rows = rows[spread(everything["labels"][rows], limit)]
-    images, targets = everything.pop("pixels")[rows], everything.pop("targets")[rows]
-    used = mask_fitting.default_lambda(run.spec.input_shape) if lambda_ is None else lambda_
-    options = mask_fitting.FitOptions(used, run.batch, min_steps, max_steps)
-    found = mask_fitting.fit_masks(run.classifier, images, targets, options, run.device, progress)
-    _warn_of(found, used)
+    images, targets = _Pixels(everything.pop("pixels"), rows), everything.pop("targets")[rows]
+    used = default_lambda(run.spec.input_shape) if lambda_ is None else lambda_
+    if compile_ is None:
+        compile_ = compiling.pays(len(rows) * min_steps, run.spec.input_shape)
+    options = FitOptions(used, run.batch, min_steps, max_steps, compile_=compile_, precision=precision)
     header = {
         "for": for_,
         "attack": None if isinstance(source, Data) else source.header["attack"],
@@ -70,19 +82,70 @@ def fit_masks(
         "layer": "input",
         "min_steps": min_steps,
         "max_steps": max_steps,
+        "precision": precision,
         **data_header(source, run.spec),
     }
-    tensors = {**found.__dict__, "targets": targets, **{name: values[rows] for name, values in everything.items()}}
     recorded = {
-        "for": for_,
-        "lambda": used,
-        "min_steps": min_steps,
-        "max_steps": max_steps,
+        **{name: header[name] for name in ("for", "lambda", "min_steps", "max_steps", "precision")},
         "limit": limit,
         "batch_size": run.batch,
+        "compile": compile_,
     }
     history = artifacts.stage("fit-masks", recorded, None, inputs_of(model, source))
-    return Artifact("masks", header, tensors, history)
+    known = {"targets": targets, **{name: values[rows] for name, values in everything.items()}}
+    with row_files.making(output, "masks", header, history, _layout(len(rows), run.spec.input_shape, known)) as made:
+        found = _Fitted(made, len(rows))
+        mask_fitting.fit_each(run.classifier, images, targets, options, found.store, run.device, progress)
+        for name, values in {**known, **found.columns}.items():
+            made.put(name, values)
+    _warn_of(found.columns, used)
+    return made.artifact
+
+
+class _Pixels:
+    """Some rows of images (n, c, h, w), uint8 or float in [0, 1], as float32; read and converted when they are asked for."""
+
+    dtype = torch.float32
+
+    def __init__(self, images: Rows, rows: Tensor) -> None:
+        self.images, self.rows, self.shape = images, rows, (len(rows), *images.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: Any) -> Tensor:
+        return to_float(self.images[self.rows[row]])
+
+
+class _Fitted:
+    """Takes masks to where they are kept, and what else there is of each, one column a field (n), in memory."""
+
+    def __init__(self, made: row_files.Made, n: int) -> None:
+        self.made = made
+        self.columns = {name: torch.zeros(n, dtype=dtype) for name, dtype in COLUMNS.items()}
+
+    def store(self, row: int, fit: Fit) -> None:
+        self.made.put("masks", fit.masks, row)
+        for name, values in self.columns.items():
+            values[row] = getattr(fit, name)
+
+
+COLUMNS = {
+    "steps": torch.int64,
+    "loss": torch.float32,
+    "converged": torch.bool,
+    "preserved": torch.bool,
+    "preserved_stored": torch.bool,
+}
+
+
+def _layout(n: int, shape: Sequence[int], known: dict[str, Tensor]) -> row_files.Layout:
+    c, h, w = shape
+    return {
+        "masks": (torch.float32, (n, c, h, half_width(w))),
+        **{name: (dtype, (n,)) for name, dtype in COLUMNS.items()},
+        **{name: (values.dtype, (n,)) for name, values in known.items()},
+    }
 
 
 def check_fit_options(lambda_: float | None, min_steps: int, max_steps: int) -> None:
@@ -94,25 +157,24 @@ def check_fit_options(lambda_: float | None, min_steps: int, max_steps: int) -> 
 
 
 def _from_data(data: Data, run: Ready) -> dict[str, Any]:
-    pixels = data.pixels()
-    right = predict(run.classifier, pixels, run.batch, run.device) == data.labels
-    return {"eligible": right, "pixels": pixels, "targets": data.labels, **rows_of(data)}
+    right = predict(run.classifier, data.images, run.batch, run.device) == data.labels
+    return {"eligible": right, "pixels": data.images, "targets": data.labels, **rows_of(data)}
 
 
 def _from_attack(attack: Artifact, for_: str) -> dict[str, Any]:
     if for_ == "essential":  # whatever became of the attack
-        chosen = (attack["status"] != WRONG_BEFORE, attack["images"], attack["labels"])
+        chosen = (attack["status"] != WRONG_BEFORE, attack.rows("images"), attack["labels"])
     else:
-        chosen = (attack["status"] == OK, attack["adversarial"], attack["adversarial_predictions"])
+        chosen = (attack["status"] == OK, attack.rows("adversarial"), attack["adversarial_predictions"])
     return {"eligible": chosen[0], "pixels": chosen[1], "targets": chosen[2], **rows_of(attack)}
 
 
-def _warn_of(found: mask_fitting.FittedMasks, used: float) -> None:
-    kept, n = int(found.preserved.sum()), len(found.preserved)
+def _warn_of(found: dict[str, Tensor], used: float) -> None:
+    kept, n = int(found["preserved"].sum()), len(found["preserved"])
     if kept * 2 < n:
         warn(f"only {kept} of {n} masks preserve their class: lambda {used:g} may be too high, see --lambda")
-    unsettled = int((~found.converged).sum())
+    unsettled = int((~found["converged"]).sum())
     if unsettled:
         warn(f"{unsettled} of {n} masks met the limit of steps before the stopping test")
-    if bool(torch.isnan(found.loss).any()):
+    if bool(torch.isnan(found["loss"]).any()):
         warn("some masks have a loss that is not a number: check the model on these images")

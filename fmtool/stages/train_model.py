@@ -12,6 +12,7 @@ from fmtool import artifacts, training
 from fmtool.artifacts import Artifact
 from fmtool.datasets import DATASETS, Data
 from fmtool.errors import ModelError, unknown
+from fmtool.models import compiling
 from fmtool.models.checkpoints import (
     Specification,
     build,
@@ -38,6 +39,7 @@ def train_model(
     augment: str | None = None,
     seed: int = 0,
     device: str = "auto",
+    compile_: bool | None = None,
     factory: str | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
@@ -45,7 +47,8 @@ def train_model(
 
     base: start from this model's weights; with head_only its last layer is replaced and trained alone. recipe: a name of
     `training.RECIPES` ("paper", or "head" with head_only); epochs, learning_rate and batch override it. augment: "none",
-    "crop" or "flip-crop" (default: what suits the data set; none with head_only, as in the paper).
+    "crop" or "flip-crop" (default: what suits the data set; none with head_only, as in the paper). compile_: compile the
+    network; None where there is enough work for that to pay. The features of head_only are computed once, uncompiled.
     """
     if not data.class_names:
         raise ModelError(f"{data.name}: names no classes, expected class_names in its header to train on it")
@@ -61,13 +64,23 @@ def train_model(
     if test is not None:
         check_data(test, spec)
     size = batch_size(spec.input_shape, where)
+    if compile_ is None:
+        compile_ = not head_only and compiling.pays(len(data) * chosen.epochs, spec.input_shape)
     if head_only:
         training.train_head(
             classifier, data.images, data.labels, chosen, batch=size, seed=seed, device=where, progress=progress
         )
     else:
         training.train(
-            classifier, data.images, data.labels, chosen, augment=augment, seed=seed, device=where, progress=progress
+            classifier,
+            data.images,
+            data.labels,
+            chosen,
+            augment=augment,
+            seed=seed,
+            compile_=compile_,
+            device=where,
+            progress=progress,
         )
     if test is not None:
         found = predict(prepare(classifier, where, spec.input_shape), test.pixels(), size, where)
@@ -77,6 +90,7 @@ def train_model(
         "augment": augment,
         "architecture": spec.architecture,
         "head_only": head_only,
+        "compile": compile_,
     }
     inputs: list[Any] = [*([base] if base else []), data_input(data), *([data_input(test)] if test else [])]
     return to_artifact(classifier, spec, artifacts.stage("train-model", options, seed, inputs))

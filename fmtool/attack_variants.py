@@ -1,0 +1,78 @@
+"""Foolbox's attacks with the same results: gradient attacks that are given their starts, DeepFool with fewer forward passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import eagerpy
+import torch
+from torch import Tensor
+
+
+def variant(base: Any) -> Any:
+    """The class to run in place of Foolbox's `base`, which may be `base` itself."""
+    if hasattr(base, "get_random_start"):
+        return _with_given_starts(base)
+    if hasattr(base, "_get_loss_fn"):
+        return _with_one_forward_pass(base)
+    return base
+
+
+def _with_given_starts(base: Any) -> Any:
+    """The same gradient attack, whose random start is the share `starts` (n, c, h, w) in [-1, 1] of epsilon away."""
+
+    class Started(base):  # type: ignore[misc]
+        starts: Any = None
+
+        def get_random_start(self, x0: Any, epsilon: float) -> Any:
+            if self.starts is None:
+                return super().get_random_start(x0, epsilon)
+            return x0 + epsilon * type(x0)(self.starts)
+
+    Started.__name__ = base.__name__
+    return Started
+
+
+def _with_one_forward_pass(base: Any) -> Any:
+    """DeepFool that takes one forward pass a step and a backward pass a class, where Foolbox takes both for each class.
+
+    Foolbox asks for the loss of one class after the other at the same images, class 1 first, and differentiates each. Here
+    the graph of class 1's forward pass is kept, so that every gradient comes out of the same operations, bit for bit.
+    """
+
+    class OneForward(base):  # type: ignore[misc]
+        def _get_loss_fn(self, model: Any, classes: Any) -> Any:
+            if self.loss != "logits":
+                return super()._get_loss_fn(model, classes)
+            rows, ranked = torch.arange(len(classes)), classes.raw
+            kept: list[Tensor] = []  # the images as a leaf, and the logits with their graph
+
+            def loss_of(images: Any, k: int) -> Any:
+                if k == 1:
+                    leaf = images.raw.detach().requires_grad_()
+                    kept[:] = [leaf, model(eagerpy.astensor(leaf)).raw]
+                leaf, logits = kept
+                losses = logits[rows, ranked[:, k]] - logits[rows, ranked[:, 0]]
+                (gradient,) = torch.autograd.grad(losses.sum(), leaf, retain_graph=True)
+                given = _Given.apply(images.raw, losses.detach(), gradient)
+                found = eagerpy.astensor(given)
+                return found.sum(), (found, eagerpy.astensor(logits.detach()))
+
+            return loss_of
+
+    OneForward.__name__ = base.__name__
+    return OneForward
+
+
+class _Given(torch.autograd.Function):
+    """Losses (n) whose gradient with respect to the images (n, c, h, w) is already known."""
+
+    @staticmethod
+    def forward(context: Any, images: Tensor, losses: Tensor, gradient: Tensor) -> Tensor:
+        context.save_for_backward(gradient)
+        return losses.clone()
+
+    @staticmethod
+    def backward(context: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = context.saved_tensors
+        return gradient * outer[0].view(-1, *[1] * (gradient.ndim - 1)), None, None

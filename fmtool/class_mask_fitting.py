@@ -1,0 +1,123 @@
+"""Fit one frequency mask a class, plain or robust (paper, sections 4.7 and 4.8), with the steps of `mask_steps`.
+
+The authors hold all images of a class in one batch. Here all classes advance together, and a step's gradient is accumulated
+over micro-batches that the workers share, added up in their order, so that the sum does not depend on who was first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fmtool import workers
+from fmtool.errors import MaskError
+from fmtool.mask_steps import WINDOW, Adam, FitOptions, input_gradient, l1_norm, mask_gradient, per_mask, settled
+from fmtool.models.classifier import padded
+from fmtool.models.compiling import InputGradient
+from fmtool.spectrum import half_width, symmetrise_
+
+CLASS_TOLERANCE = 1e-3  # one mask a class; authors' code
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class ClassMasks:
+    """masks (k, c, h, w // 2 + 1) in [0, 1]; steps (k) int64; loss (k) of the last step, averaged over the parts that hold
+    images of the class; converged (k) bool: the stopping test was met. On the CPU. A class without images has 0 steps.
+    """
+
+    masks: Tensor
+    steps: Tensor
+    loss: Tensor
+    converged: Tensor
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images whose class masks advance together: images (n, c, h, w), targets (n), and owners (n): whose mask filters each."""
+
+    images: Tensor
+    targets: Tensor
+    owners: Tensor
+
+
+def fit_class_masks(
+    classifier: nn.Module,
+    parts: Sequence[Part],
+    classes: int,
+    options: FitOptions,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+) -> ClassMasks:
+    """One mask for all images of a class, section 4.7; with two parts section 4.8. All classes advance together.
+
+    Each step takes one optimiser step a part, in order, on the class's mean cross-entropy in it plus the penalty, gradients
+    accumulated over micro-batches of `options.batch`. The stopping test looks at the average of a class's losses over the
+    parts; a class that has finished takes its images with it. MaskError when there is no image at all.
+    """
+    device = device or torch.device("cpu")
+    if not sum(len(part.images) for part in parts):
+        raise MaskError("no image is left to fit a class mask to")
+    first = parts[0].images
+    c, h, w = first.shape[1:]
+    adam = Adam((classes, c, h, half_width(w)), first.dtype, device)
+    works = [_ClassWork(part, classes, options, device) for part in parts]
+    held = torch.stack([work.counts > 0 for work in works])  # (parts, k)
+    active = held.any(dim=0)
+    converged = torch.zeros_like(active)
+    steps = torch.zeros_like(adam.steps)
+    losses = torch.full((classes, WINDOW), torch.nan, dtype=torch.float64, device=device)
+    with workers.pool(device) as pool:
+        passes = pool.submit(input_gradient, classifier, first.shape[1:], first.dtype, options, device).result()
+        while bool(active.any()):
+            summed = torch.zeros(classes, dtype=torch.float64, device=device)
+            for work in works:
+                loss, slope = work.gradient(adam.masks, active, passes, pool)
+                slope += options.lambda_ * adam.masks.sign()
+                penalised = loss + options.lambda_ * l1_norm(adam.masks, w).double()
+                summed += torch.where(work.counts > 0, penalised, 0)
+                adam.step_some(symmetrise_(slope, w), active & (work.counts > 0))
+            steps += active
+            rolled = torch.cat([losses[:, 1:], (summed / held.sum(dim=0))[:, None]], dim=1)
+            losses = torch.where(active[:, None], rolled, losses)
+            converged = torch.where(active, settled(losses, options, steps), converged)
+            active = active & ~converged & (steps <= options.max_steps)
+            if progress:
+                progress("fitting class masks, steps", int(steps.max()), options.max_steps)
+    loss = losses[:, -1].to(first.dtype)
+    return ClassMasks(adam.masks.cpu(), steps.cpu(), loss.cpu(), converged.cpu())
+
+
+class _ClassWork:
+    """One part's spectra on the device, and the classes' gradients over them."""
+
+    def __init__(self, part: Part, classes: int, options: FitOptions, device: torch.device) -> None:
+        self.batch, self.size = options.batch, part.images.shape[-2:]
+        self.spectra = torch.fft.rfft2(part.images.to(device))
+        self.targets, self.owners = part.targets.to(device), part.owners.to(device)
+        self.counts = torch.bincount(self.owners, minlength=classes)  # (k) images each class has in this part
+
+    def gradient(self, masks: Tensor, active: Tensor, passes: InputGradient, pool: Executor) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy (k) of each active class over its images, and its gradient (k, c, h, f) for the class's mask."""
+        rows = active[self.owners].nonzero().flatten()
+        slope, loss = torch.zeros_like(masks), torch.zeros(len(masks), dtype=torch.float64, device=masks.device)
+
+        def micro_batch(some: Tensor) -> tuple[Tensor, Tensor]:
+            owners, whole = self.owners[some], padded(some, self.batch)
+            filtered = torch.fft.irfft2(masks[self.owners[whole]] * self.spectra[whole], s=self.size)
+            losses, _, gradient = passes(filtered, self.targets[whole])
+            belongs = F.one_hot(owners, len(masks)).to(masks.dtype)  # a product adds up in a fixed order on any device
+            each = mask_gradient(gradient, self.spectra[whole]).flatten(1)[: len(some)]
+            return belongs.T @ each, belongs.T.double() @ losses[: len(some)].double()
+
+        for added, lost in pool.map(micro_batch, workers.batches(rows, self.batch)):
+            slope += added.view_as(slope)
+            loss += lost
+        counts = self.counts.clamp_min(1)
+        return loss / counts, slope / per_mask(counts, slope)

@@ -1,0 +1,77 @@
+"""Where results are written: whole or not at all, beside the target first; links followed, pipes and devices written directly."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from fmtool.errors import ArtifactError
+
+STREAM = "-"  # standard input or output in place of a path
+STDOUT = (STREAM, "/dev/stdout")
+
+
+def write_bytes(data: bytes, target: str) -> None:
+    """Write a whole file."""
+    with replacing(target) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(target: str) -> Iterator[IO[bytes]]:
+    """A new file to fill, open for reading too, that takes the target's place when the block ends without an error.
+
+    It lies beside the target and is renamed; the umask rules. For standard output, a pipe or a device it has no name, and is
+    copied there in the end. ArtifactError where that can't be done.
+    """
+    try:
+        # the target itself is asked: /proc/self/fd/3 and such resolve to names like pipe:[4711]
+        if target in STDOUT or (os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode)):
+            with tempfile.TemporaryFile() as file:
+                yield file
+                file.seek(0)
+                _copy(file, target)
+            return
+        path = Path(os.path.realpath(target))
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with open(temporary, "x+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ArtifactError(f"{target}: can't be written: {error.strerror}") from None
+
+
+def _copy(file: IO[bytes], target: str) -> None:
+    if target in STDOUT:
+        shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+    else:
+        with open(target, "wb") as device:
+            shutil.copyfileobj(file, device)
+
+
+def check_target(target: str | None) -> None:
+    """Refuse a target that can't be written before hours are spent on it."""
+    if target is None or target in STDOUT:
+        return
+    path = Path(os.path.realpath(target))
+    if path.is_dir():
+        raise ArtifactError(f"{target}: is a folder, expected a file name for --output")
+    if not path.parent.is_dir():
+        raise ArtifactError(f"{target}: the folder {path.parent.name!r} does not exist")
+    if not os.access(target if os.path.exists(target) else path.parent, os.W_OK):
+        raise ArtifactError(f"{target}: can't be written: Permission denied")
