@@ -15,11 +15,10 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# How long an idle OpenMP thread spins for its next piece of work before it sleeps; torch reads this when it is imported. By
-# default it spins for long, and two training runs that share 2 cores take 10 times as long each as one after the other; one
-# that sleeps at once trains alone at three quarters of the speed. So: half a millisecond or so, longer than the gaps in a step.
+# Idle OpenMP threads sleep, before torch is imported and reads this. By default they spin for the next piece of work, and
+# where another process shares the cores (make -j) both crawl. Workers with one thread each (`workers`) lose nothing by it;
+# `train-model`, whose threads share every piece, lets them spin for a moment.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 if TYPE_CHECKING:
     from fmtool.artifacts import Artifact as Artifact

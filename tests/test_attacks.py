@@ -237,3 +237,33 @@ def test_real_network_on_real_images(shared_data: Path) -> None:
             assert float(distance.max()) <= 8 * (1 + 1e-6)
         else:
             assert float(distance.median()) == pytest.approx(expected, rel=1 / 3), name
+
+
+def test_deepfool_takes_one_forward_pass_a_step(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+    """And the same bits as Foolbox, which takes one for each of 9 classes (`test_bitwise_equal_to_foolbox`)."""
+    classifier, images, labels = trained
+    passes: list[int] = []
+    hook = classifier.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        made, _ = attacks.build("deepfool", {})
+        ours = by_foolbox(classifier, images, labels, made, None)
+        mine, passes[:] = len(passes), []
+        theirs = by_foolbox(classifier, images, labels, attacks.load_foolbox().attacks.LinfDeepFoolAttack(), None)
+    finally:
+        hook.remove()
+    assert torch.equal(ours, theirs)
+    # Foolbox: 2 passes for the start and the result, 9 a step, and one to see that all are done
+    assert len(passes) - mine == 8 * ((len(passes) - 3) // 9) > 0
+
+
+def test_an_error_in_a_worker_is_the_commands_error(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+    _, images, labels = trained
+
+    class Breaks(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            if images.requires_grad:
+                raise RuntimeError("out of luck")
+            return torch.nn.functional.one_hot(labels, 10).float()[: len(images)]
+
+    with pytest.raises(AttackError, match="can't run on this classifier: out of luck"):
+        attack(Breaks().eval(), images, labels, "fmn")

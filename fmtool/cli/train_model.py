@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -75,6 +76,9 @@ def train_model(
 
     --limit applies to the training images.
     """
+    # Half a millisecond or so, which is longer than the gaps within a step: alone on 2 cores training is 1.35 times as fast
+    # as with threads that sleep at once. Read when torch is imported, below.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     with working(output, quiet=quiet, debug=debug, form=form) as bar:
         from fmtool import artifacts, datasets
         from fmtool.stages.train_model import train_model as run

@@ -6,6 +6,8 @@ singular values (not of their squares) below 0.99, then CCA of the centred proje
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -89,10 +91,16 @@ def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
 
     Raises StatisticError when a side is all zero or its kept directions don't vary.
     """
-    rows = len(x)
-    require_rows("svcca", rows, MIN_ROWS)
+    require_rows("svcca", len(x), MIN_ROWS)
     basis_x, constant_x = _basis(x, "x")
     basis_y, constant_y = _basis(y, "y")
+    dropped = non_zero({"constant_x": constant_x, "constant_y": constant_y})
+    return replace(prepared_of(basis_x, basis_y, options), dropped=dropped)
+
+
+def prepared_of(basis_x: Tensor, basis_y: Tensor, options: Options) -> Prepared:
+    """The same from centred orthonormal bases (n, k1) and (n, k2)."""
+    rows = len(basis_x)
     k1, k2 = basis_x.shape[1], basis_y.shape[1]
     forced = max(0, k1 + k2 - (rows - 1))
     if forced:
@@ -109,6 +117,6 @@ def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
     return Prepared(
         observed=shuffled(torch.arange(rows)),
         details={"directions_x": float(k1), "directions_y": float(k2), "forced": float(forced)},
-        dropped=non_zero({"constant_x": constant_x, "constant_y": constant_y}),
+        dropped={},
         shuffled=shuffled,
     )

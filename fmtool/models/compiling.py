@@ -21,8 +21,9 @@ from fmtool.models import PRECISIONS
 # Numbers that go through the network, images times passes times entries an image, from which compiling pays: it takes some
 # 10 to 30 s and saves a sixth to a fifth of the time; 175,000 passes of a 3x32x32 image through ResNet-20 take 2 minutes.
 PAYS_FROM = 2**29
-# Share of the norm by which a compiled network may differ on one batch: rounding differs by 1e-6, in bfloat16 by 1e-2.
-SAME = 0.05
+# Share of the norm by which a compiled network may differ on one batch. Rounding differs by 1e-6, and in bfloat16 a gradient by
+# 0.1 where rectifiers switch; something else than the network differs by 1 or more.
+SAME = 0.3
 
 # (images, targets) to cross-entropy (b), logits (b, k) and the gradient (b, c, h, w) of each image's loss for that image
 InputGradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]

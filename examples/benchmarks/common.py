@@ -1,0 +1,114 @@
+"""What the benchmarks share: the classifier and images, rounds of timings side by side, a table of ratios."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+import fmtool
+from fmtool.models.checkpoints import from_artifact
+from fmtool.models.classifier import Classifier
+from fmtool.stages.common import Ready, ready
+
+Work = Callable[[], float]  # runs something and gives its figure
+
+
+def arguments(**more: dict[str, object]) -> argparse.Namespace:
+    """--weights, --mean, --std, --data and --device, and what `more` names."""
+    parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--weights", help="ResNet-20's checkpoint; drawn at random without it, which is as fast")
+    parser.add_argument("--mean", help="what it wants its inputs normalised by, as 0.485,0.456,0.406")
+    parser.add_argument("--std")
+    parser.add_argument("--data", default="cifar10:test")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--rounds", type=int, default=3)
+    for name, options in more.items():
+        parser.add_argument(f"--{name}", **options)  # type: ignore[arg-type]
+    return parser.parse_args()
+
+
+def classifiers(given: argparse.Namespace) -> tuple[Classifier, Ready, fmtool.Artifact]:
+    """ResNet-20 as it comes, in eval mode with frozen weights; as fmtool runs it, folded; and its file."""
+    if given.weights:
+        mean, std = ([float(v) for v in text.split(",")] if text else None for text in (given.mean, given.std))
+        model = fmtool.import_model(given.weights, architecture="resnet20", mean=mean, std=std)
+    else:
+        data = fmtool.load_data(given.data, limit=64)
+        model = fmtool.train_model(data, architecture="resnet20", recipe="one-cycle", epochs=1, device=given.device)
+    run = ready(model, given.device, None, None)
+    plain = from_artifact(model)[0].eval().requires_grad_(False).to(run.device)
+    return plain, run, model
+
+
+def rate(work: Callable[[], int], seconds: float = 3.0) -> float:
+    """Units a second of `work`, which gives the units of one call, over at least so many seconds."""
+    work()
+    done, started = 0, time.perf_counter()
+    while (taken := time.perf_counter() - started) < seconds:
+        done += work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    return done / taken
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long one call takes."""
+    started = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def rounds(works: Mapping[str, Work], count: int) -> dict[str, list[float]]:
+    """Each work's figure in each of `count` rounds, one after the other in every round: the machine's mood is shared."""
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(count):
+        for name, work in works.items():
+            found[name].append(work())
+            print(f"round {number + 1}: {name}: {found[name][-1]:.4g}", file=sys.stderr, flush=True)
+    return found
+
+
+def spread(values: list[float], form: str = ".3g") -> str:
+    """Median, and in brackets the lowest and highest."""
+    if len(values) == 1:
+        return format(values[0], form)
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def ratio(above: list[float], below: list[float], form: str = ".2f") -> str:
+    """The same of the ratios, round by round."""
+    return spread([a / b for a, b in zip(above, below, strict=True)], form)
+
+
+def show(title: str, columns: list[str], rows: list[list[str]], notes: list[str]) -> None:
+    """A Markdown table, with the hardware below it."""
+    print(f"\n### {title}\n")
+    for line in (columns, ["---"] + ["---:"] * (len(columns) - 1), *rows):
+        print("| " + " | ".join(line) + " |")
+    print("\n" + "\n".join([*notes, hardware()]), flush=True)
+
+
+def hardware() -> str:
+    """One line: processor or GPU, threads, versions."""
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
+    model = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as lines:
+            model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
+    return f"{gpu}{torch.get_num_threads()} threads of {model}, torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def pixels(given: argparse.Namespace, limit: int) -> tuple[Tensor, Tensor]:
+    """Images (n, c, h, w) in [0, 1] and labels (n)."""
+    data = fmtool.load_data(given.data, limit=limit)
+    return data.pixels(), data.labels

@@ -1,0 +1,150 @@
+"""Image-steps a second of `fit-masks` beside the authors' loop and beside the bare classifier, and what the last images cost.
+
+python examples/benchmarks/mask_fitting.py --data cifar10:test --weights resnet20.th \\
+        --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import wait
+
+import torch
+from authors import fit_one
+from common import arguments, classifiers, pixels, rate, ratio, rounds, show, spread
+
+from fmtool import workers
+from fmtool.mask_fitting import Fit, fit_each
+from fmtool.mask_steps import FitOptions, input_gradient
+
+LAMBDA = 0.5
+LOOP_STEPS = 300  # of the authors' loop a timing
+FIT_STEPS = 200  # of every image in the timing of full slots
+BATCHES = (16, 32, 64)
+
+
+def main() -> None:
+    """Print two tables."""
+    given = arguments(tail={"type": int, "default": 200, "help": "images of the run to the end; 0: leave it out"})
+    plain, run, _ = classifiers(given)
+    images, labels = pixels(given, 1000)
+    right = (
+        torch.cat([run.classifier(part.to(run.device)).argmax(1).cpu() for part in images.split(64)]) == labels
+    ).nonzero()
+    chosen = right.flatten() if given.weights else torch.arange(len(labels))
+    images, labels = images[chosen], labels[chosen]
+    device, threads = run.device, torch.get_num_threads()
+
+    def loop(count: int) -> float:
+        """Steps a second of the loop, with so many threads of torch."""
+        torch.set_num_threads(count)
+        image, target = images[0].to(device), int(labels[0])
+        fit_one(plain, image, target, LAMBDA, max_steps=20)
+        started = time.perf_counter()
+        fit_one(plain, image, target, LAMBDA, min_steps=LOOP_STEPS, max_steps=LOOP_STEPS - 1)
+        taken = time.perf_counter() - started
+        torch.set_num_threads(threads)
+        return LOOP_STEPS / taken
+
+    def options(batch: int, compiled: bool) -> FitOptions:
+        return FitOptions(LAMBDA, batch, min_steps=FIT_STEPS - 1, max_steps=FIT_STEPS - 1, compile_=compiled)
+
+    def bare(batch: int, compiled: bool, count: int, pool: object) -> float:
+        """Images a second through both passes alone: one batch by all threads, or one in each of `count` workers."""
+        inputs, targets = images[:batch].to(device), labels[:batch].to(device)
+
+        def once() -> int:
+            passes(inputs, targets)
+            return batch
+
+        if count == 1 and device.type == "cpu":  # one batch, whose every piece is shared by all threads
+            passes = input_gradient(run.classifier, images.shape[1:], images.dtype, options(batch, compiled), device)
+            return rate(once)
+        passes = (
+            kept.get((batch, compiled))
+            or pool.submit(  # type: ignore[attr-defined]
+                input_gradient, run.classifier, images.shape[1:], images.dtype, options(batch, compiled), device
+            ).result()
+        )
+        kept[batch, compiled] = passes
+        jobs = [pool.submit(rate, once) for _ in range(count)]  # type: ignore[attr-defined]
+        wait(jobs)
+        return sum(job.result() for job in jobs)
+
+    def fit() -> float:
+        """Image-steps a second of fmtool while every slot has an image: from the end of the first wave to that of the last."""
+        slots = run.batch * workers.count(device)
+        stored: list[float] = []
+
+        def store(row: int, fit: Fit) -> None:
+            stored.append(time.perf_counter())
+
+        rows = torch.arange(3 * slots) % len(images)
+        fit_each(run.classifier, images[rows], labels[rows], options(run.batch, True), store, device)
+        return 2 * slots * FIT_STEPS / (stored[-1] - stored[slots - 1])
+
+    kept: dict[tuple[int, bool], object] = {}
+    with workers.pool(device) as pool:
+        count = workers.count(device)
+        layouts = [(batch, compiled, each) for compiled in (False, True) for batch in BATCHES for each in {1, count}]
+        first = {layout: bare(*layout, pool) for layout in layouts}
+        best = sorted(first, key=lambda layout: -first[layout])[:2]
+        names = {_name(*layout): layout for layout in best}
+        works = {
+            **{f"authors' loop, {n} thread{'s'[: n > 1]}": (lambda n=n: loop(n)) for n in {1, threads}},
+            **{name: (lambda layout=layout: bare(*layout, pool)) for name, layout in names.items()},
+            "fmtool": fit,
+        }
+        found = rounds(works, given.rounds)
+    loops = [max(values) for values in zip(*(found[name] for name in found if name.startswith("authors")), strict=True)]
+    bound = [max(values) for values in zip(*(found[name] for name in names), strict=True)]
+    rows = [[name, spread(values, ".0f"), ratio(values, loops), ratio(values, bound)] for name, values in found.items()]
+    show(
+        f"Mask fitting: ResNet-20, {'x'.join(map(str, images.shape[1:]))}, float32, every slot busy",
+        ["", "image-steps a second", "times the loop", "of the bound"],
+        rows,
+        [
+            f"Medians, lowest and highest of {given.rounds} rounds. The bound is the bare classifier, forward and input gradient, at "
+            "the faster of its two best settings; the loop is at the better number of threads.",
+            "All settings of the bare classifier, once: "
+            + ", ".join(
+                f"{_name(*layout)} {value:.0f}" for layout, value in sorted(first.items(), key=lambda item: item[1])
+            ),
+        ],
+    )
+    if given.tail:
+        _tail(given.tail, images, labels, run, max(found["fmtool"]))
+
+
+def _name(batch: int, compiled: bool, count: int) -> str:
+    shared = f"{count} workers of {batch}" if count > 1 else f"batch {batch}"
+    return f"bare, {'compiled' if compiled else 'uncompiled'}, {shared}"
+
+
+def _tail(n: int, images: torch.Tensor, labels: torch.Tensor, run: object, full: float) -> None:
+    """A real run to its end: the share of its time beyond what its image-steps take with every slot busy."""
+    ends: list[tuple[float, int]] = []
+
+    def store(row: int, fit: Fit) -> None:
+        ends.append((time.perf_counter(), fit.steps))
+
+    device, batch, classifier = run.device, run.batch, run.classifier  # type: ignore[attr-defined]
+    started = time.perf_counter()
+    fit_each(classifier, images[:n], labels[:n], FitOptions(LAMBDA, batch, compile_=True), store, device)
+    taken, steps = ends[-1][0] - started, [count for _, count in ends]
+    ideal = sum(steps) / full
+    show(
+        "The last images' tail",
+        ["images", "slots", "image-steps", "mean steps", "most steps", "seconds", "with every slot busy", "tail"],
+        [
+            [
+                str(len(ends)), str(batch * workers.count(device)), str(sum(steps)), f"{sum(steps) / len(steps):.0f}",
+                str(max(steps)), f"{taken:.0f}", f"{ideal:.0f}", f"{100 * (1 - ideal / taken):.0f} %",
+            ]
+        ],
+        ["seconds include compiling; tail: the share of them beyond the time that the image-steps take with every slot busy."],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

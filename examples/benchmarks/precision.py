@@ -1,0 +1,74 @@
+"""What another precision does to masks: their cosine to the float32 masks, beside that of float32 masks to themselves under
+another rounding, which is all that can be asked for.
+
+    python examples/benchmarks/precision.py --data cifar10:test --weights resnet20.th \\
+        --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from common import arguments, classifiers, pixels, show
+
+from fmtool.mask_fitting import FittedMasks, fit_masks
+from fmtool.mask_steps import FitOptions
+from fmtool.models import PRECISIONS
+from fmtool.models.classifier import predict
+from fmtool.spectrum import to_full
+
+LAMBDA = 0.5
+
+
+def main() -> None:
+    """Print one table."""
+    given = arguments(images={"type": int, "default": 128})
+    _, run, _ = classifiers(given)
+    images, labels = pixels(given, 2 * given.images)
+    right = (predict(run.classifier, images, run.batch, run.device) == labels).nonzero().flatten()[: given.images]
+    images, labels = images[right], labels[right]
+
+    def fit(precision: str, compiled: bool) -> tuple[FittedMasks, float]:
+        options = FitOptions(LAMBDA, run.batch, compile_=compiled, precision=precision)
+        started = time.perf_counter()
+        return fit_masks(run.classifier, images, labels, options, run.device), time.perf_counter() - started
+
+    base, taken = fit("float32", True)
+    rows = [_row("float32", base, base, taken)]
+    rows.append(_row("float32 again, uncompiled: another rounding", *_flip(base, fit("float32", False))))
+    for precision in PRECISIONS:
+        if precision != "float32" and (precision != "tf32" or run.device.type == "cuda"):
+            rows.append(_row(precision, *_flip(base, fit(precision, True))))
+    show(
+        f"Precision: ResNet-20, essential masks of {len(images)} images, lambda {LAMBDA}",
+        ["", "cosine to float32, mean", "median", "lowest", "preserved %", "steps", "kept entries", "seconds"],
+        rows,
+        [
+            "Cosine of each mask to the compiled float32 mask of the same image, over the full spectrum; kept entries: median."
+        ],
+    )
+
+
+def _flip(base: FittedMasks, found: tuple[FittedMasks, float]) -> tuple[FittedMasks, FittedMasks, float]:
+    return base, *found
+
+
+def _row(name: str, base: FittedMasks, found: FittedMasks, taken: float) -> list[str]:
+    width = 2 * (base.masks.shape[-1] - 1)
+    one, other = (to_full(masks, width).flatten(1).double() for masks in (base.masks, found.masks))
+    cosines = torch.nn.functional.cosine_similarity(one, other, dim=1)
+    return [
+        name,
+        f"{cosines.mean():.3f}",
+        f"{cosines.median():.3f}",
+        f"{cosines.min():.3f}",
+        f"{100 * found.preserved.double().mean():.1f}",
+        f"{found.steps.double().mean():.0f}",
+        f"{(other > 1e-3).sum(dim=1).double().median():.0f}",
+        f"{taken:.0f}",
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Every benchmark on the CPU, some 25 minutes on 2 cores that do nothing else; one Markdown table each on standard output.
+#
+#   examples/benchmarks/run.sh --data cifar10:test --weights resnet20.th --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+#
+# The arguments go to the benchmarks that run the classifier; TRAIN names the training images (default: torchvision's CIFAR-10).
+arguments=("$@")
+source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
+here=$root/examples/benchmarks
+python "$here/mask_fitting.py" "${arguments[@]}"
+python "$here/precision.py" "${arguments[@]}"
+python "$here/memory.py"
+python "$here/permutations.py"
+python "$here/attacks.py" "${arguments[@]}"
+python "$here/training.py" --data "${TRAIN:-cifar10:train}"
