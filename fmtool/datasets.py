@@ -104,8 +104,10 @@ def load(spec: str, *, default: str = "test", size: int | None = None, limit: in
     if images.is_floating_point():
         images = images.float().clamp(0, 1)
     name = source if source in DATASETS else PurePosixPath(source).name
-    digest = hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
-    found = Data(images, labels, index, row_keys(images), raw.class_names, name, "+".join(chosen) or "whole", digest)
+    digest = hashlib.sha256(images.contiguous().numpy().data)
+    digest.update(labels.numpy().data)
+    split = "+".join(chosen) or "whole"
+    found = Data(images, labels, index, row_keys(images), raw.class_names, name, split, digest.hexdigest())
     if not len(found):
         raise DataError(f"{spec}: holds no images")
     return found

@@ -5,8 +5,10 @@ each with an Adam state of its own, and the gradient with respect to a mask is w
 pixels, dL/dM = Re(F(dL/dx_F) * conj(F x)) / (h w), entry by entry what the full spectrum's loop computes. Each worker thread
 has a batch of its own; on a GPU a step is one CUDA graph.
 
-A finished image leaves its slot to the next one, and the batch is padded, never shrunk: where the classifier's gradient for an
-image hangs on that image alone (ResNet-20 on a CPU does), a mask is bitwise the same in any slot, beside any mates.
+A finished image leaves its slot to the next one, and the batch is padded: where the classifier's gradient for an image hangs
+on that image alone (ResNet-20 on a CPU does), a mask is bitwise the same in any slot, beside any mates. Images need 501 to some
+4,000 steps, so the last ones would keep whole batches busy: they go on in a narrower batch, if steps taken there at the start
+give the same bits as in the whole one, and only then.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,8 @@ from fmtool.models.compiling import InputGradient
 from fmtool.spectrum import half_width, symmetrise_
 
 REPORT_EVERY = 0.2  # seconds between calls of `progress`
+SMALLEST = 4  # slots of the narrowest batch
+TRIAL_STEPS = 8  # that a narrower batch must take to the same bits
 GPU_CHECK_EVERY = 16  # steps between looks at which slots have finished: a look makes the host wait for the GPU
 
 Progress = Callable[[str, int, int], None]
@@ -119,11 +123,11 @@ def fit_each(
             yield row, image
 
     def work() -> None:
-        slots = _Slots(images.shape[1:], images.dtype, options, passes, device)
-        slots.run(take(), targets, keep, stop)
+        _Slots(shape, images.dtype, levels[0], device).run(take(), targets, keep, stop, levels[1:])
 
+    shape = images.shape[1:]
     with workers.pool(device) as pool:
-        passes = pool.submit(input_gradient, classifier, images.shape[1:], images.dtype, options, device).result()
+        levels = pool.submit(_levels, classifier, images, targets, options, device).result()
         jobs = [pool.submit(work) for _ in range(workers.count(device))]
         try:
             while wait(jobs, timeout=REPORT_EVERY, return_when=FIRST_EXCEPTION).not_done:
@@ -139,6 +143,38 @@ def fit_each(
         progress("fitting masks", n, n)
 
 
+# The options of a batch, which differ in its size alone, and the classifier's passes at that size.
+Level = tuple[FitOptions, InputGradient]
+
+
+def _levels(
+    classifier: nn.Module, images: Rows, targets: Tensor, options: FitOptions, device: torch.device
+) -> list[Level]:
+    """The whole batch and, on the CPU, half of it and so on, as long as the first images' first steps give the same bits."""
+
+    def trial(level: Level) -> list[Tensor]:
+        slots = _Slots(shape, images.dtype, level, device)
+        for slot in range(min(SMALLEST, len(images))):
+            slots.start(slot, iter([(slot, images[slot])]), targets)
+        for _ in range(TRIAL_STEPS):
+            slots.step()
+        return [values[: min(SMALLEST, len(images))] for values in slots.state()]
+
+    shape = images.shape[1:]
+    levels: list[Level] = [(options, input_gradient(classifier, shape, images.dtype, options, device))]
+    if device.type != "cpu" or options.batch <= SMALLEST:
+        return levels
+    expected = trial(levels[0])
+    while (size := levels[-1][0].batch // 2) >= SMALLEST:
+        half = replace(options, batch=size)
+        level = (half, input_gradient(classifier, shape, images.dtype, half, device))
+        # a window of losses that isn't full holds NaN, which differs from itself
+        if not all(bool(((a == b) | (a != a) & (b != b)).all()) for a, b in zip(trial(level), expected, strict=True)):
+            break
+        levels.append(level)
+    return levels
+
+
 class _Slots:
     """A worker's batch: what each slot's image, mask, Adam state and stopping test hold. Slots without an image compute idly.
 
@@ -149,13 +185,12 @@ class _Slots:
         self,
         shape: Sequence[int],
         dtype: torch.dtype,
-        options: FitOptions,
-        passes: InputGradient,
+        level: Level,
         device: torch.device,
     ) -> None:
-        c, h, w = shape
+        (options, passes), (c, h, w) = level, shape
         b, f = options.batch, half_width(w)
-        self.options, self.passes, self.size, self.device = options, passes, (h, w), device
+        self.options, self.passes, self.shape, self.size, self.device = options, passes, shape, (h, w), device
         self.adam = Adam((b, c, h, f), dtype, device)
         self.spectra = torch.zeros(b, c, h, f, dtype=dtype.to_complex(), device=device)
         self.targets = torch.zeros(b, dtype=torch.int64, device=device)
@@ -171,20 +206,47 @@ class _Slots:
         targets: Tensor,
         keep: Callable[[int, Fit], None],
         stop: threading.Event,
+        narrower: Sequence[Level] = (),
     ) -> None:
-        """Fit what `waiting` gives until it is empty and every slot has finished, or until `stop` is set."""
+        """Fit what `waiting` gives until it is empty and every slot has finished, or until `stop` is set.
+
+        What is left in fewer slots than a narrower batch has goes on there, once no image waits.
+        """
         step, steps = (self.step, 1) if self.device.type == "cpu" else (_captured(self.step), GPU_CHECK_EVERY)
-        for slot in range(self.options.batch):
-            self._start(slot, waiting, targets)
-        while any(row >= 0 for row in self.row) and not stop.is_set():
+        for slot in self.free():
+            self.start(slot, waiting, targets)
+        while busy := len(self.row) - len(self.free()):
+            if stop.is_set():
+                return
+            wide_enough = sum(options.batch >= busy for options, _ in narrower)
+            if wide_enough:  # then no image waits, or it would be in a slot
+                narrow = _Slots(self.shape, self.adam.masks.dtype, narrower[wide_enough - 1], self.device)
+                narrow.take_over(self)
+                narrow.run(waiting, targets, keep, stop, narrower[wide_enough:])
+                return
             for _ in range(steps):
                 step()
             checked = self.checked.tolist()
             for slot in [slot for slot, row in enumerate(self.row) if row >= 0 and checked[slot]]:
                 self._store(slot, keep)
-                self._start(slot, waiting, targets)
+                self.start(slot, waiting, targets)
 
-    def _start(self, slot: int, waiting: Iterator[tuple[int, Tensor]], targets: Tensor) -> None:
+    def free(self) -> list[int]:
+        return [slot for slot, row in enumerate(self.row) if row < 0]
+
+    def state(self) -> list[Tensor]:
+        """All that there is of the slots, each (b, ...)."""
+        flags = [self.active, self.converged, self.preserved, self.kept, self.checked]
+        return [*self.adam.state(), self.spectra, self.targets, self.losses, *flags]
+
+    def take_over(self, other: _Slots) -> None:
+        """Go on with what is in the slots of another batch, which are no more than there are here."""
+        busy = [slot for slot, row in enumerate(other.row) if row >= 0]
+        for mine, theirs in zip(self.state(), other.state(), strict=True):
+            mine[: len(busy)] = theirs[busy]
+        self.row[: len(busy)] = [other.row[slot] for slot in busy]
+
+    def start(self, slot: int, waiting: Iterator[tuple[int, Tensor]], targets: Tensor) -> None:
         self.row[slot], image = next(waiting, (-1, None))
         if image is None:
             return

@@ -69,6 +69,10 @@ class Adam:
         self.square[slot] = 0
         self.steps[slot] = 0
 
+    def state(self) -> list[Tensor]:
+        """All that there is of the masks, each (b, ...)."""
+        return [self.masks, self.mean, self.square, self.steps]
+
     def step(self, slope: Tensor, active: Tensor) -> None:
         """slope (b, c, h, f): the full spectrum's gradient, symmetric. Masks that are not `active` (b) stay as they are."""
         self.steps += active

@@ -11,6 +11,7 @@ from reference import fit_class, fit_one
 from torch import Tensor, nn
 
 import fmtool
+from fmtool import mask_fitting
 from fmtool.class_mask_fitting import Part, fit_class_masks
 from fmtool.errors import MaskError
 from fmtool.mask_fitting import FittedMasks, fit_masks
@@ -144,6 +145,44 @@ def test_real_network_and_images_bitwise_and_early_steps(shared_data: Path) -> N
     for row in range(2):
         reference = fit_one(double, images[row].double(), int(labels[row]), 0.5, min_steps=50, max_steps=49)
         torch.testing.assert_close(to_full(found.masks[row], 32), reference.mask, rtol=0, atol=1e-9)
+
+
+def test_the_last_images_go_on_in_a_narrower_batch_to_the_same_bits(
+    trained: tuple[nn.Module, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The images' steps differ; the masks are those of whole batches to the end, for every number of images."""
+    classifier, images, labels = trained
+    options = FitOptions(0.1, 16, min_steps=60, max_steps=400, tolerance=1e-3)
+    sizes: list[int] = []
+    take_over = mask_fitting._Slots.take_over
+
+    def watched(self: mask_fitting._Slots, other: mask_fitting._Slots) -> None:
+        sizes.append(self.options.batch)
+        take_over(self, other)
+
+    monkeypatch.setattr(mask_fitting._Slots, "take_over", watched)
+    narrowed = [fit_masks(classifier, images[:n], labels[:n], options) for n in (1, 5, 21, 37)]
+    assert set(sizes) == {4, 8}  # a batch of 16 slots with fewer busy than 9
+    monkeypatch.setattr(mask_fitting, "SMALLEST", 16)
+    whole = fit_masks(classifier, images[:37], labels[:37], options)
+    assert len(set(whole.steps.tolist())) > 5
+    for n, found in zip((1, 5, 21, 37), narrowed, strict=True):
+        for name in FittedMasks.__dataclass_fields__:
+            assert torch.equal(getattr(found, name), getattr(whole, name)[:n]), name
+
+
+class HangsOnItsBatch(nn.Module):
+    """Rounds otherwise in another shape of batch."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        score = images.mean(dim=(1, 2, 3)) * (1 + 1e-6 * len(images))
+        return torch.stack([score, -score], dim=1)
+
+
+def test_a_network_that_rounds_otherwise_in_a_narrower_batch_keeps_the_whole_one() -> None:
+    images, targets = torch.rand(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64)
+    levels = mask_fitting._levels(HangsOnItsBatch(), images, targets, FitOptions(0.1, 16), CPU)
+    assert [options.batch for options, _ in levels] == [16]
 
 
 class ReadsOneFrequency(nn.Module):

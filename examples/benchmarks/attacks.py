@@ -78,7 +78,7 @@ def main() -> None:
         rows,
         [
             f"Medians, lowest and highest of {given.rounds} rounds; by hand: all threads share a batch, the best of batches of "
-            f"{', '.join(map(str, BATCHES))}. fmtool also predicts before and after. PGD's equality from the same start is a test's."
+            f"{', '.join(map(str, BATCHES))}. fmtool also predicts before and after. From one start PGD is equal too: a test."
         ],
     )
 

@@ -104,8 +104,8 @@ def main() -> None:
         ["", "image-steps a second", "times the loop", "of the bound"],
         rows,
         [
-            f"Medians, lowest and highest of {given.rounds} rounds. The bound is the bare classifier, forward and input gradient, at "
-            "the faster of its two best settings; the loop is at the better number of threads.",
+            f"Medians, lowest and highest of {given.rounds} rounds. The bound: the bare classifier, forward and input gradient, "
+            "at the faster of its two best settings; the loop has the better number of threads.",
             "All settings of the bare classifier, once: "
             + ", ".join(
                 f"{_name(*layout)} {value:.0f}" for layout, value in sorted(first.items(), key=lambda item: item[1])

@@ -19,7 +19,8 @@ import fmtool
 from fmtool import artifacts, row_files
 from fmtool.models import ARCHITECTURES
 from fmtool.models.checkpoints import Specification, to_artifact
-from fmtool.models.classifier import Classifier
+from fmtool.models.classifier import Classifier, predict
+from fmtool.stages.common import ready
 
 COUNTS = (1_000, 10_000)
 SHAPE = (3, 32, 32)
@@ -37,28 +38,28 @@ def main() -> None:
             Classifier(ARCHITECTURES["resnet20"].build(3, 10)), spec, artifacts.stage("train-model", {}, 0, [])
         )
         fmtool.write(model, f"{folder}/model")
+        run = ready(model, "cpu", None, None)
         peaks: dict[str, list[float]] = {"attack file": [], "data file": []}
         for n in COUNTS:
             _attack(folder / "attack", n, fmtool.read(f"{folder}/model"))
             images = torch.randint(0, 256, (n, *SHAPE), dtype=torch.uint8)
-            save_file({"images": images, "labels": torch.zeros(n, dtype=torch.int64)}, f"{folder}/data.safetensors")
-            for kind, source in (
-                ("attack file", [f"{folder}/attack"]),
-                ("data file", ["--data", f"{folder}/data.safetensors"]),
+            labels = predict(run.classifier, images, run.batch, run.device)  # whatever it says is right
+            save_file({"images": images, "labels": labels}, f"{folder}/data.safetensors")
+            for kind, source in zip(
+                peaks, ([f"{folder}/attack"], ["--data", f"{folder}/data.safetensors"]), strict=True
             ):
-                for compiled in ("--no-compile",):
-                    line = [
-                        "fit-masks",
-                        f"{folder}/model",
-                        *source,
-                        "--for",
-                        "essential",
-                        *STEPS,
-                        compiled,
-                        "-o",
-                        f"{folder}/out",
-                    ]
-                    peaks[kind].append(peak([*line, "--quiet"]))
+                options = [
+                    "--for",
+                    "essential",
+                    *STEPS,
+                    "--device",
+                    "cpu",
+                    "--compile",
+                    "-o",
+                    f"{folder}/out",
+                    "--quiet",
+                ]
+                peaks[kind].append(peak(["fit-masks", f"{folder}/model", *source, *options]))
         for kind, (few, many) in peaks.items():
             rows.append([kind, f"{few:.0f}", f"{many:.0f}", f"{many / few:.2f}"])
     columns = ["source of the images", *(f"{n:,} images, MiB" for n in COUNTS), "ratio"]
