@@ -23,8 +23,14 @@ def count(device: torch.device) -> int:
 @contextmanager
 def pool(device: torch.device, workers: int | None = None) -> Iterator[ThreadPoolExecutor]:
     """Threads that run submitted work; on the CPU each has one thread of torch. Work not begun is dropped on an error."""
-    setup = (lambda: torch.set_num_threads(1)) if device.type == "cpu" else (lambda: None)
-    executor = ThreadPoolExecutor(workers or count(device), thread_name_prefix="fmtool", initializer=setup)
+
+    def set_up() -> None:
+        if device.type == "cpu":
+            torch.set_num_threads(1)
+        else:
+            torch.cuda.set_device(device)  # a thread's own; streams and graphs are made there
+
+    executor = ThreadPoolExecutor(workers or count(device), thread_name_prefix="fmtool", initializer=set_up)
     try:
         yield executor
     finally:
