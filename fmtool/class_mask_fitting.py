@@ -66,7 +66,7 @@ def fit_class_masks(
         raise MaskError("no image is left to fit a class mask to")
     first = parts[0].images
     c, h, w = first.shape[1:]
-    adam = Adam((classes, c, h, half_width(w)), first.dtype, device)
+    adam = Adam.fresh((classes, c, h, half_width(w)), first.dtype, device)
     works = [_ClassWork(part, classes, options, device) for part in parts]
     held = torch.stack([work.counts > 0 for work in works])  # (parts, k)
     active = held.any(dim=0)

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from fmtool import workers
 from fmtool.datasets import Rows
 from fmtool.errors import FmtoolWarning, MaskError
-from fmtool.mask_steps import WINDOW, Adam, FitOptions, input_gradient, l1_norm, mask_gradient, settled
-from fmtool.models.compiling import InputGradient
+from fmtool.mask_steps import WINDOW, Adam, FitOptions, l1_norm, mask_gradient, settled
+from fmtool.models import compiling
 from fmtool.spectrum import half_width, symmetrise_
 
 REPORT_EVERY = 0.2  # seconds between calls of `progress`
@@ -143,8 +143,8 @@ def fit_each(
         progress("fitting masks", n, n)
 
 
-# The options of a batch, which differ in its size alone, and the classifier's passes at that size.
-Level = tuple[FitOptions, InputGradient]
+# The options of a batch, which differ in its size alone, and one step of its slots' state, in place.
+Level = tuple[FitOptions, Callable[..., None]]
 
 
 def _levels(
@@ -152,27 +152,62 @@ def _levels(
 ) -> list[Level]:
     """The whole batch and, on the CPU, half of it and so on, as long as the first images' first steps give the same bits."""
 
-    def trial(level: Level) -> list[Tensor]:
-        slots = _Slots(shape, images.dtype, level, device)
-        for slot in range(min(SMALLEST, len(images))):
-            slots.start(slot, iter([(slot, images[slot])]), targets)
-        for _ in range(TRIAL_STEPS):
-            slots.step()
-        return [values[: min(SMALLEST, len(images))] for values in slots.state()]
+    def level(size: int) -> Level:
+        sized, plain = replace(options, batch=size), _stepper(classifier, options, images.shape[1:], device)
+        if not options.compile_:
+            return sized, plain
+        return sized, compiling.compiled(plain, *trial((sized, plain), 0).state()) or plain
 
-    shape = images.shape[1:]
-    levels: list[Level] = [(options, input_gradient(classifier, shape, images.dtype, options, device))]
+    def trial(level: Level, steps: int = TRIAL_STEPS) -> _Slots:
+        slots = _Slots(images.shape[1:], images.dtype, level, device)
+        for slot in range(min(level[0].batch, SMALLEST, len(images))):
+            slots.start(slot, iter([(slot, images[slot])]), targets)
+        for _ in range(steps):
+            slots.step()
+        return slots
+
+    levels = [level(options.batch)]
     if device.type != "cpu" or options.batch <= SMALLEST:
         return levels
-    expected = trial(levels[0])
+    expected = trial(levels[0]).state()
     while (size := levels[-1][0].batch // 2) >= SMALLEST:
-        half = replace(options, batch=size)
-        level = (half, input_gradient(classifier, shape, images.dtype, half, device))
-        # a window of losses that isn't full holds NaN, which differs from itself
-        if not all(bool(((a == b) | (a != a) & (b != b)).all()) for a, b in zip(trial(level), expected, strict=True)):
-            break
-        levels.append(level)
+        half = level(size)
+        for one, other in zip(trial(half).state(), expected, strict=True):
+            a, b = one[:SMALLEST], other[:SMALLEST]
+            if not bool(((a == b) | (a != a) & (b != b)).all()):  # a window of losses that isn't full holds NaN
+                return levels
+        levels.append(half)
     return levels
+
+
+def _stepper(
+    classifier: nn.Module, options: FitOptions, shape: Sequence[int], device: torch.device
+) -> Callable[..., None]:
+    """A function of `_Slots.state` that takes one Adam step of every active slot, in place.
+
+    Finished ones keep mask, step count and the verdict of their last step.
+    """
+    passes = compiling.input_gradient(classifier, options.precision, device)
+    h, w = shape[1:]
+
+    def step(
+        masks: Tensor, mean: Tensor, square: Tensor, steps: Tensor, spectra: Tensor, targets: Tensor, window: Tensor,
+        active: Tensor, converged: Tensor, preserved: Tensor, kept: Tensor, checked: Tensor,
+    ) -> None:  # fmt: skip
+        checked.copy_(~active)
+        losses, logits, gradient = passes(torch.fft.irfft2(masks * spectra, s=(h, w)), targets)
+        losses = losses.double() + options.lambda_ * l1_norm(masks, w).double()
+        kept.copy_(logits.argmax(1) == targets)
+        preserved.copy_(torch.where(active, kept, preserved))
+        slope = mask_gradient(gradient, spectra).add_(masks.sign(), alpha=options.lambda_)
+        Adam(masks, mean, square, steps).step(symmetrise_(slope, w), active)
+        # the newest loss last: after a roll of the window, or left as it was in a slot that has finished
+        rolled = torch.cat([window[:, 1:], losses[:, None]], dim=1)
+        window.copy_(torch.where(active[:, None], rolled, window))
+        converged.copy_(torch.where(active, settled(window, options, steps), converged))
+        active.copy_(active & ~converged & (steps <= options.max_steps))
+
+    return step
 
 
 class _Slots:
@@ -181,24 +216,29 @@ class _Slots:
     All of it stays where it is in memory, and a step changes it in place: a CUDA graph replays the same addresses.
     """
 
-    def __init__(
-        self,
-        shape: Sequence[int],
-        dtype: torch.dtype,
-        level: Level,
-        device: torch.device,
-    ) -> None:
-        (options, passes), (c, h, w) = level, shape
-        b, f = options.batch, half_width(w)
-        self.options, self.passes, self.shape, self.size, self.device = options, passes, shape, (h, w), device
-        self.adam = Adam((b, c, h, f), dtype, device)
+    def __init__(self, shape: Sequence[int], dtype: torch.dtype, level: Level, device: torch.device) -> None:
+        c, h, w = shape
+        self.options, self.advance = level
+        self.shape, self.device = shape, device
+        b, f = self.options.batch, half_width(w)
+        self.adam = Adam.fresh((b, c, h, f), dtype, device)
         self.spectra = torch.zeros(b, c, h, f, dtype=dtype.to_complex(), device=device)
         self.targets = torch.zeros(b, dtype=torch.int64, device=device)
         self.row = [-1] * b  # which image a slot works on; -1: none
-        flags = torch.zeros(5, b, dtype=torch.bool, device=device)
+        self.losses = torch.full((b, WINDOW), torch.nan, dtype=torch.float64, device=device)
+        flags = [torch.zeros(b, dtype=torch.bool, device=device) for _ in range(5)]
         # active: advances; checked: was finished when the last pass began, so that `kept` is the verdict on its final mask
         self.active, self.converged, self.preserved, self.kept, self.checked = flags
-        self.losses = torch.full((b, WINDOW), torch.nan, dtype=torch.float64, device=device)
+
+    def state(self) -> list[Tensor]:
+        """All that there is of the slots, each (b, ...), in the order that `_stepper` takes."""
+        adam = [self.adam.masks, self.adam.mean, self.adam.square, self.adam.steps]
+        flags = [self.active, self.converged, self.preserved, self.kept, self.checked]
+        return [*adam, self.spectra, self.targets, self.losses, *flags]
+
+    def step(self) -> None:
+        """One step of every active slot."""
+        self.advance(*self.state())
 
     def run(
         self,
@@ -234,11 +274,6 @@ class _Slots:
     def free(self) -> list[int]:
         return [slot for slot, row in enumerate(self.row) if row < 0]
 
-    def state(self) -> list[Tensor]:
-        """All that there is of the slots, each (b, ...)."""
-        flags = [self.active, self.converged, self.preserved, self.kept, self.checked]
-        return [*self.adam.state(), self.spectra, self.targets, self.losses, *flags]
-
     def take_over(self, other: _Slots) -> None:
         """Go on with what is in the slots of another batch, which are no more than there are here."""
         busy = [slot for slot, row in enumerate(other.row) if row >= 0]
@@ -255,23 +290,6 @@ class _Slots:
         self.losses[slot] = torch.nan
         self.active[slot] = True
         self.adam.reset(slot)
-
-    def step(self) -> None:
-        """One Adam step of every active slot; finished ones keep mask, step count and the verdict of their last step."""
-        adam, active = self.adam, self.active
-        torch.logical_not(active, out=self.checked)
-        filtered = torch.fft.irfft2(adam.masks * self.spectra, s=self.size)
-        losses, logits, gradient = self.passes(filtered, self.targets)
-        losses = losses.double() + self.options.lambda_ * l1_norm(adam.masks, self.size[1]).double()
-        torch.eq(logits.argmax(1), self.targets, out=self.kept)
-        self.preserved.copy_(torch.where(active, self.kept, self.preserved))
-        slope = mask_gradient(gradient, self.spectra).add_(adam.masks.sign(), alpha=self.options.lambda_)
-        adam.step(symmetrise_(slope, self.size[1]), active)
-        # the newest loss last: after a roll of the window, or left as it was in a slot that has finished
-        rolled = torch.cat([self.losses[:, 1:], losses[:, None]], dim=1)
-        self.losses.copy_(torch.where(active[:, None], rolled, self.losses))
-        self.converged.copy_(torch.where(active, settled(self.losses, self.options, adam.steps), self.converged))
-        active.logical_and_(~self.converged & (adam.steps <= self.options.max_steps))
 
     def _store(self, slot: int, keep: Callable[[int, Fit], None]) -> None:
         flags = [bool(values[slot]) for values in (self.converged, self.preserved, self.kept)]

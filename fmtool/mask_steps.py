@@ -50,18 +50,28 @@ def input_gradient(
     if options.compile_:
         images = torch.rand(options.batch, *shape, generator=torch.Generator().manual_seed(0), dtype=dtype).to(device)
         targets = torch.zeros(options.batch, dtype=torch.int64, device=device)
-        return compiling.compiled_input_gradient(plain, images, targets) or plain
+        return compiling.compiled(plain, images, targets) or plain
     return plain
 
 
+@dataclass(frozen=True)
 class Adam:
-    """Adam over a batch of masks, each with its own step count, clamped to [0, 1] after every step."""
+    """Adam over a batch of masks, each with its own step count, clamped to [0, 1] after every step. All change in place.
 
-    def __init__(self, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> None:
-        self.masks = torch.ones(shape, dtype=dtype, device=device)
-        self.mean = torch.zeros_like(self.masks)
-        self.square = torch.zeros_like(self.masks)
-        self.steps = torch.zeros(shape[0], dtype=torch.int64, device=device)
+    masks, mean, square (b, c, h, f); steps (b) int64.
+    """
+
+    masks: Tensor
+    mean: Tensor
+    square: Tensor
+    steps: Tensor
+
+    @classmethod
+    def fresh(cls, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> Adam:
+        """Masks of ones."""
+        masks = torch.ones(shape, dtype=dtype, device=device)
+        steps = torch.zeros(shape[0], dtype=torch.int64, device=device)
+        return cls(masks, torch.zeros_like(masks), torch.zeros_like(masks), steps)
 
     def reset(self, slot: int) -> None:
         self.masks[slot] = 1
@@ -69,13 +79,9 @@ class Adam:
         self.square[slot] = 0
         self.steps[slot] = 0
 
-    def state(self) -> list[Tensor]:
-        """All that there is of the masks, each (b, ...)."""
-        return [self.masks, self.mean, self.square, self.steps]
-
     def step(self, slope: Tensor, active: Tensor) -> None:
         """slope (b, c, h, f): the full spectrum's gradient, symmetric. Masks that are not `active` (b) stay as they are."""
-        self.steps += active
+        self.steps.add_(active)
         steps = self.steps.clamp_min(1).double()
         rate = LEARNING_RATE / (1 - BETA1**steps) * active
         correction = (1 - BETA2**steps).sqrt()

@@ -27,7 +27,7 @@ def pool(device: torch.device, workers: int | None = None) -> Iterator[ThreadPoo
     def set_up() -> None:
         if device.type == "cpu":
             torch.set_num_threads(1)
-        else:
+        elif device.index is not None:
             torch.cuda.set_device(device)  # a thread's own; streams and graphs are made there
 
     executor = ThreadPoolExecutor(workers or count(device), thread_name_prefix="fmtool", initializer=set_up)

@@ -71,7 +71,7 @@ def test_a_compiled_network_that_computes_something_else_is_not_used(monkeypatch
     images, targets = drawn(4, torch.float32)
     monkeypatch.setattr(torch, "compile", lambda traced, **_: lambda *given: [2 * part for part in traced(*given)])
     with pytest.warns(FmtoolWarning, match="computes something else"):
-        assert compiling.compiled_input_gradient(compiling.input_gradient(classifier), images, targets) is None
+        assert compiling.compiled(compiling.input_gradient(classifier), images, targets) is None
 
 
 def test_it_is_done_where_there_is_enough_work(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,7 @@ def test_it_is_done_where_there_is_enough_work(files: Path, monkeypatch: pytest.
     assert not compiling.pays(445 * 500, (1, 8, 8))
     model, attack = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("model", "fmn"))
     asked: list[bool] = []
-    monkeypatch.setattr(compiling, "compiled_input_gradient", lambda *_: asked.append(True))
+    monkeypatch.setattr(compiling, "compiled", lambda *_: asked.append(True))
     few = {"min_steps": 2, "max_steps": 3}
     for given, expected in ((None, False), (True, True), (False, False)):
         found = fmtool.fit_masks(model, attack, compile_=given, **few)  # type: ignore[arg-type]

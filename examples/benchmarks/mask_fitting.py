@@ -6,6 +6,7 @@ python examples/benchmarks/mask_fitting.py --data cifar10:test --weights resnet2
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import wait
 
@@ -19,7 +20,7 @@ from fmtool.mask_steps import FitOptions, input_gradient
 
 LAMBDA = 0.5
 LOOP_STEPS = 300  # of the authors' loop a timing
-FIT_STEPS = 200  # of every image in the timing of full slots
+FIT_STEPS, WAVES = 200, 4  # of every image in the timing of full slots; images that go through a slot
 BATCHES = (16, 32, 64)
 
 
@@ -33,7 +34,7 @@ def main() -> None:
     ).nonzero()
     chosen = right.flatten() if given.weights else torch.arange(len(labels))
     images, labels = images[chosen], labels[chosen]
-    device, threads = run.device, torch.get_num_threads()
+    device, threads, count = run.device, torch.get_num_threads(), workers.count(run.device)
 
     def loop(count: int) -> float:
         """Steps a second of the loop, with so many threads of torch."""
@@ -72,20 +73,19 @@ def main() -> None:
         return sum(job.result() for job in jobs)
 
     def fit() -> float:
-        """Image-steps a second of fmtool while every slot has an image: from the end of the first wave to that of the last."""
-        slots = run.batch * workers.count(device)
-        stored: list[float] = []
+        """Image-steps a second of fmtool while every slot has an image: of each worker, from the end of its first wave on."""
+        ends: dict[int, list[float]] = {}
 
         def store(row: int, fit: Fit) -> None:
-            stored.append(time.perf_counter())
+            ends.setdefault(threading.get_ident(), []).append(time.perf_counter())
 
-        rows = torch.arange(3 * slots) % len(images)
+        rows = torch.arange(WAVES * run.batch * count) % len(images)
         fit_each(run.classifier, images[rows], labels[rows], options(run.batch, True), store, device)
-        return 2 * slots * FIT_STEPS / (stored[-1] - stored[slots - 1])
+        after = [(len(times) - run.batch, times[-1] - times[run.batch - 1]) for times in ends.values()]
+        return sum(stored * FIT_STEPS / taken for stored, taken in after)
 
     kept: dict[tuple[int, bool], object] = {}
     with workers.pool(device) as pool:
-        count = workers.count(device)
         layouts = [(batch, compiled, each) for compiled in (False, True) for batch in BATCHES for each in {1, count}]
         first = {layout: bare(*layout, pool) for layout in layouts}
         best = sorted(first, key=lambda layout: -first[layout])[:2]
