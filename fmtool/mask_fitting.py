@@ -123,9 +123,9 @@ def fit_each(
             yield row, image
 
     def work() -> None:
-        _Slots(shape, images.dtype, levels[0], device).run(take(), targets, keep, stop, levels[1:])
+        _Slots(shape, images.dtype, levels[0], device).run(take(), targets, keep, stop, share, levels[1:])
 
-    shape = images.shape[1:]
+    shape, share = images.shape[1:], -(-n // workers.count(device))  # few images are for all workers, not for the first
     with workers.pool(device) as pool:
         levels = pool.submit(_levels, classifier, images, targets, options, device).result()
         jobs = [pool.submit(work) for _ in range(workers.count(device))]
@@ -246,23 +246,24 @@ class _Slots:
         targets: Tensor,
         keep: Callable[[int, Fit], None],
         stop: threading.Event,
-        narrower: Sequence[Level] = (),
+        share: int,
+        narrower: Sequence[Level],
     ) -> None:
-        """Fit what `waiting` gives until it is empty and every slot has finished, or until `stop` is set.
+        """Fit what `waiting` gives, `share` images at first, until it is empty and every slot has finished, or `stop` is set.
 
         What is left in fewer slots than a narrower batch has goes on there, once no image waits.
         """
         step, steps = (self.step, 1) if self.device.type == "cpu" else (_captured(self.step), GPU_CHECK_EVERY)
-        for slot in self.free():
+        for slot in self.free()[:share]:
             self.start(slot, waiting, targets)
         while busy := len(self.row) - len(self.free()):
             if stop.is_set():
                 return
             wide_enough = sum(options.batch >= busy for options, _ in narrower)
-            if wide_enough:  # then no image waits, or it would be in a slot
+            if wide_enough:  # then no image waits for this worker, or it would be in a slot
                 narrow = _Slots(self.shape, self.adam.masks.dtype, narrower[wide_enough - 1], self.device)
                 narrow.take_over(self)
-                narrow.run(waiting, targets, keep, stop, narrower[wide_enough:])
+                narrow.run(waiting, targets, keep, stop, 0, narrower[wide_enough:])
                 return
             for _ in range(steps):
                 step()

@@ -45,7 +45,7 @@ def main() -> None:
     device, n = str(pick_device(given.device)), given.rows
     draw = torch.Generator().manual_seed(0)
     x, y = (torch.randn(n, given.columns, generator=draw) for _ in range(2))
-    labels = torch.arange(n) % CLASSES
+    labels = (torch.arange(n) % CLASSES).short()
     small = torch.randn(200, 5, generator=draw).double()
     idcor.prepare(small, small, Options(device=device)).shuffled(torch.randperm(200))  # Numba compiles
     started = time.perf_counter()

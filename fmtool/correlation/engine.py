@@ -70,7 +70,8 @@ def correlate(
     if labels is not None:
         if labels.shape != (len(x),):
             raise StatisticError(f"expected one label a row, shape ({len(x)},), got {tuple(labels.shape)}")
-        labels = labels.detach().cpu()
+        kinds, labels = torch.unique(labels.detach().cpu(), return_inverse=True)  # counted from 0
+        labels = labels.short() if len(kinds) < 2**15 else labels  # NumPy sorts these by radix
     options = Options(row_normalise=row_normalise, device=device)
 
     def null(name: str, prepared: Prepared, classes: Tensor | None) -> Null:

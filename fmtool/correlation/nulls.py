@@ -46,12 +46,15 @@ def free_permutation(rows: int, seed: int, number: int) -> Tensor:
 
 
 def class_permutation(labels: Tensor, seed: int, number: int) -> Tensor:
-    """Shuffle `number` (from 0) of the rows of each class among themselves: labels (n,) integers -> (n,) int64."""
+    """Shuffle `number` (from 0) of the rows of each class among themselves: labels (n,) integers -> (n,) int64.
+
+    One sort of n numbers: the labels should be small (`engine` counts them from 0), lest they swallow the random digits.
+    """
     classes = labels.numpy()
     order = np.random.default_rng((seed, WITHIN, number)).random(len(classes))
     permutation = np.empty(len(classes), dtype=np.int64)
     # Both sides list the rows class by class: the left in their own order, the right in a random one.
-    permutation[np.argsort(classes, kind="stable")] = np.lexsort((order, classes))
+    permutation[np.argsort(classes, kind="stable")] = np.argsort(classes + order)
     return torch.from_numpy(permutation)
 
 
