@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import wait
+from typing import Any
 
 import torch
-import torch._inductor.config as inductor
 from common import arguments, classifiers, pixels, rate, ratio, rounds, show, spread
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -32,11 +32,10 @@ def main() -> None:
     folded = run.classifier
     both = compiling.input_gradient
 
-    def compiled(change: Callable[[GraphModule], GraphModule] = lambda graph: graph, **settings: bool) -> Passes:
+    def compiled(change: Callable[[GraphModule], GraphModule] = lambda graph: graph, **settings: Any) -> Passes:
         graph = change(make_fx(both(folded))(images, labels))
-        torch._dynamo.reset()
-        with compiling.quiet(), torch.no_grad(), inductor.patch(**settings):
-            made = torch.compile(graph, dynamic=False)
+        with compiling.quiet(), torch.no_grad():
+            made = torch.compile(graph, dynamic=False, options=settings)
             made(images, labels)
             made(images, labels)
         return torch.no_grad()(made)
@@ -55,7 +54,8 @@ def main() -> None:
         "and compiled as one graph": compiled,
         "and weights packed ahead (freezing)": lambda: compiled(freezing=True),
         "and backward convolutions as forward ones": lambda: compiled(_flipped, freezing=True),
-        "and a C++ wrapper": lambda: compiled(_flipped, freezing=True, cpp_wrapper=True),
+        "and called from C++": lambda: compiled(_flipped, freezing=True, cpp_wrapper=True),
+        "one graph called from C++, without those two": lambda: compiled(cpp_wrapper=True),
     }
     with workers.pool(run.device) as pool:
         count = workers.count(run.device)
