@@ -76,7 +76,7 @@ def compiled(function: Callable[..., Any], *inputs: Tensor) -> Callable[..., Any
     try:
         with quiet():
             # calls from C++, so that workers don't wait for each other's Python: a tenth faster on 2 cores
-            options = {"cpp_wrapper": inputs[0].device.type == "cpu"}
+            options: dict[str, Any] = {"cpp_wrapper": inputs[0].device.type == "cpu"}
             made = torch.compile(make_fx(function)(*_copies(inputs)), dynamic=False, options=options)
             results = []
             for one in (made, function):
