@@ -5,6 +5,7 @@ Files are read with `pread`, never mapped: a mapped page that was read counts as
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
@@ -90,9 +91,10 @@ class FileTensors(Mapping[str, Tensor]):
 
 
 def read(source: str, *kinds: str) -> Artifact:
-    """As `artifacts.read`, with the tensors left in the file. Standard input is copied to a file without a name first."""
+    """As `artifacts.read`, with the tensors left in the file. Standard input and pipes are copied to a nameless file first."""
     name = artifacts.label(source)
-    path = _spool() if source == STREAM else source
+    regular = source != STREAM and os.path.isfile(source)
+    path = source if regular else _spool(source)
     try:
         file = Handle(os.open(path, os.O_RDONLY))
         size = os.fstat(file.descriptor).st_size
@@ -103,7 +105,7 @@ def read(source: str, *kinds: str) -> Artifact:
     except OSError as error:
         raise ArtifactError(f"{name}: can't be read: {error.strerror}") from None
     finally:
-        if source == STREAM:
+        if not regular:
             os.unlink(path)
     end = artifacts.header_end(bytes(_read_at(file, 0, 8, name)))
     head = bytes(_read_at(file, 0, end, name))
@@ -182,15 +184,22 @@ def making(
     made.artifact.__dict__["digest"] = digest.hexdigest()
 
 
-def _spool() -> str:
-    """Standard input, in a file that can be read at any place: its path."""
-    if sys.stdin.isatty():
+def _spool(source: str) -> str:
+    """What comes through a pipe, in a file that can be read at any place: its path."""
+    if source == STREAM and sys.stdin.isatty():
         raise ArtifactError("standard input is a terminal: expected a file through a pipe for '-'")
-    with tempfile.NamedTemporaryFile(delete=False) as file:
-        shutil.copyfileobj(sys.stdin.buffer, file, CHUNK)
-        if not file.tell():
-            os.unlink(file.name)
-            raise ArtifactError("standard input is empty: expected a file (did the command before the pipe fail?)")
+    try:
+        with (
+            open(source, "rb") if source != STREAM else contextlib.nullcontext(sys.stdin.buffer) as stream,
+            tempfile.NamedTemporaryFile(delete=False) as file,  # second: a folder or a missing file ends before it
+        ):
+            shutil.copyfileobj(stream, file, CHUNK)
+            size = file.tell()
+    except OSError as error:
+        raise ArtifactError(f"{artifacts.label(source)}: can't be read: {error.strerror}") from None
+    if source == STREAM and not size:
+        os.unlink(file.name)
+        raise ArtifactError("standard input is empty: expected a file (did the command before the pipe fail?)")
     return file.name
 
 

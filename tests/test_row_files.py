@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +111,9 @@ def test_damaged_foreign_and_other_files_are_refused(tmp_path: Path, files: Path
             row_files.read(str(tmp_path / name), "attack")
     with pytest.raises(ArtifactError, match="expected a masks file, got a file of kind attack"):
         row_files.read(str(tmp_path / "file"), "masks")
-    with pytest.raises(ArtifactError, match="can't be read: No such file"):
-        row_files.read(str(tmp_path / "missing"))
+    for name, message in (("missing", "No such file"), ("", "Is a directory")):
+        with pytest.raises(ArtifactError, match=f"can't be read: {message}"):
+            row_files.read(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device"), ValueError("a bug")])
@@ -141,6 +143,17 @@ def test_standard_input_and_output(
     monkeypatch.setattr(sys, "stdin", Piped(b""))
     with pytest.raises(ArtifactError, match="standard input is empty"):
         row_files.read("-")
+
+
+def test_a_named_pipe_is_read(tmp_path: Path) -> None:
+    fill(str(tmp_path / "file"), 5)
+    os.mkfifo(tmp_path / "fifo")
+    content = (tmp_path / "file").read_bytes()
+    writer = threading.Thread(target=lambda: (tmp_path / "fifo").write_bytes(content))
+    writer.start()
+    found = row_files.read(str(tmp_path / "fifo"), "attack")
+    writer.join(timeout=30)
+    assert torch.equal(found["images"], tensors(5)["images"])
 
 
 @pytest.mark.parametrize("source", ["attack", "data"])
