@@ -22,7 +22,7 @@ EPSILON = 8 / 255
 
 def main() -> None:
     """Print one table."""
-    given = arguments(images={"type": int, "default": 256})
+    given = arguments(images={"type": int, "default": 128})
     _, run, _ = classifiers(given)
     images, labels = pixels(given, 2 * given.images)
     if given.weights:

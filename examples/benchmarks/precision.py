@@ -23,7 +23,7 @@ LAMBDA = 0.5
 
 def main() -> None:
     """Print one table."""
-    given = arguments(images={"type": int, "default": 128})
+    given = arguments(images={"type": int, "default": 96})
     _, run, _ = classifiers(given)
     images, labels = pixels(given, 2 * given.images)
     right = (predict(run.classifier, images, run.batch, run.device) == labels).nonzero().flatten()[: given.images]
