@@ -20,16 +20,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fmtool.errors import ArtifactError
 from fmtool.targets import STREAM, write_bytes
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import Tensor
-
-    from fmtool.datasets import Rows
 
     Buffer = bytes | bytearray | memoryview
 
@@ -80,6 +79,18 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "correlation": ("statistics", "n", "permutations", "sides"),
     "defense": ("matrix", "rows", "columns", "n"),
 }
+
+
+class Rows(Protocol):
+    """Images (n, c, h, w), or other rows, of which a few are wanted at a time: a tensor, or a part of a file."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Any, /) -> Tensor:
+        """rows: a number, a slice or a tensor of numbers."""
 
 
 @dataclass(frozen=True)

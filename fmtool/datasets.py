@@ -13,16 +13,15 @@ import os
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from fmtool import artifacts
 from fmtool.errors import DataError, unknown
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 SPLITS = ("train", "test", "all")
@@ -31,18 +30,6 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".ti
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)  # the last: encrypted, or of an unknown version
 RANGE_SLACK = 1e-6  # undoing a normalisation leaves [0, 1] by some 3e-8: clamped; anything beyond this is an error
 DIGITS_TEST_EVERY = 4  # every fourth image of the digits is a test image
-
-
-class Rows(Protocol):
-    """Images (n, c, h, w), or other rows, of which a few are wanted at a time: a tensor, or a part of a file."""
-
-    @property
-    def shape(self) -> Sequence[int]: ...
-    @property
-    def dtype(self) -> torch.dtype: ...
-    def __len__(self) -> int: ...
-    def __getitem__(self, rows: Any, /) -> Tensor:
-        """rows: a number, a slice or a tensor of numbers."""
 
 
 @dataclass(frozen=True)

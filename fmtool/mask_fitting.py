@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from fmtool import workers
-from fmtool.datasets import Rows
+from fmtool.artifacts import Rows
 from fmtool.errors import FmtoolWarning, MaskError
 from fmtool.mask_steps import WINDOW, Adam, FitOptions, l1_norm, mask_gradient, settled
 from fmtool.models import compiling

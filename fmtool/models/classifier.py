@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fmtool import workers
-from fmtool.datasets import Rows, to_float
+from fmtool.artifacts import Rows
+from fmtool.datasets import to_float
 from fmtool.errors import ModelError
 
 # Pixels of a batch that a CPU core is fastest at (32 images of 3x32x32), or a GPU; see `batch_size`.

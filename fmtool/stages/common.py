@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fmtool.artifacts import Artifact
-from fmtool.datasets import Data, Rows
+from fmtool.artifacts import Artifact, Rows
+from fmtool.datasets import Data
 from fmtool.errors import ArtifactError, DataError, FmtoolWarning
 from fmtool.models.checkpoints import Specification, from_artifact
 from fmtool.models.classifier import Classifier, batch_size, pick_device, prepare

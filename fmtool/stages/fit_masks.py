@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fmtool import artifacts, mask_fitting, row_files
-from fmtool.artifacts import Artifact
+from fmtool.artifacts import Artifact, Rows
 from fmtool.attacks import OK, WRONG_BEFORE
-from fmtool.datasets import Data, Rows, spread, to_float
+from fmtool.datasets import Data, spread, to_float
 from fmtool.errors import MaskError, unknown
 from fmtool.mask_fitting import Fit
 from fmtool.mask_steps import MAX_STEPS, MIN_STEPS, FitOptions, default_lambda
