@@ -17,7 +17,7 @@ import pytest
 from conftest import Run
 
 import fmtool
-from fmtool import artifacts, report
+from fmtool import artifacts, summaries, tables
 from fmtool.cli import app
 from fmtool.errors import FmtoolWarning
 
@@ -136,7 +136,7 @@ def test_bad_usage_exits_with_2(line: list[str], run: Run) -> None:
 def test_formats_say_the_same(name: str, run: Run, files: Path) -> None:
     path = files / f"{name}.safetensors"
     found = artifacts.describe(str(path))
-    table = report.table_of(found.kind, found.header, found.arrays())
+    table = summaries.table_of(found.kind, found.header, found.arrays())
 
     parsed = json.loads(run("inspect", path, "--format", "json").out, parse_constant=pytest.fail)  # NaN is no JSON
     assert [list(row) for row in parsed["rows"]] == [list(table.columns)] * len(table.rows)
@@ -156,9 +156,9 @@ def test_formats_say_the_same(name: str, run: Run, files: Path) -> None:
 
 
 def test_nan_is_null_in_json_and_empty_in_csv() -> None:
-    table = report.Table("t", {"a": ".3f", "b": ".3f", "c": ".3f"}, [[float("nan"), float("inf"), 1.5]])
-    assert json.loads(report.as_json(table))["rows"] == [{"a": None, "b": None, "c": 1.5}]
-    assert report.as_csv(table) == "a,b,c\n,,1.5\n"
+    table = tables.Table("t", {"a": ".3f", "b": ".3f", "c": ".3f"}, [[float("nan"), float("inf"), 1.5]])
+    assert json.loads(tables.as_json(table))["rows"] == [{"a": None, "b": None, "c": 1.5}]
+    assert tables.as_csv(table) == "a,b,c\n,,1.5\n"
 
 
 def test_dash_puts_the_file_on_standard_output_and_the_table_on_standard_error(

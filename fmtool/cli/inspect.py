@@ -10,7 +10,8 @@ from fmtool import artifacts
 from fmtool.artifacts import Description
 from fmtool.cli import options as opt
 from fmtool.cli.session import show, working
-from fmtool.report import table1, table_of
+from fmtool.summaries import table_of
+from fmtool.summaries.correlations import table1
 
 EXAMPLE = "fmtool inspect correlation-fmn.safetensors correlation-pgd.safetensors correlation-deepfool.safetensors"
 

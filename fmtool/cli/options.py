@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fmtool.datasets import DATASETS
-from fmtool.report import FORMATS
+from fmtool.tables import FORMATS
 
 DATA_HELP = (
     f"Images: {', '.join(DATASETS)}, a folder or zip with one folder of images a class, or a safetensors file with images "

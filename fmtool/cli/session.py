@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from fmtool import artifacts, targets
 from fmtool.errors import FmtoolError, FmtoolWarning, unknown
-from fmtool.report import FORMATS, TEXTS, Table, table_of
+from fmtool.summaries import table_of
+from fmtool.tables import FORMATS, TEXTS, Table
 
 if TYPE_CHECKING:
     from rich.console import Console

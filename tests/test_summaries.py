@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fmtool import report
+from fmtool import tables
 from fmtool.errors import ArtifactError
-from fmtool.report import Table
+from fmtool.summaries.attacks import attack_table
+from fmtool.summaries.correlations import correlation_table, table1
+from fmtool.summaries.masks import kept_entries
+from fmtool.tables import Table
 
 
 def row_of(table: Table) -> dict[str, Any]:
@@ -38,7 +41,7 @@ def test_attack_figures_are_over_the_images_right_before() -> None:
     """An attack that failed counts as infinitely far, however near its image is; images wrong before don't count."""
     header = {"attack": "fmn", "options": {"steps": 100, "unused": None}}
     arrays = attack_arrays([0.1, 0.2, 0.3, 0.0, 0.0], [0, 0, 0, 2, 1])
-    row = row_of(report.attack_table(header, arrays))
+    row = row_of(attack_table(header, arrays))
     assert row["n"] == 5
     assert row["clean accuracy %"] == pytest.approx(80)
     assert row["accuracy attacked %"] == pytest.approx(20)
@@ -48,17 +51,17 @@ def test_attack_figures_are_over_the_images_right_before() -> None:
 
 
 def test_a_median_that_is_infinite_is_written_so() -> None:
-    table = report.attack_table({"attack": "fmn", "options": {}}, attack_arrays([0.1, 0, 0], [0, 2, 2]))
+    table = attack_table({"attack": "fmn", "options": {}}, attack_arrays([0.1, 0, 0], [0, 2, 2]))
     assert table.cells()[0][-1] == "inf"
-    assert json.loads(report.as_json(table))["rows"][0]["in 1/255"] is None
+    assert json.loads(tables.as_json(table))["rows"][0]["in 1/255"] is None
 
 
 def test_kept_entries_count_the_full_spectrum() -> None:
     """Columns 0 and w / 2 once, the ones between twice."""
     masks = np.zeros((1, 1, 4, 3), dtype=np.float32)
     masks[0, 0, 1] = [0.5, 0.5, 0.5]
-    assert report._kept(masks, 4).tolist() == [4]
-    assert report._kept(masks, 5).tolist() == [5]
+    assert kept_entries(masks, 4).tolist() == [4]
+    assert kept_entries(masks, 5).tolist() == [5]
 
 
 def correlation_header(statistics: list[str]) -> dict[str, Any]:
@@ -77,7 +80,7 @@ def correlation_header(statistics: list[str]) -> dict[str, Any]:
 
 
 def test_correlation_table_shows_both_nulls_and_what_was_left_out() -> None:
-    table = report.correlation_table(correlation_header(["cosine"]))
+    table = correlation_table(correlation_header(["cosine"]))
     row = row_of(table)
     assert row["observed"] == 0.5 and row["null mean"] == 0.2 and row["null 95 %"] == "0.100 to 0.300"
     assert row["p"] == 0.01 and row["adjusted"] == 0.375 and row["within adjusted"] is None
@@ -94,7 +97,7 @@ def test_correlation_table_shows_both_nulls_and_what_was_left_out() -> None:
 
 
 def test_table_1_has_a_row_an_attack_and_refuses_other_statistics() -> None:
-    table = report.table1([correlation_header(["cosine", "idcor"])] * 2)
+    table = table1([correlation_header(["cosine", "idcor"])] * 2)
     assert [row[0] for row in table.rows] == ["FMN", "FMN"]
     nulls = ["null", "adj."]
     expected = [
@@ -109,23 +112,23 @@ def test_table_1_has_a_row_an_attack_and_refuses_other_statistics() -> None:
     assert list(table.columns) == expected
     assert table.rows[0][2] == "0.500 ± 0.250"
     with pytest.raises(ArtifactError, match="different statistics"):
-        report.table1([correlation_header(["cosine"]), correlation_header(["idcor"])])
+        table1([correlation_header(["cosine"]), correlation_header(["idcor"])])
 
 
 def test_formats_hold_the_same_values() -> None:
     table = Table("T", {"name": "", "value": ".2f"}, [["a|b", 0.123456], ["c", math.nan], ["d", None]], ["a note"])
-    parsed = json.loads(report.as_json(table))
+    parsed = json.loads(tables.as_json(table))
     assert parsed["rows"] == [
         {"name": "a|b", "value": 0.123456},
         {"name": "c", "value": None},
         {"name": "d", "value": None},
     ]
     assert parsed["notes"] == ["a note"]
-    assert list(csv.reader(report.as_csv(table).splitlines())) == [
+    assert list(csv.reader(tables.as_csv(table).splitlines())) == [
         ["name", "value"],
         ["a|b", "0.123456"],
         ["c", ""],
         ["d", ""],
     ]
-    lines = report.as_markdown(table).splitlines()
+    lines = tables.as_markdown(table).splitlines()
     assert lines[1] == "| --- | ---: |" and lines[3] == "| c | - |" and lines[-1] == "a note"
