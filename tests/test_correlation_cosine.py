@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -40,6 +41,25 @@ def test_equals_torch_pair_by_pair(rows: int, columns: int, seed: int) -> None:
     assert found.details["std"] == pytest.approx(float(pairs.std(correction=0)), abs=1e-7)
     expected = float(cosine_similarity(x, y[permutation]).mean())
     assert found.shuffled(permutation) == pytest.approx(expected, abs=1e-7)
+
+
+def test_samples_are_the_pairs_and_a_histogram_of_all_other_pairs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(BLOCK + 9, 2, dtype=DOUBLE, generator=generator) for _ in range(2))
+    x[3], y[5] = 0.0, 0.0
+    y[0] = 2 * x[0]
+    y[1] = 3 * x[0]  # cosine 1 with a row that is not its own
+    samples = prepare(x, y, Options()).samples
+    cosines = torch.nn.functional.normalize(x) @ torch.nn.functional.normalize(y).T
+    used = torch.ones(len(x), len(x), dtype=torch.bool).fill_diagonal_(False)
+    used[3], used[:, 5] = False, False
+    expected, _ = np.histogram(cosines[used].float().double().clamp(-1, 1), bins=100, range=(-1, 1))
+    found = samples["all_pairs_histogram"]
+    assert found.dtype == torch.int64
+    # the two round an entry that lies at a bin's edge differently
+    assert found.sum() == used.sum() and np.abs(found.numpy() - expected).sum() <= 4
+    assert samples["pairs"].dtype == DOUBLE and len(samples["pairs"]) == len(x) - 2
+    assert samples["pairs"][0] == pytest.approx(1.0, abs=1e-7)
 
 
 def test_more_rows_than_a_block() -> None:

@@ -133,6 +133,19 @@ def test_distances_that_do_not_fit_in_memory_are_computed_again_and_the_time_is_
     assert neighbours.free_memory() > 0
 
 
+@pytest.mark.parametrize("keep", Keep)
+def test_some_rows_have_the_distances_that_they_had(keep: Keep) -> None:
+    x, y = normal(90, 4), normal(90, 3, 1)
+    rows = torch.tensor([*range(3, 60, 2), 77, 89])
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(5))
+    part = neighbours._pair(side(x, keep), side(y, keep)).subset(rows)
+    anew = neighbours._pair(side(x[rows], keep), side(y[rows], keep))
+    for one, other in ((part.x, anew.x), (part.y, anew.y), (part.joint(order), anew.joint(order))):
+        np.testing.assert_array_max_ulp(one, other, maxulp=1)  # summed in tiles of their own
+    passed = neighbours._on_gpu(x, y, torch.device("cpu")).subset(rows)
+    np.testing.assert_array_max_ulp(passed.joint(order), anew.joint(order), maxulp=2)
+
+
 def test_the_pass_for_gpus_agrees_with_the_lists() -> None:
     """Run on the CPU here: the same torch operations."""
     x, y, order = normal(120, 5), normal(120, 3, 1), torch.randperm(120, generator=torch.Generator().manual_seed(4))

@@ -13,7 +13,7 @@ from scipy.stats import kstest
 from torch import Tensor
 
 from fmtool import correlation
-from fmtool.correlation import STATISTICS, Statistic, correlate
+from fmtool.correlation import DEFAULT, STATISTICS, Statistic, correlate
 from fmtool.errors import StatisticError
 
 NAMES = list(STATISTICS)
@@ -90,8 +90,9 @@ def test_a_longer_null_begins_with_the_shorter(name: str) -> None:
 
 def test_same_values_alone_and_together_and_another_seed_differs() -> None:
     x, y = normal(50, 3), normal(50, 3, 1)
-    together = correlate(x, y, permutations=20, seed=3)
+    together = correlate(x, y, statistics=["all", "svcca"], permutations=20, seed=3)
     assert [found.name for found in together] == NAMES
+    assert [found.name for found in correlate(x, y, permutations=1)] == list(DEFAULT)
     for found in together:
         (alone,) = correlate(x, y, statistics=[found.name], permutations=20, seed=3)
         (other,) = correlate(x, y, statistics=[found.name], permutations=20, seed=4)
@@ -105,10 +106,10 @@ def test_same_values_alone_and_together_and_another_seed_differs() -> None:
 def test_arguments_are_left_alone_and_their_precision_does_not_matter() -> None:
     x, y = normal(50, 3).double().requires_grad_(), normal(50, 3, 1).double()
     before = x.detach().clone(), y.clone()
-    double = correlate(x, y, permutations=5)
+    double = correlate(x, y, statistics=["all"], permutations=5)
     assert x.equal(before[0])
     assert y.equal(before[1])
-    single = correlate(x.float(), y.float(), permutations=5)
+    single = correlate(x.float(), y.float(), statistics=["all"], permutations=5)
     assert [found.observed for found in single] == [found.observed for found in double]
 
 
@@ -136,8 +137,16 @@ def test_progress_counts_every_shuffle_of_both_nulls() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"statistics": ["idcore"]}, r"^unknown statistic 'idcore' \(did you mean 'idcor'\?\): expected one of cosine"),
+        (
+            {"statistics": ["idcore"]},
+            r"^unknown statistic 'idcore' \(did you mean 'idcor'\?\): expected one of all, cca",
+        ),
         ({"permutations": 0}, "^expected at least 1 permutation, got 0$"),
+        ({"draws": 0, "class_subsets": True}, "^expected at least 1 draw, got 0$"),
+        ({"dimension": "mlee"}, r"^unknown dimension 'mlee' \(did you mean 'mle'\?\): expected one of corrint"),
+        ({"class_subsets": True}, "^subsets of classes need labels, but there are none$"),
+        ({"subsamples": [5, 20]}, "^expected sizes of subsamples from 1 to 19, as there are 20 rows; got 20$"),
+        ({"subsamples": [0]}, "^expected sizes of subsamples from 1 to 19, as there are 20 rows; got 0$"),
         ({"seed": -1}, "^expected a seed of 0 or more, got -1$"),
         ({"y": torch.ones(19, 3)}, "^expected as many rows in y as in x, 20, got 19$"),
         ({"x": torch.ones(20, 0)}, "^expected at least one column in x, got none$"),

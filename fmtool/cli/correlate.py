@@ -6,16 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fmtool import artifacts, targets
 from fmtool.cli import options as opt
-from fmtool.cli.session import save, working
-from fmtool.correlation import STATISTICS
-from fmtool.errors import ArtifactError
+from fmtool.cli.session import show, working
+from fmtool.correlation import ALL, DEFAULT, DIMENSIONS, STATISTICS
+from fmtool.errors import ArtifactError, FmtoolError, StatisticError
+from fmtool.summaries.correlations import correlation_tables
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fmtool.artifacts import Artifact
 
+PICTURE_COUNT = 8  # `plot`'s default; a correlation has no use for it
 EXAMPLE = "fmtool correlate essential.safetensors adversarial.safetensors -o correlation.safetensors"
 
 
@@ -38,9 +41,11 @@ def correlate(
     statistics: Annotated[
         str,
         typer.Option(
-            "--statistics", metavar="NAMES", help="; ".join(f"{name}: {text}" for name, text in STATISTICS.items())
+            "--statistics",
+            metavar="NAMES",
+            help="; ".join(f"{name}: {text}" for name, text in STATISTICS.items()) + f"; {ALL}: every one of them.",
         ),
-    ] = ",".join(STATISTICS),
+    ] = ",".join(DEFAULT),
     permutations: Annotated[
         int | None, typer.Option("--permutations", metavar="N", min=1, help="Shuffles of each null. [default: 999]")
     ] = None,
@@ -54,11 +59,44 @@ def correlate(
             "--no-row-normalise", help="IdCor without scaling rows to unit length (the authors' code scales them)."
         ),
     ] = False,
+    dimension: Annotated[
+        str,
+        typer.Option(
+            "--dimension",
+            metavar="NAME",
+            help="How IdCor estimates dimensions. "
+            + "; ".join(f"{name}: {text}" for name, (_, text) in DIMENSIONS.items())
+            + ". All but twonn by scikit-dimension, anew for every shuffle.",
+        ),
+    ] = "twonn",
     pool: Annotated[
         int | None,
         typer.Option(
             "--pool", metavar="P", help="Average-pool masks by this odd number first (4.5.2: 7 takes 224x224 to 32x32)."
         ),
+    ] = None,
+    class_subsets: Annotated[
+        bool,
+        typer.Option(
+            "--class-subsets",
+            help="Also each statistic for random subsets of k classes, k from 1 to all of them (4.7, Figure 4): one more table.",
+        ),
+    ] = False,
+    subsample: Annotated[
+        str | None,
+        typer.Option(
+            "--subsample",
+            metavar="SIZES",
+            help="Also each statistic for random subsamples of these numbers of pairs, like 100,200,400: one more table.",
+        ),
+    ] = None,
+    draws: Annotated[
+        int,
+        typer.Option("--draws", metavar="N", min=1, help="Random subsets for each k, and subsamples for each size."),
+    ] = 10,
+    figure: Annotated[
+        str | None,
+        typer.Option("--figure", metavar="FILE", help="Picture of the result to draw as well: .png, .pdf or .svg."),
     ] = None,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
@@ -69,9 +107,11 @@ def correlate(
     """Correlate two sets of masks; every statistic beside its permutation null (sections 3.2 and 4.5, Table 1).
 
     Statistics of masks are far from 0 by chance, in either direction: read the adjusted value, (observed - null mean) /
-    (1 - null mean), and the within-class null, which asks whether it is the image or only its class.
+    (1 - null mean), and the within-class null, which asks whether it is the image or only its class. A table of each curve
+    that was asked for comes after the main one, in every format, as `inspect` prints several tables.
     """
     with working(output, quiet=quiet, debug=debug, form=form) as bar:
+        check_figure(figure)
         from fmtool.stages.correlate import correlate as run
 
         (x, labels_x), (y, labels_y) = read_side(a), read_side(b)
@@ -83,20 +123,54 @@ def correlate(
             permutations=permutations,
             preset=preset,
             row_normalise=not no_row_normalise,
+            dimension=dimension,
             pool=pool,
+            class_subsets=class_subsets,
+            subsample=read_sizes(subsample),
+            draws=draws,
             seed=seed,
             device=device,
             progress=bar,
         )
-    save(found, output, form)
+        if output is not None:
+            artifacts.write(found, output)
+        if figure is not None:
+            from fmtool import plotting
+
+            plotting.save(plotting.draw([found], PICTURE_COUNT), figure)
+    for table in correlation_tables(found.header):
+        show(table, form, to_stderr=output in targets.STDOUT)
+
+
+def check_figure(figure: str | None) -> None:
+    """Refuse a picture that can't be written, or of an unknown format, before the work is done."""
+    if figure is None:
+        return
+    from fmtool import plotting
+
+    targets.check_target(figure)
+    if not figure.lower().endswith(plotting.SUFFIXES):
+        raise FmtoolError(f"--figure {figure}: expected a name that ends in {', '.join(plotting.SUFFIXES)}")
+
+
+def read_sizes(text: str | None) -> list[int]:
+    """`--subsample` as numbers."""
+    try:
+        return [] if text is None else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise StatisticError(
+            f"--subsample {text}: expected numbers with commas between them, like 100,200,400"
+        ) from None
 
 
 def read_side(source: str) -> tuple[Artifact | Tensor, Tensor | None]:
     """A mask file, or a foreign file's one matrix (n, d), or column (n), and its `labels` if it has any."""
     from safetensors.torch import load
 
-    from fmtool import artifacts
+    if artifacts.looks_made(source):
+        from fmtool import row_files
 
+        return row_files.read(source, "masks"), None  # masks stay there until some are wanted
     data = artifacts.read_bytes(source)
     if artifacts.METADATA_KEY in artifacts.parse_header(data, source).get("__metadata__", {}):
         return artifacts.read(source, "masks", data=data), None

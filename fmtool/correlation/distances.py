@@ -98,6 +98,21 @@ class Distances:
             _compute(self.data, begin, block)
         return block
 
+    def of(self, rows: npt.NDArray[np.int64]) -> Distances:
+        """Those between some rows (m) alone, ascending, stored in the same form; all rows are this object itself."""
+        if len(rows) == self.rows:
+            return self
+        matrix, triangle = np.empty((0, 0), dtype=np.float32), np.empty(0, dtype=np.float32)
+        if len(self.matrix):
+            matrix = self.matrix[np.ix_(rows, rows)]
+        elif len(self.triangle):
+            triangle = np.empty(len(rows) * (len(rows) - 1) // 2, dtype=np.float32)
+            _pick(self.triangle, self.rows, rows, triangle)
+        data = np.zeros((-(-len(rows) // TILE) * TILE, self.data.shape[1])) if len(self.data) else self.data
+        if len(self.data):
+            data[: len(rows)] = self.data[rows]
+        return Distances(len(rows), matrix, triangle, data)
+
 
 def distances(data: Tensor, keep: Keep) -> Distances:
     """Those between the rows of data (n, d) float64."""
@@ -165,6 +180,15 @@ def _unpack(triangle: Float32, begin: int, block: Float32) -> None:
         for j in range(task * TILE, min(task * TILE + TILE, rows)):
             for i in range(begin, begin + count):
                 block[i - begin, j] = np.inf if i == j else triangle[place(i, j, rows)]
+
+
+@njit(parallel=True, cache=CACHE)
+def _pick(triangle: Float32, count: int, rows: npt.NDArray[np.int64], found: Float32) -> None:
+    """Fill the triangle of some of `count` rows from the triangle of all of them."""
+    for i in prange(len(rows)):
+        start = i * (2 * len(rows) - i - 1) // 2 - i - 1
+        for j in range(i + 1, len(rows)):
+            found[start + j] = triangle[place(rows[i], rows[j], count)]
 
 
 @njit(parallel=True, cache=CACHE)

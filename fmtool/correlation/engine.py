@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from fmtool.correlation import STATISTICS
-from fmtool.correlation.nulls import Null, class_permutation, free_permutation, summarise
-from fmtool.correlation.prepared import Options, Prepared
+from fmtool.correlation import ALL, DEFAULT, DIMENSIONS, STATISTICS
+from fmtool.correlation.curves import Setting, over_classes, over_rows
+from fmtool.correlation.prepared import Options
+from fmtool.correlation.statistic import Pairs, Progress, Shuffles, Statistic, evaluate, prepare
 from fmtool.errors import StatisticError, unknown
-
-Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, how much there is
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """One statistic of two paired data sets with its nulls."""
-
-    name: str  # a key of STATISTICS
-    n: int  # rows that entered; what a statistic then left out of them is in dropped
-    observed: float
-    details: dict[str, float]  # numbers that explain it; see the statistic's module
-    dropped: dict[str, int]  # reason -> how many were left out; non-zero entries only
-    null: Null  # rows of y shuffled freely
-    within_class: Null | None  # rows of y shuffled among those of the same label, when there are labels
 
 
 def correlate(
@@ -36,75 +20,92 @@ def correlate(
     y: Tensor,
     *,
     labels: Tensor | None = None,
-    statistics: Sequence[str] = tuple(STATISTICS),
+    statistics: Sequence[str] = DEFAULT,
     permutations: int = 999,
     seed: int = 0,
     row_normalise: bool = True,
+    dimension: str = "twonn",
     strict: bool = False,
     device: str = "cpu",
+    class_subsets: bool = False,
+    subsamples: Sequence[int] = (),
+    draws: int = 10,
     progress: Progress | None = None,
 ) -> tuple[Statistic, ...]:
     """Statistics of x (n, d1) and y (n, d2), row i of one belonging to row i of the other, in the order asked for.
 
     x, y: real, finite, any dtype; computed in float64 where not said otherwise.
     labels: (n,) integers; with them comes a second null, shuffled within each label.
+    statistics: keys of STATISTICS; "all" stands for all of them.
     permutations: shuffles a null, >= 1. Shuffle k depends on (seed, k) and on n or labels alone, so that all
         statistics share it and a longer null begins with the shorter one.
     row_normalise: scale rows to unit length before IdCor, as the authors do.
+    dimension: a key of DIMENSIONS, for IdCor.
     strict: p counts shuffles > the observed value (the authors' count), not >=.
-    device: where IdCor's neighbours are looked for and SVCCA's products taken: "cpu", "cuda" or "cuda:N".
-    progress: called as progress(label, done, total) after each shuffle.
+    device: where IdCor's neighbours are looked for and products of matrices taken: "cpu", "cuda" or "cuda:N".
+    class_subsets: also give each statistic for `draws` random subsets of k classes, k from 1 to all; needs labels.
+    subsamples: numbers of rows below n, for each of which each statistic is given for `draws` random subsamples.
+    progress: called as progress(label, done, total) after each shuffle of all rows and each subset.
 
     Raises StatisticError for whatever the rows or the arguments don't allow.
     """
-    for name in statistics:
-        if name not in STATISTICS:
-            raise StatisticError(unknown("statistic", name, STATISTICS))
-    if permutations < 1:
-        raise StatisticError(f"expected at least 1 permutation, got {permutations}")
+    names = chosen(statistics)
+    if dimension not in DIMENSIONS:
+        raise StatisticError(unknown("dimension", dimension, DIMENSIONS))
+    for count, what in ((permutations, "permutation"), (draws, "draw")):
+        if count < 1:
+            raise StatisticError(f"expected at least 1 {what}, got {count}")
     if seed < 0:
         raise StatisticError(f"expected a seed of 0 or more, got {seed}")
+    pairs, kinds = _pairs(x, y, labels)
+    sizes = _sizes(subsamples, len(pairs))
+    if class_subsets and labels is None:
+        raise StatisticError("subsets of classes need labels, but there are none")
+    shuffles = Shuffles(permutations, seed, strict)
+    each = Options(row_normalise=row_normalise, dimension=dimension, device=device)
+    options = replace(each, shuffles=permutations * (1 if labels is None else 2))
+    setting = Setting(pairs, each, shuffles, draws, progress)
+    # One statistic after the other, drawing the shuffles again, as a matrix of all pairs may be kept by each.
+    results = []
+    for name in names:
+        prepared = prepare(name, pairs, options)
+        whole = evaluate(name, prepared, pairs.labels, len(pairs), shuffles, progress)
+        over = over_classes(whole, prepared, kinds, setting) if class_subsets else ()
+        del prepared  # before the next one asks for as much memory
+        results.append(replace(whole, class_subsets=over, subsamples=over_rows(whole, sizes, setting) if sizes else ()))
+    return tuple(results)
+
+
+def chosen(statistics: Sequence[str]) -> list[str]:
+    """The names that are asked for, each once; "all" stands for the whole table."""
+    for name in statistics:
+        if name not in STATISTICS and name != ALL:
+            raise StatisticError(unknown("statistic", name, [*STATISTICS, ALL]))
+    return list(dict.fromkeys(one for name in statistics for one in (STATISTICS if name == ALL else [name])))
+
+
+def _sizes(subsamples: Sequence[int], rows: int) -> list[int]:
+    """Sizes of subsamples, ascending, each once."""
+    for size in subsamples:
+        if not 1 <= size < rows:
+            raise StatisticError(
+                f"expected sizes of subsamples from 1 to {rows - 1}, as there are {rows} rows; got {size}"
+            )
+    return sorted(set(subsamples))
+
+
+def _pairs(x: Tensor, y: Tensor, labels: Tensor | None) -> tuple[Pairs, list[int]]:
+    """The rows after checking them, their labels counted from 0, and what the labels were."""
     x, y = _matrix(x, "x"), _matrix(y, "y")
     if len(x) != len(y):
         raise StatisticError(f"expected as many rows in y as in x, {len(x)}, got {len(y)}")
-    if labels is not None:
-        if labels.shape != (len(x),):
-            raise StatisticError(f"expected one label a row, shape ({len(x)},), got {tuple(labels.shape)}")
-        kinds, labels = torch.unique(labels.detach().cpu(), return_inverse=True)  # counted from 0
-        labels = labels.short() if len(kinds) < 2**15 else labels  # NumPy sorts these by radix
-    options = Options(row_normalise=row_normalise, device=device)
-
-    def null(name: str, prepared: Prepared, classes: Tensor | None) -> Null:
-        label = f"{name}, shuffled freely" if classes is None else f"{name}, shuffled within classes"
-        values = torch.empty(permutations, dtype=torch.float64)
-        for k in range(permutations):
-            drawn = free_permutation(len(x), seed, k) if classes is None else class_permutation(classes, seed, k)
-            values[k] = prepared.shuffled(drawn)
-            if progress is not None:
-                progress(label, k + 1, permutations)
-        return summarise(prepared.observed, values, strict)
-
-    # One statistic after the other, drawing the shuffles again, as a matrix of all pairs may be kept by each.
-    results = []
-    for name in statistics:
-        prepare = cast(
-            "Callable[[Tensor, Tensor, Options], Prepared]",
-            importlib.import_module(f"fmtool.correlation.{name}").prepare,
-        )
-        prepared = prepare(x, y, options)
-        results.append(
-            Statistic(
-                name=name,
-                n=len(x),
-                observed=prepared.observed,
-                details=prepared.details,
-                dropped=prepared.dropped,
-                null=null(name, prepared, None),
-                within_class=None if labels is None else null(name, prepared, labels),
-            )
-        )
-        del prepared  # before the next one asks for as much memory
-    return tuple(results)
+    if labels is None:
+        return Pairs(x, y, None), []
+    if labels.shape != (len(x),):
+        raise StatisticError(f"expected one label a row, shape ({len(x)},), got {tuple(labels.shape)}")
+    kinds, labels = torch.unique(labels.detach().cpu(), return_inverse=True)
+    labels = labels.short() if len(kinds) < 2**15 else labels  # NumPy sorts these by radix
+    return Pairs(x, y, labels), kinds.tolist()
 
 
 def _matrix(data: Tensor, what: str) -> Tensor:

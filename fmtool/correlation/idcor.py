@@ -1,8 +1,9 @@
 """IdCor, the intrinsic-dimension correlation (Basile et al., I_dCor, arXiv 2406.15812; paper, section 3.2).
 
 If one data set tells something about the other, their concatenation needs fewer dimensions than the two apart:
-IdCor = (d_x + d_y - d_joint) / max(d_x, d_y), all three dimensions by TwoNN. It is 1 when one set determines the other
-and would be 0 for independent ones if dimensions were exact; they aren't, in either direction, so read it by its null.
+IdCor = (d_x + d_y - d_joint) / max(d_x, d_y), all three dimensions by TwoNN unless another estimator is asked for. It is 1
+when one set determines the other and would be 0 for independent ones if dimensions were exact; they aren't, in either
+direction, so read it by its null.
 Even then beware of classes. A free shuffle of well-separated clusters makes many small clusters of few, and their joint
 dimension looks smaller: data that share a class can lie below their free null (p near 1), and the null within classes,
 which leaves the clusters whole, is the one to read.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fmtool.correlation import neighbours
+from fmtool.correlation import estimators, neighbours
 from fmtool.correlation.dimension import MIN_POINTS, two_nn
 from fmtool.correlation.prepared import Options, Prepared, non_zero, require_rows
 
@@ -43,12 +44,21 @@ def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
 
     details: dimension_x, dimension_y, dimension_joint. dropped: points that TwoNN can't use, duplicates_* (r1 = 0)
     and ties_* (r1 = r2), for x, y and joint each. A shuffle leaves dimension_x and dimension_y as they are.
+    Other estimators than TwoNN: see `estimators`.
+
+    subset: on some rows alone, columns stay standardised on all rows and distances are not computed again, so that all rows
+    give the whole's value exactly. A departure: the authors standardise each subset anew (their Figure 4).
 
     Needs 4 n^2 bytes for all distances, or goes on without them, see `neighbours`. Raises StatisticError where TwoNN does.
     """
-    require_rows("idcor", len(x), MIN_POINTS)
     scaled_x, scaled_y = (standardise(side, options.row_normalise) for side in (x, y))
-    pair = neighbours.prepare(scaled_x, scaled_y, torch.device(options.device))
+    if options.dimension != "twonn":
+        return estimators.prepare(scaled_x, scaled_y, options)
+    require_rows("idcor", len(x), MIN_POINTS)
+    return _by_two_nn(neighbours.prepare(scaled_x, scaled_y, torch.device(options.device)))
+
+
+def _by_two_nn(pair: neighbours.Pair) -> Prepared:
     of_x = two_nn(pair.x, "x")
     of_y = two_nn(pair.y, "y")
     larger = max(of_x.value, of_y.value)
@@ -57,7 +67,11 @@ def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
         joint = two_nn(pair.joint(permutation), "a shuffled concatenation")
         return (of_x.value + of_y.value - joint.value) / larger
 
-    of_joint = two_nn(pair.joint(torch.arange(len(x))), "the concatenation")
+    def subset(rows: Tensor) -> Prepared:
+        require_rows("idcor", len(rows), MIN_POINTS)
+        return _by_two_nn(pair.subset(rows))
+
+    of_joint = two_nn(pair.joint(torch.arange(len(pair.x))), "the concatenation")
     return Prepared(
         observed=(of_x.value + of_y.value - of_joint.value) / larger,
         details={"dimension_x": of_x.value, "dimension_y": of_y.value, "dimension_joint": of_joint.value},
@@ -72,4 +86,5 @@ def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
             }
         ),
         shuffled=shuffled,
+        subset=subset,
     )

@@ -62,6 +62,9 @@ class Pair:
     x: Float32
     y: Float32
     joint: Callable[[Tensor], Float32]  # of x beside y[permutation], for a permutation (n) int64
+    subset: Callable[
+        [Tensor], Pair
+    ]  # the same among some rows alone (m) int64, m >= 3, ascending; computes no distance again
 
 
 def prepare(x: Tensor, y: Tensor, device: torch.device) -> Pair:
@@ -74,14 +77,24 @@ def prepare(x: Tensor, y: Tensor, device: torch.device) -> Pair:
     sides = side(x, keep), side(y, keep)
     if keep is Keep.NOTHING:
         _tell_time(*sides, time.monotonic() - started)
-    return Pair(sides[0].two_nearest, sides[1].two_nearest, lambda permutation: two_nearest_joint(*sides, permutation))
+    return _pair(*sides)
+
+
+def _pair(x: Side, y: Side) -> Pair:
+    def subset(rows: Tensor) -> Pair:
+        return _pair(*(_sorted(side.distances.of(rows.numpy()), None) for side in (x, y)))
+
+    return Pair(x.two_nearest, y.two_nearest, lambda permutation: two_nearest_joint(x, y, permutation), subset)
 
 
 def side(data: Tensor, keep: Keep, depth: int | None = None) -> Side:
     """Distances and sorted neighbours of data (n, d) float64; depth: entries a list, else found from n."""
-    rows = len(data)
+    return _sorted(distances(data, keep), depth)
+
+
+def _sorted(found: Distances, depth: int | None) -> Side:
+    rows = found.rows
     depth = min(depth or max(LEAST_DEPTH, DEPTH_PER_ROOT * math.isqrt(rows)), rows - 1)
-    found = distances(data, keep)
     nearest, at = np.empty((rows, depth), dtype=np.uint32), np.empty((rows, depth), dtype=np.float32)
     step = max(TILE, BLOCK_ENTRIES // rows // TILE * TILE)
     for begin in range(0, rows, step):
@@ -179,7 +192,11 @@ def _tell_time(x: Side, y: Side, neighbours: float) -> None:
 
 def _on_gpu(x: Tensor, y: Tensor, device: torch.device) -> Pair:
     """Both matrices on the device, float32 from float64 differences; a shuffle is one pass over both."""
-    sides = [_matrix(data.to(device)) for data in (x, y)]
+    return _pair_of_matrices(_matrix(x.to(device)), _matrix(y.to(device)))
+
+
+def _pair_of_matrices(x: Tensor, y: Tensor) -> Pair:
+    device = x.device
 
     def two_smallest(block: Tensor) -> Tensor:
         first, place = block.min(dim=1)
@@ -190,14 +207,18 @@ def _on_gpu(x: Tensor, y: Tensor, device: torch.device) -> Pair:
         order = permutation.to(device)
         step = max(1, GPU_BLOCK_ENTRIES // len(order))
         parts = [
-            two_smallest(sides[0][begin : begin + step] + sides[1][order[begin : begin + step]][:, order])
+            two_smallest(x[begin : begin + step] + y[order[begin : begin + step]][:, order])
             for begin in range(0, len(order), step)
         ]
         found: Float32 = torch.cat(parts).cpu().numpy()
         return found
 
-    of_x, of_y = (two_smallest(matrix).cpu().numpy() for matrix in sides)
-    return Pair(of_x, of_y, joint)
+    def subset(rows: Tensor) -> Pair:
+        picked = rows.to(device)
+        return _pair_of_matrices(x[picked][:, picked], y[picked][:, picked])
+
+    of_x, of_y = (two_smallest(matrix).cpu().numpy() for matrix in (x, y))
+    return Pair(of_x, of_y, joint, subset)
 
 
 def _matrix(data: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -15,11 +15,15 @@ class Options:
     """Choices handed to every statistic; each reads those that concern it.
 
     row_normalise: scale rows to unit length after standardising (IdCor).
+    dimension: a key of DIMENSIONS, how dimensions are estimated (IdCor).
     device: where the heavy part runs: "cpu", "cuda" or "cuda:N".
+    shuffles: how many will be asked for, as far as a slow statistic should say how long they take; 0: it needn't.
     """
 
     row_normalise: bool = True
+    dimension: str = "twonn"
     device: str = "cpu"
+    shuffles: int = 0
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,9 @@ class Prepared:
     details: dict[str, float]  # numbers that explain it
     dropped: dict[str, int]  # reason -> how many were left out; non-zero entries only
     shuffled: Callable[[Tensor], float]  # (n,) int64 permutation of y's rows -> the statistic of x and y[permutation]
+    samples: dict[str, Tensor] = field(default_factory=dict)  # what the observed value was made of, for pictures
+    # (m,) int64 ascending rows -> the same statistic of these pairs alone, where that is cheaper than preparing it anew
+    subset: Callable[[Tensor], Prepared] | None = None
 
 
 def require_rows(name: str, rows: int, least: int) -> None:

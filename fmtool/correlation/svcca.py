@@ -11,30 +11,24 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from fmtool.correlation.canonical import MIN_ROWS, left_singular, prepared_of
 from fmtool.correlation.prepared import Options, Prepared, non_zero, require_rows
-from fmtool.correlation.threads import one_thread_if
 from fmtool.errors import StatisticError
 
 SHARE = 0.99  # of the sum of singular values, which the kept directions stay below
-MIN_ROWS = 3  # two centred rows lie on one line: every correlation would be 1
 # A unit direction of which centring leaves less than this is constant over the rows (rounding leaves about 3e-8).
 CONSTANT = 1e-6
-# Directions or rows below which decompositions run on one thread. At 600 that takes 1.5 times as long as on two idle
-# processors, and a tenth as long where they are shared with other work (see threads.py); at 300 it is as fast anyway.
-SMALL = 700
 
 
-def main_directions(data: Tensor, what: str) -> Tensor:
+def main_directions(data: Tensor, what: str, name: str = "svcca") -> Tensor:
     """Orthonormal left singular vectors (n, k) of data (n, d) float64, not centred.
 
-    k is the number of singular values whose cumulative share is strictly below 0.99, at least 1.
+    k is the number of singular values whose cumulative share is strictly below 0.99, at least 1. name: of the statistic.
     """
     used = data[:, (data != 0).any(dim=0)]  # a column of zeros adds no direction; masks have many
     if used.shape[1] == 0:
-        raise StatisticError(f"svcca needs data that are not all zero, but {what} is")
-    directions: Tensor
-    with one_thread_if(min(used.shape) < SMALL):
-        directions, sizes, _ = torch.linalg.svd(used, full_matrices=False)
+        raise StatisticError(f"{name} needs data that are not all zero, but {what} is")
+    directions, sizes = left_singular(used)
     share = sizes.cumsum(dim=0) / sizes.sum()
     return directions[:, : max(1, int((share < SHARE).sum()))]
 
@@ -62,61 +56,25 @@ def centred_basis(directions: Tensor) -> Tensor:
     return basis
 
 
-def complement(basis: Tensor) -> Tensor:
-    """Orthonormal basis (n, n - 1 - k) of the centred space outside a centred orthonormal basis (n, k)."""
-    constant = torch.ones(len(basis), 1, dtype=basis.dtype)
-    whole: Tensor = torch.linalg.qr(torch.cat([constant, basis], dim=1), mode="complete").Q
-    return whole[:, 1 + basis.shape[1] :]
-
-
-def _basis(data: Tensor, what: str) -> tuple[Tensor, int]:
+def main_basis(data: Tensor, what: str, name: str = "svcca") -> tuple[Tensor, int]:
     """Centred basis (n, k) of the main directions, and how many directions centring took away (0 or 1)."""
-    directions = main_directions(data, what)
+    directions = main_directions(data, what, name)
     basis = centred_basis(directions)
     if basis.shape[1] == 0:
-        raise StatisticError(f"svcca needs rows that vary, but the main direction of {what} is the same in all rows")
+        raise StatisticError(f"{name} needs rows that vary, but the main direction of {what} is the same in all rows")
     return basis.contiguous(), directions.shape[1] - basis.shape[1]
 
 
 def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
     """Mean canonical correlation over the smaller number of directions, x (n, d1) and y (n, d2) float64, n >= 3.
 
-    details: directions_x and directions_y, k1 and k2, of the centred projections; forced, how many of the min(k1, k2)
-    correlations are 1 whatever the data, as two subspaces of n - 1 centred dimensions share k1 + k2 - (n - 1) or more.
-    dropped: constant_x and constant_y, a direction that centring took away (not among k1, k2).
-
-    A shuffle costs one (k1, n) by (n, k2) product and its singular values. Where correlations are forced, both sides
-    are replaced by their complements, whose correlations are all the others (the same principal angles): the masks of
-    a few hundred images leave few directions out, so the product is far smaller.
+    details: see `canonical.prepared_of`; k1 and k2 are those of the centred projections. dropped: constant_x and
+    constant_y, a direction that centring took away (not among k1, k2).
 
     Raises StatisticError when a side is all zero or its kept directions don't vary.
     """
     require_rows("svcca", len(x), MIN_ROWS)
-    basis_x, constant_x = _basis(x, "x")
-    basis_y, constant_y = _basis(y, "y")
+    basis_x, constant_x = main_basis(x, "x")
+    basis_y, constant_y = main_basis(y, "y")
     dropped = non_zero({"constant_x": constant_x, "constant_y": constant_y})
     return replace(prepared_of(basis_x, basis_y, options), dropped=dropped)
-
-
-def prepared_of(basis_x: Tensor, basis_y: Tensor, options: Options) -> Prepared:
-    """The same from centred orthonormal bases (n, k1) and (n, k2)."""
-    rows = len(basis_x)
-    k1, k2 = basis_x.shape[1], basis_y.shape[1]
-    forced = max(0, k1 + k2 - (rows - 1))
-    if forced:
-        basis_x, basis_y = complement(basis_x), complement(basis_y)
-    device = torch.device(options.device)
-    basis_x, basis_y = basis_x.to(device), basis_y.to(device)
-
-    def shuffled(permutation: Tensor) -> float:
-        with one_thread_if(min(basis_x.shape[1], basis_y.shape[1]) < SMALL):
-            product = basis_x.T @ basis_y[permutation.to(device)]
-            correlations = torch.linalg.svdvals(product).clamp(0.0, 1.0)
-        return (forced + float(correlations.sum())) / min(k1, k2)
-
-    return Prepared(
-        observed=shuffled(torch.arange(rows)),
-        details={"directions_x": float(k1), "directions_y": float(k2), "forced": float(forced)},
-        dropped={},
-        shuffled=shuffled,
-    )

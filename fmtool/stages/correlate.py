@@ -12,11 +12,12 @@ from torch import Tensor
 
 from fmtool import artifacts, spectrum
 from fmtool.artifacts import Artifact
-from fmtool.correlation import STATISTICS, Null, Statistic
+from fmtool.correlation import DEFAULT, Null, Statistic
 from fmtool.correlation import correlate as correlate_rows
+from fmtool.correlation.statistic import Point
 from fmtool.errors import ArtifactError, MaskError, StatisticError
 from fmtool.models.classifier import pick_device
-from fmtool.stages.common import Progress, check_range, check_unit, join
+from fmtool.stages.common import ROWS_OF_FILE, Progress, check_range, check_unit, join
 
 PERMUTATIONS = 999
 PRESETS = {"paper": {"permutations": 100, "strict": True}}  # the authors' code: p from shuffled d strictly below d
@@ -27,11 +28,15 @@ def correlate(
     b: Artifact | Tensor,
     *,
     labels: Tensor | None = None,
-    statistics: Sequence[str] = tuple(STATISTICS),
+    statistics: Sequence[str] = DEFAULT,
     permutations: int | None = None,
     preset: str | None = None,
     row_normalise: bool = True,
+    dimension: str = "twonn",
     pool: int | None = None,
+    class_subsets: bool = False,
+    subsample: Sequence[int] = (),
+    draws: int = 10,
     seed: int = 0,
     device: str = "auto",
     progress: Progress | None = None,
@@ -39,7 +44,8 @@ def correlate(
     """Correlate two `masks` artifacts, joined by image, both masks preserved; or two matrices (n, d), joined by row.
 
     Masks are flattened over the full spectrum; pool: average-pool them first by this odd number. preset "paper": the authors'
-    100 permutations and strict inequality. Gives a `correlation` artifact. Errors where nothing is shared or n is too small.
+    100 permutations and strict inequality. class_subsets, subsample and draws: curves, see `correlation.curves`; what they
+    hold stands in the header. Gives a `correlation` artifact. Errors where nothing is shared or n is too small.
     """
     if preset is not None and preset not in PRESETS:
         raise StatisticError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
@@ -63,40 +69,93 @@ def correlate(
         permutations=count,
         seed=seed,
         row_normalise=row_normalise,
+        dimension=dimension,
         strict=strict,
         device=str(pick_device(device)),
+        class_subsets=class_subsets,
+        subsamples=subsample,
+        draws=draws,
         progress=progress,
     )
-    header = {
-        "statistics": [_record(one) for one in found],
-        "n": len(x),
+    options = {
+        "statistics": [one.name for one in found],
         "permutations": count,
         "strict": strict,
-        "dropped": dropped,
-        "sides": [_side(a), _side(b)],
+        "row_normalise": row_normalise,
+        "dimension": dimension,
+        "pool": pool,
+        "class_subsets": class_subsets,
+        "subsample": list(subsample),
+        "draws": draws,
     }
+    return _artifact(found, len(x), options, dropped, (a, b), seed)
+
+
+def _artifact(
+    found: Sequence[Statistic],
+    rows: int,
+    options: dict[str, Any],
+    dropped: dict[str, int],
+    sides: tuple[Artifact | Tensor, Artifact | Tensor],
+    seed: int,
+) -> Artifact:
+    header = {
+        "statistics": [_record(one) for one in found],
+        "n": rows,
+        **{name: options[name] for name in ("permutations", "strict", "dimension")},
+        "dropped": dropped,
+        "sides": [_side(side) for side in sides],
+        **_curves(found),
+    }
+    history = artifacts.stage("correlate", options, seed, [_input(side) for side in sides])
+    return Artifact("correlation", header, _tensors(found), history)
+
+
+def _tensors(found: Sequence[Statistic]) -> dict[str, Tensor]:
+    """Null distributions of all rows, and samples; curves keep numbers alone, in the header."""
     tensors = {}
     for one in found:
         tensors[f"{one.name}_null"] = one.null.values
         if one.within_class is not None:
             tensors[f"{one.name}_null_within_class"] = one.within_class.values
-    options = {
-        "statistics": list(statistics),
-        "permutations": count,
-        "strict": strict,
-        "row_normalise": row_normalise,
-        "pool": pool,
+        tensors.update({f"{one.name}_{what}": sample for what, sample in one.samples.items()})
+    return tensors
+
+
+def _curves(found: Sequence[Statistic]) -> dict[str, Any]:
+    """The header's `curves`, an entry a statistic and size; nothing where none were asked for."""
+    curves = {
+        "class_subsets": [entry for one in found for entry in _curve(one.name, one.class_subsets)],
+        "subsample": [entry for one in found for entry in _curve(one.name, one.subsamples)],
     }
-    history = artifacts.stage("correlate", options, seed, [_input(a), _input(b)])
-    return Artifact("correlation", header, tensors, history)
+    asked = {name: entries for name, entries in curves.items() if entries}
+    return {"curves": asked} if asked else {}
+
+
+def _curve(name: str, points: Sequence[Point]) -> list[dict[str, Any]]:
+    sizes = dict.fromkeys(point.size for point in points)
+    return [
+        {"statistic": name, "size": size, "points": [_point(point) for point in points if point.size == size]}
+        for size in sizes
+    ]
+
+
+def _point(point: Point) -> dict[str, Any]:
+    record: dict[str, Any] = {"classes": list(point.classes)} if point.classes else {}
+    record["n"] = point.n
+    if point.found is None:
+        return {**record, "reason": point.reason}
+    return {**record, **_values(point.found)}
 
 
 def _mask_pairs(a: Artifact, b: Artifact, pool: int | None) -> tuple[Tensor, Tensor, Tensor, dict[str, int]]:
     """Flattened masks (n, d) of both sides, labels (n), and how many rows were left out for which reason."""
     for file in (a, b):
-        check_unit(file["masks"], str(file))
-        if file["masks"].shape[-1] != spectrum.half_width(int(file.header["image_size"][1])):
-            raise ArtifactError(f"{file}: masks are {list(file['masks'].shape)}, which does not fit its image_size")
+        masks = file.rows("masks")
+        for start in range(0, len(masks), ROWS_OF_FILE):
+            check_unit(masks[start : start + ROWS_OF_FILE], str(file))
+        if masks.shape[-1] != spectrum.half_width(int(file.header["image_size"][1])):
+            raise ArtifactError(f"{file}: masks are {list(masks.shape)}, which does not fit its image_size")
     place_a, place_b = join([a, b])
     preserved = a["preserved"][place_a] & b["preserved"][place_b]
     dropped = {
@@ -115,17 +174,29 @@ def _mask_pairs(a: Artifact, b: Artifact, pool: int | None) -> tuple[Tensor, Ten
 
 
 def _flat(file: Artifact, rows: Tensor, pool: int | None) -> Tensor:
-    full = spectrum.to_full(file["masks"][rows], int(file.header["image_size"][1]))
-    return (full if pool is None else spectrum.pool(full, pool)).flatten(1)
+    """Masks (n, d) over the full spectrum, pooled a few at a time: at 224x224 ten thousand whole ones take 6 GB."""
+
+    def some(start: int) -> Tensor:
+        full = spectrum.to_full(masks[rows[start : start + ROWS_OF_FILE]], int(file.header["image_size"][1]))
+        return (full if pool is None else spectrum.pool(full, pool)).flatten(1)
+
+    masks = file.rows("masks")
+    return torch.cat([some(start) for start in range(0, len(rows), ROWS_OF_FILE)])
 
 
 def _record(one: Statistic) -> dict[str, Any]:
     return {
         "name": one.name,
         "n": one.n,
-        "observed": _plain(one.observed),
         "dropped": one.dropped,
         "details": {name: _plain(value) for name, value in one.details.items()},
+        **_values(one),
+    }
+
+
+def _values(one: Statistic) -> dict[str, Any]:
+    return {
+        "observed": _plain(one.observed),
         "null": _null_record(one.null),
         "within_class": one.within_class and _null_record(one.within_class),
     }
@@ -142,12 +213,16 @@ def _plain(value: float) -> float | None:
 
 def _side(side: Artifact | Tensor) -> dict[str, Any]:
     if isinstance(side, Tensor):
-        return {"for": None, "attack": None, "shape": list(side.shape)}
-    return {"for": side.header["for"], "attack": side.header["attack"], "shape": list(side["masks"].shape)}
+        return {"for": None, "attack": None, "perturb": 0.0, "shape": list(side.shape)}
+    return {
+        "for": side.header["for"],
+        "attack": side.header["attack"],
+        "perturb": side.header.get("perturb", 0.0),  # how far from ones the masks' fit started
+        "shape": list(side.rows("masks").shape),
+    }
 
 
 def _input(side: Artifact | Tensor) -> Artifact | dict[str, str]:
-
     if isinstance(side, Artifact):
         return side
     digest = hashlib.sha256(side.contiguous().numpy().tobytes()).hexdigest()

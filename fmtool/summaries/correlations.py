@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,30 @@ from fmtool.errors import ArtifactError
 from fmtool.summaries.headers import Header
 from fmtool.tables import Table, text_of
 
-HEADINGS = {"svcca": "SVCCA", "cosine": "cosine", "idcor": "IdCor"}
+HEADINGS = {
+    "svcca": "SVCCA",
+    "cosine": "cosine",
+    "idcor": "IdCor",
+    "cca": "CCA",
+    "pwcca": "PWCCA",
+    "cka": "CKA",
+    "dcor": "dCor",
+}
+# Kind of curve: title, heading of its sizes, and what its rows are.
+CURVES = {
+    "class_subsets": (
+        "Correlation against the number of classes",
+        "k",
+        "means over random subsets of k classes, std over the subsets; no mean where one of them has no value.",
+    ),
+    "subsample": (
+        "Correlation against the number of pairs",
+        "size",
+        "means over random subsamples without replacement, std over them (a spread at that size, no confidence interval "
+        "at n); the last size is all pairs.",
+    ),
+}
+SIGNIFICANT = 0.05
 
 
 def correlation_table(header: Header) -> Table:
@@ -47,34 +71,102 @@ def correlation_table(header: Header) -> Table:
         f"n = {header['n']} rows; {header['permutations']} permutations; p: share of shuffles {rule} the observed "
         f"value, floor {floor:.4f}; adjusted: (observed - null mean) / (1 - null mean).",
     )
+    if header.get("dimension", "twonn") != "twonn":
+        notes.insert(1, f"idcor: dimensions by {header['dimension']} (scikit-dimension)")
     if header["dropped"]:
         notes.insert(1, f"rows left out: {_counts(header['dropped'])}")
     return Table("Correlation", columns, rows, notes)
 
 
+def correlation_tables(header: Header) -> list[Table]:
+    """The main table, and one of each curve that was drawn."""
+    return [correlation_table(header), *(curve_table(header, which) for which in CURVES if which in _curves(header))]
+
+
+def curve_table(header: Header, which: str) -> Table:
+    """A row a statistic and size, means over its subsets; which: "class_subsets" or "subsample", that the header has."""
+    heading, size, *notes = CURVES[which]
+    columns = {
+        "statistic": "",
+        size: "d",
+        "subsets": "d",
+        "mean n": ".1f",
+        "observed": ".3f",
+        "std": ".3f",
+        "null mean": ".3f",
+        "adjusted": ".3f",
+        "within adjusted": ".3f",
+        "p mean": ".4f",
+        "p <= 0.05 %": ".0f",
+    }
+    rows: list[list[Any]] = []
+    for entry in _curves(header)[which]:
+        points = [point for point in entry["points"] if "reason" not in point]
+        refused = [point["reason"] for point in entry["points"] if "reason" in point]
+        for reason in refused[:1]:
+            notes.append(f"{entry['statistic']}, {size} {entry['size']}: none for {len(refused)} subsets, {reason}")
+        row = [entry["statistic"], entry["size"], len(points)]
+        rows.append([*row, *_means(points)] if points else [*row, *[None] * (len(columns) - 3)])
+    return Table(heading, columns, rows, notes)
+
+
 def table1(headers: Sequence[Header]) -> Table:
-    """Several correlations, laid out like the paper's Table 1: a row an attack, every statistic beside its null."""
-    names = [one["name"] for one in headers[0]["statistics"]]
+    """Several correlations, laid out like the paper's Table 1: a row an attack, every statistic beside its null.
+
+    Files of two sets of masks for the same purpose, such as two fits of one, say how high a value can get: they come last.
+    """
+    held = [{one["name"]: one for one in header["statistics"]} for header in headers]
+    names = list(dict.fromkeys(name for one in held for name in one))
+    if not set(held[0]).intersection(*held[1:]):
+        raise ArtifactError(
+            "the correlation files share no statistic: expected at least one in all of them for one table"
+        )
     columns: dict[str, str] = {"attack": "", "n": "d"}
     for name in names:
         columns |= {HEADINGS.get(name, name): ".3f", f"{name} null": ".3f", f"{name} adj.": ".3f"}
+        columns |= {f"{name} within adj.": ".3f"}
         columns |= {f"{name} p": ".4f"} if name == "idcor" else {}
-    rows: list[list[Any]] = []
-    for header in headers:
-        if [one["name"] for one in header["statistics"]] != names:
-            raise ArtifactError("the correlation files hold different statistics: expected the same ones for one table")
-        attack = next((side["attack"] for side in reversed(header["sides"]) if side["attack"]), None)
-        row: list[Any] = [title(attack or "-"), header["n"]]
-        for one in header["statistics"]:
-            row += [_with_std(one), one["null"]["mean"], one["null"]["adjusted"]]
-            row += [one["null"]["p"]] if one["name"] == "idcor" else []
-        rows.append(row)
+    rows: list[tuple[bool, list[Any]]] = []
+    for header, holds in zip(headers, held, strict=True):
+        label, ceiling = _label(header["sides"])
+        row: list[Any] = [label, header["n"]]
+        for name in names:
+            row += _cells(name, holds.get(name))
+        rows.append((ceiling, row))
     one = headers[0]
-    note = f"null: mean of {one['permutations']} permutations; adj.: (observed - null) / (1 - null)"
-    floor = 1 / (1 + one["permutations"])
-    return Table(
-        "Correlation of essential and adversarial masks (as Table 1)", columns, rows, [f"{note}; p floor {floor:.4f}"]
+    note = (
+        f"null: mean of {one['permutations']} permutations; adj.: (observed - null) / (1 - null); "
+        "within adj.: the same with the null within classes"
     )
+    return Table(
+        "Correlation of essential and adversarial masks (as Table 1)",
+        columns,
+        [row for _, row in sorted(rows, key=lambda entry: entry[0])],
+        [f"{note}; p floor {1 / (1 + one['permutations']):.4f}"],
+    )
+
+
+def _label(sides: Sequence[Mapping[str, Any]]) -> tuple[str, bool]:
+    """What a row of Table 1 is about, and whether it is a noise ceiling: two sets of masks for the same purpose."""
+    purposes = {side.get("for") for side in sides}
+    attacks = list(dict.fromkeys(title(side["attack"]) for side in sides if side["attack"]))
+    if purposes == {"essential"}:
+        return "noise ceiling (essential)", True
+    if purposes == {"adversarial"} and len(attacks) == 1:
+        return f"noise ceiling (adversarial, {attacks[0]})", True
+    if purposes == {"adversarial"}:
+        return " and ".join(attacks), False
+    return (attacks[-1] if attacks else "-"), False
+
+
+def _cells(name: str, one: Mapping[str, Any] | None) -> list[Any]:
+    """A statistic's columns of Table 1, empty where the file doesn't hold it."""
+    p = name == "idcor"
+    if one is None:
+        return [None] * (4 + p)
+    within = one["within_class"]
+    cells = [_with_std(one), one["null"]["mean"], one["null"]["adjusted"], within and within["adjusted"]]
+    return [*cells, one["null"]["p"]] if p else cells
 
 
 def _with_std(one: Mapping[str, Any]) -> Any:
@@ -88,3 +180,30 @@ def _counts(dropped: Mapping[str, int]) -> str:
 
 def _interval(null: Mapping[str, Any]) -> str:
     return f"{text_of(null['low'], '.3f')} to {text_of(null['high'], '.3f')}"
+
+
+def _curves(header: Header) -> Mapping[str, list[dict[str, Any]]]:
+    curves: Mapping[str, list[dict[str, Any]]] = header.get("curves", {})
+    return curves
+
+
+def _means(points: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Of some subsets: n, observed value and its population standard deviation, null, adjusted twice, p, its share up to 0.05."""
+    observed = [point["observed"] for point in points]
+    p = [point["null"]["p"] for point in points]
+    return [
+        _mean([point["n"] for point in points]),
+        _mean(observed),
+        statistics.pstdev(observed) if len(observed) > 1 else None,
+        _mean([point["null"]["mean"] for point in points]),
+        _mean([point["null"]["adjusted"] for point in points]),
+        _mean([point["within_class"] and point["within_class"]["adjusted"] for point in points]),
+        _mean(p),
+        100 * sum(value <= SIGNIFICANT for value in p) / len(p),
+    ]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None where one of them is None: a mean of the others would be of other subsets than its neighbours."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known and len(known) == len(values) else None

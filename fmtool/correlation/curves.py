@@ -1,0 +1,97 @@
+"""How a statistic moves with the number of classes (paper, section 4.7, Figure 4) and with the number of pairs.
+
+Which classes and pairs are drawn depends on the seed, on how many there are and on the place in the curve alone: every
+statistic sees the same ones, and another size changes none of those that were there before.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fmtool.correlation.prepared import Options, Prepared
+from fmtool.correlation.statistic import Pairs, Point, Progress, Shuffles, Statistic, evaluate, prepare
+from fmtool.errors import StatisticError
+
+CLASSES, ROWS = 2, 3  # tell these draws apart from the two kinds of shuffle (`nulls`) in the random generator's seed
+
+
+def subsets_of_classes(count: int, draws: int, seed: int) -> list[tuple[int, ...]]:
+    """For k = 1 to `count` classes, `draws` different random subsets of k of them, ascending; all where there are no more."""
+    found = []
+    for k in range(1, count + 1):
+        if math.comb(count, k) <= draws:
+            found += list(itertools.combinations(range(count), k))
+            continue
+        generator = np.random.default_rng((seed, CLASSES, k))
+        drawn: dict[tuple[int, ...], None] = {}  # a set that keeps the order
+        while len(drawn) < draws:
+            drawn[tuple(sorted(generator.choice(count, size=k, replace=False).tolist()))] = None
+        found += list(drawn)
+    return found
+
+
+def subsample(rows: int, size: int, seed: int, draw: int) -> Tensor:
+    """`size` of the rows, without replacement, ascending: (size,) int64."""
+    drawn = np.random.default_rng((seed, ROWS, size, draw)).choice(rows, size=size, replace=False)
+    return torch.from_numpy(np.sort(drawn))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all points of a statistic's curves share."""
+
+    pairs: Pairs
+    options: Options
+    shuffles: Shuffles
+    draws: int  # subsets for each number of classes, subsamples for each size
+    progress: Progress | None
+
+    def point(self, name: str, prepared: Prepared | None, rows: Tensor, size: int, classes: tuple[int, ...]) -> Point:
+        """The statistic of some rows, from the whole's where it can. What these rows don't allow is told as the reason."""
+        some = self.pairs.of(rows)
+        try:
+            if prepared is not None and prepared.subset is not None:
+                prepared = prepared.subset(rows)
+            else:
+                prepared = prepare(name, some, self.options)
+            found = evaluate(name, prepared, some.labels, len(some), self.shuffles)
+        except StatisticError as error:
+            return Point(size, len(some), classes, None, str(error))
+        return Point(size, len(some), classes, found, "")
+
+
+def over_classes(whole: Statistic, prepared: Prepared, kinds: Sequence[int], setting: Setting) -> tuple[Point, ...]:
+    """The statistic of the pairs of random subsets of the classes; kinds: the label of each class. All classes are the whole."""
+    pairs = setting.pairs
+    assert pairs.labels is not None
+    points = []
+    chosen = subsets_of_classes(len(kinds), setting.draws, setting.shuffles.seed)
+    for done, classes in enumerate(chosen, start=1):
+        labels = tuple(kinds[one] for one in classes)
+        if len(classes) == len(kinds):
+            points.append(Point(len(classes), len(pairs), labels, whole, ""))
+        else:
+            rows = torch.isin(pairs.labels, torch.tensor(classes)).nonzero()[:, 0]
+            points.append(setting.point(whole.name, prepared, rows, len(classes), labels))
+        if setting.progress is not None:
+            setting.progress(f"{whole.name}, subsets of classes", done, len(chosen))
+    return tuple(points)
+
+
+def over_rows(whole: Statistic, sizes: Sequence[int], setting: Setting) -> tuple[Point, ...]:
+    """The statistic of random subsamples of these sizes, each prepared anew; the last point is the whole."""
+    rows = len(setting.pairs)
+    points = []
+    for done, (size, draw) in enumerate(itertools.product(sizes, range(setting.draws)), start=1):
+        drawn = subsample(rows, size, setting.shuffles.seed, draw)
+        points.append(setting.point(whole.name, None, drawn, size, ()))
+        if setting.progress is not None:
+            setting.progress(f"{whole.name}, subsamples", done, len(sizes) * setting.draws)
+    return (*points, Point(rows, rows, (), whole, ""))
