@@ -61,6 +61,11 @@ def title(name: str) -> str:
     return ATTACKS[name].title if name in ATTACKS else name
 
 
+def masks_title(fields: Mapping[str, Any]) -> str:
+    """The name of class masks in tables, from `robust` and `attack` of their header: "robust FMN" or "plain"."""
+    return f"robust {title(str(fields['attack']))}" if fields["robust"] else "plain"
+
+
 def parse_epsilon(text: str) -> float:
     """ "8/255" or "0.03" as a number above 0 and at most 1."""
     try:
@@ -96,7 +101,7 @@ def load_foolbox() -> Any:
 def build(name: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """A Foolbox attack by short name or class name, and all of its options in effect.
 
-    PGD draws its start from what `starts` is set to, see `run`. AttackError for an unknown name or option.
+    PGD draws its start from what `starts` is set to, see `perturb_`. AttackError for an unknown name or option.
     """
     from fmtool.attack_variants import variant
 
@@ -142,19 +147,53 @@ def run(
     """
     import torch
 
-    from fmtool import workers
-    from fmtool.models.classifier import padded, predict
+    from fmtool.models.classifier import predict
 
     clean = predict(classifier, images, batch, device)
     status = torch.where(clean == labels, OK, WRONG_BEFORE)
     adversarial = images.clone()
-    rows = (status == OK).nonzero().flatten()
+    perturb_(
+        classifier,
+        adversarial,
+        labels,
+        (status == OK).nonzero().flatten(),
+        attack,
+        epsilon=epsilon,
+        row_seeds=row_seeds,
+        batch=batch,
+        device=device,
+        progress=progress,
+    )
+    predictions = predict(classifier, adversarial, batch, device)
+    status[(status == OK) & (predictions == labels)] = FAILED
+    return Attacked(adversarial, clean, predictions, status)
+
+
+def perturb_(
+    classifier: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    rows: Tensor,
+    attack: Any,
+    *,
+    epsilon: float | None,
+    row_seeds: list[int],
+    batch: int,
+    device: torch.device,
+    progress: Progress | None = None,
+) -> None:
+    """Put what the attack makes of `rows` (m) int64, different ones and all of them, in their place in `images`.
+
+    The other arguments are those of `run`; images, labels and row_seeds are of all n images.
+    """
+    from fmtool import workers
+    from fmtool.models.classifier import padded
 
     def one_batch(some: Tensor) -> Tensor:
         seeds = [row_seeds[row] for row in some.tolist()]
         started = copy.copy(attack)
         if hasattr(attack, "starts"):
-            started.starts = padded(_starts(images.shape[1:], seeds), batch).to(device)
+            started.starts = padded(starts(images.shape[1:], seeds), batch).to(device)
         with _seeded(seeds[0], device) if not keyed else contextlib.nullcontext():
             made = _attack_batch(
                 classifier,
@@ -171,12 +210,9 @@ def run(
         warnings.simplefilter("ignore")
         batches = workers.batches(rows, batch)
         for number, (some, made) in enumerate(zip(batches, pool.map(one_batch, batches), strict=True)):
-            adversarial[some] = made
+            images[some] = made
             if progress:
                 progress("attacking", min((number + 1) * batch, len(rows)), len(rows))
-    predictions = predict(classifier, adversarial, batch, device)
-    status[(status == OK) & (predictions == labels)] = FAILED
-    return Attacked(adversarial, clean, predictions, status)
 
 
 def _without_draws() -> tuple[Any, ...]:
@@ -214,7 +250,7 @@ def _attack_batch(classifier: nn.Module, attack: Any, images: Tensor, labels: Te
     return made
 
 
-def _starts(shape: torch.Size, seeds: list[int]) -> Tensor:
+def starts(shape: torch.Size, seeds: list[int]) -> Tensor:
     """(n, c, h, w) float32, uniform on [-1, 1], each image's from its own seed."""
     import torch
 
@@ -222,9 +258,12 @@ def _starts(shape: torch.Size, seeds: list[int]) -> Tensor:
     return torch.stack(drawn) * 2 - 1
 
 
-def row_seed(seed: int, key: int, index: int) -> int:
-    """A 63-bit seed for one image from (seed, key, index), so that shards and orders draw the same numbers."""
-    digest = hashlib.sha256(f"{seed} {key} {index}".encode()).digest()
+def row_seed(seed: int, key: int, index: int, *trial: int | str) -> int:
+    """A 63-bit seed for one image from (seed, key, index), so that shards and orders draw the same numbers.
+
+    trial: which of several draws for the same image.
+    """
+    digest = hashlib.sha256(" ".join(map(str, (seed, key, index, *trial))).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 

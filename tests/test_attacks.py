@@ -103,6 +103,27 @@ def test_pgds_start_hangs_on_the_image_alone(trained: tuple[nn.Module, Tensor, T
     assert not torch.equal(run([3], 0), run([3], 1))
 
 
+def test_several_draws_for_an_image_differ_and_leave_the_first_as_it_was() -> None:
+    """The seed without a trial is what files of earlier versions were made from."""
+    assert attacks.row_seed(0, -5, 7) == 8370682566865628288
+    assert len({attacks.row_seed(0, -5, 7, *trial) for trial in ((), (0,), (1,), ("mask", 0), ("mask", 1))}) == 5
+
+
+def test_only_the_rows_asked_for_are_perturbed(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+    """All of those, also what the classifier gets wrong, each as `run` would."""
+    classifier, images, labels = trained
+    made, _ = attacks.build("pgd", {})
+    rows, seeds, found = torch.tensor([9, 2, 5]), list(range(len(images))), images.clone()
+    common: dict[str, Any] = {"epsilon": 0.2, "row_seeds": seeds, "batch": 2, "device": CPU}
+    attacks.perturb_(classifier, found, labels, rows, made, **common)
+    others = [row for row in seeds if row not in rows.tolist()]
+    assert torch.equal(found[others], images[others])
+    expected = attacks.run(classifier, images, labels, made, **common).adversarial
+    assert torch.equal(found[rows], expected[rows])
+    attacks.perturb_(classifier, found, (labels + 1) % 10, rows, made, **common)
+    assert not torch.equal(found[rows], expected[rows])
+
+
 @pytest.mark.parametrize("name", ["fmn", "deepfool"])
 def test_minimal_perturbation_of_a_linear_classifier(name: str) -> None:
     """For logits a.x + b against 0 the smallest l-inf perturbation is |a.x + b| / |a|_1, if no pixel meets its bounds.

@@ -13,7 +13,8 @@ import pytest
 from fmtool import tables
 from fmtool.errors import ArtifactError
 from fmtool.summaries.attacks import attack_table
-from fmtool.summaries.correlations import correlation_table, table1
+from fmtool.summaries.correlations import correlation_table, correlation_tables, table1
+from fmtool.summaries.defenses import defense_table
 from fmtool.summaries.masks import kept_entries
 from fmtool.tables import Table
 
@@ -56,6 +57,61 @@ def test_a_median_that_is_infinite_is_written_so() -> None:
     assert json.loads(tables.as_json(table))["rows"][0]["in 1/255"] is None
 
 
+def test_an_attack_on_the_two_pass_classifier_is_called_adaptive() -> None:
+    found = {"two_pass": 1, "class_masks": 2}
+    defense = {"digest": "0", "robust": True, "attack": "fmn", "restarts": 5, "found": found}
+    header = {"attack": "pgd", "options": {}, "defense": defense}
+    table = attack_table(header, attack_arrays([0.1, 0.2, 0.3], [0, 0, 0]))
+    assert row_of(table)["attack"] == "adaptive PGD on robust FMN"
+    assert "accuracies are the two-pass classifier's. 1 images fooled" in table.notes[1]
+    assert "from 5 random starts, 2 more through the mask" in table.notes[1]
+    plain = {**header, "defense": {**defense, "robust": False, "attack": None}}
+    assert row_of(attack_table(plain, attack_arrays([0.1], [0])))["attack"] == "adaptive PGD on plain"
+
+
+def defense_header(*, adaptive: bool) -> dict[str, Any]:
+    """Two columns; two attacks, and one on the masks of the second column."""
+
+    def cell(accuracy: float, adaptive: bool = False) -> dict[str, Any]:
+        return {"accuracy": accuracy, "accuracy_right_before": accuracy - 0.01, "adaptive": adaptive}
+
+    matrix: list[Any] = [[cell(0.9), cell(0.8)], [cell(0.1), cell(0.7)], [cell(0.2), cell(0.6)]]
+    return {
+        "rows": ["clean", "fmn", "pgd", *(["adaptive PGD"] if adaptive else [])], "columns": ["none", "robust FMN"], "n": 50,
+        "matrix": [*matrix, *([[None, cell(0.05, True)]] if adaptive else [])], "adaptive": adaptive,
+        "worst": [cell(0.1), cell(0.5)], "clean_drop": [0.0, 0.1],
+    }  # fmt: skip
+
+
+def test_the_defence_table_marks_adaptive_cells() -> None:
+    """The worst of the others stands below them and above the adaptive row, whose other cells are empty."""
+    table = defense_table(defense_header(adaptive=True))
+    assert list(table.columns) == ["data", "no mask", "robust FMN"]
+    assert table.rows[1:] == [
+        ["FMN", "0.100 (0.090)", "0.700 (0.690)"],
+        ["PGD", "0.200 (0.190)", "0.600 (0.590)"],
+        ["worst of the attacks above, per image", "0.100 (0.090)", "0.500 (0.490)"],
+        ["adaptive PGD", None, "0.050 (0.040) adaptive"],
+        ["drop in clean accuracy", "0.000", "0.100"],
+    ]
+    assert table.cells()[4][1] == "-"
+    (note,) = table.notes
+    assert "cells not marked adaptive are non-adaptive: their attacks knew nothing of the masks" in note
+    table = defense_table(defense_header(adaptive=False))
+    assert [row[0] for row in table.rows[2:]] == [
+        "PGD", "worst of the attacks above, per image", "drop in clean accuracy",
+    ]  # fmt: skip
+    assert "all cells are non-adaptive" in table.notes[0]
+
+
+def test_defence_files_of_before_can_be_read() -> None:
+    """They have neither drop nor worst case, and their cells don't say what they are."""
+    header = defense_header(adaptive=False)
+    old = [[{k: v for k, v in cell.items() if k != "adaptive"} for cell in row] for row in header["matrix"]]
+    table = defense_table({"matrix": old, **{key: header[key] for key in ("rows", "columns", "n", "adaptive")}})
+    assert [row[0] for row in table.rows] == ["clean", "FMN", "PGD"]
+
+
 def test_kept_entries_count_the_full_spectrum() -> None:
     """Columns 0 and w / 2 once, the ones between twice."""
     masks = np.zeros((1, 1, 4, 3), dtype=np.float32)
@@ -96,10 +152,10 @@ def test_correlation_table_shows_both_nulls_and_what_was_left_out() -> None:
         assert expected in notes
 
 
-def test_table_1_has_a_row_an_attack_and_refuses_other_statistics() -> None:
-    table = table1([correlation_header(["cosine", "idcor"])] * 2)
+def test_table_1_has_a_row_an_attack_and_none_where_a_file_lacks_a_statistic() -> None:
+    table = table1([correlation_header(["cosine"]), correlation_header(["cosine", "idcor"])])
     assert [row[0] for row in table.rows] == ["FMN", "FMN"]
-    nulls = ["null", "adj."]
+    nulls = ["null", "adj.", "within adj."]
     expected = [
         "attack",
         "n",
@@ -110,9 +166,59 @@ def test_table_1_has_a_row_an_attack_and_refuses_other_statistics() -> None:
         "idcor p",
     ]
     assert list(table.columns) == expected
-    assert table.rows[0][2] == "0.500 ± 0.250"
-    with pytest.raises(ArtifactError, match="different statistics"):
+    assert table.rows[0] == ["FMN", 50, "0.500 ± 0.250", 0.2, 0.375, None, *[None] * 5]
+    assert table.rows[1][6:] == [0.5, 0.2, 0.375, None, 0.01]
+    with pytest.raises(ArtifactError, match="share no statistic"):
         table1([correlation_header(["cosine"]), correlation_header(["idcor"])])
+
+
+def test_noise_ceilings_come_last_in_table_1() -> None:
+    def between(*sides: tuple[str, str | None]) -> dict[str, Any]:
+        found = [{"for": purpose, "attack": attack} for purpose, attack in sides]
+        return {**correlation_header(["cosine"]), "sides": found}
+
+    table = table1(
+        [
+            between(("essential", "pgd"), ("essential", None)),
+            between(("adversarial", "fmn"), ("adversarial", "fmn")),
+            between(("adversarial", "fmn"), ("adversarial", "pgd")),
+            between(("essential", "pgd"), ("adversarial", "fmn")),
+        ]
+    )
+    assert [row[0] for row in table.rows] == [
+        "FMN and PGD", "FMN", "noise ceiling (essential)", "noise ceiling (adversarial, FMN)",
+    ]  # fmt: skip
+
+
+def test_curves_have_a_table_each_with_means_over_subsets() -> None:
+    def point(observed: float, p: float, adjusted: float | None) -> dict[str, Any]:
+        null = {"mean": 0.2, "p": p, "adjusted": adjusted}
+        return {"classes": [1], "n": int(10 * observed), "observed": observed, "null": null, "within_class": null}
+
+    header = {
+        **correlation_header(["cosine", "idcor"]),
+        "curves": {
+            "class_subsets": [
+                {"statistic": "cosine", "size": 1, "points": [point(0.4, 0.01, 0.5), point(0.6, 0.09, 0.7)]},
+                {"statistic": "cosine", "size": 2, "points": [point(0.4, 0.01, None), point(0.6, 0.09, 0.7)]},
+                {"statistic": "idcor", "size": 1, "points": [{"classes": [1], "n": 4, "reason": "too few"}] * 2},
+            ],
+        },
+    }  # fmt: skip
+    main, curve = correlation_tables(header)
+    assert main.title == "Correlation" and "number of classes" in curve.title
+    assert list(curve.columns)[:3] == ["statistic", "k", "subsets"]
+    assert curve.rows[0] == ["cosine", 1, 2, 5.0, *map(pytest.approx, (0.5, 0.1, 0.2, 0.6, 0.6, 0.05, 50))]
+    assert curve.rows[1][7] is None
+    assert curve.rows[2] == ["idcor", 1, 0, *[None] * 8]
+    assert curve.notes[1:] == ["idcor, k 1: none for 2 subsets, too few"]
+    assert correlation_tables(correlation_header(["cosine"]))[1:] == []
+
+
+def test_another_estimator_of_the_dimension_is_named() -> None:
+    named = " ".join(correlation_table({**correlation_header(["idcor"]), "dimension": "mle"}).notes)
+    assert "dimensions by mle" in named
+    assert "dimensions by" not in " ".join(correlation_table(correlation_header(["idcor"])).notes)
 
 
 def test_formats_hold_the_same_values() -> None:

@@ -24,13 +24,13 @@ def attack(
     data: opt.Data,
     output: opt.Output,
     name: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--attack",
             metavar="NAME",
-            help=f"{', '.join(ATTACKS)} (FMN and DeepFool look for the smallest l-inf perturbation, PGD stays within --epsilon), or the name of a Foolbox attack class.",
+            help=f"{', '.join(ATTACKS)} (FMN and DeepFool look for the smallest l-inf perturbation, PGD stays within --epsilon), or the name of a Foolbox attack class. [default: fmn, or pgd with --defense]",
         ),
-    ] = "fmn",
+    ] = None,
     epsilon: Annotated[
         str | None,
         typer.Option(
@@ -47,12 +47,30 @@ def attack(
             help="An argument of the Foolbox class, such as steps=100; may be repeated.",
         ),
     ] = None,
+    defense: Annotated[
+        str | None,
+        typer.Option(
+            "--defense",
+            metavar="CLASSMASKS",
+            help="Attack the two-pass classifier with these class masks, which the attack knows (section 4.8).",
+        ),
+    ] = None,
+    restarts: Annotated[
+        int | None,
+        typer.Option(
+            "--restarts",
+            metavar="N",
+            min=1,
+            help="With --defense: random starts, of which the best counts. [default: 5]",
+        ),
+    ] = None,
     limit: opt.Limit = None,
     size: opt.Size = None,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     batch_size: opt.BatchSize = None,
     factory: opt.Factory = None,
+    allow_other_model: opt.AllowOtherModel = False,
     form: opt.Format = "table",
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
@@ -60,7 +78,8 @@ def attack(
     """Attack the images that the model gets right, untargeted, through Foolbox (section 4.3).
 
     Images that are wrong before are kept in the file and flagged, not attacked; whether an attack worked is judged on the
-    float32 image as it is stored.
+    float32 image as it is stored. With --defense, PGD attacks the two-pass classifier, then through the mask of each class alone
+    what is still right; right before, wrong and worked are then said of the two-pass classifier.
     """
     with working(output, quiet=quiet, debug=debug, form=form) as bar:
         pairs = dict(_pair(text) for text in attack_option or [])
@@ -74,10 +93,13 @@ def attack(
             name,
             epsilon=distance,
             options=parse_options(pairs),
+            defense=None if defense is None else artifacts.read(defense, "class-masks"),
+            restarts=restarts,
             seed=seed,
             device=device,
             batch=batch_size,
             factory=factory,
+            allow_other_model=allow_other_model,
             progress=bar,
         )
     save(found, output, form)

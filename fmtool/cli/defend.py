@@ -40,8 +40,9 @@ def defend(
 ) -> None:
     """Evaluate the defence: predict, filter by the predicted class's mask, predict again (section 4.8, Table 4).
 
-    A row for the clean images and each attack, a column for no mask and each set of class masks. The attacks know nothing of the
-    masks: these numbers say little about an attacker who does.
+    A row for the clean images and each attack, a column for no mask and each set of class masks. Attacks made without --defense
+    know nothing of the masks: their numbers say little about an attacker who does. Those made with it share the last row, marked
+    adaptive, each in the column of its masks.
     """
     with working(output, quiet=quiet, debug=debug, form=form) as bar:
         from fmtool import artifacts

@@ -58,8 +58,15 @@ def check_shape(images: Rows, spec: Specification, name: str) -> None:
         raise DataError(f"{name}: images are {_shape(images.shape[1:])}, the model takes {_shape(spec.input_shape)}")
 
 
-def check_attack(attack: Artifact, model: Artifact, spec: Specification, allow_other_model: bool) -> None:
-    """The attack was made on this model, its images fit, and its numbers are what the kind promises."""
+def check_attack(
+    attack: Artifact, model: Artifact, spec: Specification, allow_other_model: bool, *, adaptive: bool = False
+) -> None:
+    """The attack was made on this model, its images fit, and its numbers are what the kind promises.
+
+    adaptive: take also an attack on the two-pass classifier.
+    """
+    if attack.header.get("defense") and not adaptive:
+        raise ArtifactError(f"{attack}: was made against the two-pass defence: its predictions are not the model's")
     check_same_model(attack, model, allow_other_model)
     check_shape(attack.rows("images"), spec, str(attack))
     classes = len(spec.class_names)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +27,19 @@ from fmtool.stages.common import (
     warn,
 )
 
+NO_CELL = -1  # stands in `predictions` where a row has no cell
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of the matrix: column -> images (n, c, h, w), the same ones in each but for adaptive attacks.
+
+    bound: of an adaptive attack, its name and epsilon; None for the others.
+    """
+
+    images: dict[int, Tensor]
+    bound: tuple[str, float] | None = None
+
 
 def defend(
     model: Artifact,
@@ -40,61 +55,116 @@ def defend(
     """Table 4: a row for the clean images and each `attack` artifact, a column for no mask and each `class-masks` artifact.
 
     Every row is about the images that all attack files share. A cell's `accuracy` is the share right after the second pass over
-    all n; `accuracy_right_before`, the authors' figure, counts only those that were right when clean too, over the same n.
+    all n; `accuracy_right_before`, the authors' figure, counts only those that the model gets right when clean, over the same n.
+    Adaptive attacks come last, and have cells only in the columns of the masks that they were made against. `worst` is right
+    when clean and under every other attack, image by image; `clean_drop` the clean accuracy that a column loses.
     """
     if not attacked or not class_masks:
         raise ArtifactError("expected at least one attack file and one class-masks file")
     run = ready(model, device, batch, factory)
     for file in attacked:
-        check_attack(file, model, run.spec, allow_other_model)
-    defenses = [None, *(_two_pass(file, model, run, allow_other_model) for file in class_masks)]
-    places = join(attacked) if len(attacked) > 1 else [torch.arange(len(attacked[0]["labels"]))]
-    left_out = max(len(file["labels"]) for file in attacked) - len(places[0])
-    if left_out:
-        warn(f"{left_out} images are not in every attack file and are left out")
-    first, rows = attacked[0], places[0]
-    labels, right_before = first["labels"][rows], first["clean_predictions"][rows] == first["labels"][rows]
-    images = {"clean": first["images"][rows]}
-    for file, place in zip(attacked, places, strict=True):
-        if not torch.equal(file["labels"][place], labels):
-            raise ArtifactError(f"{file} and {first} give the same images other labels")
-        images[_free_name(str(file.header["attack"]), images)] = file["adversarial"][place]
+        check_attack(file, model, run.spec, allow_other_model, adaptive=True)
+    defenses = [run.classifier, *(two_pass(file, model, run, allow_other_model) for file in class_masks)]
+    places = _places(attacked)
+    rows = _rows(attacked, places, class_masks)
     columns = ["none"]
     for file in class_masks:
-        columns.append(_free_name(_column(file), columns))
-    found: list[list[Tensor]] = []
-    for row in images.values():
-        found.append([])
-        for defense in defenses:
-            found[-1].append(predict(defense or run.classifier, row, run.batch, run.device))
-            if progress:
-                progress("defending", sum(map(len, found)), len(images) * len(defenses))
-    predictions = torch.stack([torch.stack(row) for row in found])
-    right = predictions == labels
+        columns.append(_free_name(attacks.masks_title(file.header), columns))
+    first, place = attacked[0], places[0]
+    labels = first["labels"][place]
+    predictions = torch.full((len(rows), len(columns), len(labels)), NO_CELL)
+    cells = [(number, *cell) for number, row in enumerate(rows.values()) for cell in row.images.items()]
+    for done, (row, column, images) in enumerate(cells, start=1):
+        predictions[row, column] = predict(defenses[column], images, run.batch, run.device)
+        if progress:
+            progress("defending", done, len(cells))
     header = {
-        "rows": list(images),
+        "rows": list(rows),
         "columns": columns,
         "n": len(labels),
         "class_names": first.header["class_names"],
-        "matrix": [
-            [
-                {
-                    "accuracy": float(cell.double().mean()),
-                    "accuracy_right_before": float((cell & right_before).double().mean()),
-                }
-                for cell in row
-            ]
-            for row in right
-        ],
-        "adaptive": False,
+        **_matrix(predictions, labels, [row.bound is not None for row in rows.values()]),
         "data": first.header["data"],
     }
-    tensors = {"predictions": predictions, **{name: first[name][rows] for name in ROWS}}
+    tensors = {"predictions": predictions, **{name: first[name][place] for name in ROWS}}
     history = artifacts.stage("defend", {"batch_size": run.batch}, None, [model, *attacked, *class_masks])
     return Artifact("defense", header, tensors, history)
 
 
-def _two_pass(file: Artifact, model: Artifact, run: Ready, allow_other_model: bool) -> TwoPass:
+def _places(attacked: Sequence[Artifact]) -> list[Tensor]:
+    """Each file's rows (n) of the images that all of them share, which must have the same labels."""
+    places = join(attacked) if len(attacked) > 1 else [torch.arange(len(attacked[0]["labels"]))]
+    left_out = max(len(file["labels"]) for file in attacked) - len(places[0])
+    if left_out:
+        warn(f"{left_out} images are not in every attack file and are left out")
+    first, labels = attacked[0], attacked[0]["labels"][places[0]]
+    for file, place in zip(attacked, places, strict=True):
+        if not torch.equal(file["labels"][place], labels):
+            raise ArtifactError(f"{file} and {first} give the same images other labels")
+    return places
+
+
+def _rows(attacked: Sequence[Artifact], places: Sequence[Tensor], class_masks: Sequence[Artifact]) -> dict[str, _Row]:
+    """Clean images, attacks that knew nothing of the masks, adaptive ones; these share a row a name and epsilon."""
+    every = range(1 + len(class_masks))
+    rows = {"clean": _Row(dict.fromkeys(every, attacked[0]["images"][places[0]]))}
+    pairs = list(zip(attacked, places, strict=True))
+    for file, place in pairs:
+        if not file.header.get("defense"):
+            name = _free_name(str(file.header["attack"]), rows)
+            rows[name] = _Row(dict.fromkeys(every, file["adversarial"][place]))
+    for file, place in pairs:
+        if file.header.get("defense"):
+            name, columns = str(file.header["attack"]), _columns_of(file, class_masks)
+            bound = (name, float(file.header["options"]["epsilon"]))
+            row = next((one for one in rows.values() if one.bound == bound and not one.images.keys() & columns), None)
+            if row is None:
+                row = rows[_free_name(f"adaptive {attacks.title(name)}", rows)] = _Row({}, bound)
+            row.images.update(dict.fromkeys(columns, file["adversarial"][place]))
+    return rows
+
+
+def _columns_of(file: Artifact, class_masks: Sequence[Artifact]) -> list[int]:
+    """The columns of the masks that an adaptive attack was made against."""
+    digest = file.header["defense"]["digest"]
+    found = [column for column, masks in enumerate(class_masks, start=1) if masks.digest == digest]
+    if not found:
+        name = attacks.masks_title(file.header["defense"])
+        raise ArtifactError(
+            f"{file}: attacks the {name} class masks {digest[:12]}, which are not among the class-masks files given"
+        )
+    return found
+
+
+def _matrix(predictions: Tensor, labels: Tensor, adaptive: Sequence[bool]) -> dict[str, Any]:
+    """The header's fields that count, from predictions (rows, columns, n), the clean images' first; adaptive: a row's kind."""
+    right = predictions == labels
+    right_before = right[0, 0]  # the bare model on the clean images
+
+    def cell(found: Tensor, adapted: bool) -> dict[str, Any]:
+        return {
+            "accuracy": float(found.double().mean()),
+            "accuracy_right_before": float((found & right_before).double().mean()),
+            "adaptive": adapted,
+        }
+
+    there = (predictions != NO_CELL).any(dim=2).tolist()
+    matrix = [
+        [cell(found, adapted) if filled else None for found, filled in zip(row, cells, strict=True)]
+        for row, cells, adapted in zip(right, there, adaptive, strict=True)
+    ]
+    unaware = right[[number for number, adapted in enumerate(adaptive) if not adapted]]
+    clean = right[0].double().mean(dim=1)
+    return {
+        "matrix": matrix,
+        "worst": [cell(found, False) for found in unaware.all(dim=0)] if len(unaware) > 2 else None,
+        "clean_drop": (clean[0] - clean).tolist(),
+        "adaptive": any(adaptive),
+    }
+
+
+def two_pass(file: Artifact, model: Artifact, run: Ready, allow_other_model: bool) -> TwoPass:
+    """The two-pass classifier with the masks of a `class-masks` artifact, which fit the model."""
     check_same_model(file, model, allow_other_model)
     c, h, w = run.spec.input_shape
     if tuple(file["masks"].shape[1:]) != (c, h, w // 2 + 1) or file.header["image_size"] != [h, w]:
@@ -107,11 +177,7 @@ def _two_pass(file: Artifact, model: Artifact, run: Ready, allow_other_model: bo
     return TwoPass(run.classifier, file["masks"], file["classes"], len(run.spec.class_names)).eval().to(run.device)
 
 
-def _column(file: Artifact) -> str:
-    return f"robust {attacks.title(str(file.header['attack']))}" if file.header["robust"] else "plain"
-
-
-def _free_name(name: str, taken: Sequence[str] | dict[str, Tensor]) -> str:
+def _free_name(name: str, taken: Container[str]) -> str:
     number, free = 1, name
     while free in taken:
         number += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fmtool.attacks import FAILED, STATUS_NAMES, WRONG_BEFORE, title
+from fmtool.attacks import FAILED, STATUS_NAMES, WRONG_BEFORE, masks_title, title
 from fmtool.summaries.headers import Arrays, Header
 from fmtool.tables import Table
 
@@ -18,8 +18,9 @@ def attack_table(header: Header, arrays: Arrays) -> Table:
     # an attack that failed has found no distance, however large: it must not make the median smaller
     distance[failed] = np.inf
     after = (arrays["adversarial_predictions"] == arrays["labels"]).mean()
+    defense = header.get("defense")
     row = [
-        title(header["attack"]),
+        f"adaptive {title(header['attack'])} on {masks_title(defense)}" if defense else title(header["attack"]),
         n,
         100 * right.mean(),
         100 * after,
@@ -38,9 +39,12 @@ def attack_table(header: Header, arrays: Arrays) -> Table:
     }
     counts = ", ".join(f"{int((status == code).sum())} {name}" for code, name in STATUS_NAMES.items())
     options = ", ".join(f"{key}={value}" for key, value in sorted(header["options"].items()) if value is not None)
-    return Table(
-        "Attack",
-        columns,
-        [row],
-        [f"{counts}. success and l-inf: over the {int(right.sum())} images right before.", f"options: {options}"],
-    )
+    notes = [f"{counts}. success and l-inf: over the {int(right.sum())} images right before.", f"options: {options}"]
+    if defense:
+        found, restarts = defense["found"], defense["restarts"]
+        notes.insert(
+            1,
+            f"accuracies are the two-pass classifier's. {found['two_pass']} images fooled by attacking it from {restarts} random "
+            f"start{'s' if restarts > 1 else ''}, {found['class_masks']} more through the mask of one class after the other.",
+        )
+    return Table("Attack", columns, [row], notes)
