@@ -1,0 +1,255 @@
+"""The paper's tables with ours beside them: fmtool's files and `paper.csv` in, a table on the screen and as Markdown and CSV out.
+
+    python compare.py table1 correlation-fmn.safetensors correlation-pgd.safetensors ceiling.safetensors -o table1
+
+The paper's numbers are read from `paper.csv` alone, ours from the files alone. It prints no number that is in neither.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fmtool.artifacts import Description, describe
+from fmtool.attacks import FAILED, WRONG_BEFORE, title
+from fmtool.cli.session import show
+from fmtool.errors import FmtoolError
+from fmtool.summaries.correlations import HEADINGS
+from fmtool.tables import Table, as_csv, as_markdown
+
+Paper = Mapping[str, Mapping[str, float]]  # row -> column -> value, of one table
+
+NULLS = {
+    "n": "d", "null mean": ".3f", "null 95 %": ".", "p": ".4f", "adjusted": ".3f",
+    "within-class null": ".3f", "within p": ".4f", "within adjusted": ".3f",
+}  # fmt: skip
+
+
+def paper_table(name: str) -> Paper:
+    """The paper's numbers of one table."""
+    found: dict[str, dict[str, float]] = {}
+    with (Path(__file__).parent / "paper.csv").open() as lines:
+        for line in csv.DictReader(lines):
+            if line["table"] == name:
+                found.setdefault(line["row"], {})[line["column"]] = float(line["value"])
+    return found
+
+
+def models(files: Sequence[Description], paper: Paper) -> Table:
+    """A.2: a row a file. A model file says the accuracy that `train-model` found, an attack file that on its clean images."""
+    rows: list[list[Any]] = []
+    for file in files:
+        name = network(file)
+        known = paper.get(name, {}).get("accuracy")
+        if file.kind == "attack":
+            status = file.arrays()["status"]
+            accuracy: float | None = 100 * float((status != WRONG_BEFORE).mean())
+            images = ", ".join(f"{part['name']} {part['split']}".strip() for part in file.header["data"])
+            rows.append([name, images, len(status), known, accuracy])
+        else:
+            accuracy = file.header["accuracy"]
+            rows.append([name, "test", None, known, None if accuracy is None else 100 * accuracy])
+    return Table("Accuracy (A.2)", {"model": "", "images": "", "n": "d", "paper %": ".2f", "ours %": ".2f"}, rows)
+
+
+def table1(files: Sequence[Description], paper: Paper) -> Table:
+    """A row an attack and statistic."""
+    return correlations(files, paper, "Table 1", by_model=False)
+
+
+def table2(files: Sequence[Description], paper: Paper) -> Table:
+    """A row an attack, model and statistic."""
+    return correlations(files, paper, "Table 2", by_model=True)
+
+
+def correlations(files: Sequence[Description], paper: Paper, name: str, *, by_model: bool) -> Table:
+    """Each statistic with its nulls; the noise ceiling, a file whose two sides have the same purpose, stands beside it."""
+    ceilings = [file for file in files if len({side["for"] for side in file.header["sides"]}) == 1]
+    ceiling = {one["name"]: one for file in ceilings for one in file.header["statistics"]}
+    columns = {
+        "attack": "", **({"model": ""} if by_model else {}), "statistic": "", "paper": ".", "ours": ".", "paper p": ".2f",
+        **NULLS, "noise ceiling": ".3f", "ceiling adjusted": ".3f",
+    }  # fmt: skip
+    rows: list[list[Any]] = []
+    for file in (file for file in files if file not in ceilings):
+        attack, model = attack_of(file), network(file)
+        known = paper.get(f"{attack} {model}" if by_model else attack, {})
+        for one in file.header["statistics"]:
+            again = ceiling.get(one["name"])
+            row: list[Any] = [title(attack), *([model] if by_model else []), HEADINGS.get(one["name"], one["name"])]
+            row.append(with_std(known.get(one["name"]), known.get(f"{one['name']} std"), ".2f"))
+            row.append(with_std(one["observed"], one["details"].get("std"), ".3f"))
+            row += [known.get(f"{one['name']} p"), *null_cells(one)]
+            rows.append([*row, *([again["observed"], again["null"]["adjusted"]] if again else [None, None])])
+    notes = [null_note(files)]
+    if ceilings:
+        counts = ", ".join(f"n = {file.header['n']}" for file in ceilings)
+        notes.append(
+            f"noise ceiling: {ceilings[0].header['sides'][0]['for']} masks beside themselves, fitted again from a start that "
+            f"differs by rounding ({counts})"
+        )
+    return Table(f"{name}: correlation of essential and adversarial masks, the paper's and ours", columns, rows, notes)
+
+
+def table3(files: Sequence[Description], paper: Paper) -> Table:
+    """A row an epsilon: the paper's three stand where the success rate is nearest, its epsilons being illegible in our scan."""
+    success = {epsilon(file): success_rate(file) for file in files if file.kind == "attack"}
+    found = {epsilon(file): statistic(file, "idcor") for file in files if file.kind == "correlation"}
+    # in the paper's order, each beside an epsilon of its own, as near as can be; of equally near ones the larger epsilons
+    known = list(paper.values())
+    fitting = min(
+        combinations(sorted(success), min(len(known), len(success))),
+        key=lambda some: (
+            sum(abs(success[one] - row["success"]) for one, row in zip(some, known, strict=False)),
+            -sum(some),
+        ),
+    )
+    beside = dict(zip(fitting, known, strict=False))
+    columns = {
+        "epsilon": "", "paper success %": ".2f", "ours %": ".2f", "paper IdCor": ".2f", "ours": ".3f", "paper p": ".2f", **NULLS,
+    }  # fmt: skip
+    rows: list[list[Any]] = []
+    for size in sorted(success):
+        row, one = beside.get(size, {}), found.get(size)
+        cells = null_cells(one) if one else [None] * len(NULLS)
+        names = ("success", "idcor", "idcor p")
+        known = [row.get(column) for column in names]
+        rows.append(
+            [f"{255 * size:g}/255", known[0], success[size], known[1], one and one["observed"], known[2], *cells]
+        )
+    notes = [
+        "success over the images that are right when clean; the paper's rows stand beside the epsilon whose success rate fits",
+        null_note([file for file in files if file.kind == "correlation"]),
+    ]
+    return Table("Table 3: PGD with variable epsilon, the paper's and ours", columns, rows, notes)
+
+
+def table4(files: Sequence[Description], paper: Paper) -> Table:
+    """The defence matrix, a pair of columns a set of masks; then what the paper leaves open."""
+    (header,) = (file.header for file in files)
+    names = {"none": "none", **{f"robust {title(name)}": name for name in ("fmn", "pgd", "deepfool")}}
+    columns = {"data": ""}
+    for column in header["columns"]:
+        shown = "no mask" if column == "none" else column
+        columns |= {f"{shown}, paper": ".2f", f"{shown}, ours": "."}
+    rows: list[list[Any]] = []
+
+    def add(name: str, cells: Sequence[Mapping[str, Any] | None]) -> None:
+        row: list[Any] = [title(name)]
+        for column, cell in zip(header["columns"], cells, strict=True):
+            row += [paper.get(name, {}).get(names.get(column, "")), cell_text(cell)]
+        rows.append(row)
+
+    for name, cells in zip(header["rows"], header["matrix"], strict=True):
+        add(name, cells)
+    if header.get("worst"):
+        add("worst of the non-adaptive, per image", header["worst"])
+    drop: list[Any] = ["drop in clean accuracy"]
+    for column, ours in zip(header["columns"], header["clean_drop"], strict=True):
+        known = paper["clean"].get(names.get(column, ""))
+        drop += [None if known is None else round(paper["clean"]["none"] - known, 10), f"{ours:.3f}"]
+    rows.append(drop)
+    note = (
+        f"n = {header['n']}; accuracy after the second pass; in brackets only images right when clean (the authors' figure). "
+        "Cells not marked adaptive are non-adaptive: their attacks knew nothing of the masks"
+    )
+    return Table(
+        "Table 4: clean and adversarial accuracy under robust masks, the paper's and ours", columns, rows, [note]
+    )
+
+
+TABLES: dict[str, Callable[[Sequence[Description], Paper], Table]] = {
+    "models": models, "table1": table1, "table2": table2, "table3": table3, "table4": table4,
+}  # fmt: skip
+
+
+def compare(
+    name: Annotated[str, typer.Argument(metavar="TABLE", help=", ".join(TABLES))],
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="fmtool's files that the table is made from.")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="STEM", help="Writes STEM.md and STEM.csv.")],
+    heading: Annotated[str, typer.Option("--heading", help="What the title says of the images.")] = "",
+) -> None:
+    """Print a table of the paper's with ours beside it, and save it."""
+    try:
+        if name not in TABLES:
+            raise FmtoolError(f"{name}: expected one of {', '.join(TABLES)}")
+        table = TABLES[name]([describe(file) for file in files], paper_table(name))
+    except FmtoolError as error:
+        print(f"compare: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    if heading:
+        table = Table(f"{table.title} ({heading})", table.columns, table.rows, table.notes)
+    for suffix, text in ((".md", as_markdown(table)), (".csv", as_csv(table))):
+        Path(output).with_suffix(suffix).write_text(text)
+    show(table, "table")
+
+
+def network(file: Description) -> str:
+    """The architecture that the history names: a short name, or the last part of a factory's."""
+    made = (entry["options"].get("architecture") for entry in reversed(file.history))
+    return next((str(name).rpartition(":")[2] for name in made if name), "-")
+
+
+def attack_of(file: Description) -> str:
+    """The attack of a correlation's adversarial side."""
+    return next((str(side["attack"]) for side in file.header["sides"] if side["for"] == "adversarial"), "-")
+
+
+def epsilon(file: Description) -> float:
+    """That of the attack which made the file or led to it."""
+    made = (entry["options"].get("epsilon") for entry in reversed(file.history) if entry["command"] == "attack")
+    return float(next(made) or 0)
+
+
+def success_rate(file: Description) -> float:
+    """Per cent of the images that were right before."""
+    status = file.arrays()["status"]
+    return 100 * float((status[status != WRONG_BEFORE] != FAILED).mean())
+
+
+def statistic(file: Description, name: str) -> Mapping[str, Any]:
+    """One statistic's record."""
+    return next(one for one in file.header["statistics"] if one["name"] == name)
+
+
+def null_cells(one: Mapping[str, Any]) -> list[Any]:
+    """What `NULLS` heads."""
+    null, within = one["null"], one["within_class"] or {}
+    return [
+        one["n"], null["mean"], f"{null['low']:.3f} to {null['high']:.3f}", null["p"], null["adjusted"],
+        within.get("mean"), within.get("p"), within.get("adjusted"),
+    ]  # fmt: skip
+
+
+def null_note(files: Sequence[Description]) -> str:
+    """How the nulls were made."""
+    count = files[0].header["permutations"]
+    return (
+        f"null: {count} permutations of the pairs, p at least {1 / (1 + count):.4f}; within: of the pairs of each class; "
+        "adjusted: (ours - null mean) / (1 - null mean)"
+    )
+
+
+def cell_text(cell: Mapping[str, Any] | None) -> str | None:
+    """A cell of the defence matrix."""
+    if cell is None:
+        return None
+    mark = " adaptive" if cell.get("adaptive") else ""
+    return f"{cell['accuracy']:.3f} ({cell['accuracy_right_before']:.3f}){mark}"
+
+
+def with_std(value: float | None, std: float | None, form: str) -> str | None:
+    """A mean, with its standard deviation if there is one."""
+    if value is None:
+        return None
+    return format(value, form) + (f" ± {std:{form}}" if std is not None else "")
+
+
+if __name__ == "__main__":
+    typer.run(compare)
