@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     from fmtool.datasets import load as load_data  # noqa: F401
     from fmtool.errors import FmtoolError as FmtoolError
     from fmtool.stages.attack import attack as attack
+    from fmtool.stages.check_masks import check_masks as check_masks
     from fmtool.stages.class_masks import class_masks as class_masks
     from fmtool.stages.correlate import correlate as correlate
     from fmtool.stages.defend import defend as defend
     from fmtool.stages.fit_masks import fit_masks as fit_masks
     from fmtool.stages.import_model import import_model as import_model
+    from fmtool.stages.merge import merge as merge
     from fmtool.stages.train_model import train_model as train_model
 
 _HOMES = {
@@ -40,12 +42,14 @@ _HOMES = {
     "Data": ("fmtool.datasets", "Data"),
     "FmtoolError": ("fmtool.errors", "FmtoolError"),
     "attack": ("fmtool.stages.attack", "attack"),
+    "check_masks": ("fmtool.stages.check_masks", "check_masks"),
     "class_masks": ("fmtool.stages.class_masks", "class_masks"),
     "correlate": ("fmtool.stages.correlate", "correlate"),
     "defend": ("fmtool.stages.defend", "defend"),
     "fit_masks": ("fmtool.stages.fit_masks", "fit_masks"),
     "import_model": ("fmtool.stages.import_model", "import_model"),
     "load_data": ("fmtool.datasets", "load"),
+    "merge": ("fmtool.stages.merge", "merge"),
     "read": ("fmtool.artifacts", "read"),
     "train_model": ("fmtool.stages.train_model", "train_model"),
     "write": ("fmtool.artifacts", "write"),

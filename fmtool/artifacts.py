@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 WIDTHS = {"F64": 8, "I64": 8, "F32": 4, "U8": 1, "BOOL": 1}  # bytes, of the dtypes that are written row by row
 METADATA_KEY = "fmtool"
+LARGEST_HEADER = 100_000_000  # bytes, as the library has it
 _BLANK = b'\\"digest\\":\\"' + b"0" * 64  # as it stands in the file, with the key: a name may be 64 zeros too
 _ROWS = {"labels": "I64 n", "key": "I64 n", "index": "I64 n", "source": "I64 n"}
 
@@ -117,8 +118,8 @@ class Artifact:
         return serialise(self)[1]
 
     def input_digest(self, kind: str) -> str | None:
-        """The digest of the input of this kind that the last stage took, from the history."""
-        named = self.history[-1]["inputs"] if self.history else []
+        """The digest of the input of this kind that the newest stage with such an input took: `merge`, say, takes no model."""
+        named = (entry for stage in reversed(self.history) for entry in stage["inputs"])
         return next((entry["digest"] for entry in named if entry["kind"] == kind), None)
 
     def __str__(self) -> str:
@@ -291,6 +292,18 @@ def read_bytes(source: str) -> bytes:
     if not data:
         raise ArtifactError("standard input is empty: expected a file (did the command before the pipe fail?)")
     return data
+
+
+def looks_made(source: str) -> bool:
+    """Whether a path is a regular file whose first bytes speak of fmtool, as far as can be told without reading all of it."""
+    try:
+        if source == STREAM or not Path(source).is_file():
+            return False
+        with open(source, "rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            return size <= LARGEST_HEADER and f'"{METADATA_KEY}":'.encode() in file.read(size)
+    except (OSError, struct.error):
+        return False
 
 
 def parse_header(data: bytes, name: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from fmtool.artifacts import Rows
 from fmtool.errors import FmtoolWarning, MaskError
 from fmtool.mask_steps import WINDOW, Adam, FitOptions, l1_norm, mask_gradient, settled
 from fmtool.models import compiling
-from fmtool.spectrum import half_width, symmetrise_
+from fmtool.spectrum import half_width, mirror_rows, self_mirrored, symmetrise_
 
 REPORT_EVERY = 0.2  # seconds between calls of `progress`
 SMALLEST = 4  # slots of the narrowest batch
@@ -35,6 +35,7 @@ TRIAL_STEPS = 8  # that a narrower batch must take to the same bits
 GPU_CHECK_EVERY = 16  # steps between looks at which slots have finished: a look makes the host wait for the GPU
 
 Progress = Callable[[str, int, int], None]
+Waiting = Iterator[tuple[int, Tensor, Tensor | None]]  # row, image, and where its mask starts if not at ones
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def fit_masks(
     options: FitOptions,
     device: torch.device | None = None,
     progress: Progress | None = None,
+    starts: Callable[[int], Tensor] | None = None,
 ) -> FittedMasks:
     """One mask an image, all in memory; see `fit_each`."""
     n, c, h, w = images.shape
@@ -82,7 +84,7 @@ def fit_masks(
         for one in fields(fit):
             getattr(found, one.name)[row] = getattr(fit, one.name)
 
-    fit_each(classifier, images, targets, options, store, device, progress)
+    fit_each(classifier, images, targets, options, store, device, progress, starts)
     return found
 
 
@@ -94,11 +96,13 @@ def fit_each(
     store: Callable[[int, Fit], None],
     device: torch.device | None = None,
     progress: Progress | None = None,
+    starts: Callable[[int], Tensor] | None = None,
 ) -> None:
     """One mask an image; `store` gets (row, fit) of each as it is finished, from one thread at a time.
 
     images (n, c, h, w) float32 or float64; targets (n) int64, the class to keep. The classifier is frozen, in eval mode and
-    on `device`. MaskError when there is no image.
+    on `device`. starts: a row's mask (c, h, w // 2 + 1) before its first step, symmetric, asked for once by any worker; ones
+    unless given. MaskError when there is no image.
     """
     n = len(images)
     if n == 0:
@@ -113,14 +117,14 @@ def fit_each(
             store(row, fit)
             finished += 1
 
-    def take() -> Iterator[tuple[int, Tensor]]:
+    def take() -> Waiting:
         while True:
             with lock:
                 row = next(waiting, None)
                 image = None if row is None else images[row]
             if row is None or image is None:
                 return
-            yield row, image
+            yield row, image, starts(row) if starts else None
 
     def work() -> None:
         _Slots(shape, images.dtype, levels[0], device).run(take(), targets, keep, stop, share, levels[1:])
@@ -161,7 +165,7 @@ def _levels(
     def trial(level: Level, steps: int = TRIAL_STEPS) -> _Slots:
         slots = _Slots(images.shape[1:], images.dtype, level, device)
         for slot in range(min(level[0].batch, SMALLEST, len(images))):
-            slots.start(slot, iter([(slot, images[slot])]), targets)
+            slots.start(slot, iter([(slot, images[slot], None)]), targets)
         for _ in range(steps):
             slots.step()
         return slots
@@ -242,7 +246,7 @@ class _Slots:
 
     def run(
         self,
-        waiting: Iterator[tuple[int, Tensor]],
+        waiting: Waiting,
         targets: Tensor,
         keep: Callable[[int, Fit], None],
         stop: threading.Event,
@@ -282,8 +286,8 @@ class _Slots:
             mine[: len(busy)] = theirs[busy]
         self.row[: len(busy)] = [other.row[slot] for slot in busy]
 
-    def start(self, slot: int, waiting: Iterator[tuple[int, Tensor]], targets: Tensor) -> None:
-        self.row[slot], image = next(waiting, (-1, None))
+    def start(self, slot: int, waiting: Waiting, targets: Tensor) -> None:
+        self.row[slot], image, mask = next(waiting, (-1, None, None))
         if image is None:
             return
         self.spectra[slot] = torch.fft.rfft2(image.to(self.device))  # alone, so that no mate can change its rounding
@@ -291,11 +295,26 @@ class _Slots:
         self.losses[slot] = torch.nan
         self.active[slot] = True
         self.adam.reset(slot)
+        if mask is not None:
+            self.adam.masks[slot] = mask
 
     def _store(self, slot: int, keep: Callable[[int, Fit], None]) -> None:
         flags = [bool(values[slot]) for values in (self.converged, self.preserved, self.kept)]
         steps, loss = int(self.adam.steps[slot]), float(self.losses[slot, -1])
         keep(self.row[slot], Fit(self.adam.masks[slot].cpu(), steps, loss, *flags))
+
+
+def perturbed(shape: Sequence[int], perturb: float, seed: int) -> Tensor:
+    """A start 1 - perturb * u for images of shape (c, h, w): (c, h, w // 2 + 1) float32, u uniform in [0, 1].
+
+    Entries that mirror each other share one draw, so that the mask is symmetric and every entry uniform.
+    """
+    c, h, w = shape
+    u = torch.rand(c, h, half_width(w), generator=torch.Generator().manual_seed(seed))
+    first = torch.minimum(torch.arange(h), mirror_rows(h, u.device))
+    for column in self_mirrored(w):
+        u[..., column] = u[..., first, column]
+    return 1 - perturb * u
 
 
 def _captured(step: Callable[[], None]) -> Callable[[], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,15 @@ from torch import Tensor, nn
 
 import fmtool
 from fmtool import mask_fitting
+from fmtool.artifacts import Artifact
 from fmtool.class_mask_fitting import Part, fit_class_masks
-from fmtool.errors import MaskError
-from fmtool.mask_fitting import FittedMasks, fit_masks
+from fmtool.errors import FmtoolWarning, MaskError
+from fmtool.mask_fitting import FittedMasks, fit_masks, perturbed
 from fmtool.mask_steps import FitOptions, default_lambda
 from fmtool.models.classifier import Classifier, prepare
 from fmtool.models.resnet import ResNet
-from fmtool.spectrum import filter_images, kept_entries, to_full
+from fmtool.spectrum import filter_images, kept_entries, self_mirrored, to_full
+from fmtool.summaries.masks import masks_table
 
 CPU = torch.device("cpu")
 
@@ -124,6 +127,82 @@ def test_a_mask_is_bitwise_the_same_in_any_slot_beside_any_mates_in_any_order(
     for name in FittedMasks.__dataclass_fields__:
         assert torch.equal(getattr(whole, name)[order], getattr(shuffled, name)), name
         assert torch.equal(getattr(whole, name)[5:9], getattr(few, name)), name
+
+
+def starts_of(perturb: float, seeds: Sequence[int]) -> Callable[[int], Tensor]:
+    """A perturbed start for each row, from a seed of its own."""
+    return lambda row: perturbed((1, 8, 8), perturb, seeds[row])
+
+
+def test_a_perturbed_mask_is_bitwise_the_same_in_any_slot_too(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+    """And differs from the one that starts at ones, by rounding at first."""
+    classifier, images, labels = trained
+    options = FitOptions(0.1, 8, min_steps=60, max_steps=150)
+    seeds = list(range(20))
+    whole = fit_masks(classifier, images[:20], labels[:20], options, starts=starts_of(1e-7, seeds))
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(3))
+    shuffled = fit_masks(
+        classifier, images[order], labels[order], options, starts=starts_of(1e-7, [seeds[row] for row in order])
+    )
+    few = fit_masks(classifier, images[5:9], labels[5:9], options, starts=starts_of(1e-7, seeds[5:9]))
+    for name in FittedMasks.__dataclass_fields__:
+        assert torch.equal(getattr(whole, name)[order], getattr(shuffled, name)), name
+        assert torch.equal(getattr(whole, name)[5:9], getattr(few, name)), name
+    assert not torch.equal(whole.masks, fit_masks(classifier, images[:20], labels[:20], options).masks)
+    soon = FitOptions(0.1, 8, min_steps=0, max_steps=9)
+    plain, moved = (
+        fit_masks(classifier, images[:8], labels[:8], soon, starts=starts) for starts in (None, starts_of(1e-7, seeds))
+    )
+    torch.testing.assert_close(moved.masks, plain.masks, rtol=0, atol=1e-5)
+
+
+def test_starts_of_ones_are_the_default(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+    classifier, images, labels = trained
+    options = FitOptions(0.1, 8, min_steps=20, max_steps=40)
+    plain = fit_masks(classifier, images[:9], labels[:9], options)
+    ones = fit_masks(classifier, images[:9], labels[:9], options, starts=lambda row: torch.ones(1, 8, 5))
+    for name in FittedMasks.__dataclass_fields__:
+        assert torch.equal(getattr(plain, name), getattr(ones, name)), name
+
+
+@pytest.mark.parametrize(("h", "w"), [(8, 8), (9, 9), (9, 6)])
+def test_perturbed_starts_are_uniform_and_symmetric(h: int, w: int) -> None:
+    """Also in the columns that mirror themselves, where an average of two draws would not be uniform."""
+    drawn = torch.stack([(1 - perturbed((3, h, w), 0.5, seed)) / 0.5 for seed in range(400)])
+    assert float(drawn.min()) >= 0 and float(drawn.max()) <= 1
+    mirrored = (-torch.arange(h)) % h
+    for column in self_mirrored(w):
+        assert torch.equal(drawn[..., column], drawn[..., mirrored, column])
+        assert float(drawn[..., column].std()) == pytest.approx(1 / 12**0.5, abs=0.01)
+    assert float(drawn.mean()) == pytest.approx(0.5, abs=0.01)
+    assert torch.equal(perturbed((3, h, w), 0.5, 0), perturbed((3, h, w), 0.5, 0))
+
+
+def test_perturb_is_drawn_for_each_image_and_recorded(files: Path) -> None:
+    """From (seed, key, index), whatever other images are there; without it nothing is drawn and no seed recorded."""
+    model, attack = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("model", "fmn"))
+
+    def fit(**more: float) -> Artifact:
+        few = {"lambda_": 0.1, "min_steps": 0, "max_steps": 0}
+        return fmtool.fit_masks(model, attack, "essential", **few, **more)  # type: ignore[arg-type]
+
+    plain, moved, other = fit(), fit(perturb=0.1), fit(perturb=0.1, seed=1)
+    assert plain.header["perturb"] == plain.history[-1]["options"]["perturb"] == 0 and "seed" not in plain.history[-1]
+    assert moved.header["perturb"] == moved.history[-1]["options"]["perturb"] == 0.1
+    assert (moved.history[-1]["seed"], other.history[-1]["seed"]) == (0, 1)
+    assert not torch.equal(moved["masks"], plain["masks"]) and not torch.equal(moved["masks"], other["masks"])
+    assert torch.equal(fit(seed=5)["masks"], plain["masks"])
+    fewer = fit(perturb=0.1, limit=20)
+    rows = [moved["index"].tolist().index(index) for index in fewer["index"].tolist()]
+    assert torch.equal(fewer["masks"], moved["masks"][rows])
+    for perturb in (-0.1, 1.0, float("nan")):
+        with pytest.raises(MaskError, match=r"--perturb .*: expected a number of at least 0 and below 1"):
+            fit(perturb=perturb)
+    with pytest.warns(FmtoolWarning, match="--perturb 1e-09 is too small"):
+        assert torch.equal(fit(perturb=1e-9)["masks"], plain["masks"])
+    arrays = {name: tensor.numpy() for name, tensor in moved.tensors.items()}
+    assert "started at 1 - 0.1 u" in masks_table(moved.header, arrays).notes[0]
+    assert "started" not in masks_table({**plain.header, "perturb": 0}, arrays).notes[0]
 
 
 def test_real_network_and_images_bitwise_and_early_steps(shared_data: Path) -> None:

@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
-from fmtool.cli import attack, class_masks, correlate, defend, fit_masks, import_model, inspect, plot, train_model
+from fmtool.cli import (
+    attack,
+    check_masks,
+    class_masks,
+    correlate,
+    defend,
+    fit_masks,
+    import_model,
+    inspect,
+    merge,
+    plot,
+    train_model,
+)
 
 app = typer.Typer(
     name="fmtool",
@@ -40,5 +52,17 @@ def _root(
     pass
 
 
-for command in (train_model, import_model, attack, fit_masks, correlate, class_masks, defend, inspect, plot):
+for command in (
+    train_model,
+    import_model,
+    attack,
+    fit_masks,
+    correlate,
+    class_masks,
+    defend,
+    check_masks,
+    merge,
+    inspect,
+    plot,
+):
     command.register(app)

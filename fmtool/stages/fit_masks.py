@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,12 +10,13 @@ from torch import Tensor
 
 from fmtool import artifacts, mask_fitting, row_files
 from fmtool.artifacts import Artifact, Rows
-from fmtool.attacks import OK, WRONG_BEFORE
+from fmtool.attacks import OK, WRONG_BEFORE, row_seed
 from fmtool.datasets import Data, spread, to_float
 from fmtool.errors import MaskError, unknown
 from fmtool.mask_fitting import Fit
 from fmtool.mask_steps import MAX_STEPS, MIN_STEPS, FitOptions, default_lambda
 from fmtool.models import compiling
+from fmtool.models.checkpoints import Specification
 from fmtool.models.classifier import predict
 from fmtool.spectrum import half_width
 from fmtool.stages.common import Progress, Ready, check_attack, check_data, data_header, inputs_of, ready, rows_of, warn
@@ -24,6 +25,7 @@ PURPOSES = {
     "essential": "clean images that are classified correctly, to keep their label (M_E)",
     "adversarial": "adversarial images, to keep the class that the attack turned them to (M_A)",
 }
+LEAST_PERTURB = 2**-25  # 1 - 2^-25 and what lies nearer to 1 round to it in float32
 
 
 def fit_masks(
@@ -36,6 +38,8 @@ def fit_masks(
     max_steps: int = MAX_STEPS,
     limit: int | None = None,
     precision: str = "float32",
+    perturb: float = 0.0,
+    seed: int = 0,
     device: str = "auto",
     batch: int | None = None,
     compile_: bool | None = None,
@@ -47,14 +51,15 @@ def fit_masks(
     """Masks for an `attack` artifact's images, or essential masks for data; gives a `masks` artifact of the eligible images.
 
     for_: "essential": images right when clean, target the label; "adversarial": images with status 0, target the class that
-    the attack turned them to. lambda_: None for min(0.5, 1536 / (c h w)). precision: see `compiling.PRECISIONS`. compile_:
-    compile the network; None where there is enough work for that to pay. output: write the file ("-" for standard output) as
-    masks are finished; what is returned then reads from it, and memory does not grow with n. MaskError when no image is
-    eligible.
+    the attack turned them to. lambda_: None for min(0.5, 1536 / (c h w)). precision: see `compiling.PRECISIONS`. perturb: start
+    at 1 - perturb * u, u in [0, 1] drawn from `seed` for each image, instead of at ones. compile_: compile the network; None
+    where there is enough work for that to pay. output: write the file ("-" for standard output) as masks are finished; what is
+    returned then reads from it, and memory does not grow with n. MaskError when no image is eligible.
     """
     if for_ not in PURPOSES:
         raise MaskError(unknown("--for", for_, PURPOSES))
     check_fit_options(lambda_, min_steps, max_steps)
+    _check_perturb(perturb)
     run = ready(model, device, batch, factory)
     if isinstance(source, Data):
         if for_ == "adversarial":
@@ -73,33 +78,55 @@ def fit_masks(
     if compile_ is None:
         compile_ = compiling.pays(len(rows) * min_steps, run.spec.input_shape)
     options = FitOptions(used, run.batch, min_steps, max_steps, compile_=compile_, precision=precision)
-    header = {
-        "for": for_,
-        "attack": None if isinstance(source, Data) else source.header["attack"],
-        "lambda": used,
-        "image_size": list(run.spec.input_shape[1:]),
-        "basis": "fourier",
-        "layer": "input",
-        "min_steps": min_steps,
-        "max_steps": max_steps,
-        "precision": precision,
-        **data_header(source, run.spec),
-    }
-    recorded = {
-        **{name: header[name] for name in ("for", "lambda", "min_steps", "max_steps", "precision")},
-        "limit": limit,
-        "batch_size": run.batch,
-        "compile": compile_,
-    }
-    history = artifacts.stage("fit-masks", recorded, None, inputs_of(model, source))
+    header, history = _described(for_, options, perturb, seed, limit, model, source, run.spec)
     known = {"targets": targets, **{name: values[rows] for name, values in everything.items()}}
     with row_files.making(output, "masks", header, history, _layout(len(rows), run.spec.input_shape, known)) as made:
         found = _Fitted(made, len(rows))
-        mask_fitting.fit_each(run.classifier, images, targets, options, found.store, run.device, progress)
+        starts = _starts(known, run.spec.input_shape, perturb, seed)
+        mask_fitting.fit_each(run.classifier, images, targets, options, found.store, run.device, progress, starts)
         for name, values in {**known, **found.columns}.items():
             made.put(name, values)
     _warn_of(found.columns, used)
     return made.artifact
+
+
+def _described(
+    for_: str,
+    options: FitOptions,
+    perturb: float,
+    seed: int,
+    limit: int | None,
+    model: Artifact,
+    source: Artifact | Data,
+    spec: Specification,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The header and the history of the masks."""
+    chosen = {
+        "for": for_,
+        "lambda": options.lambda_,
+        "min_steps": options.min_steps,
+        "max_steps": options.max_steps,
+        "precision": options.precision,
+        "perturb": perturb,
+    }
+    header = {
+        **chosen,
+        "attack": None if isinstance(source, Data) else source.header["attack"],
+        "image_size": list(spec.input_shape[1:]),
+        "basis": "fourier",
+        "layer": "input",
+        **data_header(source, spec),
+    }
+    recorded = {**chosen, "limit": limit, "batch_size": options.batch, "compile": options.compile_}
+    return header, artifacts.stage("fit-masks", recorded, seed if perturb else None, inputs_of(model, source))
+
+
+def _starts(rows: dict[str, Tensor], shape: Sequence[int], perturb: float, seed: int) -> Callable[[int], Tensor] | None:
+    """Where the mask of a row starts, drawn from (seed, key, index); None for ones."""
+    if not perturb:
+        return None
+    keys, indices = rows["key"].tolist(), rows["index"].tolist()
+    return lambda row: mask_fitting.perturbed(shape, perturb, row_seed(seed, keys[row], indices[row]))
 
 
 class _Pixels:
@@ -154,6 +181,13 @@ def check_fit_options(lambda_: float | None, min_steps: int, max_steps: int) -> 
         raise MaskError(f"--lambda {lambda_}: expected a number of at least 0")
     if not 0 <= min_steps <= max_steps:
         raise MaskError(f"--min-steps {min_steps}, --max-steps {max_steps}: expected 0 <= min <= max")
+
+
+def _check_perturb(perturb: float) -> None:
+    if not 0 <= perturb < 1:
+        raise MaskError(f"--perturb {perturb}: expected a number of at least 0 and below 1")
+    if 0 < perturb <= LEAST_PERTURB:
+        warn(f"--perturb {perturb:g} is too small: 1 - {perturb:g} is 1 in float32, and masks start at ones")
 
 
 def _from_data(data: Data, run: Ready) -> dict[str, Any]:

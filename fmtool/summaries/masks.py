@@ -47,11 +47,13 @@ def masks_table(header: Header, arrays: Arrays) -> Table:
         int(steps.max()),
         float(np.median(arrays["loss"])),
     ]
+    perturb = header.get("perturb", 0)
+    started = f", started at 1 - {perturb:g} u with u drawn from [0, 1]" if perturb else ""
     return Table(
         "Masks",
         columns,
         [row],
-        [f"lambda {header['lambda']:g}. kept entries (above 1e-3) and loss: medians; steps: mean."],
+        [f"lambda {header['lambda']:g}{started}. kept entries (above 1e-3) and loss: medians; steps: mean."],
     )
 
 

@@ -1,0 +1,46 @@
+"""fmtool merge."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fmtool.cli import options as opt
+from fmtool.cli.session import show_result, working
+
+EXAMPLE = "fmtool merge fmn-test.safetensors fmn-train.safetensors -o fmn.safetensors"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("merge", epilog=opt.example(EXAMPLE))(merge)
+
+
+def merge(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...", help="Attack files, or mask files, about different images; - is standard input."
+        ),
+    ],
+    output: opt.Output,
+    form: opt.Format = "table",
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Join attack files, or mask files, about different images into one, rows in the order given.
+
+    They must come from the same model with the same options, --limit aside; data sets may differ, and the file lists them all.
+    Files that share an image are refused.
+    """
+    with working(output, quiet=quiet, debug=debug, form=form):
+        from dataclasses import replace
+
+        from fmtool import row_files
+        from fmtool.stages.merge import merge as run
+
+        found = run([row_files.read(file, "attack", "masks") for file in files], output=output)
+    if found.kind == "attack":  # whose table compares all images, in memory
+        found = replace(found, tensors=dict(found.tensors))
+    show_result(found, output, form)

@@ -1,0 +1,138 @@
+"""How a spectrum's energy is spread over radial frequency, in cycles per pixel. Needs NumPy alone.
+
+The energy of a frequency is the square of a mask's entry, or |F x|^2 of an image or a perturbation x, summed over the channels.
+Half spectra (n, c, h, w // 2 + 1) have the zero frequency in the corner; every sum here is over the full spectrum: the columns
+that do not mirror themselves count twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+BLOCK = 256  # rows of a file read at a time
+LOW, HIGH = 0.125, 0.25  # cycles per pixel: a quarter and half of the highest frequency along an axis
+NORMAL = 1.96  # standard errors to either side of a mean that hold it 95 times in 100
+EXACT = 12  # decimals: 0.125 must be 0.125 however it was reached
+
+
+@dataclass(frozen=True)
+class Radial:
+    """What is known of n spectra, all float64; a spectrum without energy is NaN throughout.
+
+    frequency (n): mean radial frequency, sum(r E) / sum(E), in cycles per pixel; profile (n, bins): share of the energy in each
+    bin of radial frequency; centres (bins): the centres in cycles per pixel, 0 for the first, which holds the zero frequency
+    alone; zero, low, high (n): share of the energy at the zero frequency, below `LOW`, above `HIGH`.
+    """
+
+    frequency: Array
+    profile: Array
+    centres: Array
+    zero: Array
+    low: Array
+    high: Array
+
+    @property
+    def empty(self) -> int:
+        """How many spectra have no energy."""
+        return int(np.isnan(self.frequency).sum())
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over n rows with its 95 % interval, mean +- 1.96 s / sqrt(n), NaN below two rows; float64, one a column."""
+
+    mean: Any
+    low: Any
+    high: Any
+    n: int
+
+
+def frequencies(h: int, w: int) -> Array:
+    """(h, w // 2 + 1) float64: radial frequency of each entry of the half spectrum, 0 to sqrt(0.5) cycles per pixel."""
+    found: Array = np.hypot(np.fft.fftfreq(h)[:, None], np.fft.rfftfreq(w)).round(EXACT)
+    return found
+
+
+def column_counts(w: int) -> Array:
+    """(w // 2 + 1) float64: how often each column of the half spectrum stands in the full one, 1 or 2."""
+    counts = np.full(w // 2 + 1, 2.0)
+    counts[0] = 1
+    if w % 2 == 0:
+        counts[-1] = 1
+    return counts
+
+
+def bins_of(h: int, w: int) -> Array:
+    """(h, w // 2 + 1) int64: each entry's bin; 1 / min(h, w) cycles per pixel wide, centred on the multiples of that."""
+    radius = frequencies(h, w)
+    found = np.floor((radius * min(h, w)).round(EXACT - 2) + 0.5).astype(np.int64)
+    # of a long image several frequencies lie near 0: the zero frequency stays alone all the same
+    return np.maximum(found, radius > 0)
+
+
+def of_masks(masks: Any, w: int) -> Radial:
+    """masks (n, c, h, w // 2 + 1): an array, or rows of a file, of which a few are read at a time."""
+    blocks = (_float(masks[start : start + BLOCK]) for start in range(0, masks.shape[0], BLOCK))
+    return _measured(((block**2).sum(axis=1) for block in blocks), int(masks.shape[2]), w)
+
+
+def of_images(images: Any, minus: Any = None, keep: Array | None = None) -> Radial:
+    """images (n, c, h, w), or the differences images - minus; arrays or rows of a file. keep (n) bool: the rows measured."""
+    h, w = images.shape[-2:]
+    return _measured(_image_energies(images, minus, keep), int(h), int(w))
+
+
+def flat(h: int, w: int) -> Radial:
+    """One spectrum with the same energy everywhere: what the profile of a mask that keeps all looks like."""
+    return of_masks(np.ones((1, 1, h, w // 2 + 1)), w)
+
+
+def estimate(values: Array) -> Estimate:
+    """values (n) or (n, columns) float64; rows with a NaN are left out of the mean, the interval and n."""
+    kept = values[~np.isnan(values).any(axis=tuple(range(1, values.ndim)))]
+    n = len(kept)
+    mean = kept.mean(axis=0) if n else np.full(values.shape[1:], np.nan)
+    error = NORMAL * kept.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(values.shape[1:], np.nan)
+    return Estimate(mean, mean - error, mean + error, n)
+
+
+def _image_energies(images: Any, minus: Any, keep: Array | None) -> Iterator[Array]:
+    for start in range(0, images.shape[0], BLOCK):
+        rows = slice(start, start + BLOCK)
+        block = _float(images[rows])
+        if minus is not None:
+            block = block - _float(minus[rows])
+        if keep is not None:
+            block = block[keep[rows]]
+        yield (np.abs(np.fft.rfft2(block)) ** 2).sum(axis=1)
+
+
+def _measured(energies: Iterable[Array], h: int, w: int) -> Radial:
+    """energies: blocks (rows, h, w // 2 + 1) of half spectra."""
+    radius, bins = frequencies(h, w), bins_of(h, w)
+    count = int(bins.max()) + 1
+    weights = [
+        np.ones_like(radius),
+        radius,
+        radius == 0,
+        radius < LOW,
+        radius > HIGH,
+        *(bins == b for b in range(count)),
+    ]
+    # (h (w // 2 + 1), 5 + count): one product gives all sums over the full spectrum
+    table = (np.stack(weights) * column_counts(w)).reshape(len(weights), -1).T
+    sums = [np.zeros((0, table.shape[1])), *(block.reshape(len(block), -1) @ table for block in energies)]
+    found = np.concatenate(sums)
+    total = found[:, :1]
+    shares = np.divide(found, total, out=np.full_like(found, np.nan), where=total > 0)
+    return Radial(shares[:, 1], shares[:, 5:], np.arange(count) / min(h, w), *(shares[:, i] for i in (2, 3, 4)))
+
+
+def _float(rows: Any) -> Array:
+    return np.asarray(rows).astype(np.float64)
