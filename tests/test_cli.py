@@ -29,8 +29,11 @@ COMMANDS = [
     "correlate",
     "class-masks",
     "defend",
+    "check-masks",
+    "merge",
     "inspect",
     "plot",
+    "report",
 ]
 SLOW = {"torch", "torchvision", "foolbox", "skdim", "matplotlib", "numba", "sklearn", "scipy", "numpy", "pandas"}
 SLOW_EVEN_FOR_INSPECT = SLOW - {"numpy"}
@@ -86,7 +89,7 @@ def test_every_option_is_explained(command: str) -> None:
 
 
 def test_help_of_every_command_imports_nothing_slow() -> None:
-    """One process for all of them: none of the ten may import anything slow."""
+    """One process for all of them: none of them may import anything slow."""
     code = (
         "import sys; from fmtool.__main__ import run\n"
         "assert [run([*name.split(), '--help']) for name in sys.argv[1:]] == [0] * len(sys.argv[1:])\n"
@@ -222,13 +225,45 @@ def test_several_correlations_make_one_table(files: Path, run: Run) -> None:
 
 
 def test_inspect_shows_the_history(files: Path, run: Run) -> None:
+    """A tree: each stage below what was made from it, in full where it comes first, data as leaves."""
     path = files / "defense.safetensors"
     short, long = run("inspect", path).out, run("inspect", path, "--history").out
     assert "made by train-model > attack > class-masks > class-masks > defend" in short
     found = artifacts.describe(str(path))
+    start = long.index(f"{path} {found.digest[:12]}\n")
+    tree = long[start : long.index("Accuracy after")]
     for number, stage in enumerate(found.history, start=1):
-        assert f"  {number}. {stage['command']}" in long
-        assert all(entry["digest"][:12] in long for entry in stage["inputs"])
+        made = f" -> {stage['output'][:12]}" if "output" in stage else ""
+        head = f"── {number}. {stage['command']}{made}"
+        assert len(re.findall(rf"{re.escape(head)}$", tree, re.M)) == 1
+        assert ", ".join(f"{key}={value}" for key, value in sorted(stage["options"].items())) in tree
+        assert all(entry["digest"][:12] in tree for entry in stage["inputs"])
+        assert all(f"{key} {value}" in tree for key, value in stage["versions"].items())
+        assert f"seed {stage['seed']}\n" in tree if "seed" in stage else True
+    depth = {line.partition("── ")[2]: line.index("── ") // 4 for line in tree.splitlines() if "── " in line}
+    model, attack = (found.history[place]["output"][:12] for place in (0, 1))
+    assert depth["5. defend"] == 0 and depth[f"1. train-model -> {model}"] == 1
+    assert depth[f"1. train-model -> {model} (as above)"] == 2 and depth[f"2. attack -> {attack}"] == 1
+    data = found.history[0]["inputs"][0]
+    assert depth[f"data digits train {data['digest'][:12]}"] == 2
+
+
+def test_inspect_shows_how_high_the_frequencies_are(files: Path, run: Run) -> None:
+    names = ("essential", "adversarial", "fmn", "robust")
+    paths = [files / f"{name}.safetensors" for name in names]
+    rows = json.loads(run("inspect", "--spectrum", *paths, "--format", "json").out)["rows"]
+    kinds = ["essential masks", "adversarial masks (FMN)", "perturbations (FMN)", "images"]
+    assert [row["spectra"] for row in rows] == [*kinds, "class masks (robust against FMN)"]
+    single = "".join(run("inspect", path).out for path in paths)
+    for row in rows:
+        line = f"{row['spectra']}: mean radial frequency {row['mean frequency']:.3f} ± "
+        assert line in single and f"(n = {row['n']}" in single.partition(line)[2].partition("\n")[0]
+    assert "radial" not in run("inspect", paths[0], "--format", "csv").out
+    refused = run("inspect", "--spectrum", files / "model.safetensors")
+    assert (
+        refused.code == 1 and "expected a masks or attack or class-masks file, got a file of kind model" in refused.err
+    )
+    assert run("inspect", "--spectrum", "--history", paths[0]).code == 1
 
 
 # Streams and signals -------------------------------------------------------------------------------------------------
@@ -279,7 +314,8 @@ def test_no_escape_codes_off_a_terminal_and_the_same_text(files: Path, tmp_path:
     """FORCE_COLOR makes rich believe in a terminal: codes, and tables cut to its width."""
     code = (
         "from fmtool.__main__ import run\n"
-        f"for name in ('model', 'plain', 'correlation', 'defense'): run(['inspect', f'{files}/{{name}}.safetensors'])\n"
+        "for name in ('model', 'plain', 'correlation', 'defense'):\n"
+        f"    run(['inspect', f'{files}/{{name}}.safetensors', '--history'])\n"
         "run(['--help']); run(['attack', '--help']); run(['attack']); run(['inspect', 'missing'])\n"
         f"few = '--data digits --limit 5 --max-steps 3 --min-steps 0 -o {tmp_path}/file'.split()\n"
         f"run(['class-masks', '{files}/model.safetensors', *few])"

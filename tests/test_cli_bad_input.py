@@ -26,8 +26,16 @@ ARTIFACT_SLOTS = {
     "defend MODEL": "defend BAD FMN files/plain -o OUT",
     "defend ATTACK": "defend MODEL BAD files/plain -o OUT",
     "defend CLASSMASKS": "defend MODEL FMN BAD -o OUT",
+    "attack --defense": "attack MODEL --data digits --limit 10 --defense BAD -o OUT",
+    "check-masks MODEL": "check-masks BAD FMN files/essential",
+    "check-masks ATTACK": "check-masks MODEL BAD files/essential",
+    "check-masks MASKS": "check-masks MODEL FMN BAD",
+    "merge FILE": "merge BAD -o OUT",
     "inspect FILE": "inspect BAD",
+    "inspect --spectrum": "inspect --spectrum BAD",
     "plot FILE": "plot BAD -o OUT.png",
+    "plot --same-images-as": "plot files/essential --same-images-as BAD -o OUT.png",
+    "report FILE": "report BAD -o OUT",
 }
 # where a command takes images or a checkpoint, which fmtool's own files can be too
 OTHER_SLOTS = {
@@ -134,7 +142,7 @@ CASES = {  # -o OUT is added where it is not written
     "a mask file and a matrix": ("correlate files/essential bad/matrix", r"two mask files or two"),
     "no attack to defend from": ("defend MODEL files/plain", r"at least one attack file .* got 0 and 1"),
     "nothing to defend with": ("defend MODEL FMN", r"at least one attack file .* got 1 and 0"),
-    "kinds that can't be drawn together": ("plot files/plain files/essential -o OUT.png", r"can't draw"),
+    "kinds that can't be drawn together": ("plot files/plain files/fmn -o OUT.png", r"can't draw"),
     # statistics
     "n too small for idcor": ("correlate bad/few bad/few --statistics idcor", r"idcor needs at least"),
     "n too small for svcca": ("correlate bad/one bad/one --statistics svcca", r"svcca needs at least"),
@@ -273,7 +281,7 @@ def refused(run: Run, words: Callable[..., list[str]], bad: Path, tmp_path: Path
 
 
 DAMAGED = [(slot, damage) for slot in [*ARTIFACT_SLOTS, *OTHER_SLOTS] for damage in DAMAGES]
-for taken in ("inspect FILE", "plot FILE"):  # they take every kind
+for taken in ("inspect FILE", "plot FILE", "report FILE"):  # they take every kind
     DAMAGED.remove((taken, "correlation"))
 
 

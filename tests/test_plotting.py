@@ -1,57 +1,92 @@
-"""Pictures: what stands in which cell, and files that come out the same twice."""
+"""Figures: the numbers that stand in their axes, which figure fits which files, and files that come out the same twice."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import Run
+from matplotlib.colors import to_hex
+from matplotlib.patches import Rectangle
 
 import fmtool
-from fmtool import plotting
+from fmtool import plotting, radial
 from fmtool.artifacts import Artifact
-from fmtool.errors import ArtifactError
-from fmtool.spectrum import filter_images, shifted
+from fmtool.errors import ArtifactError, FmtoolError
+from fmtool.plotting import FIGURES
+from fmtool.plotting.grids import chosen
+from fmtool.spectrum import filter_images, shifted, to_full
+
+Load = Callable[[str], Artifact]
 
 
 @pytest.fixture
-def load(files: Path) -> object:
+def load(files: Path) -> Load:
     """A shared file by its name."""
     return lambda name: fmtool.read(str(files / f"{name}.safetensors"))
 
 
-def pictures(figure: object) -> list[np.ndarray]:
+def pictures(figure: Any) -> list[np.ndarray]:
     """What the figure's cells show, row by row, without the colour bar."""
-    return [np.asarray(axes.images[0].get_array()) for axes in figure.axes if axes.images]  # type: ignore[attr-defined]
+    return [np.asarray(axes.images[0].get_array()) for axes in figure.axes if axes.images]
+
+
+def lines(axes: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The data of an axes' lines."""
+    return [(np.asarray(line.get_xdata()), np.asarray(line.get_ydata())) for line in axes.lines]
 
 
 def row_of(file: Artifact, key: int) -> int:
     """Where a file holds an image."""
-    return file["key"].tolist().index(key)
+    return int(file["key"].tolist().index(key))
 
 
-def test_mask_grids_show_the_same_images_with_the_zero_frequency_in_the_centre(load: object) -> None:
-    essential, adversarial = load("essential"), load("adversarial")  # type: ignore[operator]
+# Grids ----------------------------------------------------------------------------------------------------------------
+
+
+def test_mask_grids_show_the_same_images_with_the_zero_frequency_in_the_centre(load: Load) -> None:
+    essential, adversarial = load("essential"), load("adversarial")
     figure = plotting.draw([essential, adversarial], 5)
     shown = pictures(figure)
     assert len(shown) == 10
-    chosen = plotting._chosen([essential, adversarial], 5)
+    picked = chosen([essential, adversarial], 5)
     for column in range(5):
-        key = int(essential["key"][chosen[0][column]])
+        key = int(essential["key"][picked[0][column]])
         for row, file in enumerate((essential, adversarial)):
             mask = shifted(file["masks"][row_of(file, key)], 8)[0]
             np.testing.assert_array_equal(shown[5 * row + column], mask.numpy())
-    labels = [int(essential["labels"][row]) for row in chosen[0]]
+    labels = [int(essential["labels"][row]) for row in picked[0]]
     assert len(set(labels)) == 5 and labels == sorted(labels)
     assert [axes.get_title() for axes in figure.axes[:5]] == [str(label) for label in labels]
 
 
-def test_filtered_images_are_what_the_masks_leave(load: object) -> None:
-    attack, essential, adversarial = (load(name) for name in ("fmn", "essential", "adversarial"))  # type: ignore[operator]
-    shown = pictures(plotting.draw([attack, essential, adversarial], 3))
-    places = plotting._chosen([attack, essential, adversarial], 3)
+def part_of(file: Artifact, rows: torch.Tensor) -> Artifact:
+    """Some rows of a file, in this order."""
+    return replace(file, tensors={name: tensor[rows] for name, tensor in file.tensors.items()})
+
+
+def test_figures_made_apart_show_the_same_images(load: Load) -> None:
+    """Figure 3 of essential masks alone, Figure 5 of adversarial ones, of which some are missing, in another order."""
+    essential, whole = load("essential"), load("adversarial")
+    adversarial = part_of(whole, torch.arange(len(whole["key"])).flip(0)[::2])
+    places = [chosen([essential], 6, [adversarial])[0], chosen([adversarial], 6, [essential])[0]]
+    keys = [file["key"][rows].tolist() for file, rows in zip((essential, adversarial), places, strict=True)]
+    assert keys[0] == keys[1] and len(set(keys[0])) == 6
+    shown = pictures(plotting.draw([adversarial], 6, like=[essential]))
+    for picture, key in zip(shown, keys[0], strict=True):
+        mask = shifted(adversarial["masks"][row_of(adversarial, key)], 8)[0]
+        np.testing.assert_array_equal(picture, mask.numpy())
+    assert essential["key"][chosen([essential], 6)[0]].tolist() != keys[0]  # or this would show nothing
+
+
+def test_filtered_images_are_what_the_masks_leave(load: Load) -> None:
+    attack, essential, adversarial = (load(name) for name in ("fmn", "essential", "adversarial"))
+    shown = pictures(plotting.draw([essential, attack, adversarial], 3))
+    places = chosen([attack, essential, adversarial], 3)
     for column in range(3):
         image, adversary = (attack[name][places[0][column]] for name in ("images", "adversarial"))
         kept = filter_images(image, essential["masks"][places[1][column]])
@@ -60,8 +95,8 @@ def test_filtered_images_are_what_the_masks_leave(load: object) -> None:
             np.testing.assert_allclose(shown[3 * row + column], expected[0].clamp(0, 1).numpy(), atol=1e-6)
 
 
-def test_class_masks_are_named(load: object) -> None:
-    figure = plotting.draw([load("robust")], 3)  # type: ignore[operator]
+def test_class_masks_are_named(load: Load) -> None:
+    figure = plotting.draw([load("robust")], 3)
     assert [axes.get_title() for axes in figure.axes[:10]] == list("0123456789")
 
 
@@ -73,19 +108,276 @@ def test_three_channels_are_colours() -> None:
     np.testing.assert_allclose(pictures(figure)[1], shifted(masks[1], 8).permute(1, 2, 0).numpy())
 
 
-@pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
-def test_the_same_picture_has_the_same_bytes(suffix: str, files: Path, tmp_path: Path, run: Run) -> None:
-    targets = [tmp_path / f"{number}.{suffix}" for number in range(2)]
-    for target in targets:
-        found = run("plot", files / "essential.safetensors", "--count", 3, "-o", target)
-        assert found.code == 0, found.err
-        assert found.out.strip() == str(target)
-    assert targets[0].read_bytes() == targets[1].read_bytes()
+# Spectra --------------------------------------------------------------------------------------------------------------
 
 
-def test_files_that_make_no_picture_together(load: object, files: Path, tmp_path: Path, run: Run) -> None:
-    with pytest.raises(ArtifactError, match="can't draw attack together"):
-        plotting.draw([load("fmn")], 3)  # type: ignore[operator]
-    found = run("plot", files / "essential.safetensors", "-o", tmp_path / "masks.gif")
-    assert found.code == 1 and "expected a name that ends in .png" in found.err
-    assert not list(tmp_path.iterdir())
+def test_mean_masks_and_their_profiles(load: Load) -> None:
+    masks = [load("essential"), load("adversarial")]
+    figure = plotting.draw(masks, 8, "mean-mask")
+    shown = pictures(figure)
+    for picture, file in zip(shown, masks, strict=True):
+        full = to_full(file["masks"], 8).mean(dim=(0, 1))
+        np.testing.assert_allclose(picture, torch.fft.fftshift(full).numpy(), atol=1e-6)
+        assert picture[4, 4] == pytest.approx(float(file["masks"][:, 0, 0, 0].mean()))  # zero frequency in the centre
+    image = figure.axes[0].images[0]
+    assert image.get_extent() == [-0.5625, 0.4375, 0.4375, -0.5625]  # the middle of entry 4 of 8 is 0
+    profile = figure.axes[-1]
+    assert "cycles per pixel" in profile.get_xlabel()
+    for (x, y), file in zip(lines(profile), masks, strict=False):
+        shares = radial.of_masks(file["masks"].numpy(), 8).profile
+        np.testing.assert_allclose(x, np.arange(len(x)) / 8)
+        np.testing.assert_allclose(y, 100 * np.nanmean(shares, axis=0))
+    band = profile.collections[0].get_paths()[0].vertices
+    shares = radial.estimate(radial.of_masks(masks[0]["masks"].numpy(), 8).profile)
+    assert band[:, 1].max() == pytest.approx(100 * shares.high.max())
+
+
+def test_mean_masks_of_one_file_and_of_many(load: Load) -> None:
+    assert len(pictures(plotting.draw([load("essential")], 8, "mean-mask"))) == 1
+    many = [load("plain"), load("robust"), *[replace(load("plain"), name=f"x/{n}.safetensors") for n in range(4)]]
+    figure = plotting.draw(many, 8)  # several class-masks files have no other figure
+    assert len(pictures(figure)) == 6
+    titles = [axes.get_title() for axes in figure.axes if axes.images]
+    assert titles[1] == "class masks,\nrobust (FMN)" and titles[2].endswith("plain, 0") and len(set(titles)) == 6
+
+
+def test_perturbation_is_that_of_the_attacks_that_succeeded(load: Load) -> None:
+    attack = load("fmn")
+    attack["status"][3] = 2
+    figure = plotting.draw([attack], 8)
+    ok = (attack["status"] == 0).numpy()
+    assert 0 < ok.sum() < len(ok)
+    moved = (attack["adversarial"].double() - attack["images"].double()).numpy()[ok]
+    amplitude = np.abs(np.fft.fft2(moved)).mean(axis=(0, 1))
+    np.testing.assert_allclose(pictures(figure)[0], np.fft.fftshift(amplitude), rtol=1e-6)
+    mean = radial.estimate(radial.of_images(moved).frequency)
+    assert mean.n == ok.sum()
+    assert [x[0] for x, _ in lines(figure.axes[1]) if len(set(x)) == 1] == [pytest.approx(mean.mean)]
+    attack["status"][:] = 2
+    with pytest.raises(ArtifactError, match="no attack succeeded"):
+        plotting.draw([attack], 8)
+
+
+def test_radial_profiles_mark_every_mean(load: Load) -> None:
+    essential, adversarial, attack = (load(name) for name in ("essential", "adversarial", "fmn"))
+    figure = plotting.draw([essential, adversarial, attack], 8, "radial")
+    above, below = figure.axes[:2]
+    names = [text.get_text().partition(", n = ")[0] for text in above.get_yticklabels()]
+    assert names == ["essential masks", "adversarial masks (FMN)", "perturbations (FMN)"]
+    moved = (attack["adversarial"].double() - attack["images"].double()).numpy()[(attack["status"] == 0).numpy()]
+    measured = [
+        radial.of_masks(essential["masks"].numpy(), 8),
+        radial.of_masks(adversarial["masks"].numpy(), 8),
+        radial.of_images(moved),
+    ]
+    for place, one in enumerate(measured):
+        mean = radial.estimate(one.frequency)
+        points = above.containers[place]
+        assert points.lines[0].get_xdata()[0] == pytest.approx(mean.mean)
+        ends = points.lines[2][0].get_segments()[0][:, 0]
+        np.testing.assert_allclose(ends, [mean.low, mean.high])
+        np.testing.assert_allclose(lines(below)[place][1], 100 * np.nanmean(one.profile, axis=0))
+    upright = [x[0] for x, _ in lines(below) if len(x) == 2 and x[0] == x[1]]
+    np.testing.assert_allclose(upright, [radial.estimate(one.frequency).mean for one in measured])
+
+
+# Statistics -----------------------------------------------------------------------------------------------------------
+
+
+def test_nulls_are_histograms_with_the_observed_value(load: Load) -> None:
+    file = load("correlation")
+    figure = plotting.draw([file], 8)
+    for axes, one in zip(figure.axes, file.header["statistics"], strict=False):
+        heights = sum(patch.get_height() for patch in axes.patches)
+        kinds = [f"{one['name']}_null", f"{one['name']}_null_within_class"]
+        assert heights == sum(len(file[name]) for name in kinds) == 18
+        assert lines(axes)[0][0][0] == pytest.approx(one["observed"])
+        assert f"p {one['null']['p']:.3f}" in axes.get_title()
+
+
+def test_statistics_that_are_undefined_are_drawn_as_such(load: Load) -> None:
+    file = load("correlation")
+    one = file.header["statistics"][0]
+    one["observed"], one["within_class"] = None, None
+    one["null"].update(mean=None, low=None, high=None, p=None, adjusted=None, reason="constant")
+    file["svcca_null"][:] = torch.nan
+    axes = plotting.draw([file], 8).axes[0]
+    assert "SVCCA -" in axes.get_title() and "p -, adjusted -" in axes.get_title()
+
+
+def with_cosines(file: Artifact) -> Artifact:
+    """Cosines of four pairs and of five others."""
+    counts = torch.zeros(100, dtype=torch.int64)
+    counts[[50, 51, 60, 99]] = torch.tensor([1, 1, 2, 1])
+    more = {"cosine_pairs": torch.tensor([0.01, 0.5, 0.51, 1.0]).double(), "cosine_all_pairs_histogram": counts}
+    return replace(file, tensors={**file.tensors, **more})
+
+
+def test_cosines_are_densities(load: Load) -> None:
+    axes = plotting.draw([with_cosines(load("correlation"))], 8, "cosine").axes[0]
+    null, own = (patch.get_data() for patch in axes.patches)
+    np.testing.assert_allclose(null.edges, np.linspace(-1, 1, 51))
+    for data in (null, own):
+        assert (data.values * np.diff(data.edges)).sum() == pytest.approx(1)
+    assert null.values[25] == pytest.approx(2 / 5 / 0.04)  # bins 50 and 51
+    assert own.values[37] == pytest.approx(2 / 4 / 0.04)  # 0.50 and 0.51
+    means = [x[0] for x, _ in lines(axes)]
+    assert means == [pytest.approx((0.01 + 0.03 + 2 * 0.21 + 0.99) / 5), pytest.approx(2.02 / 4)]
+
+
+def test_defense_matrix_marks_adaptive_and_missing_cells(load: Load) -> None:
+    file = load("defense")
+    cell = file.header["matrix"][1][1]
+    file.header["matrix"].append([None, {**cell, "accuracy": 0.125, "adaptive": True}, None])
+    file.header["rows"].append("adaptive PGD")
+    file.header["worst"] = [cell, cell, cell]
+    axes = plotting.draw([file], 8).axes[0]
+    values = np.ma.filled(axes.images[0].get_array(), np.nan)
+    matrix = [*file.header["matrix"][:2], file.header["worst"], file.header["matrix"][2]]
+    expected = [[one["accuracy"] if one else np.nan for one in row] for row in matrix]
+    np.testing.assert_array_equal(values, expected)
+    assert len(axes.texts) == 10 and axes.texts[-1].get_text().startswith("0.125\n(")
+    boxes = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+    assert [patch.get_hatch() for patch in boxes if patch.get_hatch()] == ["////"] * 2
+    (frame,) = [patch for patch in boxes if not patch.get_hatch()]
+    assert not frame.get_fill() and frame.get_xy() == (pytest.approx(0.54), pytest.approx(2.55))
+
+
+# Curves ---------------------------------------------------------------------------------------------------------------
+
+
+def null(mean: float, adjusted: float | None, p: float) -> dict[str, Any]:
+    return {
+        "mean": mean, "low": mean - 0.1, "high": mean + 0.2, "p": p, "floor": 0.01, "adjusted": adjusted, "reason": "",
+    }  # fmt: skip
+
+
+def point(observed: float, shift: float = 0.0) -> dict[str, Any]:
+    adjusted = None if observed > 0.85 else observed / 2
+    return {"n": 20, "observed": observed, "null": null(shift - 0.3, adjusted, observed / 10), "within_class": None}
+
+
+def with_curves(file: Artifact, attack: str, *which: str) -> Artifact:
+    """Three sizes with three points each, one of them too small to tell."""
+    values = {1: [0.1, 0.2], 2: [0.3, 0.4, 0.8], 3: [0.5, 0.9]}
+    few = {"classes": [0], "n": 2, "reason": "too few"}
+    entries = [
+        {"statistic": name, "size": size, "points": [*map(point, numbers), *([few] if size == 1 else [])]}
+        for name in ("cosine", "idcor")
+        for size, numbers in values.items()
+    ]
+    subsample = [{**entry, "size": 10 * entry["size"]} for entry in entries]
+    curves = {"class_subsets": entries, "subsample": subsample}
+    sides = [{"for": "essential", "attack": None}, {"for": "adversarial", "attack": attack}]
+    header = {**file.header, "sides": sides, "curves": {name: curves[name] for name in which}}
+    return replace(file, header=header)
+
+
+def test_class_curves_are_means_over_subsets(load: Load) -> None:
+    two = [with_curves(load("correlation"), attack, "class_subsets") for attack in ("fmn", "deepfool")]
+    figure = plotting.draw(two, 8)
+    left, right, share = figure.axes
+    x, y = lines(left)[0]
+    assert x.tolist() == [1, 2, 3]
+    np.testing.assert_allclose(y, [0.15, 0.5, 0.7])
+    np.testing.assert_allclose(lines(left)[1][1], [-0.3] * 3)
+    np.testing.assert_allclose(lines(share)[0][1], [0.015, 0.05, 0.07])
+    np.testing.assert_allclose(lines(right)[0][1], [0.075, 0.25])  # one of the last two has no adjusted value
+    band = left.collections[0].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == (pytest.approx(0.1), pytest.approx(0.9))
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["FMN", "DeepFool", "observed", "null mean", "p (right axis)"]
+    colours = [to_hex(line.get_color()) for line in (left.lines[0], left.lines[2], share.lines[0])]
+    assert colours[0] == colours[2] != colours[1]
+    assert [axes.get_ylabel() for axes in (left, share, right)] == ["IdCor", "p", "IdCor, chance-adjusted"]
+
+
+def test_subsamples_end_in_the_value_over_all_rows(load: Load) -> None:
+    file = with_curves(load("correlation"), "fmn", "subsample")
+    n, statistics = file.header["n"], {one["name"]: one for one in file.header["statistics"]}
+    file.header["curves"]["subsample"].append({"statistic": "idcor", "size": n, "points": [statistics["idcor"]]})
+    figure = plotting.draw([file], 8)
+    assert [axes.get_title() for axes in figure.axes] == ["cosine", "IdCor", "", ""]
+    for axes, below, name in ((figure.axes[0], figure.axes[2], "cosine"), (figure.axes[1], figure.axes[3], "idcor")):
+        whole = statistics[name]
+        points, mean, chance, last = lines(axes)
+        assert points[0].tolist() == [10, 10, 20, 20, 20, 30, 30, n]
+        assert mean[0].tolist() == [10, 20, 30, n]
+        np.testing.assert_allclose(mean[1], [0.15, 0.5, 0.7, whole["observed"]])
+        np.testing.assert_allclose(chance[1], [-0.3, -0.3, -0.3, whole["null"]["mean"]])
+        assert last[1].tolist() == [whole["observed"]]
+        low, high = whole["null"]["low"], whole["null"]["high"]
+        band = axes.collections[0].get_paths()[0].vertices
+        for x, y in ((10, -0.4), (10, -0.1), (n, low), (n, high)):
+            assert np.isclose(band, [x, y]).all(axis=1).any()
+        np.testing.assert_allclose(lines(below)[1][1], [0.075, 0.25, whole["null"]["adjusted"]])
+        assert axes.get_xscale() == "log"
+
+
+def test_classes_come_before_subsamples_and_nulls(load: Load) -> None:
+    file = load("correlation")
+    both = with_curves(file, "fmn", "class_subsets", "subsample")
+    assert len(plotting.draw([both], 8).axes) == 3
+    assert len(plotting.draw([both], 8, "subsample").axes) == 4
+    assert plotting.draw([both], 8, "null").axes[0].get_ylabel() == "shuffles"
+
+
+# Which figure ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_figure_is_drawn_and_saved_twice_alike(load: Load, tmp_path: Path) -> None:
+    names = ("fmn", "essential", "adversarial", "plain", "defense", "correlation")
+    attack, essential, adversarial, plain, defense, correlation = map(load, names)
+    curves = with_curves(with_cosines(correlation), "fmn", "class_subsets", "subsample")
+    takes = {
+        "masks": [essential, adversarial], "filtered": [attack, essential], "class-masks": [plain],
+        "mean-mask": [essential, plain], "perturbation": [attack], "radial": [attack, essential], "classes": [curves],
+        "subsample": [curves], "null": [curves], "cosine": [curves], "defense": [defense],
+    }  # fmt: skip
+    assert takes.keys() == FIGURES.keys()
+    for name, some in takes.items():
+        targets = [tmp_path / f"{name}-{number}.svg" for number in range(2)]  # the fastest
+        for target in targets:
+            plotting.save(plotting.draw(some, 4, name), str(target))
+        assert targets[0].read_bytes() == targets[1].read_bytes(), name
+
+
+def test_smallest_letters_can_be_read_in_print(load: Load) -> None:
+    """At the width of a page's text nothing is smaller than 7 points, and no figure is made wider."""
+    for some in ([load("essential"), load("adversarial")], [load("fmn")], [load("correlation")], [load("defense")]):
+        figure = plotting.draw(some, 8)
+        texts = figure.findobj(match=lambda one: hasattr(one, "get_fontsize") and bool(one.get_text()))
+        assert min(text.get_fontsize() for text in texts) >= 7
+        assert figure.get_figwidth() <= 6.8
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_model_makes_no_picture(name: str, load: Load) -> None:
+    model = load("model")
+    with pytest.raises(ArtifactError, match=rf"--figure {name}: expected .*, got .*model.safetensors \(model\)"):
+        plotting.draw([model], 8, name)
+    with pytest.raises(ArtifactError, match=r"can't draw .*\(model\): expected masks files; .*one defense file$"):
+        plotting.draw([model], 8)
+
+
+@pytest.mark.parametrize(
+    ("some", "figure", "message"),
+    [
+        (["fmn"], "masks", r"--figure masks: expected masks files, got .*fmn.safetensors \(attack\)"),
+        (["correlation"], "classes", r"--figure classes: expected correlation files of --class-subsets"),
+        (["fmn"], "cosine", r"--figure cosine: expected one correlation file with the cosine"),
+        (["defense", "fmn"], None, r"can't draw .*\(defense\), .*\(attack\): expected"),
+        (["correlation", "correlation"], None, r"can't draw .*\(correlation\)"),
+        (["fmn"], "mask", r"unknown --figure 'mask' \(did you mean 'masks'\?\)"),
+    ],
+)
+def test_figures_that_do_not_fit(some: list[str], figure: str | None, message: str, load: Load) -> None:
+    with pytest.raises(FmtoolError, match=message):
+        plotting.draw([load(name) for name in some], 8, figure)
+
+
+def test_same_images_goes_with_single_images(load: Load) -> None:
+    with pytest.raises(FmtoolError, match=r"goes with figures of single images \(masks, filtered\), not with null"):
+        plotting.draw([load("correlation")], 8, like=[load("essential")])
+    with pytest.raises(ArtifactError, match="says which images it holds, got one of kind model"):
+        plotting.draw([load("essential")], 8, like=[load("model")])

@@ -20,6 +20,7 @@ from fmtool.cli import (
     inspect,
     merge,
     plot,
+    report,
     train_model,
 )
 
@@ -64,5 +65,6 @@ for command in (
     merge,
     inspect,
     plot,
+    report,
 ):
     command.register(app)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,10 +11,16 @@ from fmtool import artifacts
 from fmtool.artifacts import Description
 from fmtool.cli import options as opt
 from fmtool.cli.session import show, working
-from fmtool.summaries import table_of
+from fmtool.errors import FmtoolError
+from fmtool.summaries import tables_of
 from fmtool.summaries.correlations import table1
+from fmtool.summaries.spectra import KINDS, Source, spectrum_lines, spectrum_table
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
 
 EXAMPLE = "fmtool inspect correlation-fmn.safetensors correlation-pgd.safetensors correlation-deepfool.safetensors"
+SHORT = 12  # digits of a digest that are shown
 
 
 def register(app: typer.Typer) -> None:
@@ -29,24 +36,46 @@ def inspect(
             help="Files of any kind, or -. Several correlation files make one table like the paper's Table 1.",
         ),
     ],
-    history: Annotated[bool, typer.Option("--history", help="Also show every stage that led to the file.")] = False,
+    history: Annotated[
+        bool, typer.Option("--history", help="Also show every stage that led to the file, as a tree down to the data.")
+    ] = False,
+    spectrum: Annotated[
+        bool,
+        typer.Option(
+            "--spectrum",
+            help=f"One table for all files ({', '.join(KINDS)}): mean radial frequency and shares of the energy, with intervals.",
+        ),
+    ] = False,
     form: opt.Format = "table",
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Show what files hold: kind, tensors, the result as a table, and the stages that led to it.
+    """Show what files hold: kind, tensors, the result as a table, the spectrum of masks, and the stages that led to it.
 
     The digest is checked: a file that was changed or damaged is refused.
     """
     with working(None, quiet=quiet, debug=debug, form=form):
-        found = [artifacts.describe(file) for file in files]
+        if history and spectrum:
+            raise FmtoolError("expected --history or --spectrum, one of the two")
+        found = [artifacts.describe(file, *(KINDS if spectrum else ())) for file in files]
+        if spectrum:
+            show(
+                spectrum_table([_source(file, one, one.arrays()) for file, one in zip(files, found, strict=True)]), form
+            )
+            return
     if len(found) > 1 and all(one.kind == "correlation" for one in found):
         show(table1([one.header for one in found]), form)
         return
     for file, one in zip(files, found, strict=True):
         if form == "table":
             print("\n".join(_summary(file, one, history)))
-        show(table_of(one.kind, one.header, one.arrays()), form)
+            if history:
+                _show_tree(_tree(file, one))
+        arrays = one.arrays()
+        for table in tables_of(one.kind, one.header, arrays):
+            show(table, form)
+        if form == "table" and one.kind in KINDS:
+            print("\n".join(spectrum_lines(_source(file, one, arrays))))
 
 
 def _summary(file: str, one: Description, history: bool) -> list[str]:
@@ -55,17 +84,61 @@ def _summary(file: str, one: Description, history: bool) -> list[str]:
     lines += [f"  {name}: {dtype} {list(shape)}" for name, (dtype, shape) in sorted(shown)]
     if one.kind == "model":
         lines.append(f"  {len(one.shapes)} tensors")
-    for number, stage in enumerate(one.history if history else [], start=1):
-        inputs = ", ".join(f"{entry.get('name') or entry['kind']} {entry['digest'][:12]}" for entry in stage["inputs"])
-        options = ", ".join(f"{key}={value}" for key, value in sorted(stage["options"].items()))
-        versions = ", ".join(f"{key} {value}" for key, value in sorted(stage["versions"].items()))
-        seed = f", seed {stage['seed']}" if "seed" in stage else ""
-        made = f" -> {stage['output'][:12]}" if "output" in stage else ""
-        lines += [
-            f"  {number}. {stage['command']}{made}: {options}{seed}",
-            f"     from {inputs}",
-            f"     by {versions}",
-        ]
     if not history:
         lines.append("  made by " + " > ".join(stage["command"] for stage in one.history))
     return lines
+
+
+def _source(file: str, one: Description, arrays: Any) -> Source:
+    return Source(artifacts.label(file), one.kind, one.header, arrays)
+
+
+def _tree(file: str, one: Description) -> Tree:
+    """The file, below it the stage that made it, below each stage what it took; data are the leaves.
+
+    A stage's number is its place in the history; one that fed several stages is shown in full where it comes first.
+    """
+    from rich.text import Text
+    from rich.tree import Tree
+
+    stages = list(enumerate(one.history, start=1))
+    made = {stage["output"]: (number, stage) for number, stage in stages if "output" in stage}
+    tree = Tree(Text(f"{artifacts.label(file)} {one.digest[:SHORT]}"))
+    shown: set[int] = set()
+
+    def grow(branch: Tree, number: int, stage: dict[str, Any]) -> None:
+        again = number in shown
+        lines = _stage_lines(number, stage)
+        node = branch.add(Text(f"{lines[0]} (as above)" if again else "\n".join(lines)))
+        shown.add(number)
+        for entry in stage["inputs"] if not again else ():
+            if entry["digest"] in made:
+                grow(node, *made[entry["digest"]])
+            else:
+                name = " ".join(str(entry[key]) for key in ("kind", "name", "split") if entry.get(key))
+                node.add(Text(f"{name} {entry['digest'][:SHORT]}"))
+
+    for number, stage in reversed(stages):  # the last one made the file; others only where no digest leads to them
+        if number not in shown:
+            grow(tree, number, stage)
+    return tree
+
+
+def _stage_lines(number: int, stage: dict[str, Any]) -> list[str]:
+    """Command and output's digest, options and seed, versions."""
+    options = [f"{key}={value}" for key, value in sorted(stage["options"].items())]
+    options += [f"seed {stage['seed']}"] if "seed" in stage else []
+    versions = ", ".join(f"{key} {value}" for key, value in sorted(stage["versions"].items()))
+    made = f" -> {stage['output'][:SHORT]}" if "output" in stage else ""
+    return [f"{number}. {stage['command']}{made}", *([", ".join(options)] if options else []), f"by {versions}"]
+
+
+def _show_tree(tree: Tree) -> None:
+    """Plain text where there is no terminal, and then never folded."""
+    from rich.console import Console
+
+    # the stream itself is asked: FORCE_COLOR makes rich believe in a terminal where there is none
+    console = Console(file=sys.stdout, force_terminal=None if sys.stdout.isatty() else False, highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.measure(tree, options=console.options.update(width=10**5)).maximum, console.width)
+    console.print(tree)

@@ -77,6 +77,15 @@ MaxSteps = Annotated[
     int,
     typer.Option("--max-steps", metavar="N", min=0, help="Steps after which an unconverged mask is kept and flagged."),
 ]
+Count = Annotated[
+    int,
+    typer.Option(
+        "--count",
+        metavar="N",
+        min=1,
+        help="How many images a grid shows, spread over the classes; every file shows the same ones.",
+    ),
+]
 Format = Annotated[str, typer.Option("--format", metavar="FORMAT", help=f"The table as {', '.join(FORMATS)}.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -8,8 +8,11 @@ import typer
 
 from fmtool.cli import options as opt
 from fmtool.cli.session import working
+from fmtool.plotting import FIGURES, check_suffix
 
 EXAMPLE = "fmtool plot essential.safetensors adversarial.safetensors --count 8 -o masks.png"
+KINDS = "Files of any kind but model; without --figure, the first figure below that takes them is drawn."
+NAMES = "; ".join(f"{name} (of {one.takes}): {one.text}" for name, one in FIGURES.items())
 
 
 def register(app: typer.Typer) -> None:
@@ -18,32 +21,29 @@ def register(app: typer.Typer) -> None:
 
 
 def plot(
-    files: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="FILE...",
-            help="Mask files (a grid of masks: Figures 3, 5), an attack file and mask files (images before and after filtering: Figure 1), or a class-masks file (Figures 6, 7).",
-        ),
-    ],
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help=KINDS)],
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="Picture to write: .png, .pdf or .svg.")
     ],
-    count: Annotated[
-        int,
+    figure: Annotated[str | None, typer.Option("--figure", metavar="NAME", help=f"Which figure. {NAMES}.")] = None,
+    count: opt.Count = 8,
+    same_images_as: Annotated[
+        list[str] | None,
         typer.Option(
-            "--count",
-            metavar="N",
-            min=1,
-            help="How many images, spread over the classes; every file shows the same ones.",
+            "--same-images-as",
+            metavar="FILE",
+            help="Only images that this file holds too, though it is not drawn; again for more files. Figures made apart then show the same images.",
         ),
-    ] = 8,
+    ] = None,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Draw masks, filtered images or class masks, the zero frequency in the centre."""
+    """Draw any artifact: masks, spectra, statistics beside their nulls, curves, the defence; the zero frequency in the centre."""
     with working(output, quiet=quiet, debug=debug):
+        check_suffix(output)
         from fmtool import artifacts, plotting
 
-        found = [artifacts.read(file, "attack", "masks", "class-masks") for file in files]
-        plotting.save(plotting.draw(found, count), output)
+        found = [artifacts.read(file) for file in files]
+        like = [artifacts.read(file) for file in same_images_as or ()]
+        plotting.save(plotting.draw(found, count, figure, like), output)
     print(output)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fmtool.summaries.attacks import attack_table
-from fmtool.summaries.correlations import correlation_table
+from fmtool.summaries.correlations import correlation_table, correlation_tables
 from fmtool.summaries.defenses import defense_table
 from fmtool.summaries.headers import Arrays, Header
 from fmtool.summaries.masks import class_masks_table, masks_table
@@ -24,3 +24,8 @@ def table_of(kind: str, header: Header, arrays: Arrays) -> Table:
         "defense": lambda: defense_table(header),
     }
     return tables[kind]()
+
+
+def tables_of(kind: str, header: Header, arrays: Arrays) -> list[Table]:
+    """All tables of any artifact: of a correlation also those of its curves."""
+    return correlation_tables(header) if kind == "correlation" else [table_of(kind, header, arrays)]

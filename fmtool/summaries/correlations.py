@@ -58,8 +58,8 @@ def correlation_table(header: Header) -> Table:
         row = [one["name"], one["n"], one["observed"]]
         for null in (one["null"], one["within_class"]):
             row += [null["mean"], _interval(null), null["p"], null["adjusted"]] if null else [None] * 4
-            if null and null["reason"]:
-                notes.append(f"{one['name']}: no adjusted value, {null['reason']}")
+            why = f"{one['name']}: no adjusted value, {null['reason']}" if null and null["reason"] else ""
+            notes += [why] if why and why not in notes else []
         rows.append(row)
         details = ", ".join(f"{key.replace('_', ' ')} {text_of(value, '.4g')}" for key, value in one["details"].items())
         notes += [f"{one['name']}: {details}"] if details else []

@@ -1,0 +1,180 @@
+"""Figures behind one table: what each is drawn from and what it shows. Masks and spectra have the zero frequency in the centre.
+
+A figure's module, and with it matplotlib and torch, loads when the figure is drawn, so that the table can be read without them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fmtool import targets
+from fmtool.artifacts import Artifact
+from fmtool.errors import ArtifactError, FmtoolError, unknown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SUFFIXES = (".png", ".pdf", ".svg")
+DOTS = 200  # an inch, of a PNG
+Files = Sequence[Artifact]
+
+
+@dataclass(frozen=True)
+class Known:
+    """A figure: the files it takes in words and as a test, "module:function" here, what it shows, and whether it shows
+    single images, so that it takes a count of them and files that limit them.
+    """
+
+    takes: str
+    fits: Callable[[Files], bool]
+    function: str
+    text: str
+    images: bool = False
+
+
+def _kinds(files: Files) -> list[str]:
+    return [file.kind for file in files]
+
+
+def _only(files: Files, *kinds: str) -> bool:
+    return {file.kind for file in files} <= set(kinds)
+
+
+def _curve(files: Files, name: str) -> bool:
+    return _only(files, "correlation") and all(file.header.get("curves", {}).get(name) for file in files)
+
+
+# the first that fits the files is drawn unless a name is given
+FIGURES: dict[str, Known] = {
+    "masks": Known(
+        "masks files",
+        lambda files: _only(files, "masks"),
+        "grids:mask_grid",
+        "masks of single images (Figures 3, 5)",
+        images=True,
+    ),
+    "filtered": Known(
+        "one attack file and masks files",
+        lambda files: sorted(_kinds(files)) == ["attack"] + ["masks"] * (len(files) - 1) != ["attack"],
+        "grids:filtered_images",
+        "images before and after filtering (Figure 1)",
+        images=True,
+    ),
+    "class-masks": Known(
+        "one class-masks file",
+        lambda files: _kinds(files) == ["class-masks"],
+        "grids:class_mask_grid",
+        "a mask a class (Figures 6, 7)",
+    ),
+    "mean-mask": Known(
+        "masks or class-masks files",
+        lambda files: _only(files, "masks", "class-masks"),
+        "spectra:mean_masks",
+        "the mean mask, and its energy against frequency",
+    ),
+    "perturbation": Known(
+        "one attack file",
+        lambda files: _kinds(files) == ["attack"],
+        "spectra:perturbation",
+        "the perturbations' mean amplitude spectrum, and their energy against frequency",
+    ),
+    "radial": Known(
+        "masks and attack files",
+        lambda files: _only(files, "masks", "attack"),
+        "spectra:radial_profiles",
+        "energy of masks and perturbations against frequency, with each mean radial frequency",
+    ),
+    "classes": Known(
+        "correlation files of --class-subsets",
+        lambda files: _curve(files, "class_subsets"),
+        "curves:class_curves",
+        "IdCor and p against the number of classes (Figure 4)",
+    ),
+    "subsample": Known(
+        "one correlation file of --subsample",
+        lambda files: len(files) == 1 and _curve(files, "subsample"),
+        "curves:subsample_curves",
+        "statistics, nulls and adjusted values against n",
+    ),
+    "null": Known(
+        "one correlation file",
+        lambda files: _kinds(files) == ["correlation"],
+        "statistics:null_distributions",
+        "each statistic beside its permutation nulls",
+    ),
+    "cosine": Known(
+        "one correlation file with the cosine",
+        lambda files: _kinds(files) == ["correlation"] and "cosine_pairs" in files[0].tensors,
+        "statistics:cosine_histogram",
+        "the cosines of pairs beside those of masks of different images",
+    ),
+    "defense": Known(
+        "one defense file",
+        lambda files: _kinds(files) == ["defense"],
+        "statistics:defense_matrix",
+        "accuracies after the second pass (Table 4)",
+    ),
+}
+
+
+def draw(files: Files, count: int, figure: str | None = None, like: Files = ()) -> Figure:
+    """The figure of this name in `FIGURES`, or the first that fits the files.
+
+    count: how many images, spread over the classes, that all the files share, and those of `like` too, which are not drawn.
+    """
+    import matplotlib
+
+    from fmtool.plotting.style import SETTINGS
+
+    name = figure or _fitting(files)
+    if name not in FIGURES:
+        raise FmtoolError(unknown("--figure", name, FIGURES))
+    known = FIGURES[name]
+    if not known.fits(files):
+        raise ArtifactError(f"--figure {name}: expected {known.takes}, got {_listed(files)}")
+    if like and not known.images:
+        several = ", ".join(name for name, one in FIGURES.items() if one.images)
+        raise FmtoolError(f"--same-images-as goes with figures of single images ({several}), not with {name}")
+    module, _, function = known.function.partition(":")
+    make: Callable[..., Figure] = getattr(importlib.import_module(f"fmtool.plotting.{module}"), function)
+    with matplotlib.rc_context(SETTINGS):
+        return make(files, count, like) if known.images else make(files)
+
+
+def save(figure: Figure, target: str) -> None:
+    """Write PNG, PDF or SVG by the target's suffix; the same figure gives the same bytes."""
+    suffix = check_suffix(target)
+    metadata: dict[str, Any] | None = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(suffix)
+    content = io.BytesIO()
+    import matplotlib
+
+    from fmtool.plotting.style import SETTINGS
+
+    with matplotlib.rc_context({**SETTINGS, "svg.hashsalt": "fmtool"}):
+        figure.savefig(content, format=suffix[1:], dpi=DOTS, bbox_inches="tight", metadata=metadata)
+    targets.write_bytes(content.getvalue(), target)
+
+
+def check_suffix(target: str) -> str:
+    """The picture's format by its name, an error where that is none of `SUFFIXES`."""
+    suffix = Path(target).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise FmtoolError(f"--output {target}: expected a name that ends in {', '.join(SUFFIXES)}")
+    return suffix
+
+
+def _fitting(files: Files) -> str:
+    for name, known in FIGURES.items():
+        if files and known.fits(files):
+            return name
+    expected = "; ".join(dict.fromkeys(known.takes for known in FIGURES.values()))
+    raise ArtifactError(f"can't draw {_listed(files)}: expected {expected}")
+
+
+def _listed(files: Files) -> str:
+    return ", ".join(f"{file} ({file.kind})" if file.name else f"{file}" for file in files) or "no file"

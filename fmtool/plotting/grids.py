@@ -1,0 +1,161 @@
+"""Grids of masks and of filtered images (paper, Figures 1, 3, 5, 6, 7). Masks have the zero frequency in the centre."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fmtool import spectrum
+from fmtool.artifacts import Artifact
+from fmtool.attacks import title
+from fmtool.datasets import spread
+from fmtool.errors import ArtifactError
+from fmtool.plotting.style import TICKS, WIDE, frequency_extent, mask_name
+from fmtool.stages.common import join
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CELLS = 0.62, 1.25  # inches, the smallest and the largest picture
+LEFT, BAR = 0.9, 0.8  # inches for the names of the rows and for a colour bar
+NAMED = ("labels", "key", "index")  # what a file says of each image that it holds
+
+
+def mask_grid(files: Sequence[Artifact], count: int, like: Sequence[Artifact] = ()) -> Figure:
+    """A row a file, a column an image that all files hold, named by its label (Figures 3 and 5)."""
+    places = chosen(files, count, like)
+    figure, axes = _grid(len(files), len(places[0]), _bar(files[0]))
+    for row, (file, rows) in enumerate(zip(files, places, strict=True)):
+        width = int(file.header["image_size"][1])
+        for column, mask in enumerate(spectrum.shifted(file["masks"][rows], width)):
+            _show_mask(axes[row][column], mask, first=row == len(files) - 1 and column == 0)
+        _name_row(axes[row][0], _row_name(file))
+    _name_columns(axes[0], files[0], places[0])
+    _legend(figure, int(files[0]["masks"].shape[1]))
+    return figure
+
+
+def filtered_images(files: Sequence[Artifact], count: int, like: Sequence[Artifact] = ()) -> Figure:
+    """Rows: images, adversarial images, then for each mask file what it leaves of the images it was fitted to (Figure 1)."""
+    attack, masks = (
+        next(file for file in files if file.kind == "attack"),
+        [file for file in files if file.kind == "masks"],
+    )
+    places = chosen([attack, *masks], count, like)
+    pictures = [
+        ("image", attack["images"][places[0]]),
+        (f"{title(attack.header['attack'])}", attack["adversarial"][places[0]]),
+    ]
+    for file, rows in zip(masks, places[1:], strict=True):
+        source = attack["images" if file.header["for"] == "essential" else "adversarial"][places[0]]
+        if file["masks"].shape[1:3] != source.shape[1:3]:
+            raise ArtifactError(f"{file}: masks of another shape than the images of {attack}")
+        pictures.append((f"filtered by\n{_row_name(file)}", spectrum.filter_images(source, file["masks"][rows])))
+    figure, axes = _grid(len(pictures), len(places[0]))
+    for row, (name, images) in enumerate(pictures):
+        for column, image in enumerate(images):
+            _show_image(axes[row][column], image)
+        _name_row(axes[row][0], name)
+    _name_columns(axes[0], attack, places[0])
+    return figure
+
+
+def class_mask_grid(files: Sequence[Artifact]) -> Figure:
+    """A picture a class, named (Figures 6 and 7)."""
+    (file,) = files
+    count = len(file["classes"])
+    columns = min(5, count)
+    figure, axes = _grid(-(-count // columns), columns, _bar(file))
+    cells = [cell for row in axes for cell in row]
+    masks = spectrum.shifted(file["masks"], int(file.header["image_size"][1]))
+    for place, (cell, number, mask) in enumerate(zip(cells, file["classes"].tolist(), masks, strict=False)):
+        _show_mask(cell, mask, first=place == (-(-count // columns) - 1) * columns)
+        cell.set_title(file.header["class_names"][number], fontsize=7)
+    for cell in cells[count:]:
+        cell.axis("off")
+    name = f"robust against {title(file.header['attack'])}" if file.header["robust"] else "plain"
+    _name_row(axes[0][0], f"class masks,\n{name}")
+    _legend(figure, int(file["masks"].shape[1]))
+    return figure
+
+
+def chosen(files: Sequence[Artifact], count: int, like: Sequence[Artifact] = ()) -> list[Tensor]:
+    """Rows of each file for the same `count` images, spread over the classes, that all files hold and those of `like` too.
+
+    The choice depends on the set of shared images alone, not on the files' order: figures made apart show the same ones.
+    """
+    for file in [*files, *like]:
+        missing = [name for name in NAMED if name not in file.tensors]
+        if missing:
+            raise ArtifactError(f"{file}: expected a file that says which images it holds, got one of kind {file.kind}")
+        if len({len(file[name]) for name in NAMED}) > 1:
+            raise ArtifactError(f"{file}: its rows do not match")
+    every = [*files, *like]
+    places = join(every) if len(every) > 1 else [torch.arange(len(files[0]["labels"]))]
+    first = files[0]
+    names = zip(first["index"][places[0]].tolist(), first["key"][places[0]].tolist(), strict=True)
+    order = torch.tensor([place for place, _ in sorted(enumerate(names), key=lambda one: one[1])], dtype=torch.int64)
+    labels = first["labels"][places[0]][order]
+    picked = spread(labels, count)
+    picked = order[picked[torch.argsort(labels[picked], stable=True)]]
+    return [rows[picked] for rows in places[: len(files)]]
+
+
+def _grid(rows: int, columns: int, bar: float = 0.0) -> tuple[Figure, list[list[Axes]]]:
+    """bar: inches that a colour bar takes."""
+    from matplotlib.figure import Figure
+
+    cell = min(max((WIDE - LEFT - bar) / columns, CELLS[0]), CELLS[1])
+    figure = Figure(figsize=(LEFT + cell * columns + bar, (cell + 0.12) * rows + 0.5), layout="compressed")
+    axes: Any = figure.subplots(rows, columns, squeeze=False)
+    return figure, [list(row) for row in axes]
+
+
+def _show_mask(axes: Axes, mask: Tensor, *, first: bool) -> None:
+    """A mask (c, h, w), zero frequency in the centre: three channels as red, green and blue, else their mean in grey."""
+    picture = mask.permute(1, 2, 0) if len(mask) == 3 else mask.mean(dim=0)
+    extent = frequency_extent(*mask.shape[-2:])
+    axes.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
+    axes.set_xticks(TICKS[0] if first else [], TICKS[1] if first else [])
+    axes.set_yticks(TICKS[0] if first else [], TICKS[1] if first else [])
+    axes.tick_params(labelsize=7)
+
+
+def _show_image(axes: Axes, image: Tensor) -> None:
+    picture = image.clamp(0, 1).permute(1, 2, 0) if len(image) == 3 else image.clamp(0, 1).mean(dim=0)
+    axes.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _row_name(file: Artifact) -> str:
+    return mask_name(file).replace(" (", "\n(")
+
+
+def _name_row(axes: Axes, name: str) -> None:
+    axes.set_ylabel(name, fontsize=7)
+
+
+def _name_columns(row: Sequence[Axes], file: Artifact, rows: Tensor) -> None:
+    for axes, label in zip(row, file["labels"][rows].tolist(), strict=True):
+        names = file.header["class_names"]
+        axes.set_title(names[label] if 0 <= label < len(names) else str(label), fontsize=7)
+
+
+def _bar(file: Artifact) -> float:
+    """Inches for the colour bar of masks: three channels are colours themselves."""
+    return 0.0 if file["masks"].shape[1] == 3 else BAR
+
+
+def _legend(figure: Figure, channels: int) -> None:
+    """Axes' unit, and what a colour means."""
+    if channels == 3:
+        text = "frequency in cycles per pixel; each channel's mask in its own colour, black 0 to full 1"
+    else:
+        figure.colorbar(figure.axes[0].images[0], ax=figure.axes, shrink=0.8, label="mask")
+        text = "frequency in cycles per pixel"
+    figure.supxlabel(text, fontsize=7)

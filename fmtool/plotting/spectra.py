@@ -1,0 +1,241 @@
+"""Figures of spectra: mean masks, perturbations, and their energy against radial frequency (paper, A.5)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from matplotlib.colors import LogNorm, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from torch import Tensor
+
+from fmtool import radial, spectrum
+from fmtool.artifacts import Artifact
+from fmtool.attacks import OK, title
+from fmtool.errors import ArtifactError
+from fmtool.plotting.style import (
+    COLOURS,
+    GREY,
+    INK,
+    TICKS,
+    WIDE,
+    distinct,
+    frequency_extent,
+    mask_name,
+    plain_axes,
+    source,
+)
+from fmtool.summaries.spectra import Part, parts_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BLOCK = 256  # images transformed together
+GAMMA = (
+    0.4  # of the mean mask's colours: entries span three decades and many are exactly 0, which a logarithm can't show
+)
+MAP, PROFILE = 2.0, 2.6  # inches, the heights of a mean spectrum and of a profile
+MAPS = 4  # mean spectra beside one another
+FLOOR = 0.1  # % of the energy: below it a share is not told from nothing
+FLAT = "same energy at every frequency"
+DECADES = 6  # of amplitude that a colour bar spans at most
+
+
+def mean_masks(files: Sequence[Artifact]) -> Figure:
+    """Each file's mean mask over its images and channels, and the energy of all of them against radial frequency."""
+    names = distinct([mask_name(file) for file in files], files)
+    parts = [parts_of(source(file))[0] for file in files]
+    means = [
+        spectrum.shifted(file["masks"].mean(dim=(0, 1)), part.size[1]) for file, part in zip(files, parts, strict=True)
+    ]
+    columns = min(len(files), MAPS)
+    rows = -(-len(files) // columns)
+    tall = 0.7 + rows * (MAP if len(files) < MAPS else WIDE / (MAPS + 0.8))
+    figure = Figure(figsize=(WIDE, 2.6 if len(files) == 1 else tall + PROFILE), layout="compressed")
+    if len(files) == 1:
+        halves: Any = figure.subfigures(1, 2, width_ratios=[1, 1.1])
+    else:
+        halves = figure.subfigures(2, 1, height_ratios=[tall, PROFILE])
+    upper, lower = halves
+    grid: Any = upper.subplots(rows, columns, squeeze=False)
+    cells = [cell for row in grid for cell in row]
+    norm = PowerNorm(GAMMA, vmin=0, vmax=max(float(mean.max()) for mean in means) or 1.0)
+    for place, (cell, mean, name) in enumerate(zip(cells, means, names, strict=False)):
+        image = _show(cell, mean, norm, x=place >= len(files) - columns, y=place % columns == 0)
+        cell.set_title(name.replace(", ", ",\n", 1) if columns > 2 else name, fontsize=7)
+    for cell in cells[len(files) :]:
+        cell.axis("off")
+    upper.colorbar(image, ax=cells, label="mean mask", ticks=_ticks(norm.vmax or 1.0))
+    axes = lower.subplots()
+    _profiles(axes, parts, names, _colours(parts))
+    _finish(axes, parts)
+    _legend_outside(figure, axes)
+    return figure
+
+
+def perturbation(files: Sequence[Artifact]) -> Figure:
+    """An attack's mean amplitude spectrum |F(adversarial - images)| over images and channels, and its energy's profile."""
+    (file,) = files
+    ok = file["status"] == OK
+    if not bool(ok.any()):
+        raise ArtifactError(f"{file}: no attack succeeded, so there is no perturbation to draw")
+    part = parts_of(source(file))[0]
+    name = title(str(file.header["attack"]))
+    figure = Figure(figsize=(WIDE, 2.9), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.15])
+    mean = mean_amplitude(file["images"], file["adversarial"], ok)
+    highest = float(mean.max()) or 1.0
+    lowest = max(float(mean[mean > 0].min()) if bool((mean > 0).any()) else highest / 10, highest * 10.0**-DECADES)
+    norm = LogNorm(lowest, max(highest, lowest * 1.01))
+    image = _show(left, mean.clamp(min=lowest), norm, x=True, y=True)
+    left.set_title(f"perturbations ({name}), n = {int(ok.sum())}")
+    label = r"mean amplitude $|F(x_{adv} - x)|$, log scale" + "\n(pixel values 0 to 1)"
+    bar = figure.colorbar(image, ax=left, label=label)
+    ticks = _log_ticks(lowest, highest)
+    bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+    bar.minorticks_off()
+    colour = _colours([part])[0]
+    _profiles(right, [part], [part.name], [colour])
+    _mark_mean(right, part, colour, label=True)
+    _finish(right, [part])
+    _legend_outside(figure, right)
+    return figure
+
+
+def radial_profiles(files: Sequence[Artifact]) -> Figure:
+    """Energy against radial frequency of masks and perturbations with 95 % bands; above, each mean radial frequency."""
+    found = [(parts_of(source(file))[0], file) for file in files]
+    parts = [part for part, _ in found]
+    names = distinct([part.name for part in parts], [file for _, file in found])
+    colours = _colours(parts)
+    figure = Figure(figsize=(WIDE, 2.9 + 0.19 * len(parts)), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[0.5 + len(parts), 12])
+    _profiles(below, parts, names, colours)
+    _finish(below, parts)
+    counts = []
+    for place, (part, colour) in enumerate(zip(parts, colours, strict=True)):
+        mean = radial.estimate(part.radial.frequency)
+        counts.append(mean.n)
+        if not mean.n:
+            continue
+        _mark_mean(below, part, colour)
+        error = [[mean.mean - mean.low], [mean.high - mean.mean]] if mean.n > 1 else None
+        above.errorbar([mean.mean], [place], xerr=error, fmt=_marker(part), color=colour, markersize=4, capsize=2)
+    above.set_yticks(range(len(parts)), [f"{name}, n = {n}" for name, n in zip(names, counts, strict=True)])
+    above.set_ylim(len(parts) - 0.4, -0.6)
+    above.set_title("mean radial frequency with its 95 % interval")
+    above.tick_params(axis="x", labelbottom=False)
+    plain_axes(above)
+    styles: dict[str, Any] = {"masks": ("-", "o", INK), "perturbations": ("--", "s", INK), FLAT: (":", "", GREY)}
+    handles = [
+        Line2D([], [], linestyle=style, marker=marker, color=colour, markersize=4, label=name)
+        for name, (style, marker, colour) in styles.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    return figure
+
+
+def mean_amplitude(images: Tensor, adversarial: Tensor, keep: Tensor) -> Tensor:
+    """(h, w) float64, zero frequency in the centre: |F(adversarial - images)|, averaged over channels and the images kept.
+
+    images, adversarial (n, c, h, w) in [0, 1]; keep (n) bool. F is the DFT without a factor, as everywhere in fmtool.
+    """
+    c, h, w = images.shape[1:]
+    total = torch.zeros(h, spectrum.half_width(w), dtype=torch.float64)
+    kept = keep.nonzero().flatten()
+    for start in range(0, len(kept), BLOCK):
+        rows = kept[start : start + BLOCK]
+        moved = adversarial[rows].double() - images[rows].double()
+        total += torch.fft.rfft2(moved).abs().sum(dim=(0, 1))
+    return spectrum.shifted(total / max(int(keep.sum()) * c, 1), w)
+
+
+def _show(axes: Axes, mean: Tensor, norm: Any, *, x: bool, y: bool) -> Any:
+    """x, y: whether the axes are named."""
+    image = axes.imshow(
+        mean.numpy(), cmap="viridis", norm=norm, extent=frequency_extent(*mean.shape), interpolation="nearest"
+    )
+    axes.set_xticks(TICKS[0], TICKS[1] if x else [""] * 3)
+    axes.set_yticks(TICKS[0], TICKS[1] if y else [""] * 3)
+    axes.set_xlabel("cycles per pixel, across" if x else "")
+    axes.set_ylabel("cycles per pixel, down" if y else "")
+    return image
+
+
+def _ticks(highest: float) -> list[float]:
+    """1, 2 or 5 times a power of ten: round values that stand apart under `GAMMA`."""
+    steps = [round(step * 10.0**power, 6) for power in range(-5, 1) for step in (1, 2, 5)]
+    found = [0.0]
+    for step in steps:
+        if step <= highest and (step / highest) ** GAMMA - (found[-1] / highest) ** GAMMA > 0.09:
+            found.append(step)
+    return found
+
+
+def _log_ticks(lowest: float, highest: float) -> list[float]:
+    """Round values between the two: a power of ten, in a narrower range also 2 and 5 times, or 1 to 9 times one."""
+    decades = math.log10(highest / lowest)
+    steps = (1,) if decades > 3 else (1, 2, 5) if decades > 1 else range(1, 10)
+    powers = range(math.floor(math.log10(lowest)), math.ceil(math.log10(highest)) + 1)
+    found = [float(f"{step}e{power}") for power in powers for step in steps]
+    kept = [tick for tick in found if lowest <= tick <= highest]
+    return kept if len(kept) > 1 else [lowest, highest]
+
+
+def _legend_outside(figure: Figure, axes: Axes) -> None:
+    """Below all axes, where no curve runs through it."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
+
+
+def _profiles(axes: Axes, parts: Sequence[Part], names: Sequence[str], colours: Sequence[str]) -> None:
+    """Mean energy share a bin, with its 95 % band; perturbations are dashed, masks solid."""
+    for part, name, colour in zip(parts, names, colours, strict=True):
+        shares, centres = radial.estimate(part.radial.profile), part.radial.centres
+        style = "--" if name.startswith("perturbations") else "-"
+        axes.plot(centres, 100 * shares.mean, style, color=colour, label=f"{name}, n = {shares.n}")
+        if shares.n > 1:
+            low = (100 * shares.low).clip(min=FLOOR / 10)  # below what is shown, where the normal interval reaches 0
+            axes.fill_between(centres, low, 100 * shares.high, color=colour, alpha=0.2, linewidth=0)
+
+
+def _mark_mean(axes: Axes, part: Part, colour: str, *, label: bool = False) -> None:
+    """A vertical line at the mean radial frequency, and its 95 % interval."""
+    mean = radial.estimate(part.radial.frequency)
+    if not mean.n:
+        return
+    half = f" ± {mean.high - mean.mean:.3f}" if mean.n > 1 else ""
+    text = f"mean radial frequency {mean.mean:.3f}{half}"
+    axes.axvline(mean.mean, color=colour, linestyle=(0, (4, 3)), linewidth=0.8, label=text if label else None)
+    if mean.n > 1:
+        axes.axvspan(mean.low, mean.high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _finish(axes: Axes, parts: Sequence[Part]) -> None:
+    """What a flat spectrum would look like, and the axes' names and units."""
+    for size in sorted({part.size for part in parts}):
+        flat = radial.flat(*size)
+        axes.plot(flat.centres, 100 * flat.profile[0], ":", color=GREY, label=FLAT)
+    axes.set_xlabel("radial frequency (cycles per pixel)")
+    axes.set_ylabel("share of the energy (%), log scale")
+    axes.set_xlim(-0.01, 0.72)
+    axes.set_yscale("log")
+    axes.set_ylim(FLOOR, 110)
+    axes.set_yticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
+    plain_axes(axes)
+
+
+def _colours(parts: Sequence[Part]) -> list[str]:
+    """Black without an attack, else a colour an attack; sets of the same attack and the same kind differ."""
+    attacks = list(dict.fromkeys(part.attack for part in parts if part.attack))
+    kinds = [part.name for part in parts]
+    if len(set(kinds)) < len(kinds) or len(attacks) > len(COLOURS):
+        return [COLOURS[place % len(COLOURS)] for place in range(len(parts))]
+    return [COLOURS[attacks.index(part.attack)] if part.attack else INK for part in parts]
+
+
+def _marker(part: Part) -> str:
+    return "s" if part.name.startswith("perturbations") else "o"

@@ -1,0 +1,72 @@
+"""What all figures share: colours that colour-blind readers tell apart, sizes for print, and names of files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fmtool.attacks import title
+from fmtool.errors import ArtifactError
+from fmtool.summaries.spectra import KINDS, Source
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from fmtool.artifacts import Artifact
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito, 2008
+INK, GREY = "#000000", "#777777"
+WIDE = 6.75  # inches, a page's text
+TICKS = [-0.4, 0.0, 0.4], ["-0.4", "0", "0.4"]  # of a spectrum's axes, in cycles per pixel
+SETTINGS: Any = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "lines.linewidth": 1.3,
+    "axes.linewidth": 0.6,
+    "hatch.linewidth": 0.5,
+    "pdf.fonttype": 42,  # letters that an editor can still change; journals ask for it
+}
+
+
+def frequency_extent(h: int, w: int) -> tuple[float, float, float, float]:
+    """What `imshow` needs for a full spectrum (h, w), zero frequency in the centre, in cycles per pixel.
+
+    Half a bin beyond the outermost frequencies, so that frequency 0 lies in the middle of its bin.
+    """
+    y, x = (-(h // 2) - 0.5) / h, (-(w // 2) - 0.5) / w
+    return x, x + 1, y + 1, y
+
+
+def mask_name(file: Artifact) -> str:
+    """What a file's masks are."""
+    attack = title(str(file.header["attack"])) if file.header["attack"] else None
+    if file.kind == "class-masks":
+        return f"class masks, robust ({attack})" if file.header["robust"] else "class masks, plain"
+    name = str(file.header["for"])
+    return f"{name} ({attack})" if name == "adversarial" and attack else name
+
+
+def distinct(names: Sequence[str], files: Sequence[Artifact]) -> list[str]:
+    """Names, those that stand twice with their file's name behind them, else their place."""
+    found = []
+    for number, (name, file) in enumerate(zip(names, files, strict=True), start=1):
+        stem = file.name.rpartition("/")[2].removesuffix(".safetensors") or str(number)
+        found.append(f"{name}, {stem}" if list(names).count(name) > 1 else name)
+    return found
+
+
+def source(file: Artifact) -> Source:
+    """The file as `summaries.spectra` takes it."""
+    if file.kind not in KINDS:
+        raise ArtifactError(f"{file}: expected a {' or '.join(KINDS)} file, got a file of kind {file.kind}")
+    return Source(str(file), file.kind, file.header, {name: file[name].numpy() for name in file.tensors})
+
+
+def plain_axes(axes: Axes) -> None:
+    """No lines above and to the right."""
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,233 @@
+"""One self-contained page of any set of artifacts: every table, the figures that fit them, and where they come from.
+
+The page needs no other file and no network, reads on a phone and in print, and holds no clock: the same files give the same page.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from fmtool import plotting
+from fmtool.artifacts import Artifact
+from fmtool.errors import ArtifactError
+from fmtool.plotting.style import source
+from fmtool.summaries import tables_of
+from fmtool.summaries.correlations import table1
+from fmtool.summaries.spectra import spectrum_table
+from fmtool.tables import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DOTS_PER_INCH = 130
+# kind -> heading, in the order of the pipeline, which is that of the page
+SECTIONS = {
+    "model": "Models",
+    "attack": "Attacks",
+    "masks": "Masks",
+    "correlation": "Correlation",
+    "class-masks": "Class masks",
+    "defense": "Defence",
+}
+STYLE = """
+:root { color-scheme: light; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1rem; max-width: 72rem; color: #1a1a1a; background: #fff;
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+h1 { font-size: 1.6rem; margin: .5rem 0; } h2 { font-size: 1.3rem; margin: 2.2rem 0 .6rem; border-bottom: 2px solid #1f4e79; }
+h3 { font-size: 1.02rem; margin: 1.4rem 0 .3rem; }
+nav a { margin-right: 1rem; white-space: nowrap; } a { color: #1f4e79; }
+.wide { overflow-x: auto; } .wide:focus { outline: 2px solid #1f4e79; }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; margin: .3rem 0; }
+th, td { padding: .25rem .6rem; text-align: left; border-bottom: 1px solid #ddd; vertical-align: top; }
+th { border-bottom: 2px solid #888; font-weight: 600; } .number { text-align: right; white-space: nowrap; }
+.note, figcaption, .file { font-size: .82rem; color: #444; margin: .2rem 0; }
+.file, code { font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
+figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; }
+pre { font-size: .78rem; white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f6f6; padding: .6rem; }
+@media print { body { max-width: none; font-size: 10pt; padding: 0; } nav { display: none; } .wide { overflow: visible; }
+  table { font-size: 7pt; } th, td { padding: .1rem .25rem; } h2, h3 { break-after: avoid; } figure, tr { break-inside: avoid; } }
+"""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is drawn of which files, and the words below it."""
+
+    files: Sequence[Artifact]
+    figure: str  # a name of `plotting.FIGURES`
+    caption: str
+
+
+def build(files: Sequence[Artifact], count: int = 8) -> str:
+    """The page, HTML. files: of any kinds, in the order in which they are to stand in their sections.
+
+    count: how many images the grids show. ArtifactError when there is no file.
+    """
+    if not files:
+        raise ArtifactError("expected at least one file for the report")
+    by_kind = {kind: [file for file in files if file.kind == kind] for kind in SECTIONS}
+    present = [kind for kind in SECTIONS if by_kind[kind]]
+    parts = [
+        "<h1>Frequencies of a classifier and of attacks on it</h1>",
+        f'<p class="note">{len(files)} files, read by fmtool. Masks and spectra have the zero frequency in the centre.</p>',
+        "<nav>"
+        + "".join(f'<a href="#{kind}">{SECTIONS[kind]}</a>' for kind in present)
+        + '<a href="#files">Files</a></nav>',
+    ]
+    for kind in present:
+        parts.append(f'<section id="{kind}"><h2>{SECTIONS[kind]}</h2>')
+        if kind == "correlation" and len(by_kind[kind]) > 1:
+            parts.append(_table(table1([file.header for file in by_kind[kind]])))
+        if kind == "masks":
+            parts.append(_table(spectrum_table([source(one) for one in [*by_kind["masks"], *by_kind["attack"]]])))
+        parts += map(_table, _tables(by_kind[kind]))
+        parts += [_figure(picture, count) for picture in PICTURES[kind](by_kind)]
+        parts.append("</section>")
+    parts += [
+        '<section id="files"><h2>Files and what made them</h2>',
+        _table(_file_table(files)),
+        _stages(files),
+        "</section>",
+    ]
+    head = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><title>fmtool report</title>'
+        f"<style>{STYLE}</style></head><body>\n"
+    )
+    return head + "\n".join(parts) + "\n</body></html>\n"
+
+
+Kinds = dict[str, list[Artifact]]
+
+
+def _pictures_of_attacks(files: Kinds) -> list[Picture]:
+    return [Picture([file], "perturbation", f"What {file} adds to its images") for file in files["attack"]]
+
+
+def _pictures_of_masks(files: Kinds) -> list[Picture]:
+    """One of each: for as many files as share images with the first one."""
+    masks, first = files["masks"], files["masks"][0]
+    together = [file for file in masks if _shared(first, file)]
+    made = [
+        Picture(together, "masks", "Masks of the same images; each is of the image above it"),
+        Picture(masks, "mean-mask", "Mean masks, and where their energy lies; bands are 95 % intervals over images"),
+    ]
+    for attack in files["attack"]:
+        fitted = [
+            file
+            for file in masks
+            if _shared(attack, file)
+            and (file.header["for"] == "essential" or file.header["attack"] == attack.header["attack"])
+        ]
+        if fitted:
+            made.append(Picture([attack, *fitted], "filtered", f"Images of {attack}, and what the masks leave of them"))
+    if files["attack"]:
+        everything = [*masks, *files["attack"]]
+        made.append(Picture(everything, "radial", "Where the energy of masks and of perturbations lies (A.5)"))
+    return made
+
+
+def _pictures_of_correlations(files: Kinds) -> list[Picture]:
+    with_classes = [file for file in files["correlation"] if file.header.get("curves", {}).get("class_subsets")]
+    made = [Picture(with_classes, "classes", "Against the number of classes (Figure 4)")] if with_classes else []
+    for file in files["correlation"]:
+        made.append(Picture([file], "null", f"{file}: observed values and their permutation nulls"))
+        if "cosine_pairs" in file.tensors:
+            made.append(
+                Picture(
+                    [file], "cosine", f"{file}: cosine similarity of single pairs, and of masks of different images"
+                )
+            )
+        if file.header.get("curves", {}).get("subsample"):
+            made.append(Picture([file], "subsample", f"{file}: every statistic against the number of pairs"))
+    return made
+
+
+PICTURES: dict[str, Callable[[Kinds], list[Picture]]] = {
+    "model": lambda files: [],
+    "attack": _pictures_of_attacks,
+    "masks": _pictures_of_masks,
+    "correlation": _pictures_of_correlations,
+    "class-masks": lambda files: [Picture([file], "class-masks", str(file)) for file in files["class-masks"]],
+    "defense": lambda files: [Picture([file], "defense", str(file)) for file in files["defense"]],
+}
+
+
+def _shared(one: Artifact, other: Artifact) -> bool:
+    """Whether two files hold an image in common."""
+    names = [set(zip(file["key"].tolist(), file["index"].tolist(), strict=True)) for file in (one, other)]
+    return bool(names[0] & names[1])
+
+
+def _tables(files: Sequence[Artifact]) -> list[Table]:
+    """Those of files of one kind, each row or title with its file's name; a row each in one table where they have but one."""
+    made = [(str(file), table) for file in files for table in tables_of(file.kind, file.header, _arrays(file))]
+    first = made[0][1]
+    if any(len(table.rows) > 1 or table.columns != first.columns for _, table in made):
+        return [replace(table, title=f"{table.title}: {name}") for name, table in made]
+    columns, rows = {"file": "", **first.columns}, [[name, *table.rows[0]] for name, table in made]
+    told = [note for note in first.notes if all(note in table.notes for _, table in made)]
+    notes = [f"{name}: {note}" for name, table in made for note in table.notes if note not in told]
+    return [Table(first.title, columns, rows, [*told, *notes])]
+
+
+def _figure(picture: Picture, count: int) -> str:
+    drawn: Figure = plotting.draw(picture.files, count, picture.figure)
+    content = io.BytesIO()
+    drawn.savefig(content, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight")
+    data, words = base64.b64encode(content.getvalue()).decode(), html.escape(picture.caption)
+    return f'<figure><img alt="{words}" src="data:image/png;base64,{data}"><figcaption>{words}</figcaption></figure>'
+
+
+def _table(table: Table) -> str:
+    """Scrolls sideways by itself where the screen is narrower."""
+    classes = [' class="number"' if form else "" for form in table.columns.values()]
+    cells = zip(table.columns, classes, strict=True)
+    head = "".join(f'<th scope="col"{kind}>{html.escape(name)}</th>' for name, kind in cells)
+    rows = "".join(
+        "<tr>"
+        + "".join(f"<td{kind}>{html.escape(cell)}</td>" for cell, kind in zip(row, classes, strict=True))
+        + "</tr>"
+        for row in table.cells()
+    )
+    notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in table.notes)
+    title = html.escape(table.title)
+    return (
+        f'<h3>{title}</h3><div class="wide" tabindex="0" role="region" aria-label="{title}"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>{notes}"
+    )
+
+
+def _file_table(files: Iterable[Artifact]) -> Table:
+    return Table(
+        "Files", {"file": "", "kind": "", "digest": ""}, [[str(file), file.kind, file.digest] for file in files]
+    )
+
+
+def _stages(files: Iterable[Artifact]) -> str:
+    """Every stage that led to one of the files, once, as a numbered list."""
+    seen: dict[str, str] = {}
+    for file in files:
+        for entry in [*file.history[:-1], *({**last, "output": file.digest} for last in file.history[-1:])]:
+            inputs = (
+                ", ".join(f"{one.get('name') or one['kind']} {one['digest'][:12]}" for one in entry["inputs"])
+                or "nothing"
+            )
+            options = " ".join(f"{name}={value}" for name, value in sorted(entry["options"].items()))
+            versions = ", ".join(f"{name} {number}" for name, number in sorted(entry["versions"].items()))
+            seed = f" seed={entry['seed']}" if "seed" in entry else ""
+            made = str(entry.get("output", ""))[:12]
+            text = f"{entry['command']} from {inputs}: {options}{seed}; by {versions}"
+            seen[f"{made} {text}"] = f"<li><code>{html.escape(made)}</code> {html.escape(text)}</li>"
+    return f'<h3>Stages, and the first digits of what they made</h3><ol class="note">{"".join(seen.values())}</ol>'
+
+
+def _arrays(file: Artifact) -> dict[str, Any]:
+    """The tensors as `tables_of` takes them."""
+    return {} if file.kind == "model" else {name: tensor.numpy() for name, tensor in file.tensors.items()}
