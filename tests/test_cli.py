@@ -228,7 +228,9 @@ def test_inspect_shows_the_history(files: Path, run: Run) -> None:
     """A tree: each stage below what was made from it, in full where it comes first, data as leaves."""
     path = files / "defense.safetensors"
     short, long = run("inspect", path).out, run("inspect", path, "--history").out
-    assert "made by train-model > attack > class-masks > class-masks > defend" in short
+    for number, command in enumerate(("train-model", "attack", "class-masks", "class-masks", "defend"), start=1):
+        assert f"── {number}. {command}" in short
+    assert "lambda=" not in short and "data digits test" in short
     found = artifacts.describe(str(path))
     start = long.index(f"{path} {found.digest[:12]}\n")
     tree = long[start : long.index("Accuracy after")]

@@ -37,7 +37,10 @@ def inspect(
         ),
     ],
     history: Annotated[
-        bool, typer.Option("--history", help="Also show every stage that led to the file, as a tree down to the data.")
+        bool,
+        typer.Option(
+            "--history", help="Show options, seed and versions of every stage in the tree of what led to the file, too."
+        ),
     ] = False,
     spectrum: Annotated[
         bool,
@@ -68,9 +71,8 @@ def inspect(
         return
     for file, one in zip(files, found, strict=True):
         if form == "table":
-            print("\n".join(_summary(file, one, history)))
-            if history:
-                _show_tree(_tree(file, one))
+            print("\n".join(_summary(file, one)))
+            _show_tree(_tree(file, one, history))
         arrays = one.arrays()
         for table in tables_of(one.kind, one.header, arrays):
             show(table, form)
@@ -78,14 +80,12 @@ def inspect(
             print("\n".join(spectrum_lines(_source(file, one, arrays))))
 
 
-def _summary(file: str, one: Description, history: bool) -> list[str]:
+def _summary(file: str, one: Description) -> list[str]:
     lines = [f"{file}: kind {one.kind}, schema {artifacts.SCHEMA}, digest {one.digest}"]
     shown = list(one.shapes.items()) if one.kind != "model" else []
     lines += [f"  {name}: {dtype} {list(shape)}" for name, (dtype, shape) in sorted(shown)]
     if one.kind == "model":
         lines.append(f"  {len(one.shapes)} tensors")
-    if not history:
-        lines.append("  made by " + " > ".join(stage["command"] for stage in one.history))
     return lines
 
 
@@ -93,10 +93,11 @@ def _source(file: str, one: Description, arrays: Any) -> Source:
     return Source(artifacts.label(file), one.kind, one.header, arrays)
 
 
-def _tree(file: str, one: Description) -> Tree:
+def _tree(file: str, one: Description, whole: bool) -> Tree:
     """The file, below it the stage that made it, below each stage what it took; data are the leaves.
 
     A stage's number is its place in the history; one that fed several stages is shown in full where it comes first.
+    whole: with options and versions.
     """
     from rich.text import Text
     from rich.tree import Tree
@@ -108,7 +109,7 @@ def _tree(file: str, one: Description) -> Tree:
 
     def grow(branch: Tree, number: int, stage: dict[str, Any]) -> None:
         again = number in shown
-        lines = _stage_lines(number, stage)
+        lines = _stage_lines(number, stage)[: None if whole else 1]
         node = branch.add(Text(f"{lines[0]} (as above)" if again else "\n".join(lines)))
         shown.add(number)
         for entry in stage["inputs"] if not again else ():
