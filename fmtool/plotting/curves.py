@@ -100,6 +100,7 @@ def subsample_curves(files: Sequence[Artifact]) -> Figure:
         for axes in (above, below):
             _log_sizes(axes, [entry["size"] for entry in mine])
             plain_axes(axes)
+        below.set_xlim(above.get_xlim())  # also where no value can be adjusted, all shuffles being at 1
         above.tick_params(axis="x", labelbottom=False)
         if column == 0:
             above.set_ylabel("value")
