@@ -9,14 +9,14 @@ import base64
 import html
 import io
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fmtool import plotting
 from fmtool.artifacts import Artifact
 from fmtool.errors import ArtifactError
 from fmtool.plotting.style import source
-from fmtool.summaries import tables_of
+from fmtool.summaries import joined, tables_of
 from fmtool.summaries.correlations import table1
 from fmtool.summaries.spectra import spectrum_table
 from fmtool.tables import Table
@@ -86,7 +86,8 @@ def build(files: Sequence[Artifact], count: int = 8) -> str:
             parts.append(_table(table1([file.header for file in by_kind[kind]])))
         if kind == "masks":
             parts.append(_table(spectrum_table([source(one) for one in [*by_kind["masks"], *by_kind["attack"]]])))
-        parts += map(_table, _tables(by_kind[kind]))
+        made = [(str(file), tables_of(file.kind, file.header, _arrays(file))) for file in by_kind[kind]]
+        parts += map(_table, joined(made))
         parts += [_figure(picture, count) for picture in PICTURES[kind](by_kind)]
         parts.append("</section>")
     parts += [
@@ -163,18 +164,6 @@ def _shared(one: Artifact, other: Artifact) -> bool:
     """Whether two files hold an image in common."""
     names = [set(zip(file["key"].tolist(), file["index"].tolist(), strict=True)) for file in (one, other)]
     return bool(names[0] & names[1])
-
-
-def _tables(files: Sequence[Artifact]) -> list[Table]:
-    """Those of files of one kind, each row or title with its file's name; a row each in one table where they have but one."""
-    made = [(str(file), table) for file in files for table in tables_of(file.kind, file.header, _arrays(file))]
-    first = made[0][1]
-    if any(len(table.rows) > 1 or table.columns != first.columns for _, table in made):
-        return [replace(table, title=f"{table.title}: {name}") for name, table in made]
-    columns, rows = {"file": "", **first.columns}, [[name, *table.rows[0]] for name, table in made]
-    told = [note for note in first.notes if all(note in table.notes for _, table in made)]
-    notes = [f"{name}: {note}" for name, table in made for note in table.notes if note not in told]
-    return [Table(first.title, columns, rows, [*told, *notes])]
 
 
 def _figure(picture: Picture, count: int) -> str:

@@ -39,7 +39,9 @@ def built(tmp_path: Path) -> Path:
 def commands(printed: str) -> list[str]:
     """The targets that lines of fmtool and of compare.py would make."""
     lines = printed.replace("\\\n", " ").splitlines()
-    targets = [re.search(r" (?:-o|>) (\S+)", line) for line in lines if line.startswith(("fmtool ", "python3 ", "cd out "))]
+    targets = [
+        re.search(r" (?:-o|>) (\S+)", line) for line in lines if line.startswith(("fmtool ", "python3 ", "cd out "))
+    ]
     return sorted(target[1].removeprefix("out/") for target in targets if target)
 
 

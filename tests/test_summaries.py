@@ -12,6 +12,7 @@ import pytest
 
 from fmtool import tables
 from fmtool.errors import ArtifactError
+from fmtool.summaries import joined
 from fmtool.summaries.attacks import attack_table
 from fmtool.summaries.correlations import correlation_table, correlation_tables, table1
 from fmtool.summaries.defenses import defense_table
@@ -238,3 +239,16 @@ def test_formats_hold_the_same_values() -> None:
     ]
     lines = tables.as_markdown(table).splitlines()
     assert lines[1] == "| --- | ---: |" and lines[3] == "| c | - |" and lines[-1] == "a note"
+
+
+def test_files_of_a_kind_share_a_table_and_notes_say_whose_they_are() -> None:
+    one, other = (Table("t", {"a": "d"}, [[number]], ["all", f"note {number}"]) for number in (1, 2))
+    (made,) = joined([("x", [one]), ("y", [other])])
+    assert list(made.columns) == ["file", "a"] and made.rows == [["x", 1], ["y", 2]]
+    assert made.notes == ["all", "x: note 1", "y: note 2"]
+
+
+def test_tables_that_do_not_fit_together_are_told_apart_by_their_titles() -> None:
+    long = Table("t", {"a": "d"}, [[1], [2]])
+    assert [table.title for table in joined([("x", [long]), ("y", [long])])] == ["t: x", "t: y"]
+    assert joined([("x", [long])]) == [long]

