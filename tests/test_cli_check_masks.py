@@ -36,7 +36,7 @@ def test_the_table_says_what_the_stage_finds(files: Path, run: Run) -> None:
 
 def test_every_kind_of_masks_and_standard_input(files: Path, run: Run) -> None:
     model, fmn = files / "model.safetensors", files / "fmn.safetensors"
-    for name, words in (("adversarial", "does the attack's class stay"), ("plain", "another class, taken as it is")):
+    for name, words in (("adversarial", "does the attack's class stay"), ("plain", "another class is taken as it is")):
         outcome = run("check-masks", model, fmn, files / f"{name}.safetensors", "--draws", 1)
         assert outcome.code == 0 and words in outcome.out, outcome
     line = [sys.executable, "-m", "fmtool", "check-masks", str(model), str(fmn), "-", "--draws", "1"]

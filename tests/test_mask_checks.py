@@ -192,6 +192,7 @@ def test_masks_as_they_are_and_no_filter(files: Path) -> None:
             "largest magnitudes of the image",
             "mask of another image of the same class",
             "mask of another image of another class",
+            "mask of another class as it is, into that class",
         ]
         for one in controls:
             assert one.difference is not None and one.p is not None and 0.001 <= one.p <= 1
@@ -229,7 +230,7 @@ def test_a_mask_of_one_value_is_the_same_wherever_it_is_put(files: Path) -> None
     model, attack, masks = (load(files, name) for name in ("model", "fmn", "essential"))
     level = changed(masks, masks=torch.full_like(masks["masks"], 0.5))
     found = fmtool.check_masks(model, attack, level, draws=2)
-    assert len({one.kept.value for one in found.controls[1:] if one.n == found.n}) == 1
+    assert len({one.kept.value for one in found.controls[1:-1] if one.n == found.n}) == 1  # the last has another target
 
 
 def test_neither_batch_size_nor_the_order_of_rows_changes_anything(files: Path) -> None:
@@ -254,10 +255,10 @@ def test_images_without_such_another_are_left_out_of_that_row(files: Path) -> No
     rows = torch.cat([zeros, ones[:1]])
     few = dataclasses.replace(masks, tensors={name: tensor[rows] for name, tensor in masks.tensors.items()})
     found = fmtool.check_masks(model, attack, few, draws=1)
-    assert [one.n for one in found.controls][-2:] == [len(zeros), len(zeros) + 1]
+    assert [one.n for one in found.controls][-3:] == [len(zeros), len(zeros) + 1, len(zeros) + 1]
     alone = dataclasses.replace(masks, tensors={name: tensor[ones[:1]] for name, tensor in masks.tensors.items()})
     found = fmtool.check_masks(model, attack, alone, draws=1)
-    for one in found.controls[-2:]:
+    for one in found.controls[-3:]:
         assert one.n == 0 and math.isnan(one.kept.value) and one.p is not None and math.isnan(one.p)
 
 
@@ -271,15 +272,33 @@ def test_class_masks_filter_every_clean_image_by_its_true_classs(files: Path) ->
     assert found.about == "class" and found.attack is None and found.n == len(attack["labels"])
     assert plain.kept.value == pytest.approx(float((attack["clean_predictions"] == attack["labels"]).double().mean()))
     assert fitted.kept.value == pytest.approx(float(right.double().mean()))
-    assert rest[-1].name == "mask of another class" and rest[-1].n == found.n and len(rest) == 4
+    assert [one.name for one in rest[-2:]] == [
+        "mask of another class as it is",
+        "mask of another class as it is, into that class",
+    ]
+    assert rest[-1].n == rest[-2].n == found.n and len(rest) == 5
     two = {name: tensor[:2] for name, tensor in masks.tensors.items()}
     with pytest.warns(FmtoolWarning, match="of classes without a mask"):
         found = fmtool.check_masks(model, attack, dataclasses.replace(masks, tensors=two), draws=1)
     some = attack["labels"] < 2
     other = masks["masks"][1 - attack["labels"][some]]
-    right = run.classifier(filter_images(attack["images"][some], other)).argmax(1) == attack["labels"][some]
+    ends = run.classifier(filter_images(attack["images"][some], other)).argmax(1)  # of two masks, the other one
     assert found.n == int(some.sum())
-    assert found.controls[-1].kept.value == pytest.approx(float(right.double().mean()))  # of two, the other one
+    for control, target in zip(found.controls[-2:], (attack["labels"][some], 1 - attack["labels"][some]), strict=True):
+        assert control.kept.value == pytest.approx(float((ends == target).double().mean()))
+
+
+def test_another_classs_mask_as_it_is_may_turn_an_image_into_that_class(files: Path) -> None:
+    """Of two images of two classes, each has the other's mask."""
+    model, attack, masks = (load(files, name) for name in ("model", "fmn", "essential"))
+    two = torch.tensor([0, int((masks["targets"] != masks["targets"][0]).nonzero()[0])])
+    few = dataclasses.replace(masks, tensors={name: tensor[two] for name, tensor in masks.tensors.items()})
+    found = fmtool.check_masks(model, attack, few, draws=1)
+    places = [attack["index"].tolist().index(index) for index in few["index"].tolist()]
+    run = ready(model, "cpu", None, None)
+    ends = run.classifier(filter_images(attack["images"][places], few["masks"].flip(0))).argmax(1)
+    assert found.controls[-1].name.endswith("into that class")
+    assert found.controls[-1].kept.value == pytest.approx(float((ends == few["targets"].flip(0)).double().mean()))
 
 
 def test_masks_of_absent_images_are_left_out_with_a_warning(files: Path) -> None:

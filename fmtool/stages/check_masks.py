@@ -95,6 +95,15 @@ Way = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
+class _Plan:
+    """A control: which rows (m) it has, in which ways each is filtered, and the class (n) that an image should end in."""
+
+    rows: Tensor
+    ways: list[Way]
+    targets: Tensor
+
+
+@dataclass(frozen=True)
 class _Seen:
     """What the classifier sees of some `rows` (m) in one way, made a few at a time, by any thread (`predict`)."""
 
@@ -143,11 +152,11 @@ def check_masks(
     rows = (_of_classes if by_class else _of_images)(attack, masks, seed)
     every = torch.arange(len(rows.targets))
     fitted = "mask of its class" if by_class else "fitted mask"
-    planned: dict[str, tuple[Tensor, list[Way]]] = {
-        "no filter": (every, [lambda images, *_: images]),
-        fitted: (every, [lambda images, own, _: filter_images(images, own)]),
+    planned: dict[str, _Plan] = {
+        "no filter": _Plan(every, [lambda images, *_: images], rows.targets),
+        fitted: _Plan(every, [lambda images, own, _: filter_images(images, own)], rows.targets),
         **_same_values(rows, every, draws),
-        **(_of_another_class(rows) if by_class else _of_another_image(rows)),
+        **(_of_another_class(rows, masks["classes"]) if by_class else _of_another_image(rows)),
     }
     ends = _run(run, rows, planned, progress)
     return MaskCheck(
@@ -158,24 +167,24 @@ def check_masks(
         flips=mask_checks.FLIPS,
         kept_entries=float(kept.double().quantile(0.5)),
         entries=run.spec.input_shape[0] * run.spec.input_shape[1] * run.spec.input_shape[2],
-        controls=[_control(name, ends[fitted][some], ends[name], fitted, seed) for name, (some, _) in planned.items()],
+        controls=[_control(name, ends[fitted][plan.rows], ends[name], fitted, seed) for name, plan in planned.items()],
     )
 
 
-def _run(
-    run: Ready, rows: _Rows, planned: dict[str, tuple[Tensor, list[Way]]], progress: Progress | None
-) -> dict[str, Tensor]:
+def _run(run: Ready, rows: _Rows, planned: dict[str, _Plan], progress: Progress | None) -> dict[str, Tensor]:
     """name -> (m) float64: how often, of its ways, each image of a control ends in its target."""
-    done, total = 0, sum(len(ways) for _, ways in planned.values())
+    done, total = 0, sum(len(plan.ways) for plan in planned.values())
     found = {}
-    for name, (some, ways) in planned.items():
-        hits = torch.zeros(len(some), dtype=torch.float64)
-        for way in ways:
-            hits += predict(run.classifier, _Seen(rows, some, way), run.batch, run.device) == rows.targets[some]
+    for name, plan in planned.items():
+        hits = torch.zeros(len(plan.rows), dtype=torch.float64)
+        for way in plan.ways:
+            hits += (
+                predict(run.classifier, _Seen(rows, plan.rows, way), run.batch, run.device) == plan.targets[plan.rows]
+            )
             done += 1
             if progress:
                 progress("checking masks", done, total)
-        found[name] = hits / len(ways)
+        found[name] = hits / len(plan.ways)
     return found
 
 
@@ -188,7 +197,7 @@ def _control(name: str, fitted: Tensor, ends: Tensor, fitted_name: str, seed: in
     return Control(name, len(ends), kept, mask_checks.difference(fitted, ends), p)
 
 
-def _same_values(rows: _Rows, every: Tensor, draws: int) -> dict[str, tuple[Tensor, list[Way]]]:
+def _same_values(rows: _Rows, every: Tensor, draws: int) -> dict[str, _Plan]:
     """Each image's own values at random places, at the lowest frequencies, at the largest magnitudes of its spectrum."""
     h, w = rows.images.shape[2:]
 
@@ -202,37 +211,54 @@ def _same_values(rows: _Rows, every: Tensor, draws: int) -> dict[str, tuple[Tens
         return _moved(images, own, mask_checks.magnitudes(images), rows.draws(some, LARGEST))
 
     return {
-        "random places": (every, [at_random(number) for number in range(draws)]),
-        "lowest frequencies": (every, [lowest]),
-        "largest magnitudes of the image": (every, [largest]),
+        "random places": _Plan(every, [at_random(number) for number in range(draws)], rows.targets),
+        "lowest frequencies": _Plan(every, [lowest], rows.targets),
+        "largest magnitudes of the image": _Plan(every, [largest], rows.targets),
     }
 
 
-def _of_another_image(rows: _Rows) -> dict[str, tuple[Tensor, list[Way]]]:
-    """Each image's own values where the mask of another image has its largest ones; those without such another are left out."""
+def _of_another_image(rows: _Rows) -> dict[str, _Plan]:
+    """Each image's own values where the mask of another image has its largest ones; those without such another are left out.
+
+    Last the mask of an image of another class as it is: does it turn this image into that class? A mask that turns anything
+    into its class says little of the image that it was fitted to.
+    """
     targets = rows.targets.tolist()
 
-    def control(same: bool, choice: int, ties: int) -> tuple[Tensor, list[Way]]:
+    def control(same: bool, choice: int, ties: int) -> _Plan:
         others = mask_checks.partners(targets, rows.names, rows.choices(choice), same=same)
 
         def way(images: Tensor, own: Tensor, some: Tensor) -> Tensor:
             return _moved(images, own, rows.masks[rows.owners[others[some]]], rows.draws(some, ties))
 
-        return (others >= 0).nonzero().flatten(), [way]
+        return _Plan((others >= 0).nonzero().flatten(), [way], rows.targets)
 
+    others = mask_checks.partners(targets, rows.names, rows.choices(CHOOSE_OTHER), same=False)
+    whole: list[Way] = [lambda images, _, some: filter_images(images, rows.masks[rows.owners[others[some]]])]
     return {
         "mask of another image of the same class": control(True, CHOOSE_SAME, SAME),
         "mask of another image of another class": control(False, CHOOSE_OTHER, OTHER),
+        "mask of another class as it is, into that class": _Plan(
+            (others >= 0).nonzero().flatten(), whole, rows.targets[others]
+        ),
     }
 
 
-def _of_another_class(rows: _Rows) -> dict[str, tuple[Tensor, list[Way]]]:
-    """The mask of a random other class, as it is; none where there is one mask alone."""
+def _of_another_class(rows: _Rows, classes: Tensor) -> dict[str, _Plan]:
+    """The mask of a random other class, as it is: does the image stay in its class, and does the mask turn it into its own?
+
+    A mask that turns any image into its class "keeps" those of its class without telling anything of them. None where there
+    is one mask alone.
+    """
     count = len(rows.masks)
     others = (rows.choices(CHOOSE_OTHER) * (count - 1)).long()
     others += others >= rows.owners
     some = torch.arange(len(others) if count > 1 else 0)
-    return {"mask of another class": (some, [lambda images, _, some: filter_images(images, rows.masks[others[some]])])}
+    ways: list[Way] = [lambda images, _, some: filter_images(images, rows.masks[others[some]])]
+    return {
+        "mask of another class as it is": _Plan(some, ways, rows.targets),
+        "mask of another class as it is, into that class": _Plan(some, ways, classes[others.clamp(max=count - 1)]),
+    }
 
 
 def _moved(images: Tensor, own: Tensor, scores: Tensor, ties: Tensor) -> Tensor:

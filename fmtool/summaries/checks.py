@@ -44,9 +44,10 @@ def check_table(found: MaskCheck) -> Table:
 def _notes(found: MaskCheck) -> list[str]:
     notes = [
         f"{WHAT[found.about]} The masks keep a median of {found.kept_entries:g} of {found.entries} entries.",
-        "Controls put the same values on as many entries of the full spectrum elsewhere, symmetric"
-        + (", but for the mask of another class, taken as it is" if found.about == "class" else "")
-        + f"; random places: mean of {found.draws} draws.",
+        "Controls put the same values on as many entries of the full spectrum elsewhere, symmetric, but where the mask of "
+        f"another class is taken as it is; random places: mean of {found.draws} draws.",
+        "Into that class: how often the other mask turns the image into the other class. Where that is as often as masks keep "
+        "theirs, they make their class rather than find it.",
         "low, high: 95 % over images, Wilson's for shares, normal for paired differences in percentage points.",
         f"p: one-sided, the masks keep more than the control; {found.flips} sign flips over images, at least "
         f"{1 / (1 + found.flips):.3g}.",
