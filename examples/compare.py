@@ -20,8 +20,9 @@ from fmtool.artifacts import Description, describe
 from fmtool.attacks import FAILED, WRONG_BEFORE, title
 from fmtool.cli.session import show
 from fmtool.errors import FmtoolError
-from fmtool.summaries.correlations import HEADINGS
+from fmtool.summaries.correlations import HEADINGS, is_ceiling
 from fmtool.tables import Table, as_csv, as_markdown
+from fmtool.targets import write_bytes
 
 Paper = Mapping[str, Mapping[str, float]]  # row -> column -> value, of one table
 
@@ -29,6 +30,7 @@ NULLS = {
     "n": "d", "null mean": ".3f", "null 95 %": ".", "p": ".4f", "adjusted": ".3f",
     "within-class null": ".3f", "within p": ".4f", "within adjusted": ".3f",
 }  # fmt: skip
+CEILING = {"noise ceiling": ".3f", "ceiling adjusted": ".3f"}
 
 
 def paper_table(name: str) -> Paper:
@@ -43,6 +45,7 @@ def paper_table(name: str) -> Paper:
 
 def models(files: Sequence[Description], paper: Paper) -> Table:
     """A.2: a row a file. A model file says the accuracy that `train-model` found, an attack file that on its clean images."""
+    expect(files, "model", "attack")
     rows: list[list[Any]] = []
     for file in files:
         name = network(file)
@@ -69,38 +72,36 @@ def table2(files: Sequence[Description], paper: Paper) -> Table:
 
 
 def correlations(files: Sequence[Description], paper: Paper, name: str, *, by_model: bool) -> Table:
-    """Each statistic with its nulls; the noise ceiling, a file whose two sides have the same purpose, stands beside it."""
-    ceilings = [file for file in files if len({side["for"] for side in file.header["sides"]}) == 1]
-    ceiling = {one["name"]: one for file in ceilings for one in file.header["statistics"]}
+    """Each statistic with its nulls, and beside it the noise ceiling of the same model, from a file of two fits of one mask."""
+    expect(files, "correlation")
+    ceilings = {network(file): file for file in files if is_ceiling(file.header["sides"])}
     columns = {
         "attack": "", **({"model": ""} if by_model else {}), "statistic": "", "paper": ".", "ours": ".", "paper p": ".2f",
-        **NULLS, "noise ceiling": ".3f", "ceiling adjusted": ".3f",
+        **NULLS, **CEILING,
     }  # fmt: skip
     rows: list[list[Any]] = []
-    for file in (file for file in files if file not in ceilings):
+    for file in (file for file in files if file not in ceilings.values()):
         attack, model = attack_of(file), network(file)
         known = paper.get(f"{attack} {model}" if by_model else attack, {})
         for one in file.header["statistics"]:
-            again = ceiling.get(one["name"])
             row: list[Any] = [title(attack), *([model] if by_model else []), HEADINGS.get(one["name"], one["name"])]
             row.append(with_std(known.get(one["name"]), known.get(f"{one['name']} std"), ".2f"))
             row.append(with_std(one["observed"], one["details"].get("std"), ".3f"))
             row += [known.get(f"{one['name']} p"), *null_cells(one)]
-            rows.append([*row, *([again["observed"], again["null"]["adjusted"]] if again else [None, None])])
-    notes = [null_note(files)]
-    if ceilings:
-        counts = ", ".join(f"n = {file.header['n']}" for file in ceilings)
-        notes.append(
-            f"noise ceiling: {ceilings[0].header['sides'][0]['for']} masks beside themselves, fitted again from a start that "
-            f"differs by rounding ({counts})"
-        )
+            rows.append([*row, *ceiling_cells(ceilings.get(model), one["name"])])
+    notes = [null_note(files), *map(ceiling_note, ceilings.values())]
     return Table(f"{name}: correlation of essential and adversarial masks, the paper's and ours", columns, rows, notes)
 
 
 def table3(files: Sequence[Description], paper: Paper) -> Table:
     """A row an epsilon: the paper's three stand where the success rate is nearest, its epsilons being illegible in our scan."""
-    success = {epsilon(file): success_rate(file) for file in files if file.kind == "attack"}
-    found = {epsilon(file): statistic(file, "idcor") for file in files if file.kind == "correlation"}
+    attacks = [file for file in files if file.kind == "attack"]
+    found = [file for file in files if file.kind == "correlation"]
+    expect(found, "correlation")
+    expect(attacks, "attack")
+    ceiling = next((file for file in found if is_ceiling(file.header["sides"])), None)
+    success = {epsilon(file): success_rate(file) for file in attacks}
+    idcor = {epsilon(file): statistic(file, "idcor") for file in found if file is not ceiling}
     # in the paper's order, each beside an epsilon of its own, as near as can be; of equally near ones the larger epsilons
     known = list(paper.values())
     fitting = min(
@@ -112,27 +113,28 @@ def table3(files: Sequence[Description], paper: Paper) -> Table:
     )
     beside = dict(zip(fitting, known, strict=False))
     columns = {
-        "epsilon": "", "paper success %": ".2f", "ours %": ".2f", "paper IdCor": ".2f", "ours": ".3f", "paper p": ".2f", **NULLS,
+        "epsilon": "", "paper success %": ".2f", "ours %": ".2f", "paper IdCor": ".2f", "ours": ".3f", "paper p": ".2f",
+        **NULLS, **CEILING,
     }  # fmt: skip
     rows: list[list[Any]] = []
     for size in sorted(success):
-        row, one = beside.get(size, {}), found.get(size)
-        cells = null_cells(one) if one else [None] * len(NULLS)
-        names = ("success", "idcor", "idcor p")
-        known = [row.get(column) for column in names]
-        rows.append(
-            [f"{255 * size:g}/255", known[0], success[size], known[1], one and one["observed"], known[2], *cells]
-        )
+        row, one = beside.get(size, {}), idcor.get(size)
+        theirs = [row.get(column) for column in ("success", "idcor", "idcor p")]
+        ours = null_cells(one) if one else [None] * len(NULLS)
+        cells = [theirs[0], success[size], theirs[1], one and one["observed"], theirs[2], *ours]
+        rows.append([f"{255 * size:g}/255", *cells, *ceiling_cells(ceiling, "idcor")])
     notes = [
         "success over the images that are right when clean; the paper's rows stand beside the epsilon whose success rate fits",
-        null_note([file for file in files if file.kind == "correlation"]),
+        null_note(found),
+        *([ceiling_note(ceiling)] if ceiling else []),
     ]
     return Table("Table 3: PGD with variable epsilon, the paper's and ours", columns, rows, notes)
 
 
 def table4(files: Sequence[Description], paper: Paper) -> Table:
     """The defence matrix, a pair of columns a set of masks; then what the paper leaves open."""
-    (header,) = (file.header for file in files)
+    expect(files, "defense")
+    header = files[0].header
     names = {"none": "none", **{f"robust {title(name)}": name for name in ("fmn", "pgd", "deepfool")}}
     columns = {"data": ""}
     for column in header["columns"]:
@@ -185,9 +187,23 @@ def compare(
         raise typer.Exit(1) from None
     if heading:
         table = Table(f"{table.title} ({heading})", table.columns, table.rows, table.notes)
-    for suffix, text in ((".md", as_markdown(table)), (".csv", as_csv(table))):
-        Path(output).with_suffix(suffix).write_text(text)
+    stem = output.removesuffix(".md").removesuffix(".csv")
+    try:
+        for suffix, text in ((".csv", as_csv(table)), (".md", as_markdown(table))):
+            write_bytes(text.encode(), stem + suffix)
+    except FmtoolError as error:
+        print(f"compare: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
     show(table, "table")
+
+
+def expect(files: Sequence[Description], *kinds: str) -> None:
+    """FmtoolError unless there are files, of these kinds alone."""
+    for file in files:
+        if file.kind not in kinds:
+            raise FmtoolError(f"expected files of kind {' or '.join(kinds)}, got one of kind {file.kind}")
+    if not files:
+        raise FmtoolError(f"expected files of kind {' or '.join(kinds)}, got none")
 
 
 def network(file: Description) -> str:
@@ -204,7 +220,10 @@ def attack_of(file: Description) -> str:
 def epsilon(file: Description) -> float:
     """That of the attack which made the file or led to it."""
     made = (entry["options"].get("epsilon") for entry in reversed(file.history) if entry["command"] == "attack")
-    return float(next(made) or 0)
+    found = next(made, None)
+    if found is None:
+        raise FmtoolError("expected files of an attack with an epsilon")
+    return float(found)
 
 
 def success_rate(file: Description) -> float:
@@ -215,7 +234,10 @@ def success_rate(file: Description) -> float:
 
 def statistic(file: Description, name: str) -> Mapping[str, Any]:
     """One statistic's record."""
-    return next(one for one in file.header["statistics"] if one["name"] == name)
+    for one in file.header["statistics"]:
+        if one["name"] == name:
+            return one  # type: ignore[no-any-return]
+    raise FmtoolError(f"expected correlation files that hold {name}")
 
 
 def null_cells(one: Mapping[str, Any]) -> list[Any]:
@@ -229,10 +251,25 @@ def null_cells(one: Mapping[str, Any]) -> list[Any]:
 
 def null_note(files: Sequence[Description]) -> str:
     """How the nulls were made."""
-    count = files[0].header["permutations"]
+    counts = sorted({file.header["permutations"] for file in files})
+    floors = ", ".join(f"{1 / (1 + count):.4f}" for count in counts)
     return (
-        f"null: {count} permutations of the pairs, p at least {1 / (1 + count):.4f}; within: of the pairs of each class; "
-        "adjusted: (ours - null mean) / (1 - null mean)"
+        f"null: {', '.join(map(str, counts))} permutations of the pairs, p at least {floors}; within: of the pairs of each "
+        "class; adjusted: (ours - null mean) / (1 - null mean)"
+    )
+
+
+def ceiling_cells(file: Description | None, name: str) -> list[Any]:
+    """What `CEILING` heads, of one statistic."""
+    found = [one for one in file.header["statistics"] if one["name"] == name] if file else []
+    return [found[0]["observed"], found[0]["null"]["adjusted"]] if found else [None, None]
+
+
+def ceiling_note(file: Description) -> str:
+    """What the ceiling is of."""
+    return (
+        f"noise ceiling: {file.header['sides'][0]['for']} masks beside themselves, fitted again from a start that differs by "
+        f"rounding (n = {file.header['n']})"
     )
 
 

@@ -84,7 +84,7 @@ def test_another_estimator_of_the_dimension(sides: tuple[Path, Path], run: Run, 
 
 def test_the_picture_is_drawn_in_the_same_call(sides: tuple[Path, Path], run: Run, tmp_path: Path) -> None:
     picture = tmp_path / "picture.png"
-    outcome = run("correlate", *sides, "--permutations", 5, "--statistics", "idcor", "--figure", picture)
+    outcome = run("correlate", *sides, "--permutations", 5, "--statistics", "idcor", "--plot", picture)
     assert outcome.code == 0 and "idcor" in outcome.out
     assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -98,7 +98,8 @@ def test_the_picture_is_drawn_in_the_same_call(sides: tuple[Path, Path], run: Ru
         ("--subsample 0", "got 0"),
         ("--dimension mlee", "unknown dimension 'mlee' (did you mean 'mle'?)"),
         ("--statistics cka,dcorr", "unknown statistic 'dcorr' (did you mean 'dcor'?)"),
-        ("--figure picture.bmp", "--figure picture.bmp: expected a name that ends in .png, .pdf, .svg"),
+        ("--plot picture.bmp", "picture.bmp: expected a name that ends in .png, .pdf, .svg"),
+        ("--plot a.png --class-subsets --subsample 5", "--plot draws one curve"),
     ],
 )
 def test_bad_values_are_one_line(
@@ -117,3 +118,41 @@ def test_subsets_of_classes_need_labels(run: Run, tmp_path: Path) -> None:
     outcome = run("correlate", path, path, "--class-subsets")
     assert outcome.code == 1 and outcome.err.count("\n") == 1
     assert "subsets of classes need labels" in outcome.err
+
+
+def test_all_leaves_out_the_cosine_where_the_sides_differ_in_width(run: Run, tmp_path: Path) -> None:
+    draw = torch.Generator().manual_seed(0)
+    for name, columns in (("a", 3), ("b", 4)):
+        save_file({"rows": torch.randn(40, columns, generator=draw)}, tmp_path / f"{name}.safetensors")
+    sides = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    outcome = run("correlate", *sides, "--statistics", "all", "--permutations", 3, "--format", "csv")
+    assert outcome.code == 0, outcome.err
+    assert [line.split(",")[0] for line in outcome.out.splitlines()[1:]] == [
+        "svcca",
+        "idcor",
+        "cca",
+        "pwcca",
+        "cka",
+        "dcor",
+    ]
+    assert run("correlate", *sides, "--statistics", "cosine, cka", "--permutations", 3).code == 1
+
+
+def test_both_files_labels_must_agree_and_be_integers(run: Run, tmp_path: Path) -> None:
+    rows = torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
+    for name, labels in (("a", torch.arange(30) % 3), ("b", torch.arange(30) % 2), ("c", torch.rand(30))):
+        save_file({"rows": rows, "labels": labels}, tmp_path / f"{name}.safetensors")
+    a, b, c = (tmp_path / f"{name}.safetensors" for name in "abc")
+    for other, words in ((b, "give their rows other labels"), (c, "labels that are integers")):
+        outcome = run("correlate", a, other, "--statistics", "cka", "--permutations", 3)
+        assert outcome.code == 1 and words in outcome.err
+    assert run("correlate", a, a, "--statistics", "cka", "--permutations", 3).code == 0
+
+
+def test_matrices_of_any_float_type(run: Run, tmp_path: Path) -> None:
+    rows = torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
+    save_file({"rows": rows.bfloat16()}, tmp_path / "a.safetensors")
+    outcome = run(
+        "correlate", tmp_path / "a.safetensors", tmp_path / "a.safetensors", "--statistics", "cka", "--permutations", 3
+    )
+    assert outcome.code == 0, outcome.err

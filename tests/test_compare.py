@@ -51,7 +51,10 @@ def correlation(name: str, purposes: tuple[str, str], epsilon: float | None = No
     }
     header = {
         "statistics": [one], "n": 7, "permutations": 99, "strict": False,
-        "sides": [{"for": purpose, "attack": name if purpose == "adversarial" else None} for purpose in purposes],
+        "sides": [
+            {"for": purpose, "attack": name if purpose == "adversarial" else None, "perturb": 1e-7 * place}
+            for place, purpose in enumerate(purposes)
+        ],
     }  # fmt: skip
     attack = {"command": "attack", "options": {"attack": name, "epsilon": epsilon}, "inputs": [], "versions": {}}
     model = {"command": "import-model", "options": {"architecture": "resnet20"}, "inputs": [], "versions": {}}
@@ -92,11 +95,13 @@ def test_table_3_puts_the_papers_rows_where_the_success_fits(compare: ModuleType
         made = Artifact("attack", attacked.header, {**tensors, "status": status}, history)
         found.append(artifacts.describe("made", data=artifacts.serialise(made)[0]))
     found.append(correlation("pgd", ("essential", "adversarial"), 8 / 255))
+    found.append(correlation("pgd", ("essential", "essential")))
     rows = by_heading(compare.table3(found, compare.paper_table("table3")))
     assert [row["epsilon"] for row in rows] == ["1/255", "2/255", "3/255", "8/255"]
     assert [row["paper success %"] for row in rows] == [68.56, None, 99.78, 100.0]
     assert [row["ours %"] for row in rows] == pytest.approx([70, 99, 100, 100])
     assert rows[3]["ours"] == 0.25 and rows[0]["ours"] is None
+    assert {row["noise ceiling"] for row in rows} == {0.25}
 
 
 def test_table_4_pairs_the_columns(compare: ModuleType, files: Path) -> None:
@@ -126,3 +131,14 @@ def test_it_prints_and_saves(
     with pytest.raises(Exception, match="1"):
         compare.compare("table9", [str(files / "model.safetensors")], str(tmp_path / "x"))
     assert "expected one of models" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "table3", "table4", "models"])
+def test_files_of_another_kind_are_one_line(
+    compare: ModuleType, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    with pytest.raises(Exception, match="1"):
+        compare.compare(name, [str(files / "plain.safetensors")], str(tmp_path / "x"))
+    error = capsys.readouterr().err
+    assert error.startswith("compare: expected files of kind") and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -91,7 +91,7 @@ def test_imagenette_has_every_network_and_attack(tmp_path: Path, target: str) ->
         attacks = ("fmn", "pgd", "deepfool") if target != "models" else ("fmn",)
         assert {f"{network}/{attack}.safetensors" for attack in attacks} <= set(made)
     if target == "table2":
-        assert done.stdout.count("--pool 7") == 6 and "table2.md" in made
+        assert done.stdout.count("--pool 7") == 8 and "table2.md" in made
 
 
 def test_imagenette_runs_without_a_download(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_adaptive_attacks_stand_in_the_columns_of_their_masks(files: Path) -> No
     strong = adaptive_file(files, "robust", 0.2)
     adapted = [adaptive_file(files, name) for name in ("robust", "plain")]
     found = fmtool.defend(model, [adapted[0], strong, attack, adapted[1]], [robust, plain])
-    assert found.header["rows"] == ["clean", "fmn", "adaptive PGD", "adaptive PGD 2"]
+    assert found.header["rows"] == ["clean", "fmn", "adaptive PGD epsilon 0.1", "adaptive PGD epsilon 0.2"]
     assert found.header["adaptive"]
     matrix, predictions = found.header["matrix"], found["predictions"]
     assert matrix[2][0] is matrix[3][0] is matrix[3][2] is None

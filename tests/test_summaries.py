@@ -174,21 +174,37 @@ def test_table_1_has_a_row_an_attack_and_none_where_a_file_lacks_a_statistic() -
 
 
 def test_noise_ceilings_come_last_in_table_1() -> None:
-    def between(*sides: tuple[str, str | None]) -> dict[str, Any]:
-        found = [{"for": purpose, "attack": attack} for purpose, attack in sides]
+    """They are two fits of the same masks; other pairs of one purpose are named for what they are."""
+
+    def between(*sides: tuple[str, str | None, float, float]) -> dict[str, Any]:
+        names = ("for", "attack", "perturb", "lambda")
+        found = [dict(zip(names, side, strict=True)) for side in sides]
         return {**correlation_header(["cosine"]), "sides": found}
 
     table = table1(
         [
-            between(("essential", "pgd"), ("essential", None)),
-            between(("adversarial", "fmn"), ("adversarial", "fmn")),
-            between(("adversarial", "fmn"), ("adversarial", "pgd")),
-            between(("essential", "pgd"), ("adversarial", "fmn")),
+            between(("essential", "pgd", 0.0, 0.5), ("essential", None, 1e-7, 0.5)),
+            between(("adversarial", "fmn", 1e-7, 0.5), ("adversarial", "fmn", 0.0, 0.5)),
+            between(("adversarial", "fmn", 0.0, 0.5), ("adversarial", "pgd", 0.0, 0.5)),
+            between(("essential", None, 0.0, 0.5), ("essential", None, 1e-7, 0.1)),
+            between(("essential", None, 0.0, 0.5), ("essential", None, 0.0, 0.5)),
+            between(("essential", "pgd", 0.0, 0.5), ("adversarial", "fmn", 0.0, 0.5)),
         ]
     )
     assert [row[0] for row in table.rows] == [
-        "FMN and PGD", "FMN", "noise ceiling (essential)", "noise ceiling (adversarial, FMN)",
+        "adversarial (FMN) and adversarial (PGD)", "essential and essential", "essential and essential", "FMN",
+        "noise ceiling, essential", "noise ceiling, adversarial (FMN)",
     ]  # fmt: skip
+
+
+def test_table_1_tells_files_and_settings_apart_where_they_differ() -> None:
+    one = correlation_header(["cosine"])
+    table = table1([one, {**one, "permutations": 5, "strict": True, "pool": 7}], ["a", "b"])
+    assert list(table.columns)[:3] == ["attack", "settings", "n"]
+    assert [row[:2] for row in table.rows] == [
+        ["FMN: a", f"{one['permutations']} permutations"], ["FMN: b", "5 permutations, strict p, pooled by 7"],
+    ]  # fmt: skip
+    assert "floor" not in table.notes[0]
 
 
 def test_curves_have_a_table_each_with_means_over_subsets() -> None:

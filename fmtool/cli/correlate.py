@@ -94,9 +94,9 @@ def correlate(
         int,
         typer.Option("--draws", metavar="N", min=1, help="Random subsets for each k, and subsamples for each size."),
     ] = 10,
-    figure: Annotated[
+    plot: Annotated[
         str | None,
-        typer.Option("--figure", metavar="FILE", help="Picture of the result to draw as well: .png, .pdf or .svg."),
+        typer.Option("--plot", metavar="FILE", help="Picture of the result to draw as well: .png, .pdf or .svg."),
     ] = None,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
@@ -111,15 +111,15 @@ def correlate(
     that was asked for comes after the main one, in every format, as `inspect` prints several tables.
     """
     with working(output, quiet=quiet, debug=debug, form=form) as bar:
-        check_figure(figure)
+        check_plot(plot, class_subsets and subsample is not None)
         from fmtool.stages.correlate import correlate as run
 
         (x, labels_x), (y, labels_y) = read_side(a), read_side(b)
         found = run(
             x,
             y,
-            labels=labels_x if labels_y is None else labels_y,
-            statistics=statistics.split(","),
+            labels=one_of(labels_x, labels_y),
+            statistics=[name.strip() for name in statistics.split(",")],
             permutations=permutations,
             preset=preset,
             row_normalise=not no_row_normalise,
@@ -134,23 +134,34 @@ def correlate(
         )
         if output is not None:
             artifacts.write(found, output)
-        if figure is not None:
+        if plot is not None:
             from fmtool import plotting
 
-            plotting.save(plotting.draw([found], PICTURE_COUNT), figure)
+            plotting.save(plotting.draw([found], PICTURE_COUNT), plot)
     for table in correlation_tables(found.header):
         show(table, form, to_stderr=output in targets.STDOUT)
 
 
-def check_figure(figure: str | None) -> None:
+def check_plot(plot: str | None, several: bool) -> None:
     """Refuse a picture that can't be written, or of an unknown format, before the work is done."""
-    if figure is None:
+    if plot is None:
         return
     from fmtool import plotting
 
-    targets.check_target(figure)
-    if not figure.lower().endswith(plotting.SUFFIXES):
-        raise FmtoolError(f"--figure {figure}: expected a name that ends in {', '.join(plotting.SUFFIXES)}")
+    targets.check_target(plot)
+    plotting.check_suffix(plot)
+    if several:
+        raise FmtoolError("--plot draws one curve: leave out --class-subsets or --subsample, or use `fmtool plot`")
+
+
+def one_of(labels_x: Tensor | None, labels_y: Tensor | None) -> Tensor | None:
+    """The labels of either file's rows; where both have some, they must be the same."""
+    for labels in (labels_x, labels_y):
+        if labels is not None and labels.is_floating_point():
+            raise ArtifactError(f"expected labels that are integers, got {labels.dtype}")
+    if labels_x is not None and labels_y is not None and labels_x.tolist() != labels_y.tolist():
+        raise ArtifactError("the two files give their rows other labels")
+    return labels_x if labels_y is None else labels_y
 
 
 def read_sizes(text: str | None) -> list[int]:

@@ -58,8 +58,8 @@ def inspect(
     The digest is checked: a file that was changed or damaged is refused.
     """
     with working(None, quiet=quiet, debug=debug, form=form):
-        if history and spectrum:
-            raise FmtoolError("expected --history or --spectrum, one of the two")
+        if history and (spectrum or form != "table"):
+            raise FmtoolError("--history goes with neither --spectrum nor --format: it prints a tree")
         found = [artifacts.describe(file, *(KINDS if spectrum else ())) for file in files]
         if spectrum:
             show(
@@ -67,7 +67,9 @@ def inspect(
             )
             return
     if len(found) > 1 and all(one.kind == "correlation" for one in found):
-        show(table1([one.header for one in found]), form)
+        for file, one in zip(files, found, strict=True) if history else ():
+            _show_tree(_tree(file, one, True))
+        show(table1([one.header for one in found], [artifacts.label(file) for file in files]), form)
         return
     made = []
     for file, one in zip(files, found, strict=True):

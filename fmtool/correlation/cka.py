@@ -13,6 +13,7 @@ from fmtool.correlation.pairwise import permuted_product, precision
 from fmtool.correlation.prepared import Options, Prepared, require_rows
 from fmtool.errors import StatisticError
 
+BLOCK = 1024  # rows of a Gram matrix computed at a time in float64, before rounding
 MIN_ROWS = 3  # two centred rows are opposite, on either side: CKA would be 1
 
 
@@ -23,17 +24,19 @@ def _gram(data: Tensor, what: str, dtype: torch.dtype) -> Tensor:
         raise StatisticError(f"cka needs rows that vary, but those of {what} are all the same")
     used = used - used.mean(dim=0)
     used = used / used.norm()  # no overflow or underflow, whatever the data's unit
-    gram: Tensor = (used @ used.T).to(dtype)
+    gram = torch.empty(len(used), len(used), dtype=dtype)
+    for begin in range(0, len(used), BLOCK):
+        gram[begin : begin + BLOCK] = used[begin : begin + BLOCK] @ used.T
     return gram.div_(float(gram.norm(dtype=torch.float64)))
 
 
 def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
     """Linear CKA of x (n, d1) and y (n, d2) float64, n >= 3, from 0 to 1.
 
-    A shuffle is one pass over both matrices, n^2 operations; they take 16 n^2 bytes, or half of it where memory is short
-    (float32: entries are then rounded by 6e-8 of themselves). Raises StatisticError when a side does not vary.
+    A shuffle is one pass over both matrices, n^2 operations; they take 16 n^2 bytes, or half of it for large n
+    (`precision`; entries are then rounded by 6e-8 of themselves). Raises StatisticError when a side does not vary.
     """
     require_rows("cka", len(x), MIN_ROWS)
-    dtype = precision("cka", len(x))
+    dtype = precision(len(x))
     shuffled = permuted_product(_gram(x, "x", dtype), _gram(y, "y", dtype), torch.device(options.device))
     return Prepared(observed=shuffled(torch.arange(len(x))), details={}, dropped={}, shuffled=shuffled)

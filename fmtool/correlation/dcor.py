@@ -32,10 +32,10 @@ def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
     """dCor of x (n, d1) and y (n, d2) float64, n >= 3, from 0 to 1.
 
     Squared distances are rounded to float32 (6e-8 of each). A shuffle is one pass over both matrices, n^2 operations; they
-    take 16 n^2 bytes, or half of it where memory is short. Raises StatisticError when a side does not vary.
+    take 16 n^2 bytes, or half of it for large n (`precision`). Raises StatisticError when a side does not vary.
     """
     require_rows("dcor", len(x), MIN_ROWS)
-    dtype, device = precision("dcor", len(x)), torch.device(options.device)
+    dtype, device = precision(len(x)), torch.device(options.device)
     of_x, of_y = _centred(x, "x", dtype), _centred(y, "y", dtype)
     same = torch.arange(len(x))
     variances = math.sqrt(permuted_product(of_x, of_x, device)(same) * permuted_product(of_y, of_y, device)(same))

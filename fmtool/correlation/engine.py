@@ -58,6 +58,8 @@ def correlate(
     if seed < 0:
         raise StatisticError(f"expected a seed of 0 or more, got {seed}")
     pairs, kinds = _pairs(x, y, labels)
+    if "cosine" not in statistics and pairs.x.shape[1] != pairs.y.shape[1]:
+        names = [name for name in names if name != "cosine"]  # "all" means all that these rows allow
     sizes = _sizes(subsamples, len(pairs))
     if class_subsets and labels is None:
         raise StatisticError("subsets of classes need labels, but there are none")
@@ -77,7 +79,7 @@ def correlate(
 
 
 def chosen(statistics: Sequence[str]) -> list[str]:
-    """The names that are asked for, each once; "all" stands for the whole table."""
+    """The names that are asked for, each once; "all" stands for the whole table, but cosine where the sides differ in width."""
     for name in statistics:
         if name not in STATISTICS and name != ALL:
             raise StatisticError(unknown("statistic", name, [*STATISTICS, ALL]))

@@ -12,26 +12,18 @@ from numba import njit, prange
 from torch import Tensor
 
 from fmtool.correlation.compiled import CACHE
-from fmtool.correlation.neighbours import SHARE_OF_MEMORY, free_memory
 from fmtool.correlation.threads import one_thread_if
-from fmtool.errors import StatisticError
 
+LARGE = 12_000  # rows from which matrices are float32: two of them take 2.3 GB in float64
 SMALL = 3000  # rows below which a shuffle takes a few milliseconds and is left to one thread
 GPU_BLOCK_ENTRIES = 2**26  # of a matrix on a GPU, re-ordered at a time: 512 MiB in float64
 
 
-def precision(name: str, rows: int) -> torch.dtype:
-    """What two matrices (n, n) are stored in: float64 where their 16 n^2 bytes, and 8 n^2 to make them, are free, else float32.
-
-    Raises StatisticError where that does not fit either. Sums are float64 in any case.
+def precision(rows: int) -> torch.dtype:
+    """What two matrices (n, n) are stored in: float64, from `LARGE` rows on float32. By n alone, so that the same command gives
+    the same bytes whatever memory is free.
     """
-    free = SHARE_OF_MEMORY * free_memory()
-    for dtype, size in ((torch.float64, 8), (torch.float32, 4)):
-        if 3 * size * rows**2 <= free:  # two of them, and one in the making
-            return dtype
-    raise StatisticError(
-        f"{name} needs {12e-9 * rows**2:.1f} GB of memory for {rows} rows, and {free * 1e-9:.1f} GB are free"
-    )
+    return torch.float64 if rows < LARGE else torch.float32
 
 
 def permuted_product(left: Tensor, right: Tensor, device: torch.device) -> Callable[[Tensor], float]:

@@ -102,7 +102,7 @@ def _artifact(
     header = {
         "statistics": [_record(one) for one in found],
         "n": rows,
-        **{name: options[name] for name in ("permutations", "strict", "dimension")},
+        **{name: options[name] for name in ("permutations", "strict", "dimension", "pool")},
         "dropped": dropped,
         "sides": [_side(side) for side in sides],
         **_curves(found),
@@ -213,10 +213,12 @@ def _plain(value: float) -> float | None:
 
 def _side(side: Artifact | Tensor) -> dict[str, Any]:
     if isinstance(side, Tensor):
-        return {"for": None, "attack": None, "perturb": 0.0, "shape": list(side.shape)}
+        return {"for": None, "attack": None, "shape": list(side.shape)}
     return {
         "for": side.header["for"],
         "attack": side.header["attack"],
+        "lambda": side.header["lambda"],
+        "model": side.input_digest("model"),
         "perturb": side.header.get("perturb", 0.0),  # how far from ones the masks' fit started
         "shape": list(side.rows("masks").shape),
     }
@@ -225,5 +227,5 @@ def _side(side: Artifact | Tensor) -> dict[str, Any]:
 def _input(side: Artifact | Tensor) -> Artifact | dict[str, str]:
     if isinstance(side, Artifact):
         return side
-    digest = hashlib.sha256(side.contiguous().numpy().tobytes()).hexdigest()
+    digest = hashlib.sha256(side.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
     return {"name": "matrix", "split": "", "digest": digest}

@@ -111,7 +111,7 @@ def _rows(attacked: Sequence[Artifact], places: Sequence[Tensor], class_masks: S
     pairs = list(zip(attacked, places, strict=True))
     for file, place in pairs:
         if not file.header.get("defense"):
-            name = _free_name(str(file.header["attack"]), rows)
+            name = _free_name(_name(file, [one for one, _ in pairs]), rows)
             rows[name] = _Row(dict.fromkeys(every, file["adversarial"][place]))
     for file, place in pairs:
         if file.header.get("defense"):
@@ -119,9 +119,22 @@ def _rows(attacked: Sequence[Artifact], places: Sequence[Tensor], class_masks: S
             bound = (name, float(file.header["options"]["epsilon"]))
             row = next((one for one in rows.values() if one.bound == bound and not one.images.keys() & columns), None)
             if row is None:
-                row = rows[_free_name(f"adaptive {attacks.title(name)}", rows)] = _Row({}, bound)
+                row = rows[_free_name(f"adaptive {_name(file, [one for one, _ in pairs])}", rows)] = _Row({}, bound)
             row.images.update(dict.fromkeys(columns, file["adversarial"][place]))
     return rows
+
+
+def _name(file: Artifact, files: Sequence[Artifact]) -> str:
+    """The attack's, with its epsilon where another file of its kind has another one; adaptive ones by their titles."""
+    name, adaptive = str(file.header["attack"]), bool(file.header.get("defense"))
+    others = {
+        one.header["options"].get("epsilon")
+        for one in files
+        if one.header["attack"] == name and bool(one.header.get("defense")) == adaptive
+    }
+    if len(others) > 1 and None not in others:
+        return f"{attacks.title(name)} epsilon {float(file.header['options']['epsilon']):.3g}"
+    return attacks.title(name) if adaptive else name
 
 
 def _columns_of(file: Artifact, class_masks: Sequence[Artifact]) -> list[int]:

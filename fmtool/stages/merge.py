@@ -42,7 +42,8 @@ def merge(files: Sequence[Artifact], *, output: str | None = None) -> Artifact:
     shapes = {name: first.rows(name) for name in first.tensors}
     layout = {name: (rows.dtype, (len(sources), *rows.shape[1:])) for name, rows in shapes.items()}
     history = artifacts.stage("merge", {}, None, files)
-    with row_files.making(output, first.kind, {**first.header, "data": data}, history, layout) as made:
+    header = {**first.header, "data": data, **_defense(files)}
+    with row_files.making(output, first.kind, header, history, layout) as made:
         for name, (_, shape) in layout.items():
             if len(shape) == 1:
                 made.put(name, sources if name == "source" else torch.cat([file[name] for file in files]))
@@ -96,7 +97,20 @@ def _options(file: Artifact, command: str) -> dict[str, Any]:
 
 
 def _fields(file: Artifact) -> dict[str, Any]:
-    return {**UNSAID, **{name: value for name, value in file.header.items() if name != "data"}}
+    """The header but for what is said of its images."""
+    fields = {**UNSAID, **{name: value for name, value in file.header.items() if name != "data"}}
+    if isinstance(fields.get("defense"), dict):
+        fields["defense"] = {name: value for name, value in fields["defense"].items() if name != "found"}
+    return fields
+
+
+def _defense(files: Sequence[Artifact]) -> dict[str, Any]:
+    """The field of adaptive attacks, with how many images each way found in all files together."""
+    first = files[0].header.get("defense")
+    if not isinstance(first, dict):
+        return {}
+    found = {way: sum(file.header["defense"]["found"][way] for file in files) for way in first["found"]}
+    return {"defense": {**first, "found": found}}
 
 
 def _layout(file: Artifact) -> dict[str, str]:

@@ -71,7 +71,7 @@ def correlation_table(header: Header) -> Table:
         f"n = {header['n']} rows; {header['permutations']} permutations; p: share of shuffles {rule} the observed "
         f"value, floor {floor:.4f}; adjusted: (observed - null mean) / (1 - null mean).",
     )
-    if header.get("dimension", "twonn") != "twonn":
+    if header.get("dimension", "twonn") != "twonn" and any(one["name"] == "idcor" for one in header["statistics"]):
         notes.insert(1, f"idcor: dimensions by {header['dimension']} (scikit-dimension)")
     if header["dropped"]:
         notes.insert(1, f"rows left out: {_counts(header['dropped'])}")
@@ -110,53 +110,78 @@ def curve_table(header: Header, which: str) -> Table:
     return Table(heading, columns, rows, notes)
 
 
-def table1(headers: Sequence[Header]) -> Table:
+def table1(headers: Sequence[Header], names: Sequence[str] = ()) -> Table:
     """Several correlations, laid out like the paper's Table 1: a row an attack, every statistic beside its null.
 
-    Files of two sets of masks for the same purpose, such as two fits of one, say how high a value can get: they come last.
+    Noise ceilings, two fits of the same masks, come last: they say how high a value can get. names: of the files, which stand
+    behind what rows are about where that is the same. Settings that differ are a column.
     """
     held = [{one["name"]: one for one in header["statistics"]} for header in headers]
-    names = list(dict.fromkeys(name for one in held for name in one))
+    statistics_ = list(dict.fromkeys(name for one in held for name in one))
     if not set(held[0]).intersection(*held[1:]):
         raise ArtifactError(
             "the correlation files share no statistic: expected at least one in all of them for one table"
         )
-    columns: dict[str, str] = {"attack": "", "n": "d"}
-    for name in names:
+    labels, settings = [_label(header["sides"]) for header in headers], [_settings(header) for header in headers]
+    if len(names) == len(labels):
+        labels = [f"{one}: {name}" if labels.count(one) > 1 else one for one, name in zip(labels, names, strict=True)]
+    alike = len(set(settings)) == 1
+    columns: dict[str, str] = {"attack": "", **({} if alike else {"settings": ""}), "n": "d"}
+    for name in statistics_:
         columns |= {HEADINGS.get(name, name): ".3f", f"{name} null": ".3f", f"{name} adj.": ".3f"}
         columns |= {f"{name} within adj.": ".3f"}
         columns |= {f"{name} p": ".4f"} if name == "idcor" else {}
     rows: list[tuple[bool, list[Any]]] = []
-    for header, holds in zip(headers, held, strict=True):
-        label, ceiling = _label(header["sides"])
-        row: list[Any] = [label, header["n"]]
-        for name in names:
+    for header, holds, label, setting in zip(headers, held, labels, settings, strict=True):
+        row: list[Any] = [label, *([] if alike else [setting]), header["n"]]
+        for name in statistics_:
             row += _cells(name, holds.get(name))
-        rows.append((ceiling, row))
-    one = headers[0]
+        rows.append((is_ceiling(header["sides"]), row))
     note = (
-        f"null: mean of {one['permutations']} permutations; adj.: (observed - null) / (1 - null); "
+        f"null: mean of {settings[0] if alike else 'the permutations'}; adj.: (observed - null) / (1 - null); "
         "within adj.: the same with the null within classes"
     )
+    floor = f"; p floor {1 / (1 + headers[0]['permutations']):.4f}" if alike else ""
     return Table(
         "Correlation of essential and adversarial masks (as Table 1)",
         columns,
         [row for _, row in sorted(rows, key=lambda entry: entry[0])],
-        [f"{note}; p floor {1 / (1 + one['permutations']):.4f}"],
+        [f"{note}{floor}"],
     )
 
 
-def _label(sides: Sequence[Mapping[str, Any]]) -> tuple[str, bool]:
-    """What a row of Table 1 is about, and whether it is a noise ceiling: two sets of masks for the same purpose."""
-    purposes = {side.get("for") for side in sides}
-    attacks = list(dict.fromkeys(title(side["attack"]) for side in sides if side["attack"]))
-    if purposes == {"essential"}:
-        return "noise ceiling (essential)", True
-    if purposes == {"adversarial"} and len(attacks) == 1:
-        return f"noise ceiling (adversarial, {attacks[0]})", True
-    if purposes == {"adversarial"}:
-        return " and ".join(attacks), False
-    return (attacks[-1] if attacks else "-"), False
+def is_ceiling(sides: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether both sides are fits of the same masks, from starts that differ by rounding (`fit-masks --perturb`)."""
+    one, other = ((_purpose(side), side.get("lambda"), side.get("model")) for side in sides)
+    return one == other and bool(one[0]) and sides[0].get("perturb", 0.0) != sides[1].get("perturb", 0.0)
+
+
+def _purpose(side: Mapping[str, Any]) -> str:
+    """What a side's masks keep; essential ones have nothing of the attack in whose file their images came."""
+    attack = f" ({title(side['attack'])})" if side.get("for") == "adversarial" and side["attack"] else ""
+    return f"{side.get('for') or ''}{attack}"
+
+
+def _label(sides: Sequence[Mapping[str, Any]]) -> str:
+    """What a row of Table 1 is about: the attack, a noise ceiling, or both sides where they have one purpose."""
+    one, other = map(_purpose, sides)
+    if is_ceiling(sides):
+        return f"noise ceiling, {one}"
+    if sides[0].get("for") and sides[0].get("for") == sides[1].get("for"):
+        return f"{one} and {other}"
+    return next((title(side["attack"]) for side in reversed(sides) if side["attack"]), "-")
+
+
+def _settings(header: Header) -> str:
+    """How a file's values and nulls were computed."""
+    return ", ".join(
+        [
+            f"{header['permutations']} permutations",
+            *(["strict p"] if header["strict"] else []),
+            *([f"dimensions by {header['dimension']}"] if header.get("dimension", "twonn") != "twonn" else []),
+            *([f"pooled by {header['pool']}"] if header.get("pool") else []),
+        ]
+    )
 
 
 def _cells(name: str, one: Mapping[str, Any] | None) -> list[Any]:
