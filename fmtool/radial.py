@@ -7,6 +7,7 @@ that do not mirror themselves count twice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-BLOCK = 256  # rows of a file read at a time
+BLOCK = 2**26  # bytes of float64 worked on at a time
 LOW, HIGH = 0.125, 0.25  # cycles per pixel: a quarter and half of the highest frequency along an axis
 NORMAL = 1.96  # standard errors to either side of a mean that hold it 95 times in 100
 EXACT = 12  # decimals: 0.125 must be 0.125 however it was reached
@@ -76,9 +77,19 @@ def bins_of(h: int, w: int) -> Array:
     return np.maximum(found, radius > 0)
 
 
+def row_blocks(rows: Any) -> Iterator[slice]:
+    """Slices that cover an array (n, ...) or the rows of a file, few enough rows each to take `BLOCK` bytes as float64.
+
+    By bytes, for the size of images sets what a row takes: 48 times as much at 224x224 as at 32x32.
+    """
+    n, *shape = (int(size) for size in rows.shape)
+    step = max(BLOCK // max(8 * math.prod(shape), 1), 1)
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+
+
 def of_masks(masks: Any, w: int) -> Radial:
     """masks (n, c, h, w // 2 + 1): an array, or rows of a file, of which a few are read at a time."""
-    blocks = (_float(masks[start : start + BLOCK]) for start in range(0, masks.shape[0], BLOCK))
+    blocks = (_float(masks[rows]) for rows in row_blocks(masks))
     return _measured(((block**2).sum(axis=1) for block in blocks), int(masks.shape[2]), w)
 
 
@@ -103,8 +114,7 @@ def estimate(values: Array) -> Estimate:
 
 
 def _image_energies(images: Any, minus: Any, keep: Array | None) -> Iterator[Array]:
-    for start in range(0, images.shape[0], BLOCK):
-        rows = slice(start, start + BLOCK)
+    for rows in row_blocks(images):
         block = _float(images[rows])
         if minus is not None:
             block = block - _float(minus[rows])

@@ -7,22 +7,17 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from fmtool import plotting
 from fmtool.artifacts import Artifact
 from fmtool.errors import ArtifactError
-from fmtool.plotting.style import source
+from fmtool.plotting.style import arrays, source
 from fmtool.summaries import joined, tables_of
 from fmtool.summaries.correlations import table1
 from fmtool.summaries.spectra import spectrum_table
 from fmtool.tables import Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 130
 # kind -> heading, in the order of the pipeline, which is that of the page
@@ -83,10 +78,10 @@ def build(files: Sequence[Artifact], count: int = 8) -> str:
     for kind in present:
         parts.append(f'<section id="{kind}"><h2>{SECTIONS[kind]}</h2>')
         if kind == "correlation" and len(by_kind[kind]) > 1:
-            parts.append(_table(table1([file.header for file in by_kind[kind]])))
+            parts += map(_table, _overview(by_kind[kind]))
         if kind == "masks":
             parts.append(_table(spectrum_table([source(one) for one in [*by_kind["masks"], *by_kind["attack"]]])))
-        made = [(str(file), tables_of(file.kind, file.header, _arrays(file))) for file in by_kind[kind]]
+        made = [(str(file), tables_of(file.kind, file.header, arrays(file))) for file in by_kind[kind]]
         parts += map(_table, joined(made))
         parts += [_figure(picture, count) for picture in PICTURES[kind](by_kind)]
         parts.append("</section>")
@@ -112,22 +107,16 @@ def _pictures_of_attacks(files: Kinds) -> list[Picture]:
 
 
 def _pictures_of_masks(files: Kinds) -> list[Picture]:
-    """One of each: for as many files as share images with the first one."""
-    masks, first = files["masks"], files["masks"][0]
-    together = [file for file in masks if _shared(first, file)]
+    """One of each: for as many files as there is an image of that they all hold, with the first one."""
+    masks = files["masks"]
     made = [
-        Picture(together, "masks", "Masks of the same images; each is of the image above it"),
+        Picture(_together(masks), "masks", "Masks of the same images; each is of the image above it"),
         Picture(masks, "mean-mask", "Mean masks, and where their energy lies; bands are 95 % intervals over images"),
     ]
     for attack in files["attack"]:
-        fitted = [
-            file
-            for file in masks
-            if _shared(attack, file)
-            and (file.header["for"] == "essential" or file.header["attack"] == attack.header["attack"])
-        ]
-        if fitted:
-            made.append(Picture([attack, *fitted], "filtered", f"Images of {attack}, and what the masks leave of them"))
+        together = _together([attack, *(file for file in masks if _fitted(file, attack))])
+        if len(together) > 1:
+            made.append(Picture(together, "filtered", f"Images of {attack}, and what the masks leave of them"))
     if files["attack"]:
         everything = [*masks, *files["attack"]]
         made.append(Picture(everything, "radial", "Where the energy of masks and of perturbations lies (A.5)"))
@@ -160,17 +149,44 @@ PICTURES: dict[str, Callable[[Kinds], list[Picture]]] = {
 }
 
 
-def _shared(one: Artifact, other: Artifact) -> bool:
-    """Whether two files hold an image in common."""
-    names = [set(zip(file["key"].tolist(), file["index"].tolist(), strict=True)) for file in (one, other)]
-    return bool(names[0] & names[1])
+def _fitted(masks: Artifact, attack: Artifact) -> bool:
+    """Whether masks can be of an attack's images: adversarial ones of this attack, and of an adaptive one only if they say so."""
+    if masks.header["for"] == "essential":
+        return True
+    inputs = [entry["digest"] for stage in masks.history for entry in stage["inputs"]]
+    alike: bool = masks.header["attack"] == attack.header["attack"]
+    return alike and (not attack.header.get("defense") or attack.digest in inputs)
+
+
+def _together(files: Sequence[Artifact]) -> list[Artifact]:
+    """The first file, and each further one that leaves an image that all of them hold: a grid shows images of every file."""
+    found, shared = [files[0]], _names(files[0])
+    for file in files[1:]:
+        if left := shared & _names(file):
+            found, shared = [*found, file], left
+    return found
+
+
+def _names(file: Artifact) -> set[tuple[int, int]]:
+    return set(zip(file["key"].tolist(), file["index"].tolist(), strict=True))
+
+
+def _overview(files: Sequence[Artifact]) -> list[Table]:
+    """All correlations as one table, none where they share no statistic: each has its own below."""
+    try:
+        return [table1([file.header for file in files], [str(file) for file in files])]
+    except ArtifactError:
+        return []
 
 
 def _figure(picture: Picture, count: int) -> str:
-    drawn: Figure = plotting.draw(picture.files, count, picture.figure)
-    content = io.BytesIO()
-    drawn.savefig(content, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight")
-    data, words = base64.b64encode(content.getvalue()).decode(), html.escape(picture.caption)
+    """The picture, or why there is none, such as an attack that never succeeded: the rest of the page stands all the same."""
+    words = html.escape(picture.caption)
+    try:
+        drawn = plotting.draw(picture.files, count, picture.figure)
+    except ArtifactError as error:
+        return f'<p class="note">{words}: no picture, {html.escape(str(error))}</p>'
+    data = base64.b64encode(plotting.render(drawn, "png", DOTS_PER_INCH)).decode()
     return f'<figure><img alt="{words}" src="data:image/png;base64,{data}"><figcaption>{words}</figcaption></figure>'
 
 
@@ -215,8 +231,3 @@ def _stages(files: Iterable[Artifact]) -> str:
             text = f"{entry['command']} from {inputs}: {options}{seed}; by {versions}"
             seen[f"{made} {text}"] = f"<li><code>{html.escape(made)}</code> {html.escape(text)}</li>"
     return f'<h3>Stages, and the first digits of what they made</h3><ol class="note">{"".join(seen.values())}</ol>'
-
-
-def _arrays(file: Artifact) -> dict[str, Any]:
-    """The tensors as `tables_of` takes them."""
-    return {} if file.kind == "model" else {name: tensor.numpy() for name, tensor in file.tensors.items()}

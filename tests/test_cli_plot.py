@@ -60,3 +60,4 @@ def test_help_names_every_figure(run: Run) -> None:
     text = " ".join(run("plot", "--help").out.split())
     for name, known in FIGURES.items():
         assert f"{name} (of {known.takes}): {known.text}" in text
+    assert "those whose masks keep their class in all the files" in text

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -16,10 +17,13 @@ from matplotlib.patches import Rectangle
 import fmtool
 from fmtool import plotting, radial
 from fmtool.artifacts import Artifact
-from fmtool.errors import ArtifactError, FmtoolError
+from fmtool.errors import ArtifactError, FmtoolError, FmtoolWarning
 from fmtool.plotting import FIGURES
 from fmtool.plotting.grids import chosen
+from fmtool.plotting.style import arrays
+from fmtool.row_files import FileTensors
 from fmtool.spectrum import filter_images, shifted, to_full
+from fmtool.summaries.attacks import attack_table
 
 Load = Callable[[str], Artifact]
 
@@ -83,6 +87,27 @@ def test_figures_made_apart_show_the_same_images(load: Load) -> None:
     assert essential["key"][chosen([essential], 6)[0]].tolist() != keys[0]  # or this would show nothing
 
 
+def test_only_masks_that_keep_their_class_are_shown(load: Load) -> None:
+    """In the files drawn and in those that only limit them, so that figures made apart still show the same images."""
+    attack, essential, adversarial = (load(name) for name in ("fmn", "essential", "adversarial"))
+    essential["preserved"][:], adversarial["preserved"][:] = True, True
+    first = chosen([essential, adversarial], 60)
+    essential["preserved"][first[0][::2]] = False
+    adversarial["preserved"][first[1][1]] = False
+    left = set(essential["key"][first[0][3::2]].tolist())
+    assert len(left) > 5
+    for files, like in (
+        ([essential, adversarial], []), ([adversarial], [essential]), ([essential], [adversarial]),
+        ([attack, essential, adversarial], []),
+    ):  # fmt: skip
+        found = chosen(files, 60, like)
+        assert all(set(file["key"][rows].tolist()) == left for file, rows in zip(files, found, strict=True))
+    adversarial["preserved"][:] = False
+    with pytest.warns(FmtoolWarning, match=r"no image has masks that keep its class in .*essential.*, .*adversarial"):
+        found = chosen([essential], 60, [adversarial])
+    assert len(found[0]) == len(first[0])
+
+
 def test_filtered_images_are_what_the_masks_leave(load: Load) -> None:
     attack, essential, adversarial = (load(name) for name in ("fmn", "essential", "adversarial"))
     shown = pictures(plotting.draw([essential, attack, adversarial], 3))
@@ -103,6 +128,7 @@ def test_class_masks_are_named(load: Load) -> None:
 def test_three_channels_are_colours() -> None:
     masks = torch.rand(2, 3, 8, 5)
     rows = {name: torch.arange(2) for name in ("labels", "key", "index", "source")}
+    rows["preserved"] = torch.ones(2, dtype=torch.bool)
     header = {"image_size": [8, 8], "for": "essential", "attack": None, "class_names": ["a", "b"]}
     figure = plotting.draw([Artifact("masks", header, {"masks": masks, **rows})], 2)
     np.testing.assert_allclose(pictures(figure)[1], shifted(masks[1], 8).permute(1, 2, 0).numpy())
@@ -181,6 +207,20 @@ def test_radial_profiles_mark_every_mean(load: Load) -> None:
     np.testing.assert_allclose(upright, [radial.estimate(one.frequency).mean for one in measured])
 
 
+def test_an_adaptive_attack_is_told_from_a_plain_one(load: Load) -> None:
+    """By its name and by its colour."""
+    plain, adaptive = load("fmn"), load("fmn")
+    adaptive.header["defense"] = {"robust": True, "attack": "fmn", "restarts": 1, "found": {}, "digest": ""}
+    above = plotting.draw([plain, adaptive], 8, "radial").axes[0]
+    names = [text.get_text().partition(", n = ")[0] for text in above.get_yticklabels()]
+    assert names == ["perturbations (FMN)", "perturbations (adaptive FMN\non robust FMN)"]
+    assert above.containers[0].lines[0].get_color() != above.containers[1].lines[0].get_color()
+    title = plotting.draw([adaptive], 8).axes[0].get_title()
+    assert title.startswith("perturbations (adaptive FMN on robust FMN),\nn = ")
+    rows = plotting.draw([adaptive, load("essential")], 2).axes
+    assert "adaptive FMN\non robust FMN" in [axes.get_ylabel() for axes in rows]
+
+
 # Statistics -----------------------------------------------------------------------------------------------------------
 
 
@@ -193,6 +233,24 @@ def test_nulls_are_histograms_with_the_observed_value(load: Load) -> None:
         assert heights == sum(len(file[name]) for name in kinds) == 18
         assert lines(axes)[0][0][0] == pytest.approx(one["observed"])
         assert f"p {one['null']['p']:.3f}" in axes.get_title()
+
+
+def test_both_nulls_share_their_bins(load: Load) -> None:
+    file = load("correlation")
+    file.header["statistics"] = file.header["statistics"][:1]
+    file.tensors["svcca_null"] = torch.linspace(0, 1, 400).double()  # 20 bins of 0.05
+    file.tensors["svcca_null_within_class"] = torch.linspace(1.5, 3.5, 400).double()
+    (axes,) = plotting.draw([file], 8).axes
+    half = len(axes.patches) // 2
+    edges = [np.array([patch.get_x() for patch in axes.patches[part]]) for part in (slice(half), slice(half, None))]
+    np.testing.assert_array_equal(*edges)
+    assert half == 60 and edges[0][0] == pytest.approx(0)  # 70 of 0.05 are more than are told apart
+    file.tensors["svcca_null_within_class"] = file["svcca_null"] + 0.5
+    axes = plotting.draw([file], 8).axes[0]
+    assert len(axes.patches) == 60 and axes.patches[0].get_width() == pytest.approx(0.05)
+    for name in ("svcca_null", "svcca_null_within_class"):
+        file[name][:] = 1.0
+    assert sum(patch.get_height() for patch in plotting.draw([file], 8).axes[0].patches) == 800
 
 
 def test_statistics_that_are_undefined_are_drawn_as_such(load: Load) -> None:
@@ -282,14 +340,42 @@ def test_class_curves_are_means_over_subsets(load: Load) -> None:
     np.testing.assert_allclose(y, [0.15, 0.5, 0.7])
     np.testing.assert_allclose(lines(left)[1][1], [-0.3] * 3)
     np.testing.assert_allclose(lines(share)[0][1], [0.015, 0.05, 0.07])
-    np.testing.assert_allclose(lines(right)[0][1], [0.075, 0.25])  # one of the last two has no adjusted value
+    adjusted = [(value + 0.3) / 1.3 for value in (0.15, 0.5, 0.7)]  # of the means, whatever the points' own
+    np.testing.assert_allclose(lines(right)[0][1], adjusted)
+    assert not right.collections
+    assert list(lines(share)[-1][1]) == [0.1, 0.1]  # 9 permutations
     band = left.collections[0].get_paths()[0].vertices
     assert (band[:, 1].min(), band[:, 1].max()) == (pytest.approx(0.1), pytest.approx(0.9))
     names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["FMN", "DeepFool", "observed", "null mean", "p (right axis)"]
+    assert names == ["FMN", "DeepFool", "observed", "null mean", "p (right axis)", "p floor 1/(1 + N)"]
     colours = [to_hex(line.get_color()) for line in (left.lines[0], left.lines[2], share.lines[0])]
     assert colours[0] == colours[2] != colours[1]
     assert [axes.get_ylabel() for axes in (left, share, right)] == ["IdCor", "p", "IdCor, chance-adjusted"]
+
+
+def test_class_curves_say_how_many_pairs_there_are(load: Load) -> None:
+    """The mean over the subsets that are drawn; a mean null near 1 leaves no adjusted value."""
+    one, other = (with_curves(load("correlation"), attack, "class_subsets") for attack in ("fmn", "deepfool"))
+    points = one.header["curves"]["class_subsets"][4]["points"]  # IdCor, k = 2
+    for number, point in enumerate(points):
+        point["n"] = 40 + number
+        point["null"]["mean"] = 0.96
+    left, right, _ = plotting.draw([one], 8).axes
+    assert [text.get_text() for text in left.get_xticklabels()] == ["1\n20", "2\n41", "3\n20"]
+    assert lines(right)[0][0].tolist() == [1, 3]
+    assert left.get_xlabel() == "number of classes k\nmean number of pairs n"
+    right = plotting.draw([one, other], 8).axes[1]
+    assert [text.get_text() for text in right.get_xticklabels()] == ["1\n20", "2\n20\n41", "3\n20"]
+    assert right.get_xlabel().endswith("n, lowest and highest")
+
+
+def test_class_curves_show_a_statistic_that_all_files_hold(load: Load) -> None:
+    one, other, third = (with_curves(load("correlation"), "fmn", "class_subsets") for _ in range(3))
+    other.header["curves"]["class_subsets"] = other.header["curves"]["class_subsets"][:3]
+    third.header["curves"]["class_subsets"] = third.header["curves"]["class_subsets"][3:]
+    assert plotting.draw([one, other], 8).axes[0].get_ylabel() == "cosine"
+    with pytest.raises(ArtifactError, match="share no statistic"):
+        plotting.draw([other, third], 8)
 
 
 def test_subsamples_end_in_the_value_over_all_rows(load: Load) -> None:
@@ -310,7 +396,8 @@ def test_subsamples_end_in_the_value_over_all_rows(load: Load) -> None:
         band = axes.collections[0].get_paths()[0].vertices
         for x, y in ((10, -0.4), (10, -0.1), (n, low), (n, high)):
             assert np.isclose(band, [x, y]).all(axis=1).any()
-        np.testing.assert_allclose(lines(below)[1][1], [0.075, 0.25, whole["null"]["adjusted"]])
+        of_means = [(value + 0.3) / 1.3 for value in (0.15, 0.5, 0.7)]
+        np.testing.assert_allclose(lines(below)[1][1], [*of_means, whole["null"]["adjusted"]])
         assert axes.get_xscale() == "log"
 
 
@@ -340,6 +427,48 @@ def test_every_figure_is_drawn_and_saved_twice_alike(load: Load, tmp_path: Path)
         for target in targets:
             plotting.save(plotting.draw(some, 4, name), str(target))
         assert targets[0].read_bytes() == targets[1].read_bytes(), name
+
+
+@pytest.mark.parametrize("form", ["png", "svg"])
+def test_a_readers_settings_of_matplotlib_change_nothing(form: str, load: Load) -> None:
+    """Neither while a figure is made nor while it is rendered, and they are left as they were."""
+    files = [load("essential")]
+    expected = plotting.render(plotting.draw(files, 3), form, 80)
+    wild = {"axes.grid": True, "savefig.transparent": True, "image.origin": "lower", "font.size": 30, "xtick.top": True}
+    with matplotlib.rc_context(wild):
+        assert plotting.render(plotting.draw(files, 3), form, 80) == expected
+        assert {name: matplotlib.rcParams[name] for name in wild} == wild
+
+
+def test_a_files_masks_and_images_are_never_read_whole(
+    files: Path, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("fmn", "essential", "adversarial")
+    attack, essential, adversarial = (plotting.read(str(files / f"{name}.safetensors")) for name in names)
+    few: Callable[..., torch.Tensor] = FileTensors.__getitem__
+
+    def small(tensors: FileTensors, name: str) -> torch.Tensor:
+        assert len(tensors.parts[name].shape) == 1, name
+        return few(tensors, name)
+
+    monkeypatch.setattr(FileTensors, "__getitem__", small)
+    monkeypatch.setattr(radial, "BLOCK", 2**12)  # eight images
+    for drawn, name in (
+        ([essential, adversarial], "masks"), ([attack, essential, adversarial], "filtered"),
+        ([essential, adversarial], "mean-mask"), ([attack], "perturbation"), ([attack, essential], "radial"),
+    ):  # fmt: skip
+        whole = [load(Path(file.name).stem) for file in drawn]
+        found, expected = (plotting.draw(some, 4, name) for some in (drawn, whole))
+        for one, other in zip(pictures(found), pictures(expected), strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert attack_table(attack.header, arrays(attack)) == attack_table(whole[0].header, arrays(whole[0]))
+
+
+def test_a_model_of_other_types_is_read_too(files: Path, tmp_path: Path) -> None:
+    model = fmtool.read(str(files / "model.safetensors"))
+    tensors = {name: tensor.half() for name, tensor in model.tensors.items()}
+    fmtool.write(replace(model, tensors=tensors), str(tmp_path / "half.safetensors"))
+    assert plotting.read(str(tmp_path / "half.safetensors")).kind == "model"
 
 
 def test_smallest_letters_can_be_read_in_print(load: Load) -> None:

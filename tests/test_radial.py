@@ -103,10 +103,19 @@ def test_blocks_and_kept_rows_change_nothing_else(monkeypatch: pytest.MonkeyPatc
     images, moved = torch.tensor(generator.random((2, 7, 2, 6, 6)))
     keep = np.array([True, False, True, True, False, True, True])
     whole = radial.of_images(moved, images)
-    monkeypatch.setattr(radial, "BLOCK", 2)
+    monkeypatch.setattr(radial, "BLOCK", 2 * 8 * 2 * 6 * 6)  # two images
     few = radial.of_images(moved, images, keep)
     np.testing.assert_allclose(few.frequency, whole.frequency[keep])
     np.testing.assert_allclose(few.profile, whole.profile[keep])
+
+
+@pytest.mark.parametrize(("shape", "rows"), [((5000, 3, 32, 32), 2730), ((5000, 3, 224, 224), 55), ((0, 3, 8, 8), 0)])
+def test_blocks_are_bounded_by_bytes(shape: tuple[int, ...], rows: int) -> None:
+    """64 MiB of float64, whatever the size of the images; together they are all rows, once."""
+    blocks = list(radial.row_blocks(np.lib.stride_tricks.as_strided(np.zeros(1), shape, [0] * 4)))
+    assert [one for block in blocks for one in range(block.start, block.stop)] == list(range(shape[0]))
+    assert max((block.stop - block.start for block in blocks), default=0) == rows
+    assert next(radial.row_blocks(np.broadcast_to(np.zeros(1), (2, 10**8)))) == slice(0, 1)
 
 
 def test_a_mask_that_keeps_all_is_flat() -> None:
@@ -175,6 +184,14 @@ def test_table_of_an_attack_leaves_out_what_was_not_attacked() -> None:
     assert table.rows[0][4] == pytest.approx(2 / 8, abs=1e-4)
     assert table.rows[2][9:11] == [2, pytest.approx(0)] and table.rows[3][9:] == [None] * 3
     assert table.rows[1][4] == pytest.approx(radial.estimate(radial.of_images(images).frequency).mean)
+
+
+def test_an_adaptive_attack_is_called_so() -> None:
+    images = np.random.default_rng(0).random((4, 1, 8, 8)).astype(np.float32)
+    header = {"attack": "pgd", "defense": {"robust": True, "attack": "fmn"}}
+    attacked = source("f", "attack", header, images=images, adversarial=images + 0.01, status=np.zeros(4))
+    assert spectrum_table([attacked]).rows[0][1] == "perturbations (adaptive PGD on robust FMN)"
+    assert spectrum_lines(attacked)[0].startswith("perturbations (adaptive PGD on robust FMN): mean radial")
 
 
 def test_lines_show_a_profile_in_bars() -> None:

@@ -7,11 +7,13 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import matplotlib
 import pytest
 from conftest import Run
 
 import fmtool
 from fmtool import report
+from fmtool.artifacts import Artifact
 from fmtool.errors import ArtifactError
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -81,6 +83,56 @@ def test_names_are_text_not_markup(files: Path) -> None:
 def test_a_single_file_of_any_kind_makes_a_page(files: Path) -> None:
     for name in EVERY:
         Page(report.build([fmtool.read(str(files / f"{name}.safetensors"))], count=2))
+
+
+def part_of(file: Artifact, rows: slice, name: str) -> Artifact:
+    return dataclasses.replace(file, tensors={key: tensor[rows] for key, tensor in file.tensors.items()}, name=name)
+
+
+def test_masks_that_share_no_image_make_a_page_all_the_same(files: Path) -> None:
+    """Test and train images and both: each shares some with `both`, but no image is in all three."""
+    attack, both = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("fmn", "essential"))
+    test, train = part_of(both, slice(20), "test"), part_of(both, slice(20, 40), "train")
+    found = Page(report.build([both, test, train, attack], count=2))
+    assert len(found.images) == 5 and "no picture" not in " ".join(found.text)
+    assert len(Page(report.build([test, train], count=2)).images) == 2
+
+
+def test_correlations_that_share_no_statistic_have_no_table_together(files: Path) -> None:
+    def only(*names: str) -> Artifact:
+        file = fmtool.read(str(files / "correlation.safetensors"))
+        kept = [one for one in file.header["statistics"] if one["name"] in names]
+        return dataclasses.replace(file, header={**file.header, "statistics": kept}, name="-".join(names))
+
+    found = Page(report.build([only("svcca"), only("idcor")]))
+    assert "as Table 1" not in " ".join(found.text) and {"svcca", "idcor"} <= set(found.text)
+    assert len(found.images) == 4
+    assert "as Table 1" in " ".join(Page(report.build([only("svcca"), only("svcca", "idcor")])).text)
+
+
+def test_what_cannot_be_drawn_is_said_in_its_place(files: Path) -> None:
+    attack = fmtool.read(str(files / "fmn.safetensors"))
+    attack["status"][:] = 2
+    found = Page(report.build([attack]))
+    assert not found.images and "no attack succeeded" in " ".join(found.text)
+
+
+def test_adaptive_images_are_not_filtered_by_masks_of_others(files: Path) -> None:
+    attack, masks = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("fmn", "adversarial"))
+    captions = [one["alt"] for one in Page(report.build([attack, masks], count=2)).images]
+    assert sum("what the masks leave" in str(one) for one in captions) == 1
+    found = {"two_pass": 0, "class_masks": 0}
+    defense = {"robust": False, "attack": None, "restarts": 1, "digest": "", "found": found}
+    adaptive = dataclasses.replace(attack, header={**attack.header, "defense": defense})
+    captions = [one["alt"] for one in Page(report.build([adaptive, masks], count=2)).images]
+    assert not any("what the masks leave" in str(one) for one in captions)
+
+
+def test_a_readers_settings_of_matplotlib_change_nothing(files: Path) -> None:
+    file = fmtool.read(str(files / "plain.safetensors"))
+    expected = report.build([file])
+    with matplotlib.rc_context({"savefig.transparent": True, "savefig.facecolor": "red", "axes.grid": True}):
+        assert report.build([file]) == expected
 
 
 def test_no_file_is_an_error() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fmtool import tables
+from fmtool import radial, tables
 from fmtool.errors import ArtifactError
 from fmtool.summaries import joined
 from fmtool.summaries.attacks import attack_table
@@ -50,6 +50,14 @@ def test_attack_figures_are_over_the_images_right_before() -> None:
     assert row["success %"] == pytest.approx(75)
     assert row["median l-inf"] == pytest.approx(0.25)  # of 0.1, 0.2, 0.3, infinity
     assert row["in 1/255"] == pytest.approx(0.25 * 255)
+
+
+def test_distances_are_measured_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    header = {"attack": "fmn", "options": {}}
+    arrays = attack_arrays([0.1, 0.4, 0.3, 0.2, 0.0], [0, 0, 0, 0, 2])
+    whole = attack_table(header, arrays)
+    monkeypatch.setattr(radial, "BLOCK", 2 * 8 * 5)  # two images
+    assert attack_table(header, arrays) == whole and row_of(whole)["median l-inf"] == pytest.approx(0.3)
 
 
 def test_a_median_that_is_infinite_is_written_so() -> None:
@@ -208,16 +216,16 @@ def test_table_1_tells_files_and_settings_apart_where_they_differ() -> None:
 
 
 def test_curves_have_a_table_each_with_means_over_subsets() -> None:
-    def point(observed: float, p: float, adjusted: float | None) -> dict[str, Any]:
-        null = {"mean": 0.2, "p": p, "adjusted": adjusted}
+    def point(observed: float, p: float, mean: float) -> dict[str, Any]:
+        null = {"mean": mean, "p": p, "adjusted": 7.0}  # of the point alone, which is not what the table shows
         return {"classes": [1], "n": int(10 * observed), "observed": observed, "null": null, "within_class": null}
 
     header = {
         **correlation_header(["cosine", "idcor"]),
         "curves": {
             "class_subsets": [
-                {"statistic": "cosine", "size": 1, "points": [point(0.4, 0.01, 0.5), point(0.6, 0.09, 0.7)]},
-                {"statistic": "cosine", "size": 2, "points": [point(0.4, 0.01, None), point(0.6, 0.09, 0.7)]},
+                {"statistic": "cosine", "size": 1, "points": [point(0.4, 0.01, 0.1), point(0.6, 0.09, 0.3)]},
+                {"statistic": "cosine", "size": 2, "points": [point(0.4, 0.01, 0.95), point(0.6, 0.09, 0.97)]},
                 {"statistic": "idcor", "size": 1, "points": [{"classes": [1], "n": 4, "reason": "too few"}] * 2},
             ],
         },
@@ -225,7 +233,7 @@ def test_curves_have_a_table_each_with_means_over_subsets() -> None:
     main, curve = correlation_tables(header)
     assert main.title == "Correlation" and "number of classes" in curve.title
     assert list(curve.columns)[:3] == ["statistic", "k", "subsets"]
-    assert curve.rows[0] == ["cosine", 1, 2, 5.0, *map(pytest.approx, (0.5, 0.1, 0.2, 0.6, 0.6, 0.05, 50))]
+    assert curve.rows[0] == ["cosine", 1, 2, 5.0, *map(pytest.approx, (0.5, 0.1, 0.2, 0.375, 0.375, 0.05, 50))]
     assert curve.rows[1][7] is None
     assert curve.rows[2] == ["idcor", 1, 0, *[None] * 8]
     assert curve.notes[1:] == ["idcor, k 1: none for 2 subsets, too few"]

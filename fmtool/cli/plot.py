@@ -32,18 +32,21 @@ def plot(
         typer.Option(
             "--same-images-as",
             metavar="FILE",
-            help="Only images that this file holds too, though it is not drawn; again for more files. Figures made apart then show the same images.",
+            help="Only images that this file holds too, masks of it that keep their class, though it is not drawn; again for more files. Figures made apart then show the same images.",
         ),
     ] = None,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Draw any artifact: masks, spectra, statistics beside their nulls, curves, the defence; the zero frequency in the centre."""
+    """Draw any artifact: masks, spectra, statistics beside their nulls, curves, the defence; the zero frequency in the centre.
+
+    Figures of single images show those whose masks keep their class in all the files; where there is none, any, with a warning.
+    """
     with working(output, quiet=quiet, debug=debug):
         check_suffix(output)
-        from fmtool import artifacts, plotting
+        from fmtool import plotting
 
-        found = [artifacts.read(file) for file in files]
-        like = [artifacts.read(file) for file in same_images_as or ()]
+        found = [plotting.read(file) for file in files]
+        like = [plotting.read(file) for file in same_images_as or ()]
         plotting.save(plotting.draw(found, count, figure, like), output)
     print(output)

@@ -31,14 +31,14 @@ def report(
 ) -> None:
     """Put the tables and figures of any set of files on one self-contained HTML page, for a screen, a phone or print."""
     with working(output, quiet=quiet, debug=debug) as bar:
-        from fmtool import artifacts
+        from fmtool import plotting
         from fmtool import report as page
         from fmtool.targets import STDOUT, write_bytes
 
         found = []
         for number, file in enumerate(files):
             bar("reading", number, len(files))
-            found.append(artifacts.read(file))
+            found.append(plotting.read(file))
         write_bytes(page.build(found, count).encode(), output)
     if output not in STDOUT:
         print(output)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ALL", "DEFAULT", "DIMENSIONS", "STATISTICS", "Null", "Statistic", "correlate"]
 
+# With the null's mean above this, (observed - mean) / (1 - mean) magnifies noise 20 times.
+ADJUSTABLE_BELOW = 0.95
+
 # Name of the statistic, which is also the name of its module here, and what it measures.
 STATISTICS: dict[str, str] = {
     "svcca": "mean canonical correlation of the main directions (linear)",

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fmtool.correlation import ADJUSTABLE_BELOW
+
 INTERVAL = (0.025, 0.975)  # the quantiles that enclose 95 % of the shuffles
-ADJUSTABLE_BELOW = 0.95  # with the null's mean above this, (observed - mean) / (1 - mean) magnifies noise 20 times
 # Values nearer than this, relative to the observed one where that exceeds 1, are ties: the same sum taken in another
 # order differs by rounding (1e-16 an operation), two statistics that truly differ by far more.
 TIE = 1e-10

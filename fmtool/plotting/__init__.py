@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import importlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmtool import targets
+from fmtool import artifacts, targets
 from fmtool.artifacts import Artifact
 from fmtool.errors import ArtifactError, FmtoolError, unknown
 
@@ -55,14 +56,14 @@ FIGURES: dict[str, Known] = {
         "masks files",
         lambda files: _only(files, "masks"),
         "grids:mask_grid",
-        "masks of single images (Figures 3, 5)",
+        "masks of single images, those that keep their class (Figures 3, 5)",
         images=True,
     ),
     "filtered": Known(
         "one attack file and masks files",
         lambda files: sorted(_kinds(files)) == ["attack"] + ["masks"] * (len(files) - 1) != ["attack"],
         "grids:filtered_images",
-        "images before and after filtering (Figure 1)",
+        "images before and after filtering by masks that keep their class (Figure 1)",
         images=True,
     ),
     "class-masks": Known(
@@ -125,12 +126,9 @@ FIGURES: dict[str, Known] = {
 def draw(files: Files, count: int, figure: str | None = None, like: Files = ()) -> Figure:
     """The figure of this name in `FIGURES`, or the first that fits the files.
 
-    count: how many images, spread over the classes, that all the files share, and those of `like` too, which are not drawn.
+    count: how many images, spread over the classes, that all the files share, and those of `like` too, which are not drawn;
+    those whose masks keep their class in all of them, where there are any.
     """
-    import matplotlib
-
-    from fmtool.plotting.style import SETTINGS
-
     name = figure or _fitting(files)
     if name not in FIGURES:
         raise FmtoolError(unknown("--figure", name, FIGURES))
@@ -142,22 +140,35 @@ def draw(files: Files, count: int, figure: str | None = None, like: Files = ()) 
         raise FmtoolError(f"--same-images-as goes with figures of single images ({several}), not with {name}")
     module, _, function = known.function.partition(":")
     make: Callable[..., Figure] = getattr(importlib.import_module(f"fmtool.plotting.{module}"), function)
-    with matplotlib.rc_context(SETTINGS):
+    with _settings():
         return make(files, count, like) if known.images else make(files)
 
 
 def save(figure: Figure, target: str) -> None:
     """Write PNG, PDF or SVG by the target's suffix; the same figure gives the same bytes."""
-    suffix = check_suffix(target)
-    metadata: dict[str, Any] | None = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(suffix)
+    targets.write_bytes(render(figure, check_suffix(target)[1:], DOTS), target)
+
+
+def render(figure: Figure, form: str, dpi: int) -> bytes:
+    """The picture, form: "png", "pdf" or "svg", without a clock in it; dpi: dots an inch of a PNG."""
+    metadata: dict[str, Any] | None = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(form)
     content = io.BytesIO()
-    import matplotlib
+    with _settings():
+        figure.savefig(content, format=form, dpi=dpi, bbox_inches="tight", metadata=metadata)
+    return content.getvalue()
 
-    from fmtool.plotting.style import SETTINGS
 
-    with matplotlib.rc_context({**SETTINGS, "svg.hashsalt": "fmtool"}):
-        figure.savefig(content, format=suffix[1:], dpi=DOTS, bbox_inches="tight", metadata=metadata)
-    targets.write_bytes(content.getvalue(), target)
+def read(source: str) -> Artifact:
+    """A file to be drawn, with its tensors left in it: `row_files.read`.
+
+    But a model's tensors may be of types that are never read by rows; they are not drawn either, so that it is read whole.
+    """
+    from fmtool import row_files
+
+    try:
+        return row_files.read(source)
+    except KeyError:
+        return artifacts.read(source, "model")
 
 
 def check_suffix(target: str) -> str:
@@ -166,6 +177,19 @@ def check_suffix(target: str) -> str:
     if suffix not in SUFFIXES:
         raise FmtoolError(f"--output {target}: expected a name that ends in {', '.join(SUFFIXES)}")
     return suffix
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    """Matplotlib's own defaults and then ours, whatever the reader's matplotlibrc says: a figure is the same for everybody."""
+    import matplotlib
+
+    from fmtool.plotting.style import SETTINGS
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(SETTINGS)
+        yield
 
 
 def _fitting(files: Files) -> str:

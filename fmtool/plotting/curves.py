@@ -13,8 +13,9 @@ from matplotlib.ticker import NullLocator
 
 from fmtool.artifacts import Artifact
 from fmtool.attacks import title
+from fmtool.correlation import ADJUSTABLE_BELOW
 from fmtool.errors import ArtifactError
-from fmtool.plotting.style import COLOURS, GREY, WIDE, distinct, plain_axes
+from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, distinct, plain_axes
 from fmtool.summaries.correlations import HEADINGS
 
 if TYPE_CHECKING:
@@ -23,56 +24,65 @@ if TYPE_CHECKING:
 Point = Mapping[str, Any]
 Value = Callable[[Point], float]
 MARKERS = "osD^vP"  # with the colours, so that curves are told apart in grey too
+P_FLOOR: dict[str, Any] = {"color": INK, "linestyle": (0, (1, 3)), "linewidth": 0.8}
+NUMBERED = 10  # sizes on a linear axis that have room for a number
 APART = 1.3  # ratio of neighbouring sizes that both get a number on a logarithmic axis
 
 
 def class_curves(files: Sequence[Artifact]) -> Figure:
     """IdCor and p against the number of classes k, a colour an attack: means over class subsets, bands from lowest to highest.
 
-    Left, as the paper's Figure 4: observed (solid), the nulls' means (dotted), p (dashed, right axis). Right: adjusted values.
+    Left, as the paper's Figure 4: observed (solid), the nulls' means (dotted), p (dashed, right axis) and the least it can be.
+    Right: the adjusted value of these means; a mean of adjusted values is ruled by subsets whose null lies near 1. Below each k
+    stands the mean number of pairs, for more classes are more pairs too.
     """
     names = distinct([_attack_name(file) for file in files], files)
     figure = Figure(figsize=(WIDE, 2.9), layout="constrained")
     left, right = figure.subplots(1, 2)
     share = left.twinx()
-    statistic = ""
+    statistic = _in_all(files)
     for number, (file, name) in enumerate(zip(files, names, strict=True)):
-        entries = file.header["curves"]["class_subsets"]
-        statistic = statistic or next(
-            (e["statistic"] for e in entries if e["statistic"] == "idcor"), entries[0]["statistic"]
-        )
         mine = _entries(file, "class_subsets", statistic)
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         _line(left, mine, _observed, "-", marker=marker, color=colour, label=name)
         _line(left, mine, _null("mean"), ":", band=False, color=colour, linewidth=1)
         _line(share, mine, _null("p"), "--", band=False, color=colour, alpha=0.5, linewidth=1)
-        _line(right, mine, _null("adjusted"), "-", marker=marker, color=colour, label=name)
+        adjusted = _adjusted(mine)
+        right.plot(list(adjusted), list(adjusted.values()), marker=marker, color=colour, label=name, markersize=3.5)
     heading = HEADINGS.get(statistic, statistic)
     left.set_ylabel(heading)
+    left.set_title("means over subsets; bands: lowest to highest", fontsize=7)
     share.set_ylabel("p")
+    for floor in sorted({1 / (1 + file.header["permutations"]) for file in files}):
+        share.axhline(floor, **P_FLOOR)
     share.set_ylim(0, max(0.05, share.get_ylim()[1]))
     share.spines["top"].set_visible(False)
     left.spines["top"].set_visible(False)
     right.set_ylabel(f"{heading}, chance-adjusted")
+    right.set_title("(mean observed - mean null) / (1 - mean null)", fontsize=7)
     right.axhline(0, color=GREY, linewidth=0.6)
     plain_axes(right)
-    sizes = sorted({e["size"] for file in files for e in _entries(file, "class_subsets", statistic)})
+    pairs = _pairs([_entries(file, "class_subsets", statistic) for file in files])
     for axes in (left, right):
-        axes.set_xticks(sizes)
-        axes.set_xlabel("number of classes k")
+        axes.set_xticks(list(pairs), _thinned([f"{size}\n{n}" for size, n in pairs.items()]))
+        axes.set_xlabel(
+            f"number of classes k\nmean number of pairs n{', lowest and highest' if len(files) > 1 else ''}"
+        )
     styles = {"observed": "-", "null mean": ":", "p (right axis)": "--"}
     handles = [
         *right.get_legend_handles_labels()[0],
         *(Line2D([], [], color=GREY, ls=s, label=n) for n, s in styles.items()),
+        Line2D([], [], **P_FLOOR, label="p floor 1/(1 + N)"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=6)
+    figure.legend(handles=handles, loc="outside upper center", ncols=7, columnspacing=1.2)
     return figure
 
 
 def subsample_curves(files: Sequence[Artifact]) -> Figure:
     """Each statistic, its null and its adjusted value against the number of rows n; the last point is all rows.
 
-    Above: single subsamples as points, their mean as a line, the null's mean and 95 % band. Below: adjusted values.
+    Above: single subsamples as points, their mean as a line, the null's mean and 95 % band. Below: adjusted values,
+    as points, and the adjusted value of the means as a line.
     """
     (file,) = files
     statistics = list(dict.fromkeys(entry["statistic"] for entry in file.header["curves"]["subsample"]))
@@ -93,7 +103,8 @@ def subsample_curves(files: Sequence[Artifact]) -> Figure:
         sizes, values = [size for size, _ in last], [one[0] for _, one in last]
         above.plot(sizes, values, "D", color=COLOURS[0], mfc="white", ms=4, label="all rows")
         _scatter(below, mine, _null("adjusted"))
-        _line(below, mine, _null("adjusted"), "-", band=False, color=COLOURS[0])
+        adjusted = _adjusted(mine)
+        below.plot(list(adjusted), list(adjusted.values()), "-", color=COLOURS[0])
         below.axhline(0, color=GREY, linewidth=0.6)
         above.set_title(HEADINGS.get(statistic, statistic))
         below.set_xlabel("n (log scale)")
@@ -120,6 +131,39 @@ def _entries(file: Artifact, curve: str, statistic: str) -> list[Mapping[str, An
     if not found:
         raise ArtifactError(f"{file}: its curve does not hold {statistic}")
     return sorted(found, key=lambda entry: int(entry["size"]))
+
+
+def _in_all(files: Sequence[Artifact]) -> str:
+    """The statistic that is drawn against the number of classes: IdCor, or the first one that all files hold."""
+    held: list[list[str]] = [[entry["statistic"] for entry in file.header["curves"]["class_subsets"]] for file in files]
+    shared = [name for name in ("idcor", *held[0]) if all(name in names for names in held)]
+    if not shared:
+        raise ArtifactError(f"the class subsets of {', '.join(map(str, files))} share no statistic")
+    return shared[0]
+
+
+def _adjusted(entries: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """By size: (observed - null) / (1 - null) of the means over subsets, without those where it would magnify noise."""
+    observed, null = (dict(_values(entries, value)) for value in (_observed, _null("mean")))
+    means = {size: (float(observed[size].mean()), float(null[size].mean())) for size in observed if size in null}
+    return {size: (one - chance) / (1 - chance) for size, (one, chance) in means.items() if chance < ADJUSTABLE_BELOW}
+
+
+def _pairs(curves: Sequence[Sequence[Mapping[str, Any]]]) -> dict[int, str]:
+    """By size: the number of pairs, a mean over the subsets that are drawn; of several files the lowest and the highest."""
+    found: dict[int, list[int]] = {int(entry["size"]): [] for entries in curves for entry in entries}
+    for entries in curves:
+        for entry in entries:
+            drawn = [point["n"] for point in entry["points"] if "reason" not in point]
+            found[int(entry["size"])] += [round(sum(drawn) / len(drawn))] if drawn else []
+    ends = {size: sorted({min(numbers), max(numbers)}) if numbers else ["-"] for size, numbers in sorted(found.items())}
+    return {size: "\n".join(map(str, numbers)) for size, numbers in ends.items()}
+
+
+def _thinned(labels: Sequence[str]) -> list[str]:
+    """Every one, or every second and so on from the last down, where more would not fit beside one another."""
+    step = -(-len(labels) // NUMBERED)
+    return [label if (len(labels) - 1 - place) % step == 0 else "" for place, label in enumerate(labels)]
 
 
 def _whole(file: Artifact, statistic: str) -> list[Mapping[str, Any]]:

@@ -14,7 +14,8 @@ from fmtool.attacks import title
 from fmtool.datasets import spread
 from fmtool.errors import ArtifactError
 from fmtool.plotting.style import TICKS, WIDE, frequency_extent, mask_name
-from fmtool.stages.common import join
+from fmtool.stages.common import join, warn
+from fmtool.summaries.attacks import attack_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,11 +32,11 @@ def mask_grid(files: Sequence[Artifact], count: int, like: Sequence[Artifact] = 
     figure, axes = _grid(len(files), len(places[0]), _bar(files[0]))
     for row, (file, rows) in enumerate(zip(files, places, strict=True)):
         width = int(file.header["image_size"][1])
-        for column, mask in enumerate(spectrum.shifted(file["masks"][rows], width)):
+        for column, mask in enumerate(spectrum.shifted(file.rows("masks")[rows], width)):
             _show_mask(axes[row][column], mask, first=row == len(files) - 1 and column == 0)
         _name_row(axes[row][0], _row_name(file))
     _name_columns(axes[0], files[0], places[0])
-    _legend(figure, int(files[0]["masks"].shape[1]))
+    _legend(figure, int(files[0].rows("masks").shape[1]))
     return figure
 
 
@@ -47,14 +48,15 @@ def filtered_images(files: Sequence[Artifact], count: int, like: Sequence[Artifa
     )
     places = chosen([attack, *masks], count, like)
     pictures = [
-        ("image", attack["images"][places[0]]),
-        (f"{title(attack.header['attack'])}", attack["adversarial"][places[0]]),
+        ("image", attack.rows("images")[places[0]]),
+        (attack_name(attack.header).replace(" on ", "\non "), attack.rows("adversarial")[places[0]]),
     ]
     for file, rows in zip(masks, places[1:], strict=True):
-        source = attack["images" if file.header["for"] == "essential" else "adversarial"][places[0]]
-        if file["masks"].shape[1:3] != source.shape[1:3]:
+        source = pictures[0 if file.header["for"] == "essential" else 1][1]
+        kept = file.rows("masks")[rows]
+        if kept.shape[1:] != (*source.shape[1:3], spectrum.half_width(source.shape[3])):
             raise ArtifactError(f"{file}: masks of another shape than the images of {attack}")
-        pictures.append((f"filtered by\n{_row_name(file)}", spectrum.filter_images(source, file["masks"][rows])))
+        pictures.append((f"filtered by\n{_row_name(file)}", spectrum.filter_images(source, kept)))
     figure, axes = _grid(len(pictures), len(places[0]))
     for row, (name, images) in enumerate(pictures):
         for column, image in enumerate(images):
@@ -86,7 +88,9 @@ def class_mask_grid(files: Sequence[Artifact]) -> Figure:
 def chosen(files: Sequence[Artifact], count: int, like: Sequence[Artifact] = ()) -> list[Tensor]:
     """Rows of each file for the same `count` images, spread over the classes, that all files hold and those of `like` too.
 
-    The choice depends on the set of shared images alone, not on the files' order: figures made apart show the same ones.
+    Only images whose masks keep their class in all mask files, for a mask that fails shows no frequencies that suffice; where
+    there is none, all with a warning. The choice depends on the set of these images alone, not on the files' order: figures
+    made apart show the same ones.
     """
     for file in [*files, *like]:
         missing = [name for name in NAMED if name not in file.tensors]
@@ -96,13 +100,25 @@ def chosen(files: Sequence[Artifact], count: int, like: Sequence[Artifact] = ())
             raise ArtifactError(f"{file}: its rows do not match")
     every = [*files, *like]
     places = join(every) if len(every) > 1 else [torch.arange(len(files[0]["labels"]))]
-    first = files[0]
+    first, places = files[0], _that_keep_their_class(every, places)
     names = zip(first["index"][places[0]].tolist(), first["key"][places[0]].tolist(), strict=True)
     order = torch.tensor([place for place, _ in sorted(enumerate(names), key=lambda one: one[1])], dtype=torch.int64)
     labels = first["labels"][places[0]][order]
     picked = spread(labels, count)
     picked = order[picked[torch.argsort(labels[picked], stable=True)]]
     return [rows[picked] for rows in places[: len(files)]]
+
+
+def _that_keep_their_class(files: Sequence[Artifact], places: list[Tensor]) -> list[Tensor]:
+    """The places of those images whose masks are preserved in every mask file; all where there is none, with a warning."""
+    kept = torch.ones(len(places[0]), dtype=torch.bool)
+    masks = [file for file in files if file.kind == "masks"]
+    for file, rows in zip(files, places, strict=True):
+        kept &= file["preserved"][rows] if file.kind == "masks" else True
+    if bool(kept.any()):
+        return [rows[kept] for rows in places]
+    warn(f"no image has masks that keep its class in {', '.join(map(str, masks))}: masks that fail are shown")
+    return places
 
 
 def _grid(rows: int, columns: int, bar: float = 0.0) -> tuple[Figure, list[list[Axes]]]:
@@ -148,7 +164,7 @@ def _name_columns(row: Sequence[Axes], file: Artifact, rows: Tensor) -> None:
 
 def _bar(file: Artifact) -> float:
     """Inches for the colour bar of masks: three channels are colours themselves."""
-    return 0.0 if file["masks"].shape[1] == 3 else BAR
+    return 0.0 if file.rows("masks").shape[1] == 3 else BAR
 
 
 def _legend(figure: Figure, channels: int) -> None:

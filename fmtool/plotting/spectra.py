@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fmtool import radial, spectrum
 from fmtool.artifacts import Artifact
-from fmtool.attacks import OK, title
+from fmtool.attacks import OK
 from fmtool.errors import ArtifactError
 from fmtool.plotting.style import (
     COLOURS,
@@ -33,11 +33,14 @@ from fmtool.summaries.spectra import Part, parts_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BLOCK = 256  # images transformed together
+    from fmtool.artifacts import Rows
+
 GAMMA = (
     0.4  # of the mean mask's colours: entries span three decades and many are exactly 0, which a logarithm can't show
 )
 MAP, PROFILE = 2.0, 2.6  # inches, the heights of a mean spectrum and of a profile
+LETTERS = 120  # of a legend's line that fit a page's width
+LONG = 30  # letters of a mean spectrum's title that fit beside its profile
 MAPS = 4  # mean spectra beside one another
 FLOOR = 0.1  # % of the energy: below it a share is not told from nothing
 FLAT = "same energy at every frequency"
@@ -48,9 +51,7 @@ def mean_masks(files: Sequence[Artifact]) -> Figure:
     """Each file's mean mask over its images and channels, and the energy of all of them against radial frequency."""
     names = distinct([mask_name(file) for file in files], files)
     parts = [parts_of(source(file))[0] for file in files]
-    means = [
-        spectrum.shifted(file["masks"].mean(dim=(0, 1)), part.size[1]) for file, part in zip(files, parts, strict=True)
-    ]
+    means = [mean_mask(file.rows("masks"), part.size[1]) for file, part in zip(files, parts, strict=True)]
     columns = min(len(files), MAPS)
     rows = -(-len(files) // columns)
     tall = 0.7 + rows * (MAP if len(files) < MAPS else WIDE / (MAPS + 0.8))
@@ -83,15 +84,16 @@ def perturbation(files: Sequence[Artifact]) -> Figure:
     if not bool(ok.any()):
         raise ArtifactError(f"{file}: no attack succeeded, so there is no perturbation to draw")
     part = parts_of(source(file))[0]
-    name = title(str(file.header["attack"]))
     figure = Figure(figsize=(WIDE, 2.9), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.15])
-    mean = mean_amplitude(file["images"], file["adversarial"], ok)
+    mean = mean_amplitude(file.rows("images"), file.rows("adversarial"), ok)
     highest = float(mean.max()) or 1.0
     lowest = max(float(mean[mean > 0].min()) if bool((mean > 0).any()) else highest / 10, highest * 10.0**-DECADES)
     norm = LogNorm(lowest, max(highest, lowest * 1.01))
     image = _show(left, mean.clamp(min=lowest), norm, x=True, y=True)
-    left.set_title(f"perturbations ({name}), n = {int(ok.sum())}")
+    left.set_title(
+        f"{part.name},\nn = {int(ok.sum())}" if len(part.name) > LONG else f"{part.name}, n = {int(ok.sum())}"
+    )
     label = r"mean amplitude $|F(x_{adv} - x)|$, log scale" + "\n(pixel values 0 to 1)"
     bar = figure.colorbar(image, ax=left, label=label)
     ticks = _log_ticks(lowest, highest)
@@ -111,8 +113,10 @@ def radial_profiles(files: Sequence[Artifact]) -> Figure:
     parts = [part for part, _ in found]
     names = distinct([part.name for part in parts], [file for _, file in found])
     colours = _colours(parts)
-    figure = Figure(figsize=(WIDE, 2.9 + 0.19 * len(parts)), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[0.5 + len(parts), 12])
+    shown = [name.replace(" on ", "\non ") for name in names]  # of an adaptive attack
+    tall = len(parts) * (1.5 if shown != names else 1.0)
+    figure = Figure(figsize=(WIDE, 2.9 + 0.19 * tall), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[0.5 + tall, 12])
     _profiles(below, parts, names, colours)
     _finish(below, parts)
     counts = []
@@ -124,7 +128,7 @@ def radial_profiles(files: Sequence[Artifact]) -> Figure:
         _mark_mean(below, part, colour)
         error = [[mean.mean - mean.low], [mean.high - mean.mean]] if mean.n > 1 else None
         above.errorbar([mean.mean], [place], xerr=error, fmt=_marker(part), color=colour, markersize=4, capsize=2)
-    above.set_yticks(range(len(parts)), [f"{name}, n = {n}" for name, n in zip(names, counts, strict=True)])
+    above.set_yticks(range(len(parts)), [f"{name}, n = {n}" for name, n in zip(shown, counts, strict=True)])
     above.set_ylim(len(parts) - 0.4, -0.6)
     above.set_title("mean radial frequency with its 95 % interval")
     above.tick_params(axis="x", labelbottom=False)
@@ -138,17 +142,23 @@ def radial_profiles(files: Sequence[Artifact]) -> Figure:
     return figure
 
 
-def mean_amplitude(images: Tensor, adversarial: Tensor, keep: Tensor) -> Tensor:
+def mean_mask(masks: Rows, w: int) -> Tensor:
+    """(h, w) float64, zero frequency in the centre: the mean over masks and channels; masks (n, c, h, w // 2 + 1)."""
+    total = torch.zeros(tuple(masks.shape[2:]), dtype=torch.float64)
+    for rows in radial.row_blocks(masks):
+        total += masks[rows].double().sum(dim=(0, 1))
+    return spectrum.shifted(total / (masks.shape[0] * masks.shape[1]), w)
+
+
+def mean_amplitude(images: Rows, adversarial: Rows, keep: Tensor) -> Tensor:
     """(h, w) float64, zero frequency in the centre: |F(adversarial - images)|, averaged over channels and the images kept.
 
     images, adversarial (n, c, h, w) in [0, 1]; keep (n) bool. F is the DFT without a factor, as everywhere in fmtool.
     """
     c, h, w = images.shape[1:]
     total = torch.zeros(h, spectrum.half_width(w), dtype=torch.float64)
-    kept = keep.nonzero().flatten()
-    for start in range(0, len(kept), BLOCK):
-        rows = kept[start : start + BLOCK]
-        moved = adversarial[rows].double() - images[rows].double()
+    for rows in radial.row_blocks(images):
+        moved = (adversarial[rows].double() - images[rows].double())[keep[rows]]
         total += torch.fft.rfft2(moved).abs().sum(dim=(0, 1))
     return spectrum.shifted(total / max(int(keep.sum()) * c, 1), w)
 
@@ -188,7 +198,8 @@ def _log_ticks(lowest: float, highest: float) -> list[float]:
 def _legend_outside(figure: Figure, axes: Axes) -> None:
     """Below all axes, where no curve runs through it."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
+    most = 3 if 3 * max(map(len, labels)) <= LETTERS else 2
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(most, len(labels)))
 
 
 def _profiles(axes: Axes, parts: Sequence[Part], names: Sequence[str], colours: Sequence[str]) -> None:

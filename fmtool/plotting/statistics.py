@@ -16,7 +16,8 @@ from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, plain_axes
 from fmtool.summaries.correlations import HEADINGS
 from fmtool.tables import text_of
 
-BINS = 5, 30  # of a null distribution, fewest and most; between them the root of the number of shuffles
+# of a null distribution, fewest and most; between them the root of the number of shuffles. Both nulls together: at most twice.
+BINS = 5, 30
 MERGED = 2  # stored bins of the cosine's histogram that are drawn as one: 50 bins of 0.04
 DARK = 0.45  # accuracy below which white text is read better than black, on cividis
 
@@ -69,17 +70,11 @@ def null_distributions(files: Sequence[Artifact]) -> Figure:
             ("shuffled", f"{one['name']}_null", COLOURS[0]),
             ("shuffled within classes", f"{one['name']}_null_within_class", COLOURS[1]),
         ]
-        for name, tensor, colour in nulls:
-            values = file[tensor].double().numpy() if tensor in file.tensors else np.zeros(0)
-            values = values[np.isfinite(values)]
+        held = [_finite(file, tensor) for _, tensor, _ in nulls]
+        edges = _edges(held)
+        for (name, _, colour), values in zip(nulls, held, strict=True):
             if len(values):
-                axes.hist(
-                    values,
-                    bins=min(max(math.isqrt(len(values)), BINS[0]), BINS[1]),
-                    color=colour,
-                    alpha=0.55,
-                    label=name,
-                )
+                axes.hist(values, bins=edges, color=colour, alpha=0.55, label=name)
         if one["observed"] is not None:
             axes.axvline(one["observed"], color=INK, linewidth=1.2, label="observed")
         lines = [f"{HEADINGS.get(one['name'], one['name'])} {text_of(_number(one['observed']), '.3f')}, n = {one['n']}"]
@@ -135,6 +130,25 @@ def defense_matrix(files: Sequence[Artifact]) -> Figure:
     note = f"n = {file.header['n']}; in brackets: right when clean too"
     axes.set_title(f"{note}; framed: adaptive" if adaptive else f"{note}; no attack is adaptive", fontsize=7)
     return figure
+
+
+def _finite(file: Artifact, tensor: str) -> np.ndarray[Any, Any]:
+    """The values of a null distribution that are known, none where the file lacks it."""
+    values = file[tensor].double().numpy() if tensor in file.tensors else np.zeros(0)
+    return np.asarray(values[np.isfinite(values)])
+
+
+def _edges(nulls: Sequence[np.ndarray[Any, Any]]) -> Any:
+    """Edges of bins that several distributions share, so that their heights compare: as narrow as the narrowest needs."""
+    known = [values for values in nulls if len(values)]
+    if not known:
+        return []
+    counts = [min(max(math.isqrt(len(values)), BINS[0]), BINS[1]) for values in known]
+    widths = [float(np.ptp(values)) / count for values, count in zip(known, counts, strict=True)]
+    every = np.concatenate(known)
+    narrowest = min((width for width in widths if width), default=0.0)
+    bins = math.ceil(float(np.ptp(every)) / narrowest - 1e-9) if narrowest else BINS[0]
+    return np.histogram_bin_edges(every, bins=min(bins, 2 * BINS[1]))
 
 
 def _verdict(name: str, null: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ SETTINGS: Any = {
     "lines.linewidth": 1.3,
     "axes.linewidth": 0.6,
     "hatch.linewidth": 0.5,
+    "svg.hashsalt": "fmtool",  # names of a picture's parts that are the same each time
     "pdf.fonttype": 42,  # letters that an editor can still change; journals ask for it
 }
 
@@ -60,11 +61,24 @@ def distinct(names: Sequence[str], files: Sequence[Artifact]) -> list[str]:
     return found
 
 
+def arrays(file: Artifact) -> dict[str, Any]:
+    """The tensors as tables take them: large ones of a file stay there, but for class masks, which are few; none of a model."""
+    from torch import Tensor
+
+    found: dict[str, Any] = {}
+    for name in file.tensors if file.kind != "model" else ():
+        rows = file.rows(name)
+        if len(rows.shape) < 2 or file.kind == "class-masks":
+            rows = rows[:]
+        found[name] = rows.numpy() if isinstance(rows, Tensor) else rows
+    return found
+
+
 def source(file: Artifact) -> Source:
     """The file as `summaries.spectra` takes it."""
     if file.kind not in KINDS:
         raise ArtifactError(f"{file}: expected a {' or '.join(KINDS)} file, got a file of kind {file.kind}")
-    return Source(str(file), file.kind, file.header, {name: file[name].numpy() for name in file.tensors})
+    return Source(str(file), file.kind, file.header, arrays(file))
 
 
 def plain_axes(axes: Axes) -> None:

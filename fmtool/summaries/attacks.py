@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from fmtool.attacks import FAILED, STATUS_NAMES, WRONG_BEFORE, masks_title, title
 from fmtool.summaries.headers import Arrays, Header
 from fmtool.tables import Table
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def attack_name(header: Header) -> str:
+    """What an attack file's images went through: "PGD", or "adaptive PGD on robust FMN" where it knew the class masks."""
+    name, defense = title(str(header["attack"])), header.get("defense")
+    return f"adaptive {name} on {masks_title(defense)}" if defense else name
 
 
 def attack_table(header: Header, arrays: Arrays) -> Table:
@@ -14,13 +25,13 @@ def attack_table(header: Header, arrays: Arrays) -> Table:
     status = arrays["status"]
     n, right = len(status), status != WRONG_BEFORE
     failed = status == FAILED
-    distance = np.abs(arrays["adversarial"] - arrays["images"]).reshape(n, -1).max(axis=1).astype(float)
+    distance = _distances(arrays["adversarial"], arrays["images"])
     # an attack that failed has found no distance, however large: it must not make the median smaller
     distance[failed] = np.inf
     after = (arrays["adversarial_predictions"] == arrays["labels"]).mean()
     defense = header.get("defense")
     row = [
-        f"adaptive {title(header['attack'])} on {masks_title(defense)}" if defense else title(header["attack"]),
+        attack_name(header),
         n,
         100 * right.mean(),
         100 * after,
@@ -48,3 +59,16 @@ def attack_table(header: Header, arrays: Arrays) -> Table:
             f"start{'s' if restarts > 1 else ''}, {found['class_masks']} more through the mask of one class after the other.",
         )
     return Table("Attack", columns, [row], notes)
+
+
+def _distances(adversarial: Any, images: Any) -> np.ndarray[Any, Any]:
+    """(n) float64 l-inf distances; arrays (n, c, h, w), or rows of a file, of which a few are read at a time."""
+    import numpy as np
+
+    from fmtool.radial import row_blocks
+
+    found = [np.zeros(0)]
+    for rows in row_blocks(images):
+        moved = np.abs(np.asarray(adversarial[rows]) - np.asarray(images[rows]))
+        found.append(moved.reshape(len(moved), -1).max(axis=1).astype(float))
+    return np.concatenate(found)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fmtool.attacks import title
+from fmtool.correlation import ADJUSTABLE_BELOW
 from fmtool.errors import ArtifactError
 from fmtool.summaries.headers import Header
 from fmtool.tables import Table, text_of
@@ -26,13 +27,14 @@ CURVES = {
     "class_subsets": (
         "Correlation against the number of classes",
         "k",
-        "means over random subsets of k classes, std over the subsets; no mean where one of them has no value.",
+        "means over random subsets of k classes, std over the subsets; no mean where one of them has no value; "
+        "adjusted: of the means.",
     ),
     "subsample": (
         "Correlation against the number of pairs",
         "size",
         "means over random subsamples without replacement, std over them (a spread at that size, no confidence interval "
-        "at n); the last size is all pairs.",
+        "at n); the last size is all pairs; adjusted: of the means.",
     ),
 }
 SIGNIFICANT = 0.05
@@ -221,11 +223,20 @@ def _means(points: Sequence[Mapping[str, Any]]) -> list[Any]:
         _mean(observed),
         statistics.pstdev(observed) if len(observed) > 1 else None,
         _mean([point["null"]["mean"] for point in points]),
-        _mean([point["null"]["adjusted"] for point in points]),
-        _mean([point["within_class"] and point["within_class"]["adjusted"] for point in points]),
+        _adjusted(points, "null"),
+        _adjusted(points, "within_class"),
         _mean(p),
         100 * sum(value <= SIGNIFICANT for value in p) / len(p),
     ]
+
+
+def _adjusted(points: Sequence[Mapping[str, Any]], null: str) -> float | None:
+    """Of the mean observed value and the mean null: a mean of the points' own would be one of ratios, and explode."""
+    means = [point[null]["mean"] if point[null] else None for point in points]
+    observed, expected = _mean([point["observed"] for point in points]), _mean(means)
+    if observed is None or expected is None or expected >= ADJUSTABLE_BELOW:
+        return None
+    return (observed - expected) / (1 - expected)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fmtool.attacks import OK, title
 from fmtool.errors import ArtifactError
+from fmtool.summaries.attacks import attack_name
 from fmtool.summaries.headers import Arrays, Header
 from fmtool.tables import Table, text_of
 
@@ -48,8 +49,8 @@ def parts_of(source: Source) -> list[Part]:
     header, arrays = source.header, source.arrays
     if source.kind not in KINDS:
         raise ArtifactError(f"{source.name}: expected a {' or '.join(KINDS)} file, got a file of kind {source.kind}")
-    attack = title(str(header["attack"])) if header["attack"] else None
     if source.kind == "attack":
+        attack: str | None = attack_name(header)
         ok = arrays["status"] == OK
         h, w = (int(side) for side in arrays["images"].shape[-2:])
         names = _names(arrays)
@@ -60,6 +61,7 @@ def parts_of(source: Source) -> list[Part]:
             Part(f"perturbations ({attack})", attack, moved, kept, (h, w)),
             Part(IMAGES, None, images, names, (h, w)),
         ]
+    attack = title(str(header["attack"])) if header["attack"] else None
     masks, (h, w) = arrays["masks"], (int(side) for side in header["image_size"])
     if tuple(masks.shape[2:]) != (h, w // 2 + 1):
         raise ArtifactError(f"{source.name}: masks are {list(masks.shape)}, which does not fit images of {[h, w]}")
