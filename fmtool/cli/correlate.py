@@ -118,7 +118,7 @@ def correlate(
         found = run(
             x,
             y,
-            labels=one_of(labels_x, labels_y),
+            labels=shared_labels(labels_x, labels_y),
             statistics=[name.strip() for name in statistics.split(",")],
             permutations=permutations,
             preset=preset,
@@ -154,7 +154,7 @@ def check_plot(plot: str | None, several: bool) -> None:
         raise FmtoolError("--plot draws one curve: leave out --class-subsets or --subsample, or use `fmtool plot`")
 
 
-def one_of(labels_x: Tensor | None, labels_y: Tensor | None) -> Tensor | None:
+def shared_labels(labels_x: Tensor | None, labels_y: Tensor | None) -> Tensor | None:
     """The labels of either file's rows; where both have some, they must be the same."""
     for labels in (labels_x, labels_y):
         if labels is not None and labels.is_floating_point():

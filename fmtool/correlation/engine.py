@@ -49,7 +49,7 @@ def correlate(
 
     Raises StatisticError for whatever the rows or the arguments don't allow.
     """
-    names = chosen(statistics)
+    names = chosen(statistics, x, y)
     if dimension not in DIMENSIONS:
         raise StatisticError(unknown("dimension", dimension, DIMENSIONS))
     for count, what in ((permutations, "permutation"), (draws, "draw")):
@@ -58,8 +58,6 @@ def correlate(
     if seed < 0:
         raise StatisticError(f"expected a seed of 0 or more, got {seed}")
     pairs, kinds = _pairs(x, y, labels)
-    if "cosine" not in statistics and pairs.x.shape[1] != pairs.y.shape[1]:
-        names = [name for name in names if name != "cosine"]  # "all" means all that these rows allow
     sizes = _sizes(subsamples, len(pairs))
     if class_subsets and labels is None:
         raise StatisticError("subsets of classes need labels, but there are none")
@@ -78,12 +76,13 @@ def correlate(
     return tuple(results)
 
 
-def chosen(statistics: Sequence[str]) -> list[str]:
-    """The names that are asked for, each once; "all" stands for the whole table, but cosine where the sides differ in width."""
+def chosen(statistics: Sequence[str], x: Tensor, y: Tensor) -> list[str]:
+    """The names that are asked for, each once; "all" stands for all that rows of x and y allow: no cosine where widths differ."""
     for name in statistics:
         if name not in STATISTICS and name != ALL:
             raise StatisticError(unknown("statistic", name, [*STATISTICS, ALL]))
-    return list(dict.fromkeys(one for name in statistics for one in (STATISTICS if name == ALL else [name])))
+    every = [name for name in STATISTICS if name != "cosine" or x.shape[-1:] == y.shape[-1:]]
+    return list(dict.fromkeys(one for name in statistics for one in (every if name == ALL else [name])))
 
 
 def _sizes(subsamples: Sequence[int], rows: int) -> list[int]:
