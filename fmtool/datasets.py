@@ -38,7 +38,7 @@ class Data:
 
     images: (n, c, h, w), uint8 or float32 in [0, 1]. labels, index, key: (n) int64: the class, the position in the whole
     split, and the first 8 bytes of the sha256 of the image's pixels. class_names: empty where the source names none.
-    digest: sha256 over images and labels.
+    digest: sha256 over images and labels. size, limit: what `load` was told.
     """
 
     images: Tensor
@@ -49,6 +49,8 @@ class Data:
     name: str
     split: str
     digest: str
+    size: int | None = None
+    limit: int | None = None
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
@@ -94,7 +96,7 @@ def load(spec: str, *, default: str = "test", size: int | None = None, limit: in
     digest = hashlib.sha256(images.contiguous().numpy().data)
     digest.update(labels.numpy().data)
     split = "+".join(chosen) or "whole"
-    found = Data(images, labels, index, row_keys(images), raw.class_names, name, split, digest.hexdigest())
+    found = Data(images, labels, index, row_keys(images), raw.class_names, name, split, digest.hexdigest(), size, limit)
     if not len(found):
         raise DataError(f"{spec}: holds no images")
     return found

@@ -68,7 +68,7 @@ def class_masks(
             lambda_=lambda_,
             min_steps=min_steps,
             max_steps=max_steps,
-            limit=limit,
+            limit=limit if data is None else None,  # which data has been cut to already
             device=device,
             batch=batch_size,
             compile_=compile_,

@@ -89,7 +89,7 @@ def fit_masks(
             lambda_=lambda_,
             min_steps=min_steps,
             max_steps=max_steps,
-            limit=limit,
+            limit=limit if data is None else None,  # which data has been cut to already
             precision=precision,
             perturb=perturb,
             seed=seed,

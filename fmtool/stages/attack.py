@@ -68,7 +68,8 @@ def attack(
     effect = {**effect, "epsilon": epsilon}
     header = {"attack": name, "options": effect, **fields, **data_header(data, run.spec)}
     tensors = {"images": images, **found.__dict__, **rows_of(data)}
-    recorded, inputs = {"attack": name, "batch_size": run.batch, **effect}, inputs_of(model, data)
+    recorded = {"attack": name, "batch_size": run.batch, "device": run.device.type, **effect}
+    inputs = inputs_of(model, data)
     if defense is not None:
         recorded["restarts"] = tries
         inputs.append(defense)

@@ -75,7 +75,7 @@ def class_masks(
     }
     _warn_of(found, parts, header["class_names"])
     tensors = {"classes": fitted, **{name: values[fitted] for name, values in found.__dict__.items()}}
-    recorded = {**fields, "limit": limit, "batch_size": run.batch, "compile": compile_}
+    recorded = {**fields, "limit": limit, "batch_size": run.batch, "compile": compile_, "device": run.device.type}
     return Artifact(
         "class-masks", header, tensors, artifacts.stage("class-masks", recorded, None, inputs_of(model, source))
     )

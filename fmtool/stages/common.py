@@ -142,9 +142,10 @@ def inputs_of(model: Artifact, source: Artifact | Data) -> list[Any]:
     return [model, data_input(source) if isinstance(source, Data) else source]
 
 
-def data_input(data: Data) -> dict[str, str]:
-    """A data set as an input in a history."""
-    return {**data.record(), "digest": data.digest}
+def data_input(data: Data) -> dict[str, Any]:
+    """A data set as an input in a history, with what chose and squeezed its images."""
+    chosen = {name: value for name, value in (("size", data.size), ("limit", data.limit)) if value is not None}
+    return {**data.record(), **chosen, "digest": data.digest}
 
 
 def data_header(source: Artifact | Data, spec: Specification) -> dict[str, Any]:

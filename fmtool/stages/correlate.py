@@ -87,6 +87,7 @@ def correlate(
         "class_subsets": class_subsets,
         "subsample": list(subsample),
         "draws": draws,
+        "device": pick_device(device).type,
     }
     return _artifact(found, len(x), options, dropped, (a, b), seed)
 

@@ -87,7 +87,9 @@ def defend(
         "data": first.header["data"],
     }
     tensors = {"predictions": predictions, **{name: first[name][place] for name in ROWS}}
-    history = artifacts.stage("defend", {"batch_size": run.batch}, None, [model, *attacked, *class_masks])
+    history = artifacts.stage(
+        "defend", {"batch_size": run.batch, "device": run.device.type}, None, [model, *attacked, *class_masks]
+    )
     return Artifact("defense", header, tensors, history)
 
 

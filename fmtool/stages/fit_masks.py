@@ -16,7 +16,6 @@ from fmtool.errors import MaskError, unknown
 from fmtool.mask_fitting import Fit
 from fmtool.mask_steps import MAX_STEPS, MIN_STEPS, FitOptions, default_lambda
 from fmtool.models import compiling
-from fmtool.models.checkpoints import Specification
 from fmtool.models.classifier import predict
 from fmtool.spectrum import half_width
 from fmtool.stages.common import Progress, Ready, check_attack, check_data, data_header, inputs_of, ready, rows_of, warn
@@ -78,7 +77,7 @@ def fit_masks(
     if compile_ is None:
         compile_ = compiling.pays(len(rows) * min_steps, run.spec.input_shape)
     options = FitOptions(used, run.batch, min_steps, max_steps, compile_=compile_, precision=precision)
-    header, history = _described(for_, options, perturb, seed, limit, model, source, run.spec)
+    header, history = _described(for_, options, perturb, seed, limit, model, source, run)
     known = {"targets": targets, **{name: values[rows] for name, values in everything.items()}}
     with row_files.making(output, "masks", header, history, _layout(len(rows), run.spec.input_shape, known)) as made:
         found = _Fitted(made, len(rows))
@@ -98,7 +97,7 @@ def _described(
     limit: int | None,
     model: Artifact,
     source: Artifact | Data,
-    spec: Specification,
+    run: Ready,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The header and the history of the masks."""
     chosen = {
@@ -112,12 +111,18 @@ def _described(
     header = {
         **chosen,
         "attack": None if isinstance(source, Data) else source.header["attack"],
-        "image_size": list(spec.input_shape[1:]),
+        "image_size": list(run.spec.input_shape[1:]),
         "basis": "fourier",
         "layer": "input",
-        **data_header(source, spec),
+        **data_header(source, run.spec),
     }
-    recorded = {**chosen, "limit": limit, "batch_size": options.batch, "compile": options.compile_}
+    recorded = {
+        **chosen,
+        "limit": limit,
+        "batch_size": options.batch,
+        "compile": options.compile_,
+        "device": run.device.type,
+    }
     return header, artifacts.stage("fit-masks", recorded, seed if perturb else None, inputs_of(model, source))
 
 

@@ -85,8 +85,10 @@ def import_model(
         "architecture": name,
         "weights": "file" if checkpoint else weights or "own",
         "keep_classes": kept,
-        "mean": mean and list(mean),
-        "std": std and list(std),
+        "input_shape": list(shape),
+        "class_names": list(class_names) if class_names else None,
+        "mean": spec.mean and list(spec.mean),
+        "std": spec.std and list(spec.std),
     }
     inputs = [{"name": Path(checkpoint).name, "split": "", "digest": _digest(checkpoint)}] if checkpoint else []
     return to_artifact(classifier, spec, artifacts.stage("import-model", options, seed, inputs))

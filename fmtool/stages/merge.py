@@ -17,7 +17,7 @@ from fmtool.stages.common import check_range, warn
 MAKERS = {"attack": ("attack",), "masks": ("fit-masks", "attack")}
 CHOICE = {"limit"}  # options that only choose images
 UNSAID = {"perturb": 0.0}  # what files mean that were made before there was such an option
-ROUNDING = {"batch_size", "compile"}  # options that may change no more than rounding
+ROUNDING = {"batch_size", "compile", "device"}  # options that may change no more than rounding
 
 
 def merge(files: Sequence[Artifact], *, output: str | None = None) -> Artifact:

@@ -52,7 +52,8 @@ def train_model(
     """
     if not data.class_names:
         raise ModelError(f"{data.name}: names no classes, expected class_names in its header to train on it")
-    chosen = _recipe(recipe or ("head" if head_only else "paper"), epochs, learning_rate, batch)
+    recipe = recipe or ("head" if head_only else "paper")
+    chosen = _recipe(recipe, epochs, learning_rate, batch)
     augment = "none" if head_only else augment or _augment_for(data)
     if augment not in training.AUGMENTATIONS:
         raise ModelError(unknown("--augment", augment, training.AUGMENTATIONS))
@@ -86,11 +87,13 @@ def train_model(
         found = predict(prepare(classifier, where, spec.input_shape), test.pixels(), size, where)
         spec = dataclasses.replace(spec, accuracy=float((found == test.labels).double().mean()))
     options = {
+        "recipe": recipe,
         **dataclasses.asdict(chosen),
         "augment": augment,
         "architecture": spec.architecture,
         "head_only": head_only,
         "compile": compile_,
+        "device": where.type,
     }
     inputs: list[Any] = [*([base] if base else []), data_input(data), *([data_input(test)] if test else [])]
     return to_artifact(classifier, spec, artifacts.stage("train-model", options, seed, inputs))
