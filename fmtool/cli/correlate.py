@@ -165,16 +165,14 @@ def read_sizes(text: str | None) -> list[int]:
 
 def read_side(source: str) -> tuple[Artifact | Tensor, Tensor | None]:
     """A mask file, or a foreign file's one matrix (n, d), or column (n), and its `labels` if it has any."""
-    from safetensors.torch import load
-
     if artifacts.looks_made(source):
         from fmtool import row_files
 
         return row_files.read(source, "masks"), None  # masks stay there until some are wanted
     data = artifacts.read_bytes(source)
-    if artifacts.METADATA_KEY in artifacts.parse_header(data, source).get("__metadata__", {}):
+    if artifacts.METADATA_KEY in (artifacts.parse_header(data, source).get("__metadata__") or {}):
         return artifacts.read(source, "masks", data=data), None
-    tensors = load(data)
+    tensors = artifacts.tensors_in(data, source)
     labels = tensors.pop("labels", None)
     matrices = {
         name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.ndim in (1, 2)

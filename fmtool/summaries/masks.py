@@ -59,7 +59,7 @@ def masks_table(header: Header, arrays: Arrays) -> Table:
 
 def class_masks_table(header: Header, arrays: Arrays) -> Table:
     """A row a class: steps, loss, kept entries."""
-    masks = arrays["masks"]
+    masks, names = arrays["masks"], header["class_names"]
     kept = kept_entries(masks, int(header["image_size"][1]))
     total = masks.shape[1] * header["image_size"][0] * header["image_size"][1]
     columns = {
@@ -73,7 +73,7 @@ def class_masks_table(header: Header, arrays: Arrays) -> Table:
     }
     rows = [
         [
-            header["class_names"][number],
+            names[number] if 0 <= number < len(names) else str(number),
             int(steps),
             "yes" if converged else "no",
             float(loss),
