@@ -66,6 +66,21 @@ Factory = Annotated[
 AllowOtherModel = Annotated[
     bool, typer.Option("--allow-other-model", help="Take files that were made with another model than MODEL.")
 ]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Do part I of N, I from 1 to N: every Nth image. 'fmtool merge' joins the parts to the file that would be made at once.",
+    ),
+]
+Restart = Annotated[
+    bool,
+    typer.Option(
+        "--restart",
+        help="Begin anew. Without it the same command goes on where it was interrupted; with '-o -' there is nothing to go on from.",
+    ),
+]
 Lambda = Annotated[
     float | None, typer.Option("--lambda", metavar="NUMBER", help="Weight of the l1 penalty on a mask's entries (A.3).")
 ]
