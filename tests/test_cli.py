@@ -32,8 +32,10 @@ COMMANDS = [
     "check-masks",
     "merge",
     "inspect",
+    "verify",
     "plot",
     "report",
+    "doctor",
 ]
 SLOW = {"torch", "torchvision", "foolbox", "skdim", "matplotlib", "numba", "sklearn", "scipy", "numpy", "pandas"}
 SLOW_EVEN_FOR_INSPECT = SLOW - {"numpy"}

@@ -160,8 +160,8 @@ def _mask_pairs(a: Artifact, b: Artifact, pool: int | None) -> tuple[Tensor, Ten
     place_a, place_b = join([a, b])
     preserved = a["preserved"][place_a] & b["preserved"][place_b]
     dropped = {
-        f"only in {a if a.name else 'A'}": len(a["labels"]) - len(place_a),
-        f"only in {b if b.name else 'B'}": len(b["labels"]) - len(place_b),
+        "only in A": len(a["labels"]) - len(place_a),
+        "only in B": len(b["labels"]) - len(place_b),
         "not preserved on both sides": int((~preserved).sum()),
     }
     place_a, place_b = place_a[preserved], place_b[preserved]
