@@ -8,13 +8,17 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+SHARED = ("fit-masks", "attack")  # commands that the processes of torchrun share
+
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code: 0; 1 bad input, one line; 2 bad usage; 130 Ctrl-C; bugs traceback."""
+    from fmtool import distributed
     from fmtool.cli import app
     from fmtool.errors import FmtoolError
 
     try:
+        distributed.refuse_ranks(next((word for word in arguments if not word.startswith("-")), ""), SHARED)
         app(list(arguments), prog_name="fmtool")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(bool(stop.code))

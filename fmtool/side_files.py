@@ -8,9 +8,11 @@ is not. A side file of other work, or a damaged one, is begun anew, so that make
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
+import re
 import sqlite3
 import stat
 import time
@@ -36,8 +38,8 @@ class Side:
     One thread at a time may call it. `put` and `keep` are on disk after the next `commit`, all of them or none.
     """
 
-    def __init__(self, database: sqlite3.Connection | None, name: str) -> None:
-        self.database, self.name = database, name
+    def __init__(self, database: sqlite3.Connection | None, name: str, *, lasting: bool = True) -> None:
+        self.database, self.name, self.lasting = database, name, lasting
         self.committed = time.monotonic()
 
     def rows(self) -> list[int]:
@@ -53,9 +55,14 @@ class Side:
         found = self._read("select data from states where name = ?", name)
         return bytes(found[0][0]) if found else None
 
+    def begun(self) -> bool:
+        """Whether there is anything to go on from."""
+        return bool(self._read("select 1 from rows union all select 1 from states limit 1"))
+
     def put(self, number: int, data: bytes) -> None:
-        """A row is finished."""
+        """A row is finished; a state of its own, kept under its number, goes."""
         self._write("insert or replace into rows values (?, ?)", number, data)
+        self._write("delete from states where name = ?", str(number))
 
     def keep(self, data: bytes, name: str = "") -> None:
         """The state of what is not finished, in place of the one before."""
@@ -63,7 +70,7 @@ class Side:
 
     def due(self) -> bool:
         """Whether it is time to `keep` the state and to `commit`."""
-        return self.database is not None and time.monotonic() - self.committed >= SECONDS_BETWEEN
+        return self.database is not None and self.lasting and time.monotonic() - self.committed >= SECONDS_BETWEEN
 
     def commit(self) -> None:
         """All of it, since the last time, on disk."""
@@ -100,30 +107,75 @@ def key_of(work: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def resuming(target: str | None, work: Mapping[str, Any], *, restart: bool = False) -> Iterator[Side]:
+def resuming(
+    target: str | None,
+    work: Mapping[str, Any],
+    *,
+    restart: bool = False,
+    rank: tuple[int, int] = (0, 1),
+    holds_rows: bool = False,
+) -> Iterator[Side]:
     """The side file of this target, empty unless the same work was begun before; removed when the block ends without an error.
 
-    restart: begin anew in any case. After an error, Ctrl-C or SIGTERM what is done is kept, and a warning says how to go on.
-    ArtifactError where another command is writing the same target, or the side file can't be made.
+    restart: begin anew in any case. rank: which of how many processes that make the target together, each with a side file.
+    holds_rows: without a target rows are held all the same, in a nameless file that goes with the process. After an error,
+    Ctrl-C or SIGTERM what is done is kept, and a warning says how to go on. ArtifactError where another command is writing
+    the same target, or the side file can't be made.
     """
     if target is None or target in STDOUT or (os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode)):
-        yield NOWHERE
+        with _nameless(target or "") if holds_rows else contextlib.nullcontext(NOWHERE) as side:
+            yield side
         return
     real = Path(os.path.realpath(target))
-    path = real.with_name(f".{real.name}{SUFFIX}")
-    database = _opened(path, target, key_of(work), restart)
+    path = real.with_name(f".{real.name}{f'.{rank[0]}-of-{rank[1]}' if rank[0] else ''}{SUFFIX}")
+    database = _opened(path, target, key_of({**work, "processes": rank[1]}), restart)
     side = Side(database, target)
     try:
+        if rank[0] == 0:
+            _sweep(real, rank[1])
         yield side
+        path.unlink(missing_ok=True)  # while it is locked, so that it is nobody else's
     except BaseException as error:
         with contextlib.suppress(ArtifactError):
             side.commit()
-            if (side.rows() or side.state() is not None) and not isinstance(error, Exception):
+            if not side.begun():
+                path.unlink(missing_ok=True)
+            elif not isinstance(error, Exception):
                 warnings.warn(FmtoolWarning("what is done is saved: the same command goes on from there"), stacklevel=3)
-        database.close()
         raise
-    database.close()
-    path.unlink(missing_ok=True)
+    finally:
+        database.close()
+
+
+@contextmanager
+def _nameless(name: str) -> Iterator[Side]:
+    database = sqlite3.connect("", check_same_thread=False)
+    try:
+        _create(database, "")
+        yield Side(database, name, lasting=False)
+    finally:
+        database.close()
+
+
+def _sweep(target: Path, processes: int) -> None:
+    """Remove what killed commands left: their half-written targets, and side files of another number of processes."""
+    name = re.escape(target.name)
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*"):
+        if (found := re.fullmatch(rf"\.{name}\.(\d+)\.tmp", path.name)) and not _lives(int(found[1])):
+            path.unlink(missing_ok=True)
+        found = re.fullmatch(rf"\.{name}\.\d+-of-(\d+){re.escape(SUFFIX)}(-journal)?", path.name)
+        if found and int(found[1]) != processes:
+            path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def _opened(path: Path, target: str, key: str, restart: bool) -> sqlite3.Connection:
@@ -139,15 +191,14 @@ def _opened(path: Path, target: str, key: str, restart: bool) -> sqlite3.Connect
             if found is not None and (restart or found != key):
                 if not restart:
                     why = "other inputs or options" if found else "a damaged side file"
-                    warnings.warn(FmtoolWarning(f"{target}: begins anew, as what was begun before had {why}"), stacklevel=4)
+                    warnings.warn(
+                        FmtoolWarning(f"{target}: begins anew, as what was begun before had {why}"), stacklevel=4
+                    )
                 for table in ("work", "rows", "states"):
                     database.execute(f"drop table if exists {table}")
                 found = None
             if found is None:
-                database.execute("create table work (key text)")
-                database.execute("create table rows (number integer primary key, data blob)")
-                database.execute("create table states (name text primary key, data blob)")
-                database.execute("insert into work values (?)", (key,))
+                _create(database, key)
             database.commit()
             return database
         except sqlite3.OperationalError as error:
@@ -159,6 +210,13 @@ def _opened(path: Path, target: str, key: str, restart: bool) -> sqlite3.Connect
                 raise
             path.unlink(missing_ok=True)
     raise AssertionError("two attempts")
+
+
+def _create(database: sqlite3.Connection, key: str) -> None:
+    database.execute("create table work (key text)")
+    database.execute("create table rows (number integer primary key, data blob)")
+    database.execute("create table states (name text primary key, data blob)")
+    database.execute("insert into work values (?)", (key,))
 
 
 def _key_in(database: sqlite3.Connection) -> str | None:
