@@ -100,6 +100,7 @@ def correlate(
     ] = None,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
+    restart: opt.Restart = False,
     form: opt.Format = "table",
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
@@ -130,10 +131,10 @@ def correlate(
             draws=draws,
             seed=seed,
             device=device,
+            output=output,
+            restart=restart,
             progress=bar,
         )
-        if output is not None:
-            artifacts.write(found, output)
         if figure is not None:
             from fmtool import plotting
 
