@@ -9,6 +9,7 @@ import typer
 from fmtool import distributed
 from fmtool.attacks import ATTACKS, DEFAULT_EPSILON, parse_epsilon, parse_options
 from fmtool.cli import options as opt
+from fmtool.cli.completion import one_of
 from fmtool.cli.session import show_result, working
 from fmtool.errors import AttackError
 
@@ -29,6 +30,7 @@ def attack(
         typer.Option(
             "--attack",
             metavar="NAME",
+            autocompletion=one_of({name: known.foolbox_class for name, known in ATTACKS.items()}),
             help=f"{', '.join(ATTACKS)} (FMN and DeepFool look for the smallest l-inf perturbation, PGD stays within --epsilon), or the name of a Foolbox attack class. [default: fmn, or pgd with --defense]",
         ),
     ] = None,

@@ -8,6 +8,7 @@ import typer
 
 from fmtool import artifacts, targets
 from fmtool.cli import options as opt
+from fmtool.cli.completion import one_of, some_of
 from fmtool.cli.session import show, working
 from fmtool.correlation import ALL, DEFAULT, DIMENSIONS, STATISTICS
 from fmtool.errors import ArtifactError, FmtoolError, StatisticError
@@ -43,6 +44,7 @@ def correlate(
         typer.Option(
             "--statistics",
             metavar="NAMES",
+            autocompletion=some_of(STATISTICS),
             help="; ".join(f"{name}: {text}" for name, text in STATISTICS.items()) + f"; {ALL}: every one of them.",
         ),
     ] = ",".join(DEFAULT),
@@ -64,6 +66,7 @@ def correlate(
         typer.Option(
             "--dimension",
             metavar="NAME",
+            autocompletion=one_of({name: text for name, (_, text) in DIMENSIONS.items()}),
             help="How IdCor estimates dimensions. "
             + "; ".join(f"{name}: {text}" for name, (_, text) in DIMENSIONS.items())
             + ". All but twonn by scikit-dimension, anew for every shuffle.",
@@ -109,7 +112,7 @@ def correlate(
 
     Statistics of masks are far from 0 by chance, in either direction: read the adjusted value, (observed - null mean) /
     (1 - null mean), and the within-class null, which asks whether it is the image or only its class. A table of each curve
-    that was asked for comes after the main one, in every format, as `inspect` prints several tables.
+    that was asked for comes after the main one, in every format; as JSON they make one list.
     """
     with working(output, quiet=quiet, debug=debug, form=form) as bar:
         check_figure(figure)
@@ -139,8 +142,7 @@ def correlate(
             from fmtool import plotting
 
             plotting.save(plotting.draw([found], PICTURE_COUNT), figure)
-    for table in correlation_tables(found.header):
-        show(table, form, to_stderr=output in targets.STDOUT)
+    show(correlation_tables(found.header), form, to_stderr=output in targets.STDOUT)
 
 
 def check_figure(figure: str | None) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from fmtool import distributed
 from fmtool.cli import options as opt
+from fmtool.cli.completion import one_of
 from fmtool.cli.session import read_source, show_result, working
 from fmtool.models import PRECISIONS
 
@@ -52,6 +53,7 @@ def fit_masks(
         typer.Option(
             "--precision",
             metavar="NAME",
+            autocompletion=one_of(PRECISIONS),
             help="Of the network; " + "; ".join(f"{name}: {text}" for name, text in PRECISIONS.items()) + ".",
         ),
     ] = "float32",

@@ -82,8 +82,7 @@ def inspect(
             if one.kind in KINDS:
                 print("\n".join(spectrum_lines(_source(file, one, arrays))))
         made.append((artifacts.label(file), tables_of(one.kind, one.header, arrays)))
-    for table in joined(made):
-        show(table, form)
+    show(joined(made), form)
 
 
 def _summary(file: str, one: Description) -> list[str]:

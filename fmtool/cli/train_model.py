@@ -27,13 +27,16 @@ def train_model(
         typer.Option(
             "--test-data",
             metavar="SOURCE",
+            autocompletion=opt.DATA_NAMES,
             help="Images to report accuracy on; default: the test split of --data, if it has one.",
         ),
     ] = None,
     architecture: Annotated[
         str,
         typer.Option(
-            "--architecture", help=f"{', '.join(ARCHITECTURES)}, a torchvision name, or package.module:factory."
+            "--architecture",
+            help=f"{', '.join(ARCHITECTURES)}, a torchvision name, or package.module:factory.",
+            autocompletion=opt.ARCHITECTURE_NAMES,
         ),
     ] = "resnet20",
     base: Annotated[
