@@ -143,7 +143,7 @@ def cache_folder() -> Path:
 
 def _split_of(spec: str) -> tuple[str, str | None]:
     source, colon, split = spec.rpartition(":")
-    if not colon or Path(spec).exists():
+    if not colon or os.path.exists(spec):  # which a folder that can't be entered doesn't trouble
         return spec, None
     if split not in SPLITS:
         raise DataError(unknown("split", split, SPLITS) + f" in --data {spec}")
@@ -203,7 +203,7 @@ def _check(images: Tensor, labels: Tensor, class_names: tuple[str, ...], source:
 def _named(source: str) -> _Raw | None:
     if source in DATASETS:
         return DATASETS[source].load()
-    if not source or not Path(source).exists():
+    if not os.path.exists(source):
         if "/" in source or "." in source:
             raise DataError(f"{source}: no such file or folder")
         raise DataError(
@@ -278,7 +278,7 @@ DATASETS: dict[str, Source] = {
 
 def _from_path(source: str) -> _Raw:
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):
         names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
         return _from_files(source, names, lambda name: (path / name).read_bytes())
     if path.suffix.lower() == ".zip":

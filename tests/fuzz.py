@@ -473,7 +473,7 @@ class Fuzzer:
         line = "the readers"
         try:
             with _limited():
-                taken = "." in bad.name or self._read(bad, str(path))
+                taken = "." in bad.name or self.read(bad, str(path))
                 commands = ["inspect BAD"] if bad.name in KINDS else []
                 if taken or numbers.randrange(self.every) == 0:
                     commands.append(numbers.choice(COMMANDS[bad.kind]))
@@ -491,7 +491,7 @@ class Fuzzer:
         if grown > MEMORY:
             self._problem(bad, line, f"took {grown / 2**20:.0f} MB of memory")
 
-    def _read(self, bad: Bad, path: str) -> bool:
+    def read(self, bad: Bad, path: str) -> bool:
         """Whether the readers take the file; all of them say the same."""
         answers = []
         for read in (artifacts.describe, artifacts.read, row_files.read):

@@ -26,6 +26,7 @@ from fmtool.stages.common import (
     ready,
     warn,
 )
+from fmtool.stages.faults import halving
 
 NO_CELL = -1  # stands in `predictions` where a row has no cell
 
@@ -41,6 +42,7 @@ class _Row:
     bound: tuple[str, float] | None = None
 
 
+@halving
 def defend(
     model: Artifact,
     attacked: Sequence[Artifact],

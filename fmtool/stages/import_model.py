@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,7 +60,7 @@ def import_model(
     if is_file and weights is not None:
         raise ModelError("--weights goes with the name of a network; SOURCE is a checkpoint already")
     name = architecture if is_file and architecture else source
-    if is_file and not Path(source).is_file():
+    if is_file and not os.path.isfile(source):
         raise ModelError(f"{source}: no such file")
     if not is_file and architecture is not None:
         suffixes = " ".join(sorted(CHECKPOINT_SUFFIXES))
