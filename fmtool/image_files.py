@@ -61,7 +61,7 @@ def decode(read: Callable[[str], bytes], name: str, source: str, size: int | Non
     """An image file as (3, h, w) uint8; `size` squeezes it, antialiased."""
     import numpy as np
     import torch
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
@@ -69,6 +69,10 @@ def decode(read: Callable[[str], bytes], name: str, source: str, size: int | Non
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(read(name)), formats=IMAGE_FORMATS) as file:
                 image = file.convert("RGB")
+    except UnidentifiedImageError:  # its text is an address in memory
+        raise DataError(
+            f"{source}: {name}: can't be read as an image: it is none of {', '.join(IMAGE_FORMATS)}"
+        ) from None
     except Exception as error:  # of damaged bytes a decoder may raise anything at all
         raise DataError(f"{source}: {name}: can't be read as an image: {str(error) or type(error).__name__}") from None
     if size is not None and image.size != (size, size):
