@@ -86,7 +86,7 @@ def inspect(
 
 
 def _summary(file: str, one: Description) -> list[str]:
-    lines = [f"{file}: kind {one.kind}, schema {artifacts.SCHEMA}, digest {one.digest}"]
+    lines = [f"{artifacts.label(file)}: kind {one.kind}, schema {artifacts.SCHEMA}, digest {one.digest}"]
     shown = list(one.shapes.items()) if one.kind != "model" else []
     lines += [f"  {name}: {dtype} {list(shape)}" for name, (dtype, shape) in sorted(shown)]
     if one.kind == "model":
