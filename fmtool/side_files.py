@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmtool.errors import ArtifactError, FmtoolWarning
+from fmtool.errors import ArtifactError, FmtoolWarning, StatisticError
 from fmtool.targets import STDOUT
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def resuming(
     except BaseException as error:
         with contextlib.suppress(ArtifactError):
             side.commit()
-            if not side.begun():
+            if not side.begun() or isinstance(error, StatisticError):  # rows that allow no statistic never will
                 path.unlink(missing_ok=True)
             elif not isinstance(error, Exception):
                 warnings.warn(FmtoolWarning("what is done is saved: the same command goes on from there"), stacklevel=3)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fmtool import artifacts
+from fmtool import artifacts, kinds
 from fmtool.artifacts import Artifact
 from fmtool.errors import ModelError, unknown
 from fmtool.models import ARCHITECTURES
@@ -51,7 +51,10 @@ class Specification:
 
 
 def specification(header: Mapping[str, Any], name: str) -> Specification:
-    """A header's fields; ModelError where they don't fit each other. Each by itself was checked as the file was read."""
+    """A header's fields; ModelError where they are of the wrong kind or don't fit each other."""
+    damaged = kinds.damaged("model", header)
+    if damaged:
+        raise ModelError(f"{name}: its model header is damaged ({', '.join(damaged)})")
     fields: dict[str, Any] = {key: header[key] for key in Specification.__dataclass_fields__ if key in header}
     try:
         fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
