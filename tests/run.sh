@@ -29,4 +29,5 @@ if [ "$(cat "$lowest/installed" 2>/dev/null)" != "$wanted" ]; then
   "$lowest/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[test]" --constraint tests/constraints-minimum.txt
   printf '%s\n' "$wanted" >"$lowest/installed"
 fi
-"$lowest/bin/python" -m pytest $LOWEST "${arguments[@]}"
+# libraries of their time warn of each other
+"$lowest/bin/python" -m pytest -W ignore::DeprecationWarning $LOWEST "${arguments[@]}"

@@ -99,7 +99,8 @@ def show(tables: Table | Sequence[Table], form: str, *, to_stderr: bool = False)
     stream = sys.stderr if to_stderr else sys.stdout
     several = [tables] if isinstance(tables, Table) else tables
     if form != "table":
-        stream.write(TEXTS[form](*several))
+        # by lines: a long text whose reader goes in the middle of it may be lost without an error
+        stream.writelines(TEXTS[form](*several).splitlines(keepends=True))
         return
     for table in several:
         _print(table, stream)
