@@ -88,12 +88,12 @@ def missing(histories: Mapping[str, Sequence[Stage]], known: Iterable[str]) -> d
     return found
 
 
-def commands(history: Sequence[Stage], digest: str) -> list[str]:
+def commands(history: Sequence[Stage], digest: str, shard: Any = None) -> list[str]:
     """Shell lines that make the file with this digest again, a line a stage, with comments before it.
 
-    Files are named by kind and digest; data must lie in the folder under the recorded name.
+    Files are named by kind and digest; data must lie in the folder under the recorded name. shard: of the file's header.
     """
-    made = makers(history, digest)
+    made = _with_shards(makers(history, digest), digest, shard)
     versions = dict.fromkeys(_versions(stage) for stage in history)
     lines = [f"by {'; '.join(versions)}: the same bytes on the same kind of device with as many threads"]
     told: set[str] = set()
@@ -110,6 +110,22 @@ def commands(history: Sequence[Stage], digest: str) -> list[str]:
         else:
             lines.append(shlex.join(_words(stage, made)))
     return lines
+
+
+def _with_shards(made: dict[str, Stage], digest: str, shard: Any) -> dict[str, Stage]:
+    """Histories leave out which shard a file is, so that all of them make the whole one's: its header says it, and `merge`."""
+    parts = {digest: f"{shard.get('number')}/{shard.get('of')}"} if isinstance(shard, dict) else {}
+    for stage in made.values():
+        numbers = stage["options"].get("shards")
+        if isinstance(numbers, list):
+            files = (entry["digest"] for entry in stage["inputs"])
+            parts |= {
+                file: f"{number}/{stage['options'].get('of')}" for file, number in zip(files, numbers, strict=False)
+            }
+    return {
+        key: {**stage, "options": {**stage["options"], "shard": parts[key]}} if key in parts else stage
+        for key, stage in made.items()
+    }
 
 
 def _words(stage: Stage, made: Mapping[str, Stage]) -> list[str]:
@@ -138,6 +154,8 @@ def _option(command: str, key: str, value: Any) -> list[str]:
     """A recorded option as words; none for what was not given."""
     if command == "attack" and key not in {*ATTACK_OPTIONS, "limit", "size"}:
         return ["--attack-option", f"{key}={value!r}"]
+    if command == "merge":
+        return ["--allow-gaps"] if key == "shards" else []
     name = NAMES.get(key, "--" + key.replace("_", "-"))
     if isinstance(value, bool):
         return FLAGS.get((key, value), [name] if value else [])

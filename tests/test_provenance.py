@@ -166,6 +166,31 @@ def test_somebodys_code_and_another_model_are_named_to_every_command(
     assert text.count("--factory own:net") == 3 and text.count("--allow-other-model") == 1
 
 
+def test_shards_and_what_is_merged_of_some_of_them_are_made_again(
+    run: Run, tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = [
+        "attack",
+        files / "model.safetensors",
+        "--data",
+        "digits",
+        "--limit",
+        12,
+        "--attack",
+        "pgd",
+        "--epsilon",
+        0.3,
+    ]
+    made(run, tmp_path, [
+        *([*line, "--shard", f"{number}/3", f"shard-{number}"] for number in (1, 3)),
+        ["merge", tmp_path / "shard-3", tmp_path / "shard-1", "--allow-gaps", "merged"],
+    ])  # fmt: skip
+    for name, shards in {"merged": ["3/3", "1/3"], "shard-3": ["3/3"]}.items():
+        (tmp_path / f"again-{name}").mkdir()
+        text = remade(tmp_path / name, run, tmp_path / f"again-{name}", monkeypatch)
+        assert re.findall(r"--shard (\S+)", text) == shards and text.count("--allow-gaps") == len(shards) - 1
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -78,7 +78,7 @@ def inspect(
             print("\n".join(_summary(file, one)))
             _show_tree(_tree(file, one, history))
             if history:
-                print("\n".join(provenance.commands(one.history, one.digest)))
+                print("\n".join(provenance.commands(one.history, one.digest, one.header.get("shard"))))
             if one.kind in KINDS:
                 print("\n".join(spectrum_lines(_source(file, one, arrays))))
         made.append((artifacts.label(file), tables_of(one.kind, one.header, arrays)))

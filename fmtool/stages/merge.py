@@ -92,7 +92,7 @@ def _check_shards(files: Sequence[Artifact], allow_gaps: bool) -> dict[str, Any]
         raise ArtifactError(
             f"{gaps} of {of} shards are missing, number {some}: --allow-gaps takes the others all the same"
         )
-    return {"shards": sorted(owner), "of": of} if gaps else {}
+    return {"shards": list(owner), "of": of} if gaps else {}
 
 
 def _places(files: Sequence[Artifact]) -> Tensor:
