@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fmtool import artifacts, provenance
+from fmtool.artifacts import Artifact, Description
 from fmtool.errors import ArtifactError, FmtoolError
 from fmtool.provenance import SHORT
 from fmtool.tables import Table
 from fmtool.targets import STREAM
 
+LARGE = 2**30  # bytes of a file that is not read into memory
 Progress = Callable[[str, int, int], None]
 
 
@@ -76,13 +79,22 @@ def _examined(file: str) -> Examined:
         return Examined(name)
     try:
         if file == STREAM or artifacts.looks_made(file) or not Path(file).is_file():
-            one = artifacts.describe(file)
+            one = _read(file)
             return Examined(name, one.kind, [one.digest], one.history)
         if Path(file).suffix == ".safetensors":
             artifacts.check_layout(artifacts.read_bytes(file), name)
         return Examined(name, digests=[_sha256(file)])
     except ArtifactError as error:
         return Examined(name, damage=str(error))
+
+
+def _read(file: str) -> Artifact | Description:
+    """A large file is checked a piece at a time, for which torch is worth importing."""
+    if os.path.isfile(file) and os.path.getsize(file) > LARGE:
+        from fmtool import row_files
+
+        return row_files.read(file)
+    return artifacts.describe(file)
 
 
 def _sha256(file: str) -> str:

@@ -51,6 +51,19 @@ def test_files_are_known_by_content_in_any_order_and_under_any_name(run: Run, fi
     assert all(note.startswith("missing: data digits") for note in notes)
 
 
+def test_large_files_are_checked_a_piece_at_a_time(
+    run: Run, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows are the same as those of files that are read at once, and damage is found too."""
+    whole = (files / "fmn.safetensors").read_bytes()
+    (tmp_path / "changed").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    paths = [*(files / f"{name}.safetensors" for name in NAMES), tmp_path / "changed"]
+    at_once = rows(run, *paths, code=1)
+    monkeypatch.setattr("fmtool.verification.LARGE", 0)
+    monkeypatch.delattr("fmtool.artifacts.describe")
+    assert rows(run, *paths, code=1) == at_once
+
+
 def test_where_a_file_between_is_missing_the_one_before_it_is_named(run: Run, files: Path) -> None:
     paths = [files / f"{name}.safetensors" for name in ("correlation", "fmn")]
     found, notes = rows(run, *paths)
