@@ -375,7 +375,7 @@ def _inspect(stdin: int | None = None, content: bytes | None = None) -> subproce
 def test_standard_input_is_read_for_a_dash(files: Path) -> None:
     found = _inspect(content=(files / "defense.safetensors").read_bytes())
     assert found.returncode == 0 and found.stderr == b""
-    assert found.stdout.startswith(b"-: kind defense, schema 1, digest ")
+    assert found.stdout.startswith(b"standard input: kind defense, schema 1, digest ")
 
 
 def test_empty_standard_input_is_told() -> None:
