@@ -21,8 +21,8 @@ from fmtool.errors import FmtoolWarning
 
 # what a user runs, but saved more often, so that a test is short
 OFTEN = "from fmtool import side_files; side_files.SECONDS_BETWEEN = 0.3; from fmtool.__main__ import main; main()"
-FIT = "fit-masks MODEL FMN --for essential --lambda 0.1 --min-steps 4500 --max-steps 5000 --batch-size 16"
-ATTACK = "attack MODEL --data digits --limit 240 --attack fmn --attack-option steps=150 --batch-size 16"
+FIT = "fit-masks MODEL FMN --for essential --lambda 0.1 --limit 60 --min-steps 3500 --max-steps 4000 --batch-size 16"
+ATTACK = "attack MODEL --data digits --limit 240 --attack fmn --attack-option steps=200 --batch-size 8"
 SAVED = "fmtool: warning: what is done is saved: the same command goes on from there"
 
 
@@ -35,13 +35,18 @@ def begin(line: str, files: Path, target: Path) -> subprocess.Popen[str]:
     """The command in a process of its own, as soon as it has begun its work."""
     process = subprocess.Popen(command(line, files, target), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     side = target.with_name(f".{target.name}.resume")
+    saved(process, side)
+    return process
+
+
+def saved(process: subprocess.Popen[str], side: Path) -> None:
+    """Wait until the side file is written the next time."""
     known = side.exists() and side.stat().st_mtime_ns
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not side.exists() or side.stat().st_mtime_ns == known:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    return process
 
 
 def finish(line: str, files: Path, target: Path) -> subprocess.CompletedProcess[str]:
@@ -65,7 +70,9 @@ def test_killed_five_times_it_gives_the_bytes_of_an_uninterrupted_run(line: str,
     draw, progress = random.Random(0), []
     for _ in range(5):
         process = begin(line, files, target)
-        time.sleep(draw.uniform(0.1, 1.5))
+        for _ in range(draw.randint(0, 2)):
+            saved(process, target.with_name(".target.resume"))
+        time.sleep(draw.uniform(0, 0.3))
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL and not target.exists()
@@ -81,7 +88,7 @@ def test_killed_five_times_it_gives_the_bytes_of_an_uninterrupted_run(line: str,
 def test_a_signal_saves_and_says_how_to_go_on(number: int, code: int, files: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     process = begin(FIT, files, target)
-    time.sleep(1)
+    saved(process, target.with_name(".target.resume"))
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == code and out == "" and err.splitlines().count(SAVED) == 1, err
