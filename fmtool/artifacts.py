@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fmtool.errors import ArtifactError
-from fmtool.kinds import FIELDS, FRAME, TENSORS, damaged
+from fmtool.kinds import FIELDS, FRAME, TENSORS, WEIGHTS, damaged
 from fmtool.targets import STREAM, write_bytes
 
 if TYPE_CHECKING:
@@ -347,9 +347,10 @@ def _check_kind(
     wrong = damaged(kind, meta)
     if wrong:
         raise ArtifactError(f"{name}: its {kind} header is damaged ({', '.join(wrong)})")
+    known = [*WIDTHS, *(WEIGHTS if kind == "model" else ())]
     for tensor, (found, _) in shapes.items():
-        if found not in WIDTHS and kind != "model":  # a network may have weights of any type
-            raise ArtifactError(f"{name}: tensor {tensor} is {found}, expected one of {', '.join(WIDTHS)}")
+        if found not in known:
+            raise ArtifactError(f"{name}: tensor {tensor} is {found}, expected one of {', '.join(known)}")
     sizes: dict[str, int] = {}
     for tensor, layout in TENSORS[kind].items():
         dtype, *axes = layout.split()

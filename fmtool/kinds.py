@@ -11,6 +11,9 @@ from typing import Any
 
 Check = Callable[[Any], bool]
 
+# dtypes of a network's weights, beside those of `artifacts.WIDTHS`, that torch reads
+WEIGHTS = ("F16", "BF16", "F8_E4M3", "F8_E5M2", "I32", "I16", "I8", "U64", "U32", "U16", "C64")
+
 _ROWS = {"labels": "I64 n", "key": "I64 n", "index": "I64 n", "source": "I64 n"}
 # kind -> tensor -> dtype and axes; an axis' letter stands for one size throughout a file. n images, k classes,
 # c channels, h rows, w columns, f = w // 2 + 1 columns of the half spectrum. Kinds without an entry name their tensors freely.

@@ -74,7 +74,7 @@ def test_every_kind_and_command_is_fuzzed() -> None:
     commands = {str(command.name) for command in app.registered_commands}
     assert {name for name in commands if f"{name} " in lines} >= {
         "train-model", "import-model", "attack", "fit-masks", "correlate", "class-masks", "defend", "check-masks", "merge",
-        "inspect", "plot", "report",
+        "inspect", "plot", "report", "verify",
     }  # fmt: skip
     assert set(KINDS.values()) <= set(COMMANDS)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".pdf", ".svg")
 DOTS = 200  # an inch, of a PNG
+UNIT = {"masks", "images", "adversarial"}  # tensors with entries in [0, 1]
 Files = Sequence[Artifact]
 
 
@@ -130,6 +131,7 @@ def draw(files: Files, count: int, figure: str | None = None, like: Files = ()) 
     import matplotlib
 
     from fmtool.plotting.style import SETTINGS
+    from fmtool.stages.common import check_unit
 
     name = figure or _fitting(files)
     if name not in FIGURES:
@@ -140,6 +142,9 @@ def draw(files: Files, count: int, figure: str | None = None, like: Files = ()) 
     if like and not known.images:
         several = ", ".join(name for name, one in FIGURES.items() if one.images)
         raise FmtoolError(f"--same-images-as goes with figures of single images ({several}), not with {name}")
+    for file in files:
+        for tensor in file.tensors.keys() & UNIT:
+            check_unit(file[tensor], f"{file}: {tensor}")
     module, _, function = known.function.partition(":")
     make: Callable[..., Figure] = getattr(importlib.import_module(f"fmtool.plotting.{module}"), function)
     with matplotlib.rc_context(SETTINGS):

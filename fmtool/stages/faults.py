@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from fmtool import distributed
 from fmtool.artifacts import Artifact
 from fmtool.errors import ModelError
 from fmtool.models.checkpoints import specification
@@ -55,7 +56,8 @@ def device_errors() -> Iterator[None]:
 
 def halving(stage: Stage) -> Stage:
     """A stage of a `model` artifact, first, and keyword arguments `batch` and `device`: out of memory it begins again with half
-    the batch, which is then the one recorded. ModelError where one image is too much, or the device fails.
+    the batch, which is then the one recorded. ModelError where one image is too much, several processes share the work, or
+    the device fails.
     """
 
     @functools.wraps(stage)
@@ -65,7 +67,9 @@ def halving(stage: Stage) -> Stage:
             try:
                 return stage(model, *arguments, **options)
             except Exception as error:
-                batch = _in_effect(model, options) if out_of_memory(error) else 1
+                # processes that share the work must not differ in their batches
+                alone = distributed.world()[1] == 1
+                batch = _in_effect(model, options) if alone and out_of_memory(error) else 1
                 if batch == 1:
                     raise
             # out of the handler: its traceback holds on to the tensors
