@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from fmtool import attacks, workers
 from fmtool.attacks import FAILED, OK, WRONG_BEFORE, Attacked, Progress
 from fmtool.defense import OneMask, TwoPass
+from fmtool.kept import NOTHING, Kept
 from fmtool.models.classifier import padded, predict
 
 RESTARTS = 5  # random starts of (a)
+TRIES = "tries"  # the part of what is kept that says how many tries are finished, and what came of them
 
 
 @dataclass(frozen=True)
@@ -50,57 +52,72 @@ def run(
     batch: int,
     device: torch.device,
     progress: Progress | None = None,
+    kept: Kept = NOTHING,
 ) -> Adaptive:
     """Attack the images that `two_pass` (eval mode, frozen, on `device`) gets right, in batches padded to `batch`.
 
     images (n, c, h, w) float32 in [0, 1]; labels (n) int64; attack: PGD of `attacks.build`; epsilon: the l-inf bound;
     row_seeds: gives a number an image from which its random start is drawn, for ("restart", its number) in (a) and ("mask",
-    the class) in (b).
+    the class) in (b); kept: where to go on from.
     """
     clean = predict(two_pass, images, batch, device)
     status = torch.where(clean == labels, OK, WRONG_BEFORE)
-    adversarial, left = images.clone(), (status == OK).nonzero().flatten()
-
-    def attempt(network: nn.Module, rows: Tensor, seeds: list[int], what: str) -> Tensor:
-        """Attack `rows` (m) through `network`; gives those that `two_pass` still gets right."""
-        made, wanted = images[rows], labels[rows]
-
-        def report(_: str, done: int, total: int) -> None:
-            if progress:
-                progress(what, done, total)
-
+    attacked = (status == OK).nonzero().flatten()
+    tries: list[tuple[str, int, nn.Module]] = [("restart", number, two_pass) for number in range(restarts)]
+    tries += [("mask", k, OneMask(two_pass.classifier, two_pass.masks[k]).eval()) for k in two_pass.classes]
+    adversarial, begun = images.clone(), kept.part(TRIES)
+    if begun is None:
+        seeds = row_seeds("restart", 0)
+        starts = _begun(images[attacked], [seeds[row] for row in attacked.tolist()], epsilon, attack)
+        flat = flat_gradients(two_pass, starts, labels[attacked], batch, device)
+        first, left, withstood = 0, attacked, len(attacked)
+    else:
+        first, flat, withstood = (int(begun[name]) for name in ("tries", "flat", "withstood"))
+        left = begun["left"]
+        _restore(adversarial, attacked, first, kept)
+    for number, (what, which, network) in enumerate(tries[first:], start=first):
+        made, wanted, seeds = images[left], labels[left], row_seeds(what, which)
+        of = (number + 1, restarts) if what == "restart" else (number + 1 - restarts, len(two_pass.classes))
         attacks.perturb_(
-            *(network, made, wanted, torch.arange(len(rows)), attack),
+            *(network, made, wanted, torch.arange(len(left)), attack),
             epsilon=epsilon,
-            row_seeds=[seeds[row] for row in rows.tolist()],
+            row_seeds=[seeds[row] for row in left.tolist()],
             batch=batch,
             device=device,
-            progress=report,
+            progress=_as(f"attacking, {'start' if what == 'restart' else what} {of[0]} of {of[1]}", progress),
+            kept=kept,
+            trial=number,
+            numbers=left.tolist(),
         )
-        adversarial[rows] = made
-        return rows[predict(two_pass, made, batch, device) == wanted]
-
-    attacked, flat = len(left), 0
-    for number in range(restarts):
-        seeds = row_seeds("restart", number)
-        if number == 0 and attacked:
-            begun = _begun(images[left], [seeds[row] for row in left.tolist()], epsilon, attack)
-            flat = flat_gradients(two_pass, begun, labels[left], batch, device)
-        left = attempt(two_pass, left, seeds, f"attacking, start {number + 1} of {restarts}")
-    withstood = len(left)
-    for number, k in enumerate(two_pass.classes):
-        network = OneMask(two_pass.classifier, two_pass.masks[k]).eval()
-        what = f"attacking, mask {number + 1} of {len(two_pass.classes)}"
-        left = attempt(network, left, row_seeds("mask", k), what)
+        adversarial[left] = made
+        left = left[predict(two_pass, made, batch, device) == wanted]
+        if number < restarts:
+            withstood = len(left)
+        counts = {"tries": number + 1, "flat": flat, "withstood": withstood}
+        state = {"left": left, **{name: torch.tensor(count) for name, count in counts.items()}}
+        kept.finish(TRIES, state)
     predictions = predict(two_pass, adversarial, batch, device)
     status[(status == OK) & (predictions == labels)] = FAILED
     found = Attacked(adversarial, clean, predictions, status)
-    return Adaptive(found, attacked - withstood, withstood - len(left), flat)
+    return Adaptive(found, len(attacked) - withstood, withstood - len(left), flat)
+
+
+def _restore(adversarial: Tensor, rows: Tensor, tries: int, kept: Kept) -> None:
+    """Put in their place the images of the tries that were finished; those of the next one may be there already, in part."""
+    for row in rows.tolist():
+        part = kept.part(str(row))
+        if part is not None and int(part["trial"]) < tries:
+            adversarial[row] = part["adversarial"]
+
+
+def _as(label: str, progress: Progress | None) -> Progress | None:
+    """Progress under another label."""
+    return None if progress is None else lambda _, done, total: progress(label, done, total)
 
 
 def _begun(images: Tensor, seeds: list[int], epsilon: float, attack: Any) -> Tensor:
     """Where PGD begins on images (n, c, h, w), clipped as Foolbox does it."""
-    if not attack.random_start:
+    if not attack.random_start or not len(images):
         return images
     return (images + epsilon * attacks.starts(images.shape[1:], seeds)).clamp(0, 1)
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fmtool.errors import ArtifactError
+from fmtool.kinds import FIELDS, FRAME, TENSORS, WEIGHTS, damaged
 from fmtool.targets import STREAM, write_bytes
 
 if TYPE_CHECKING:
@@ -37,49 +38,6 @@ WIDTHS = {"F64": 8, "I64": 8, "F32": 4, "U8": 1, "BOOL": 1}  # bytes, of the dty
 METADATA_KEY = "fmtool"
 LARGEST_HEADER = 100_000_000  # bytes, as the library has it
 _BLANK = b'\\"digest\\":\\"' + b"0" * 64  # as it stands in the file, with the key: a name may be 64 zeros too
-_ROWS = {"labels": "I64 n", "key": "I64 n", "index": "I64 n", "source": "I64 n"}
-
-# kind -> tensor -> dtype and axes; an axis' letter stands for one size throughout a file. n images, k classes,
-# c channels, h rows, w columns, f = w // 2 + 1 columns of the half spectrum. Kinds without an entry name their tensors freely.
-TENSORS: dict[str, dict[str, str]] = {
-    "model": {},
-    "attack": {
-        "images": "F32 n c h w",
-        "adversarial": "F32 n c h w",
-        "clean_predictions": "I64 n",
-        "adversarial_predictions": "I64 n",
-        "status": "I64 n",
-        **_ROWS,
-    },
-    "masks": {
-        "masks": "F32 n c h f",
-        "targets": "I64 n",
-        "preserved": "BOOL n",
-        "preserved_stored": "BOOL n",
-        "converged": "BOOL n",
-        "steps": "I64 n",
-        "loss": "F32 n",
-        **_ROWS,
-    },
-    "class-masks": {
-        "masks": "F32 k c h f",
-        "classes": "I64 k",
-        "converged": "BOOL k",
-        "steps": "I64 k",
-        "loss": "F32 k",
-    },
-    "correlation": {},
-    "defense": dict(_ROWS),
-}
-# kind -> header fields that a reader relies on
-FIELDS: dict[str, tuple[str, ...]] = {
-    "model": ("architecture", "input_shape", "class_names", "mean", "std", "keep_classes", "head", "accuracy"),
-    "attack": ("attack", "options", "class_names", "data"),
-    "masks": ("for", "attack", "lambda", "image_size", "basis", "layer", "class_names", "data"),
-    "class-masks": ("robust", "attack", "lambda", "image_size", "class_names", "images", "data"),
-    "correlation": ("statistics", "n", "permutations", "sides"),
-    "defense": ("matrix", "rows", "columns", "n"),
-}
 
 
 class Rows(Protocol):
@@ -139,22 +97,22 @@ class Description:
     data: bytes = b""
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
-        """The tensors as NumPy arrays."""
+        """The tensors as NumPy arrays; none of a model: its weights may be of a type that NumPy does not know."""
         from safetensors.numpy import load
 
-        return load(self.data)
+        return load(self.data) if self.kind != "model" else {}
 
 
 def stage(
-    command: str, options: Mapping[str, Any], seed: int | None, inputs: Iterable[Artifact | Mapping[str, str]]
+    command: str, options: Mapping[str, Any], seed: int | None, inputs: Iterable[Artifact | Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """The history of a result: the stages that made its inputs, each named once, then this one.
 
     `options` are those that change the result, with the values in effect; `inputs` are artifacts or, for data,
-    {name, split, digest}. A stage whose result is known carries that result's digest as `output`.
+    {name, split, digest} and what chose its images. A stage whose result is known carries that result's digest as `output`.
     """
     history: list[dict[str, Any]] = []
-    named: list[dict[str, str]] = []
+    named: list[dict[str, Any]] = []
     for source in inputs:
         if isinstance(source, Artifact):
             named.append({"kind": source.kind, "digest": source.digest})
@@ -223,8 +181,11 @@ def with_digest(head: bytes, digest: str) -> bytes:
 
 def _metadata(kind: str, header: Mapping[str, Any], history: list[dict[str, Any]]) -> str:
     meta = {**header, "kind": kind, "schema": SCHEMA, "digest": "0" * 64, "history": history}
-    text = json.dumps(meta, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-    return text.encode(errors="replace").decode()  # names of files may hold bytes that are not UTF-8
+    return _canonical(meta).encode(errors="replace").decode()  # names of files may hold bytes that are not UTF-8
+
+
+def _canonical(meta: Mapping[str, Any]) -> str:
+    return json.dumps(meta, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
 def _bytes_of(dtype: str, shape: Sequence[int]) -> int:
@@ -243,12 +204,21 @@ def read(source: str, *kinds: str, data: bytes | None = None) -> Artifact:
 
     data: the file's bytes where they have been read already.
     """
-    from safetensors.torch import load
-
     found = describe(source, *kinds, data=data)
-    artifact = Artifact(found.kind, found.header, load(found.data), found.history, label(source))
+    tensors = tensors_in(found.data, label(source))
+    artifact = Artifact(found.kind, found.header, tensors, found.history, label(source))
     artifact.__dict__["digest"] = found.digest  # known already: spares the cached property its work
     return artifact
+
+
+def tensors_in(data: bytes, name: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file whose layout was checked."""
+    from safetensors.torch import load
+
+    try:
+        return load(data)
+    except KeyError as error:
+        raise ArtifactError(f"{name}: holds a tensor of type {error}, which torch doesn't know") from None
 
 
 def describe(source: str, *kinds: str, data: bytes | None = None) -> Description:
@@ -263,7 +233,7 @@ def describe(source: str, *kinds: str, data: bytes | None = None) -> Description
 def describe_header(head: bytes, rest: Iterable[Buffer], name: str, *kinds: str) -> Description:
     """The description that a file's first bytes, up to its tensors, hold; `rest` is what follows, for the digest."""
     entries = json.loads(head[8:])
-    text = entries.pop("__metadata__", {}).get(METADATA_KEY)
+    text = _text_of(entries.pop("__metadata__", None))
     wanted = " or ".join(kinds) or "fmtool"
     if text is None:
         raise ArtifactError(f"{name}: expected a {wanted} file, got a safetensors file that fmtool did not make")
@@ -311,7 +281,7 @@ def parse_header(data: bytes, name: str) -> dict[str, Any]:
     check_layout(data, name)
     end = header_end(data)
     header: dict[str, Any] = json.loads(data[8:end])
-    text = header.get("__metadata__", {}).get(METADATA_KEY)
+    text = _text_of(header.get("__metadata__"))
     if text is not None:
         _check_digest(data[:end], [memoryview(data)[end:]], str(_parse_meta(text, name)["digest"]), name)
     return header
@@ -334,15 +304,26 @@ def not_whole(name: str, error: BaseException) -> ArtifactError:
     return ArtifactError(f"{name}: not a whole safetensors file ({reason})")
 
 
+def _text_of(metadata: dict[str, str] | None) -> str | None:
+    """Our entry in a header's metadata, which the library takes for null too."""
+    return (metadata or {}).get(METADATA_KEY)
+
+
 def _parse_meta(text: str, name: str) -> dict[str, Any]:
+    """The fields, which are canonical JSON as `_metadata` writes it: no NaN, no name twice, no half of a surrogate pair."""
     try:
-        meta = json.loads(text)
+        meta: dict[str, Any] = json.loads(text)
+        whole = isinstance(meta, dict) and meta.keys() >= FRAME.keys() and _canonical(meta).encode() == text.encode()
     except (ValueError, RecursionError):
-        meta = None
-    if not isinstance(meta, dict) or not {"kind", "schema", "digest", "history"} <= meta.keys():
+        whole = False
+    if not whole:
         raise ArtifactError(f"{name}: its fmtool header is damaged")
-    if meta.pop("schema") != SCHEMA:
+    if meta["schema"] != SCHEMA:
         raise ArtifactError(f"{name}: written by another version of fmtool (this one reads schema {SCHEMA})")
+    wrong = [key for key, check in FRAME.items() if not check(meta[key])]
+    if wrong:
+        raise ArtifactError(f"{name}: its fmtool header is damaged ({wrong[0]})")
+    del meta["schema"]
     return meta
 
 
@@ -363,6 +344,13 @@ def _check_kind(
     missing = [key for key in FIELDS[kind] if key not in meta] + [key for key in TENSORS[kind] if key not in shapes]
     if missing:
         raise ArtifactError(f"{name}: a file of kind {kind} needs {', '.join(missing)}")
+    wrong = damaged(kind, meta)
+    if wrong:
+        raise ArtifactError(f"{name}: its {kind} header is damaged ({', '.join(wrong)})")
+    known = [*WIDTHS, *(WEIGHTS if kind == "model" else ())]
+    for tensor, (found, _) in shapes.items():
+        if found not in known:
+            raise ArtifactError(f"{name}: tensor {tensor} is {found}, expected one of {', '.join(known)}")
     sizes: dict[str, int] = {}
     for tensor, layout in TENSORS[kind].items():
         dtype, *axes = layout.split()
@@ -370,11 +358,13 @@ def _check_kind(
         if (
             found != dtype
             or len(shape) != len(axes)
-            or any(sizes.setdefault(axis, size) != size for axis, size in zip(axes, shape, strict=True))
+            or any(size < 1 or sizes.setdefault(axis, size) != size for axis, size in zip(axes, shape, strict=True))
         ):
             raise ArtifactError(
                 f"{name}: tensor {tensor} is {found} {list(shape)}, expected {dtype} ({', '.join(axes)})"
             )
+    if "f" in sizes and [sizes["h"], sizes["f"]] != [meta["image_size"][0], meta["image_size"][1] // 2 + 1]:
+        raise ArtifactError(f"{name}: masks are {list(shapes['masks'][1])}, which does not fit its image_size")
 
 
 def _filled(digest: str) -> bytes:

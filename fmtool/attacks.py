@@ -11,7 +11,7 @@ import copy
 import hashlib
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from fmtool.kept import Kept
+
 OK, WRONG_BEFORE, FAILED = 0, 1, 2  # an attacked image's status
 STATUS_NAMES = {OK: "ok", WRONG_BEFORE: "wrong before, not attacked", FAILED: "attack failed"}
 DEFAULT_EPSILON = "8/255"
+SLOTS_TRIED = 4  # images whose gradients are compared between places of a batch
 Progress = Callable[[str, int, int], None]
 
 
@@ -139,11 +142,12 @@ def run(
     batch: int,
     device: torch.device,
     progress: Progress | None = None,
+    kept: Kept | None = None,
 ) -> Attacked:
     """Attack the images that `classifier` (eval mode, frozen, on `device`) gets right, in batches padded to `batch`.
 
     images (n, c, h, w) float32 in [0, 1]; labels (n) int64; epsilon: the l-inf bound, or None for an attack that looks for the
-    smallest perturbation; row_seeds: one number an image, from which its random start is drawn.
+    smallest perturbation; row_seeds: one number an image, from which its random start is drawn; kept: where to go on from.
     """
     import torch
 
@@ -163,6 +167,7 @@ def run(
         batch=batch,
         device=device,
         progress=progress,
+        kept=kept,
     )
     predictions = predict(classifier, adversarial, batch, device)
     status[(status == OK) & (predictions == labels)] = FAILED
@@ -181,13 +186,23 @@ def perturb_(
     batch: int,
     device: torch.device,
     progress: Progress | None = None,
+    kept: Kept | None = None,
+    trial: int = 0,
+    numbers: Sequence[int] | None = None,
 ) -> None:
     """Put what the attack makes of `rows` (m) int64, different ones and all of them, in their place in `images`.
 
-    The other arguments are those of `run`; images, labels and row_seeds are of all n images.
+    The other arguments are those of `run`; images, labels and row_seeds are of all n images. An image is kept under its
+    number, its row unless given, with the trial's; a batch that is not whole there is attacked again, with the same mates.
     """
+    import torch
+
     from fmtool import workers
+    from fmtool.kept import NOTHING
     from fmtool.models.classifier import padded
+
+    kept = kept or NOTHING
+    names = range(len(images)) if numbers is None else numbers
 
     def one_batch(some: Tensor) -> Tensor:
         seeds = [row_seeds[row] for row in some.tolist()]
@@ -205,14 +220,57 @@ def perturb_(
         return made[: len(some)].cpu()
 
     # an attack that may draw from torch's one generator takes its batches one after the other
-    keyed = hasattr(attack, "starts") or any(isinstance(attack, base) for base in _without_draws())
+    keyed = draws_for_each_image(attack)
     with workers.pool(device, None if keyed else 1) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        batches = workers.batches(rows, batch)
-        for number, (some, made) in enumerate(zip(batches, pool.map(one_batch, batches), strict=True)):
+        batches = [some for some in workers.batches(rows, batch) if not _restored(images, some, names, trial, kept)]
+        done = len(rows) - sum(len(some) for some in batches)
+        for some, made in zip(batches, pool.map(one_batch, batches), strict=True):
             images[some] = made
+            for row, image in zip(some.tolist(), made, strict=True):
+                kept.finish(str(names[row]), {"adversarial": image, "trial": torch.tensor(trial)})
+            done += len(some)
             if progress:
-                progress("attacking", min((number + 1) * batch, len(rows)), len(rows))
+                progress("attacking", done, len(rows))
+
+
+def _restored(images: Tensor, some: Tensor, names: Sequence[int], trial: int, kept: Kept) -> bool:
+    """Whether a whole batch was attacked before the run was interrupted; its images are then put in their place."""
+    import torch
+
+    found = [kept.part(str(names[row])) for row in some.tolist()]
+    parts = [part["adversarial"] for part in found if part is not None and int(part["trial"]) == trial]
+    if len(parts) == len(some):
+        images[some] = torch.stack(parts)
+    return len(parts) == len(some)
+
+
+def draws_for_each_image(attack: Any) -> bool:
+    """Whether an attack of `build` draws nothing but a start for each image, so that images can be shared out."""
+    return hasattr(attack, "starts") or any(isinstance(attack, base) for base in _without_draws())
+
+
+def same_in_any_slot(classifier: nn.Module, images: Tensor, labels: Tensor, batch: int, device: torch.device) -> bool:
+    """Whether the first images' input gradients are bitwise the same in other places of a batch and beside other images."""
+    import torch
+
+    from fmtool import workers
+    from fmtool.models import compiling
+    from fmtool.models.classifier import padded
+
+    known = min(len(images), batch, SLOTS_TRIED)
+    if not known:
+        return True
+    there = torch.arange(batch - 1, -1, -1) % known  # the first images from the last slot on, and again before them
+
+    def both() -> bool:
+        passes = compiling.input_gradient(classifier, device=device)
+        rows = padded(torch.arange(known), batch)
+        one, other = (passes(images[some].to(device), labels[some].to(device)) for some in (rows, there))
+        return all(torch.equal(a[:known], b.flip(0)[:known]) for a, b in zip(one, other, strict=True))
+
+    with workers.pool(device) as pool:
+        return pool.submit(both).result()
 
 
 def _without_draws() -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fmtool import workers
 from fmtool.errors import MaskError
+from fmtool.kept import NOTHING, Kept, Tensors
 from fmtool.mask_steps import WINDOW, Adam, FitOptions, input_gradient, l1_norm, mask_gradient, per_mask, settled
 from fmtool.models.classifier import padded
 from fmtool.models.compiling import InputGradient
@@ -54,44 +55,81 @@ def fit_class_masks(
     options: FitOptions,
     device: torch.device | None = None,
     progress: Progress | None = None,
+    kept: Kept = NOTHING,
 ) -> ClassMasks:
     """One mask for all images of a class, section 4.7; with two parts section 4.8. All classes advance together.
 
     Each step takes one optimiser step a part, in order, on the class's mean cross-entropy in it plus the penalty, gradients
     accumulated over micro-batches of `options.batch`. The stopping test looks at the average of a class's losses over the
-    parts; a class that has finished takes its images with it. MaskError when there is no image at all.
+    parts; a class that has finished takes its images with it. kept: where to go on from. MaskError when there is no image at all.
     """
     device = device or torch.device("cpu")
     if not sum(len(part.images) for part in parts):
         raise MaskError("no image is left to fit a class mask to")
     first = parts[0].images
     c, h, w = first.shape[1:]
-    adam = Adam.fresh((classes, c, h, half_width(w)), first.dtype, device)
     works = [_ClassWork(part, classes, options, device) for part in parts]
     held = torch.stack([work.counts > 0 for work in works])  # (parts, k)
-    active = held.any(dim=0)
-    converged = torch.zeros_like(active)
-    steps = torch.zeros_like(adam.steps)
-    losses = torch.full((classes, WINDOW), torch.nan, dtype=torch.float64, device=device)
+    run = _Run.fresh((classes, c, h, half_width(w)), first.dtype, held.any(dim=0))
+    run.restore(kept.load())
+    adam = run.adam
     with workers.pool(device) as pool:
         passes = pool.submit(input_gradient, classifier, first.shape[1:], first.dtype, options, device).result()
-        while bool(active.any()):
+        while bool(run.active.any()):
             summed = torch.zeros(classes, dtype=torch.float64, device=device)
             for work in works:
-                loss, slope = work.gradient(adam.masks, active, passes, pool)
+                loss, slope = work.gradient(adam.masks, run.active, passes, pool)
                 slope += options.lambda_ * adam.masks.sign()
                 penalised = loss + options.lambda_ * l1_norm(adam.masks, w).double()
                 summed += torch.where(work.counts > 0, penalised, 0)
-                adam.step_some(symmetrise_(slope, w), active & (work.counts > 0))
-            steps += active
-            rolled = torch.cat([losses[:, 1:], (summed / held.sum(dim=0))[:, None]], dim=1)
-            losses = torch.where(active[:, None], rolled, losses)
-            converged = torch.where(active, settled(losses, options, steps), converged)
-            active = active & ~converged & (steps <= options.max_steps)
+                adam.step_some(symmetrise_(slope, w), run.active & (work.counts > 0))
+            run.count(summed / held.sum(dim=0), options)
+            kept.save(run.tensors)
             if progress:
-                progress("fitting class masks, steps", int(steps.max()), options.max_steps)
-    loss = losses[:, -1].to(first.dtype)
-    return ClassMasks(adam.masks.cpu(), steps.cpu(), loss.cpu(), converged.cpu())
+                progress("fitting class masks, steps", int(run.steps.max()), options.max_steps)
+    loss = run.losses[:, -1].to(first.dtype)
+    return ClassMasks(adam.masks.cpu(), run.steps.cpu(), loss.cpu(), run.converged.cpu())
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Where the fit stands after a step. Tensors change in place.
+
+    steps (k): how many steps each class has taken, `adam.steps` with one a part; losses (k, 20) float64, the last ones, NaN
+    where there are fewer; active (k), converged (k) bool.
+    """
+
+    adam: Adam
+    steps: Tensor
+    losses: Tensor
+    active: Tensor
+    converged: Tensor
+
+    @classmethod
+    def fresh(cls, shape: tuple[int, int, int, int], dtype: torch.dtype, active: Tensor) -> _Run:
+        adam = Adam.fresh(shape, dtype, active.device)
+        losses = torch.full((shape[0], WINDOW), torch.nan, dtype=torch.float64, device=active.device)
+        return cls(adam, torch.zeros_like(adam.steps), losses, active, torch.zeros_like(active))
+
+    def count(self, loss: Tensor, options: FitOptions) -> None:
+        """A step is taken, with this loss (k) of each class."""
+        self.steps.add_(self.active)
+        rolled = torch.cat([self.losses[:, 1:], loss[:, None]], dim=1)
+        self.losses.copy_(torch.where(self.active[:, None], rolled, self.losses))
+        self.converged.copy_(torch.where(self.active, settled(self.losses, options, self.steps), self.converged))
+        self.active.logical_and_(~self.converged & (self.steps <= options.max_steps))
+
+    def tensors(self) -> Tensors:
+        """All of it, by name."""
+        of_adam = {f"adam.{field.name}": getattr(self.adam, field.name) for field in fields(self.adam)}
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "adam"}
+        return {**of_adam, **own}
+
+    def restore(self, before: Tensors | None) -> None:
+        """Go on from what `tensors` gave, if there is any."""
+        if before is not None:
+            for name, values in self.tensors().items():
+                values.copy_(before[name])
 
 
 class _ClassWork:

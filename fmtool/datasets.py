@@ -7,18 +7,15 @@ and `labels`; a suffix `:train`, `:test` or `:all` names the split. Importing th
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import sys
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from fmtool import artifacts
+from fmtool import artifacts, image_files
 from fmtool.errors import DataError, unknown
 
 if TYPE_CHECKING:
@@ -26,8 +23,6 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "test", "all")
 FOLDER_SPLITS = {"train": "train", "test": "test", "val": "test"}  # a folder's name -> the split it holds
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)  # the last: encrypted, or of an unknown version
 RANGE_SLACK = 1e-6  # undoing a normalisation leaves [0, 1] by some 3e-8: clamped; anything beyond this is an error
 DIGITS_TEST_EVERY = 4  # every fourth image of the digits is a test image
 
@@ -38,7 +33,7 @@ class Data:
 
     images: (n, c, h, w), uint8 or float32 in [0, 1]. labels, index, key: (n) int64: the class, the position in the whole
     split, and the first 8 bytes of the sha256 of the image's pixels. class_names: empty where the source names none.
-    digest: sha256 over images and labels.
+    digest: sha256 over images and labels. size, limit: what `load` was told.
     """
 
     images: Tensor
@@ -49,6 +44,8 @@ class Data:
     name: str
     split: str
     digest: str
+    size: int | None = None
+    limit: int | None = None
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
@@ -94,7 +91,7 @@ def load(spec: str, *, default: str = "test", size: int | None = None, limit: in
     digest = hashlib.sha256(images.contiguous().numpy().data)
     digest.update(labels.numpy().data)
     split = "+".join(chosen) or "whole"
-    found = Data(images, labels, index, row_keys(images), raw.class_names, name, split, digest.hexdigest())
+    found = Data(images, labels, index, row_keys(images), raw.class_names, name, split, digest.hexdigest(), size, limit)
     if not len(found):
         raise DataError(f"{spec}: holds no images")
     return found
@@ -146,7 +143,7 @@ def cache_folder() -> Path:
 
 def _split_of(spec: str) -> tuple[str, str | None]:
     source, colon, split = spec.rpartition(":")
-    if not colon or Path(spec).exists():
+    if not colon or os.path.exists(spec):  # which a folder that can't be entered doesn't trouble
         return spec, None
     if split not in SPLITS:
         raise DataError(unknown("split", split, SPLITS) + f" in --data {spec}")
@@ -206,7 +203,7 @@ def _check(images: Tensor, labels: Tensor, class_names: tuple[str, ...], source:
 def _named(source: str) -> _Raw | None:
     if source in DATASETS:
         return DATASETS[source].load()
-    if not source or not Path(source).exists():
+    if not os.path.exists(source):
         if "/" in source or "." in source:
             raise DataError(f"{source}: no such file or folder")
         raise DataError(
@@ -281,21 +278,17 @@ DATASETS: dict[str, Source] = {
 
 def _from_path(source: str) -> _Raw:
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):
         names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
         return _from_files(source, names, lambda name: (path / name).read_bytes())
     if path.suffix.lower() == ".zip":
-        try:
-            archive = zipfile.ZipFile(path)
-        except (OSError, ValueError, *ZIP_ERRORS) as error:
-            raise DataError(f"{source}: can't be read as a zip: {error}") from None
-        return _from_files(source, [name for name in archive.namelist() if not name.endswith("/")], archive.read)
+        return _from_files(source, *image_files.open_zip(source))
     return _from_safetensors(source)
 
 
 def _from_files(source: str, names: list[str], read: Callable[[str], bytes]) -> _Raw:
     """Folders SPLIT/CLASS/FILE or CLASS/FILE become splits; classes and files in byte order."""
-    images = sorted((name for name in names if _is_image(PurePosixPath(name))), key=os.fsencode)
+    images = sorted((name for name in names if image_files.is_image(PurePosixPath(name))), key=os.fsencode)
     tops = {PurePosixPath(name).parts[0] for name in images}
     with_splits = bool(tops) and tops <= FOLDER_SPLITS.keys()
     depth = 1 if with_splits else 0
@@ -314,7 +307,7 @@ def _from_files(source: str, names: list[str], read: Callable[[str], bytes]) -> 
     def decode(files: list[str], size: int | None) -> Tensor:
         import torch
 
-        decoded = [_decode(read, name, source, size) for name in files]
+        decoded = [image_files.decode(read, name, source, size) for name in files]
         shapes = {tuple(image.shape) for image in decoded}
         if len(shapes) > 1:
             some = ", ".join(f"{w}x{h}" for _, h, w in sorted(shapes)[:3])
@@ -325,36 +318,13 @@ def _from_files(source: str, names: list[str], read: Callable[[str], bytes]) -> 
     return _Raw(splits, tuple(os.fsencode(name).decode(errors="replace") for name in class_names), decode)
 
 
-def _is_image(path: PurePosixPath) -> bool:
-    """By its suffix; what macOS and editors put beside the user's own files is left out."""
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
-
-
-def _decode(read: Callable[[str], bytes], name: str, source: str, size: int | None) -> Tensor:
-    """An image file as (3, h, w) uint8; `size` squeezes it, antialiased."""
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(read(name))) as file:
-            image = file.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, *ZIP_ERRORS) as error:
-        raise DataError(f"{source}: {name}: can't be read as an image: {error}") from None
-    if size is not None and image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
-
-
 def _from_safetensors(source: str) -> _Raw:
     """A file with `images` and `labels` and, in its header, a JSON list of class names; without that, none are known."""
     import torch
-    from safetensors.torch import load as load_tensors
 
     data = artifacts.read_bytes(source)
-    meta = artifacts.parse_header(data, source).get("__metadata__", {})
-    tensors = load_tensors(data)
+    meta = artifacts.parse_header(data, source).get("__metadata__") or {}
+    tensors = artifacts.tensors_in(data, source)
     missing = [name for name in ("images", "labels") if name not in tensors]
     if missing:
         raise DataError(f"{source}: has no tensor {' and '.join(missing)}, expected images (n,c,h,w) and labels (n)")
@@ -365,7 +335,8 @@ def _from_safetensors(source: str) -> _Raw:
         )
     try:
         names = json.loads(meta["class_names"]) if "class_names" in meta else None
-    except ValueError:
+        "".join(names or []).encode()  # half of a surrogate pair could be neither printed nor stored
+    except (ValueError, TypeError, RecursionError):
         names = []
     if names is not None and not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
         raise DataError(f"{source}: class_names in its header is not a JSON list of names")

@@ -6,16 +6,16 @@ pixels, dL/dM = Re(F(dL/dx_F) * conj(F x)) / (h w), entry by entry what the full
 has a batch of its own; on a GPU a step is one CUDA graph.
 
 A finished image leaves its slot to the next one, and the batch is padded: where the classifier's gradient for an image hangs
-on that image alone (ResNet-20 on a CPU does), a mask is bitwise the same in any slot, beside any mates. Images need 501 to some
-4,000 steps, so the last ones would keep whole batches busy: they go on in a narrower batch, if steps taken there at the start
-give the same bits as in the whole one, and only then.
+on that image alone (ResNet-20 on a CPU does), a mask is bitwise the same in any slot, beside any mates: so an interrupted run
+goes on from its slots' state in any others, and images can be shared out among processes. Steps taken at the start tell whether
+this holds, and a warning says where it doesn't. Images need 501 to some 4,000 steps, so the last ones would keep whole batches
+busy: they go on in a narrower batch, if those steps give the same bits there too, and only then.
 """
 
 from __future__ import annotations
 
-import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
 from dataclasses import dataclass, fields, replace
 
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from fmtool import workers
 from fmtool.artifacts import Rows
 from fmtool.errors import FmtoolWarning, MaskError
+from fmtool.mask_jobs import NO_RESUME, Fit, Job, Resume, State
 from fmtool.mask_steps import WINDOW, Adam, FitOptions, l1_norm, mask_gradient, settled
 from fmtool.models import compiling
 from fmtool.spectrum import half_width, mirror_rows, self_mirrored, symmetrise_
@@ -35,19 +36,6 @@ TRIAL_STEPS = 8  # that a narrower batch must take to the same bits
 GPU_CHECK_EVERY = 16  # steps between looks at which slots have finished: a look makes the host wait for the GPU
 
 Progress = Callable[[str, int, int], None]
-Waiting = Iterator[tuple[int, Tensor, Tensor | None]]  # row, image, and where its mask starts if not at ones
-
-
-@dataclass(frozen=True)
-class Fit:
-    """One image's mask (c, h, w // 2 + 1) in [0, 1], on the CPU; the other fields are those of `FittedMasks`."""
-
-    masks: Tensor
-    steps: int
-    loss: float
-    converged: bool
-    preserved: bool
-    preserved_stored: bool
 
 
 @dataclass(frozen=True)
@@ -97,54 +85,47 @@ def fit_each(
     device: torch.device | None = None,
     progress: Progress | None = None,
     starts: Callable[[int], Tensor] | None = None,
+    *,
+    rows: Sequence[int] | None = None,
+    resume: Resume = NO_RESUME,
 ) -> None:
     """One mask an image; `store` gets (row, fit) of each as it is finished, from one thread at a time.
 
     images (n, c, h, w) float32 or float64; targets (n) int64, the class to keep. The classifier is frozen, in eval mode and
     on `device`. starts: a row's mask (c, h, w // 2 + 1) before its first step, symmetric, asked for once by any worker; ones
-    unless given. MaskError when there is no image.
+    unless given. rows: those to fit, if not all. MaskError when there is no image.
     """
     n = len(images)
     if n == 0:
         raise MaskError("no image is left to fit a mask to")
     device = device or torch.device("cpu")
-    waiting, lock, stop = iter(range(n)), threading.Lock(), threading.Event()
-    finished = 0
-
-    def keep(row: int, fit: Fit) -> None:
-        nonlocal finished
-        with lock:
-            store(row, fit)
-            finished += 1
-
-    def take() -> Waiting:
-        while True:
-            with lock:
-                row = next(waiting, None)
-                image = None if row is None else images[row]
-            if row is None or image is None:
-                return
-            yield row, image, starts(row) if starts else None
+    rows = range(n) if rows is None else rows
+    done = set(resume.done)
+    job = Job(images, targets, [row for row in rows if row not in done], store, starts, resume)
+    total = len(rows)
 
     def work() -> None:
-        _Slots(shape, images.dtype, levels[0], device).run(take(), targets, keep, stop, share, levels[1:])
+        _Slots(images.shape[1:], images.dtype, levels[0], device).run(job, share, levels[1:])
 
-    shape, share = images.shape[1:], -(-n // workers.count(device))  # few images are for all workers, not for the first
     with workers.pool(device) as pool:
-        levels = pool.submit(_levels, classifier, images, targets, options, device).result()
-        jobs = [pool.submit(work) for _ in range(workers.count(device))]
+        if job.left:
+            levels = pool.submit(_levels, classifier, images, targets, options, device).result()
+        count = workers.count(device) if job.left else 0
+        share = -(-job.left // max(count, 1))  # few images are for all workers, not for the first
+        jobs = [pool.submit(work) for _ in range(count)]
         try:
             while wait(jobs, timeout=REPORT_EVERY, return_when=FIRST_EXCEPTION).not_done:
-                if any(job.done() and job.exception() for job in jobs):
+                if any(one.done() and one.exception() for one in jobs):
                     break
+                job.ask_to_save()
                 if progress:
-                    progress("fitting masks", finished, n)
+                    progress("fitting masks", total - job.left, total)
         finally:
-            stop.set()  # after an error or Ctrl-C; else all have ended
-        for job in jobs:
-            job.result()
+            job.stop.set()  # after an error or Ctrl-C; else all have ended
+        for one in jobs:
+            one.result()
     if progress:
-        progress("fitting masks", n, n)
+        progress("fitting masks", total, total)
 
 
 # The options of a batch, which differ in its size alone, and one step of its slots' state, in place.
@@ -160,26 +141,40 @@ def _levels(
         sized, plain = replace(options, batch=size), _stepper(classifier, options, images.shape[1:], device)
         if not options.compile_:
             return sized, plain
-        return sized, compiling.compiled(plain, *trial((sized, plain), 0).state()) or plain
+        return sized, compiling.compiled(plain, *filled((sized, plain)).state()) or plain
 
-    def trial(level: Level, steps: int = TRIAL_STEPS) -> _Slots:
-        slots = _Slots(images.shape[1:], images.dtype, level, device)
-        for slot in range(min(level[0].batch, SMALLEST, len(images))):
-            slots.start(slot, iter([(slot, images[slot], None)]), targets)
-        for _ in range(steps):
-            slots.step()
+    def filled(level: Level, *, turned: bool = False) -> _Slots:
+        """The first images in the first slots, or, turned, from the last slot on and beside others."""
+        slots, batch = _Slots(images.shape[1:], images.dtype, level, device), level[0].batch
+        for number in range(batch if turned else min(batch, known)):
+            slots.start(batch - 1 - number if turned else number, (number % known, images[number % known], {}), targets)
         return slots
 
+    def trial(level: Level, *, turned: bool = False) -> list[Tensor]:
+        """What becomes of the first images in a few steps."""
+        slots = filled(level, turned=turned)
+        for _ in range(TRIAL_STEPS):
+            slots.step()
+        return [(values.flip(0) if turned else values)[:known] for values in slots.state()]
+
+    def same(some: list[Tensor], others: list[Tensor]) -> bool:
+        # a window of losses that isn't full holds NaN
+        return all(bool(((a == b) | (a != a) & (b != b)).all()) for a, b in zip(some, others, strict=True))
+
+    known = min(options.batch, SMALLEST, len(images))
     levels = [level(options.batch)]
-    if device.type != "cpu" or options.batch <= SMALLEST:
-        return levels
-    expected = trial(levels[0]).state()
-    while (size := levels[-1][0].batch // 2) >= SMALLEST:
+    expected = trial(levels[0])
+    if not same(trial(levels[0], turned=True), expected):
+        warnings.warn(
+            FmtoolWarning(
+                "an image's steps hang on its place in the batch here: resumed and shared runs may differ in bits"
+            ),
+            stacklevel=2,
+        )
+    while device.type == "cpu" and (size := levels[-1][0].batch // 2) >= SMALLEST:
         half = level(size)
-        for one, other in zip(trial(half).state(), expected, strict=True):
-            a, b = one[:SMALLEST], other[:SMALLEST]
-            if not bool(((a == b) | (a != a) & (b != b)).all()):  # a window of losses that isn't full holds NaN
-                return levels
+        if not same(trial(half), expected):
+            break
         levels.append(half)
     return levels
 
@@ -236,48 +231,57 @@ class _Slots:
 
     def state(self) -> list[Tensor]:
         """All that there is of the slots, each (b, ...), in the order that `_stepper` takes."""
-        adam = [self.adam.masks, self.adam.mean, self.adam.square, self.adam.steps]
-        flags = [self.active, self.converged, self.preserved, self.kept, self.checked]
-        return [*adam, self.spectra, self.targets, self.losses, *flags]
+        own = self.own()
+        adam = [own.pop(name) for name in ("masks", "mean", "square", "steps")]
+        return [*adam, self.spectra, self.targets, *own.values()]
+
+    def own(self) -> dict[str, Tensor]:
+        """The part of it that doesn't follow from image and target, each (b, ...)."""
+        adam, names = self.adam, ("active", "converged", "preserved", "kept", "checked")
+        flags = {name: getattr(self, name) for name in names}
+        moments = {"masks": adam.masks, "mean": adam.mean, "square": adam.square, "steps": adam.steps}
+        return {**moments, "losses": self.losses, **flags}
 
     def step(self) -> None:
         """One step of every active slot."""
         self.advance(*self.state())
 
-    def run(
-        self,
-        waiting: Waiting,
-        targets: Tensor,
-        keep: Callable[[int, Fit], None],
-        stop: threading.Event,
-        share: int,
-        narrower: Sequence[Level],
-    ) -> None:
-        """Fit what `waiting` gives, `share` images at first, until it is empty and every slot has finished, or `stop` is set.
+    def run(self, job: Job, share: int, narrower: Sequence[Level]) -> None:
+        """Fit what waits, `share` images at first, until nothing does and every slot has finished, or the job is stopped.
 
         What is left in fewer slots than a narrower batch has goes on there, once no image waits.
         """
         step, steps = (self.step, 1) if self.device.type == "cpu" else (_captured(self.step), GPU_CHECK_EVERY)
+        saved = job.asked
         for slot in self.free()[:share]:
-            self.start(slot, waiting, targets)
+            self.start(slot, job.take(), job.targets)
         while busy := len(self.row) - len(self.free()):
-            if stop.is_set():
+            if job.stop.is_set():
+                job.save(self.begun())
                 return
+            if saved != job.asked:
+                saved = job.asked
+                job.save(self.begun())
             wide_enough = sum(options.batch >= busy for options, _ in narrower)
             if wide_enough:  # then no image waits for this worker, or it would be in a slot
                 narrow = _Slots(self.shape, self.adam.masks.dtype, narrower[wide_enough - 1], self.device)
                 narrow.take_over(self)
-                narrow.run(waiting, targets, keep, stop, 0, narrower[wide_enough:])
+                narrow.run(job, 0, narrower[wide_enough:])
                 return
             for _ in range(steps):
                 step()
             checked = self.checked.tolist()
             for slot in [slot for slot, row in enumerate(self.row) if row >= 0 and checked[slot]]:
-                self._store(slot, keep)
-                self.start(slot, waiting, targets)
+                self._store(slot, job.keep)
+                self.start(slot, job.take(), job.targets)
 
     def free(self) -> list[int]:
         return [slot for slot, row in enumerate(self.row) if row < 0]
+
+    def begun(self) -> dict[int, State]:
+        """What `start` takes to go on with the images that are in the slots, by row."""
+        values = {name: values.cpu() for name, values in self.own().items()}
+        return {row: {name: one[slot] for name, one in values.items()} for slot, row in enumerate(self.row) if row >= 0}
 
     def take_over(self, other: _Slots) -> None:
         """Go on with what is in the slots of another batch, which are no more than there are here."""
@@ -286,17 +290,20 @@ class _Slots:
             mine[: len(busy)] = theirs[busy]
         self.row[: len(busy)] = [other.row[slot] for slot in busy]
 
-    def start(self, slot: int, waiting: Waiting, targets: Tensor) -> None:
-        self.row[slot], image, mask = next(waiting, (-1, None, None))
-        if image is None:
+    def start(self, slot: int, taken: tuple[int, Tensor, State] | None, targets: Tensor) -> None:
+        """A row's image in a slot; without one the slot is free."""
+        if taken is None:
+            self.row[slot] = -1
             return
+        self.row[slot], image, begun = taken
         self.spectra[slot] = torch.fft.rfft2(image.to(self.device))  # alone, so that no mate can change its rounding
         self.targets[slot] = targets[self.row[slot]]
         self.losses[slot] = torch.nan
         self.active[slot] = True
         self.adam.reset(slot)
-        if mask is not None:
-            self.adam.masks[slot] = mask
+        for name, values in self.own().items():
+            if name in begun:
+                values[slot] = begun[name]
 
     def _store(self, slot: int, keep: Callable[[int, Fit], None]) -> None:
         flags = [bool(values[slot]) for values in (self.converged, self.preserved, self.kept)]

@@ -137,10 +137,11 @@ def _measured(energies: Iterable[Array], h: int, w: int) -> Radial:
     ]
     # (h (w // 2 + 1), 5 + count): one product gives all sums over the full spectrum
     table = (np.stack(weights) * column_counts(w)).reshape(len(weights), -1).T
-    sums = [np.zeros((0, table.shape[1])), *(block.reshape(len(block), -1) @ table for block in energies)]
-    found = np.concatenate(sums)
-    total = found[:, :1]
-    shares = np.divide(found, total, out=np.full_like(found, np.nan), where=total > 0)
+    with np.errstate(all="ignore"):  # of values that are not finite: their shares are NaN, and left out of means
+        sums = [np.zeros((0, table.shape[1])), *(block.reshape(-1, len(table)) @ table for block in energies)]
+        found = np.concatenate(sums)
+        total = found[:, :1]
+        shares = np.divide(found, total, out=np.full_like(found, np.nan), where=total > 0)
     return Radial(shares[:, 1], shares[:, 5:], np.arange(count) / min(h, w), *(shares[:, i] for i in (2, 3, 4)))
 
 

@@ -33,10 +33,23 @@ Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
 class Handle:
-    """A file's descriptor, closed when the last tensor that reads from it is gone."""
+    """A file's descriptor, closed when the last tensor that reads from it is gone.
 
-    def __init__(self, descriptor: int) -> None:
+    still: the file is somebody's, and must stay as it was when it was opened: its digest is checked once, at first.
+    """
+
+    def __init__(self, descriptor: int, *, still: bool = False) -> None:
         self.descriptor = descriptor
+        self.stamp = self._stamp() if still else None
+
+    def check(self, name: str) -> None:
+        """ArtifactError where the file was changed in place."""
+        if self.stamp is not None and self._stamp() != self.stamp:
+            raise ArtifactError(f"{name}: was changed while it was read")
+
+    def _stamp(self) -> tuple[int, int]:
+        found = os.fstat(self.descriptor)
+        return found.st_size, found.st_mtime_ns
 
     def __del__(self) -> None:
         os.close(self.descriptor)
@@ -96,9 +109,10 @@ def read(source: str, *kinds: str) -> Artifact:
     regular = source != STREAM and os.path.isfile(source)
     path = source if regular else _spool(source)
     try:
-        file = Handle(os.open(path, os.O_RDONLY))
+        file = Handle(os.open(path, os.O_RDONLY), still=True)
         size = os.fstat(file.descriptor).st_size
-        with safe_open(path, framework="pt"):  # the library checks the layout; it maps the file, and touches no tensor
+        # the library checks the layout; it maps the file, and touches no tensor. By its number: the name may be another's by now
+        with safe_open(f"/dev/fd/{file.descriptor}", framework="pt"):
             pass
     except SafetensorError as error:
         raise artifacts.not_whole(name, error) from None
@@ -227,6 +241,7 @@ def _read_at(file: Handle, start: int, count: int, name: str) -> bytearray:
         if not got:
             raise ArtifactError(f"{name}: ends before its last tensor: was it truncated while it was read?")
         done += got
+    file.check(name)
     return data
 
 

@@ -29,10 +29,19 @@ class Table:
         ]
 
 
-def as_json(table: Table) -> str:
-    """One object: title, rows (each an object from heading to value, null for NaN), notes."""
+def as_json(*tables: Table) -> str:
+    """One document, whose schema is: an object where there is one table, a list of such objects where there are several.
+
+    {"title": string, "rows": [{heading: string, number, true, false or null}], "notes": [string]}. Every row has all headings,
+    in the table's order; null stands for NaN, infinity and for what there is not. Numbers are in full.
+    """
+    made = [_object(table) for table in tables]
+    return json.dumps(made[0] if len(made) == 1 else made, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _object(table: Table) -> dict[str, Any]:
     rows = [{name: plain(value) for name, value in zip(table.columns, row, strict=True)} for row in table.rows]
-    return json.dumps({"title": table.title, "rows": rows, "notes": table.notes}, indent=1, ensure_ascii=False) + "\n"
+    return {"title": table.title, "rows": rows, "notes": table.notes}
 
 
 def as_csv(table: Table) -> str:
@@ -53,7 +62,12 @@ def as_markdown(table: Table) -> str:
     return f"{body}\n{notes}\n" if notes else f"{body}\n"
 
 
-TEXTS: dict[str, Callable[[Table], str]] = {"json": as_json, "csv": as_csv, "markdown": as_markdown}
+# all but JSON one after the other
+TEXTS: dict[str, Callable[..., str]] = {
+    "json": as_json,
+    "csv": lambda *tables: "".join(map(as_csv, tables)),
+    "markdown": lambda *tables: "".join(map(as_markdown, tables)),
+}
 
 
 def plain(value: Any) -> Any:

@@ -69,9 +69,9 @@ def check_target(target: str | None) -> None:
     if target is None or target in STDOUT:
         return
     path = Path(os.path.realpath(target))
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ArtifactError(f"{target}: is a folder, expected a file name for --output")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise ArtifactError(f"{target}: the folder {path.parent.name!r} does not exist")
     if not os.access(target if os.path.exists(target) else path.parent, os.W_OK):
         raise ArtifactError(f"{target}: can't be written: Permission denied")

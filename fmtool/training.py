@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from fmtool.datasets import to_float
 from fmtool.errors import ModelError
+from fmtool.kept import NOTHING, Kept, Tensors, as_tensor, from_tensor
 from fmtool.models import compiling
 from fmtool.models.checkpoints import last_layer
 from fmtool.models.classifier import Classifier
@@ -18,6 +20,7 @@ from fmtool.models.classifier import Classifier
 MOMENTUM = 0.9  # A.2
 CROP_PADDING = 4  # pixels around an image before a random crop; He et al. (2016), section 4.2
 AHEAD = 256  # images augmented at a time: fewer cost more in calls, more leave the processor's nearest caches
+SCHEDULE = ("last_epoch", "_step_count", "_last_lr")  # what of a schedule's state changes
 AUGMENTATIONS = ("none", "crop", "flip-crop")
 Progress = Callable[[str, int, int], None]
 
@@ -58,30 +61,28 @@ def train(
     compile_: bool = False,
     device: torch.device | None = None,
     progress: Progress | None = None,
+    kept: Kept = NOTHING,
 ) -> None:
     """Train all weights in place. images (n, c, h, w) uint8, or float in [0, 1]; labels (n) int64. Leaves eval mode on.
 
-    compile_: compile both passes, which rounds differently; a network that can't be compiled trains as it is.
+    compile_: compile both passes, which rounds differently; a network that can't be compiled trains as it is. kept: where to go
+    on from, with the same number of torch's threads.
     """
     device = device or torch.device("cpu")
     classifier.to(device).train()
     classifier.network.to(memory_format=torch.channels_last)
     images, labels = images.to(device), labels.to(device)
-    generator = torch.Generator(device).manual_seed(seed)
-    steps = _steps(len(images), recipe)
-    optimizer, scheduler = _optimizer(classifier, recipe, steps)
+    ahead = max(1, AHEAD // recipe.batch)
+    course = _Course(classifier, len(images), recipe, ahead, seed, device, kept)
     update = _Update(classifier, compiling.trainable(classifier, device) if compile_ else classifier)
-    ahead = recipe.batch * max(1, AHEAD // recipe.batch)
-    step = 0
-    for _ in range(recipe.epochs):
-        order = torch.randperm(len(images), generator=generator, device=device)
-        for chunk in torch.split(order, ahead):
-            ready = augmented(images[chunk], augment, generator)
-            for batch, rows in zip(torch.split(ready, recipe.batch), torch.split(chunk, recipe.batch), strict=True):
-                update(to_float(batch), labels[rows], optimizer, scheduler, whole=len(rows) == recipe.batch)
-                step += 1
-                if progress:
-                    progress("training", step, steps)
+    for chunk, taken in course.chunks():
+        ready = augmented(images[chunk], augment, course.generator)
+        batches = zip(torch.split(ready, recipe.batch), torch.split(chunk, recipe.batch), strict=True)
+        for batch, rows in islice(batches, taken, None):
+            update(to_float(batch), labels[rows], course, whole=len(rows) == recipe.batch)
+            course.stepped()
+            if progress:
+                progress("training", course.step, course.steps)
     classifier.eval()
 
 
@@ -95,29 +96,25 @@ def train_head(
     seed: int = 0,
     device: torch.device | None = None,
     progress: Progress | None = None,
+    kept: Kept = NOTHING,
 ) -> None:
     """Train the last linear layer in place, the rest frozen in eval mode.
 
     The body's features never change then (the authors' body moves its batch-norm statistics), so they are computed once.
-    images (n, c, h, w) uint8 or float in [0, 1]; batch: images a forward pass of the body.
+    images (n, c, h, w) uint8 or float in [0, 1]; batch: images a forward pass of the body; kept: see `train`.
     """
     device = device or torch.device("cpu")
     classifier.to(device).eval()
     _, head = last_layer(classifier.network)
     features = _features(classifier, head, images, batch, device, progress)
     labels = labels.to(device)
-    generator = torch.Generator(device).manual_seed(seed)
-    steps = _steps(len(images), recipe)
-    optimizer, scheduler = _optimizer(head, recipe, steps)
+    course = _Course(head, len(images), recipe, 1, seed, device, kept)
     update = _Update(head, head)
-    step = 0
-    for _ in range(recipe.epochs):
-        order = torch.randperm(len(images), generator=generator, device=device)
-        for rows in torch.split(order, recipe.batch):
-            update(features[rows], labels[rows], optimizer, scheduler)
-            step += 1
-            if progress:
-                progress("training the last layer", step, steps)
+    for rows, _ in course.chunks():
+        update(features[rows], labels[rows], course)
+        course.stepped()
+        if progress:
+            progress("training the last layer", course.step, course.steps)
 
 
 def augmented(images: Tensor, augment: str, generator: torch.Generator) -> Tensor:
@@ -137,8 +134,95 @@ def augmented(images: Tensor, augment: str, generator: torch.Generator) -> Tenso
     return torch.where(flip.view(n, 1, 1, 1), cropped.flip(-1), cropped)
 
 
-def _steps(n: int, recipe: Recipe) -> int:
-    return recipe.epochs * len(range(0, n, recipe.batch))
+class _Course:
+    """What a run of training steps goes through: optimiser, schedule, and the images of each step, drawn by a generator.
+
+    It begins where the one that was killed had got to. ahead: steps whose images are augmented together, so that a state holds
+    what the generator was at before them, and they are augmented again.
+    """
+
+    def __init__(
+        self, trained: nn.Module, n: int, recipe: Recipe, ahead: int, seed: int, device: torch.device, kept: Kept
+    ) -> None:
+        self.trained, self.n, self.batch, self.ahead, self.device, self.kept = (
+            trained,
+            n,
+            recipe.batch,
+            ahead,
+            device,
+            kept,
+        )
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.of_epoch = len(range(0, n, recipe.batch))  # steps
+        self.step, self.steps = 0, recipe.epochs * self.of_epoch
+        self.optimizer, self.scheduler = _optimizer(trained, recipe, self.steps)
+        self.order = torch.zeros(0, dtype=torch.int64, device=device)  # (n) images of this epoch
+        self.drawn = self.generator.get_state()
+        before = kept.load()
+        if before is not None:
+            self._restore(before)
+
+    def chunks(self) -> Iterator[tuple[Tensor, int]]:
+        """The images (m) of the next `ahead` steps, fewer at an epoch's end, and how many of these steps are taken already."""
+        while self.step < self.steps:
+            at = self.step % self.of_epoch
+            if at == 0:
+                self.order = torch.randperm(self.n, generator=self.generator, device=self.device)
+            self.drawn, taken = self.generator.get_state(), at % self.ahead
+            start = (at - taken) * self.batch
+            yield self.order[start : start + self.ahead * self.batch], taken
+
+    def stepped(self) -> None:
+        """A step is taken."""
+        self.step += 1
+        self.kept.save(self._tensors)
+
+    def _tensors(self) -> Tensors:
+        """All that the next steps hang on. Dropout draws from torch's own generators."""
+        moments = {
+            f"moment.{number}.{name}": value
+            for number, weight in enumerate(self.trained.parameters())
+            for name, value in self.optimizer.state[weight].items()
+            if value is not None
+        }
+        between = self.step % self.of_epoch % self.ahead == 0  # all is used that was drawn
+        plain = {
+            "step": self.step,
+            "rates": [group["lr"] for group in self.optimizer.param_groups],
+            "schedule": {name: self.scheduler.state_dict()[name] for name in SCHEDULE},
+        }
+        return {
+            # clones, because safetensors refuses tied weights
+            **{f"weight.{name}": value.clone() for name, value in self.trained.state_dict().items()},
+            **moments,
+            "order": self.order,
+            "drawn": self.generator.get_state() if between else self.drawn,
+            "torch": torch.get_rng_state(),
+            **({"cuda": torch.cuda.get_rng_state(self.device)} if self.device.type == "cuda" else {}),
+            "plain": as_tensor(plain),
+        }
+
+    @torch.no_grad()
+    def _restore(self, before: Tensors) -> None:
+        self.trained.load_state_dict({name[7:]: value for name, value in before.items() if name.startswith("weight.")})
+        weights = list(self.trained.parameters())
+        for key, value in before.items():
+            if key.startswith("moment."):
+                _, number, name = key.split(".")
+                weight = weights[int(number)]
+                # laid out as the weights are, as the optimiser made them; Adam counts its steps on the CPU
+                moment = value if name == "step" else torch.empty_like(weight).copy_(value)
+                self.optimizer.state[weight][name] = moment
+        plain = from_tensor(before["plain"])
+        self.step = plain["step"]
+        for group, rate in zip(self.optimizer.param_groups, plain["rates"], strict=True):
+            group["lr"] = rate
+        self.scheduler.load_state_dict(plain["schedule"])
+        self.order = before["order"].to(self.device)
+        self.generator.set_state(before["drawn"])
+        torch.set_rng_state(before["torch"])
+        if "cuda" in before:
+            torch.cuda.set_rng_state(before["cuda"], self.device)
 
 
 def _optimizer(
@@ -175,15 +259,14 @@ class _Update:
         self,
         inputs: Tensor,
         labels: Tensor,
-        optimizer: torch.optim.Optimizer,
-        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        course: _Course,
         whole: bool = True,
     ) -> None:
         loss = F.cross_entropy(self._forward(inputs, whole), labels)
-        optimizer.zero_grad(set_to_none=True)
+        course.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        scheduler.step()
+        course.optimizer.step()
+        course.scheduler.step()
 
     def _forward(self, inputs: Tensor, whole: bool) -> Tensor:
         if not whole:

@@ -62,6 +62,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     correlation and defense, each NAME.safetensors.
     """
     folder = tmp_path_factory.mktemp("files")
+    make_files(folder)
+    return folder
+
+
+def make_files(folder: Path) -> None:
+    """Fill a folder for the fixture above."""
     few = {"min_steps": 30, "max_steps": 60}
     model = fmtool.train_model(
         fmtool.load_data("digits:train"), fmtool.load_data("digits:test"), architecture="resnet8", recipe="one-cycle",
@@ -79,4 +85,3 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }  # fmt: skip
     for name, artifact in made.items():
         fmtool.write(artifact, str(folder / f"{name}.safetensors"))
-    return folder

@@ -5,12 +5,37 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 import fmtool
 from fmtool.artifacts import Artifact
+
+# kind -> the smallest header that a reader takes
+HEADERS: dict[str, dict[str, Any]] = {
+    "model": {
+        "architecture": "resnet8", "outputs": 2, "input_shape": [1, 2, 2], "class_names": ["a", "b"], "mean": None, "std": None,
+        "keep_classes": None, "head": None, "accuracy": None,
+    },
+    "attack": {"attack": "fmn", "options": {}, "class_names": ["a", "b"], "data": []},
+    "masks": {
+        "for": "essential", "attack": None, "lambda": 0.1, "image_size": [2, 2], "basis": "fourier", "layer": "input",
+        "class_names": ["a", "b"], "data": [],
+    },
+    "class-masks": {
+        "robust": False, "attack": None, "lambda": 0.1, "image_size": [2, 2], "class_names": ["a", "b"], "images": [2],
+        "data": [],
+    },
+    "correlation": {
+        "statistics": [{"name": "svcca", "n": 1, "dropped": {}, "details": {}, "observed": 0.5, "null": {
+            "mean": 0.5, "low": 0.5, "high": 0.5, "p": 0.5, "floor": 0.5, "adjusted": 0, "reason": "",
+        }, "within_class": None}],
+        "n": 1, "permutations": 1, "strict": False, "dropped": {}, "sides": [],
+    },
+    "defense": {"matrix": [[None]], "rows": ["clean"], "columns": ["none"], "n": 1, "adaptive": False},
+}  # fmt: skip
 
 
 def forge_all(files: Path, folder: Path) -> None:

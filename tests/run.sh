@@ -1,11 +1,33 @@
 #!/usr/bin/env bash
 # Set up .venv with the versions that the tests were written with, then lint, type-check and test.
-# Arguments go to pytest.
+# --full: also the tests marked long, the wheel among them, and those of LOWEST with the lowest versions that pyproject.toml
+# promises, in an environment of their own (5 GB more). All other arguments go to pytest.
+LOWEST="tests/test_artifacts.py tests/test_attacks.py tests/test_cli.py tests/test_cli_correlate.py tests/test_cli_plot.py
+  tests/test_correlation_estimators.py tests/test_correlation_idcor.py tests/test_datasets_files.py tests/test_row_files.py
+  tests/test_stages.py tests/test_summaries.py tests/test_training.py"
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+full=
+if [ "${1:-}" = --full ]; then full=yes; shift; fi
 arguments=("$@")
 source "$here/../examples/setup.sh" "[test]" --constraint "$here/constraints.txt"
 cd "$root"
 ruff check .
 ruff format --check .
 mypy --strict fmtool
-pytest "${arguments[@]}"
+if [ -z "$full" ]; then exec pytest "${arguments[@]}"; fi
+pytest -m "" "${arguments[@]}"
+
+for python in python3.11 python3.12 ""; do  # the lowest versions of NumPy and Numba have no wheels for a newer Python
+  if [ -z "$python" ]; then echo "run.sh: found neither Python 3.11 nor 3.12: the lowest versions are not tested" >&2; exit; fi
+  if "$python" -c 'import venv' 2>/dev/null; then break; fi
+done
+lowest=$root/.venv/lowest
+wanted=$(cat pyproject.toml tests/constraints-minimum.txt)
+if [ "$(cat "$lowest/installed" 2>/dev/null)" != "$wanted" ]; then
+  echo "run.sh: installing the lowest versions into .venv/lowest (some minutes)" >&2
+  "$python" -m venv --clear "$lowest"
+  "$lowest/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[test]" --constraint tests/constraints-minimum.txt
+  printf '%s\n' "$wanted" >"$lowest/installed"
+fi
+# libraries of their time warn of each other
+"$lowest/bin/python" -m pytest -W ignore::DeprecationWarning $LOWEST "${arguments[@]}"

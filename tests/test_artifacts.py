@@ -16,15 +16,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forged import HEADERS
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import fmtool
-from fmtool import artifacts
+from fmtool import artifacts, kinds
 from fmtool.__main__ import run as run_command
-from fmtool.artifacts import FIELDS, TENSORS, Artifact
+from fmtool.artifacts import Artifact
+from fmtool.correlation import STATISTICS
 from fmtool.errors import ArtifactError
+from fmtool.kinds import FIELDS, TENSORS
 
 DTYPES = {"F32": torch.float32, "I64": torch.int64, "BOOL": torch.bool}
 RESERVED = {"kind", "schema", "digest", "history"}
@@ -34,7 +37,7 @@ JSON = st.recursive(
     max_leaves=6,
 )
 ZEROS = "0" * 64  # what stands in a digest's place while it is computed
-TINY = Artifact("defense", {"matrix": [[]], "rows": ["ä"], "columns": [], "n": 1}, {
+TINY = Artifact("defense", {**HEADERS["defense"], "rows": ["ä"]}, {
     name: torch.ones(1, dtype=torch.int64) for name in TENSORS["defense"]
 })  # fmt: skip
 
@@ -62,16 +65,29 @@ def any_artifact(draw: st.DrawFn) -> Artifact:
     layout = dict(TENSORS[kind])
     names = st.text(min_size=1).filter(lambda name: name != "__metadata__")
     layout |= {name: "F32 n w" for name in draw(st.sets(names, max_size=3)) if not TENSORS[kind]}
-    size = {axis: draw(st.integers(0, 3)) for axis in "nkchwf"}
+    free = not TENSORS[kind]
+    size = {
+        "h": 2,
+        "f": 2,
+        **{axis: draw(st.integers(0 if free else 1, 3)) for axis in "nkcw"},
+    }  # h, f: of the header's size
     tensors = {
         name: _fill([size[axis] for axis in axes], DTYPES[dtype], draw(st.integers(0, 99)), draw(st.sampled_from(ORDERS)))
         for name, (dtype, *axes) in ((name, text.split()) for name, text in layout.items())
     }  # fmt: skip
-    header = draw(st.dictionaries(st.text().filter(lambda name: name not in RESERVED), JSON, max_size=3))
-    header |= {name: draw(JSON) for name in FIELDS[kind]}
-    return Artifact(kind, header, tensors, draw(st.lists(st.dictionaries(st.text(), JSON, max_size=2), max_size=2)))
+    taken = {*RESERVED, *FIELDS[kind], *kinds.OTHERS.get(kind, {})}
+    header = draw(st.dictionaries(st.text().filter(lambda name: name not in taken), JSON, max_size=3))
+    return Artifact(
+        kind, {**header, **HEADERS[kind]}, tensors, draw(st.lists(st.fixed_dictionaries(STAGE), max_size=2))
+    )
 
 
+STAGE = {
+    "command": st.text(),
+    "options": st.dictionaries(st.text(), JSON, max_size=2),
+    "versions": st.dictionaries(st.text(), st.text(), max_size=2),
+    "inputs": st.lists(st.fixed_dictionaries({"kind": st.text(), "digest": st.just("0" * 64)}), max_size=2),
+}
 ORDERS = ["contiguous", "fortran", "strided"]
 
 
@@ -84,9 +100,7 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(artifact=any_artifact())
 @example(artifact=dataclasses.replace(TINY, header={**TINY.header, "columns": [ZEROS]}))
-@example(
-    artifact=dataclasses.replace(TINY, header={**TINY.header, "columns": [f'"digest":"{ZEROS}"', "\\", '"', "\n"]})
-)
+@example(artifact=dataclasses.replace(TINY, header={**TINY.header, "more": [f'"digest":"{ZEROS}"', "\\", '"', "\n"]}))
 def test_every_kind_survives_a_round_trip(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = str(tmp_path_factory.getbasetemp() / "round-trip.safetensors")
     digest = fmtool.write(artifact, path)
@@ -155,10 +169,10 @@ def test_changed_missing_and_added_bytes_of_every_kind_are_refused(name: str, fi
 @pytest.mark.parametrize("kind", [kind for kind in TENSORS if TENSORS[kind]])
 def test_tensor_of_another_dtype_or_shape_or_a_missing_one_is_refused(kind: str, tmp_path: Path) -> None:
     good = {
-        name: torch.zeros([2 for _ in axes], dtype=DTYPES[dtype])
+        name: torch.zeros([2 for _ in axes], dtype=DTYPES[dtype])  # 2 columns of an image are 2 of its half spectrum
         for name, (dtype, *axes) in ((name, text.split()) for name, text in TENSORS[kind].items())
     }
-    artifact, path = Artifact(kind, dict.fromkeys(FIELDS[kind], 1), good), str(tmp_path / "file")
+    artifact, path = Artifact(kind, HEADERS[kind], good), str(tmp_path / "file")
     fmtool.write(artifact, path)
     fmtool.read(path)
     for name, tensor in good.items():
@@ -170,10 +184,18 @@ def test_tensor_of_another_dtype_or_shape_or_a_missing_one_is_refused(kind: str,
         with pytest.raises(ArtifactError, match=f"a file of kind {kind} needs {name}"):
             fmtool.read(path)
     for field in FIELDS[kind]:
-        header = {key: 1 for key in FIELDS[kind] if key != field}
+        header = {key: value for key, value in HEADERS[kind].items() if key != field}
         fmtool.write(dataclasses.replace(artifact, header=header), path)
         with pytest.raises(ArtifactError, match=f"a file of kind {kind} needs {field}"):
             fmtool.read(path)
+        for wrong in ([[]], {"": [1]}, 10**400):
+            fmtool.write(dataclasses.replace(artifact, header={**header, field: wrong}), path)
+            with pytest.raises(ArtifactError, match=f"its {kind} header is damaged \\({field}\\)"):
+                fmtool.read(path)
+
+
+def test_fields_name_the_statistics_that_there_are() -> None:
+    assert set(kinds.STATISTICS) == set(STATISTICS)
 
 
 # The same commands twice, in two processes and folders --------------------------------------------------------------
@@ -353,7 +375,7 @@ def _inspect(stdin: int | None = None, content: bytes | None = None) -> subproce
 def test_standard_input_is_read_for_a_dash(files: Path) -> None:
     found = _inspect(content=(files / "defense.safetensors").read_bytes())
     assert found.returncode == 0 and found.stderr == b""
-    assert found.stdout.startswith(b"-: kind defense, schema 1, digest ")
+    assert found.stdout.startswith(b"standard input: kind defense, schema 1, digest ")
 
 
 def test_empty_standard_input_is_told() -> None:

@@ -21,16 +21,6 @@ def sides(files: Path) -> tuple[Path, Path]:
     return files / "essential.safetensors", files / "adversarial.safetensors"
 
 
-def objects(text: str) -> list[dict[str, object]]:
-    """JSON objects one after the other."""
-    found, decoder = [], json.JSONDecoder()
-    while text.strip():
-        one, end = decoder.raw_decode(text.lstrip())
-        found.append(one)
-        text = text.lstrip()[end:]
-    return found
-
-
 def test_all_statistics_with_nulls_and_samples(sides: tuple[Path, Path], run: Run, tmp_path: Path) -> None:
     output = tmp_path / "found.safetensors"
     outcome = run("correlate", *sides, "--statistics", "all", "--permutations", 5, "-o", output, "--format", "csv")
@@ -54,7 +44,7 @@ def test_curves_are_recorded_and_printed(sides: tuple[Path, Path], run: Run, tmp
         "-o", output, "--format", "json",
     )  # fmt: skip
     assert outcome.code == 0
-    main, classes, sizes = objects(outcome.out)
+    main, classes, sizes = json.loads(outcome.out)
     assert [len(table["rows"]) for table in (main, classes, sizes)] == [3, 3 * 10, 3 * 3]  # type: ignore[arg-type]
     found = fmtool.read(str(output), "correlation")
     curves, whole = found.header["curves"], found.header["statistics"]

@@ -6,14 +6,16 @@ import functools
 import importlib
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 import torch
+from dying import Dying, through
 from scipy.stats import kstest
 from torch import Tensor
 
 from fmtool import correlation
-from fmtool.correlation import DEFAULT, STATISTICS, Statistic, correlate
+from fmtool.correlation import DEFAULT, STATISTICS, Statistic, correlate, engine, statistic
 from fmtool.errors import StatisticError
 
 NAMES = list(STATISTICS)
@@ -132,6 +134,53 @@ def test_progress_counts_every_shuffle_of_both_nulls() -> None:
     correlate(x, y, labels=labels, statistics=["cosine"], permutations=3, progress=lambda *call: calls.append(call))
     free, within = "cosine, shuffled freely", "cosine, shuffled within classes"
     assert calls == [(free, 1, 3), (free, 2, 3), (free, 3, 3), (within, 1, 3), (within, 2, 3), (within, 3, 3)]
+
+
+def numbers(found: Statistic) -> str:
+    """All numbers but the curves', in full."""
+    nulls = [(one.values.tolist(), one.p, one.adjusted, one.reason) for one in (found.null, found.within_class) if one]
+    samples = [(name, sample.tolist()) for name, sample in sorted(found.samples.items())]
+    return repr((found.name, found.n, found.observed, found.details, found.dropped, nulls, samples))
+
+
+def all_numbers(statistics: Sequence[Statistic]) -> list[object]:
+    """The curves' too."""
+    points = [
+        (point.size, point.n, point.classes, point.reason, point.found and numbers(point.found))
+        for found in statistics
+        for point in (*found.class_subsets, *found.subsamples)
+    ]
+    return [*map(numbers, statistics), *points]
+
+
+def test_a_run_that_is_killed_gives_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in every null and between them, of all rows and of points; what was finished is neither drawn nor prepared again."""
+    x, y, labels = by_class()
+    x[3], y[5] = 0, 0  # pairs that cosine leaves out
+    run = functools.partial(
+        correlate, x[:60], y[:60], labels=labels[:60] % 3, statistics=["cosine", "idcor", "svcca"], permutations=7,
+        class_subsets=True, subsamples=[4, 40], draws=2,
+    )  # fmt: skip
+    whole = run()
+    assert any(point.reason for point in whole[1].subsamples) and whole[0].dropped and whole[0].samples
+    kept = Dying([])
+    assert all_numbers(run(kept=kept)) == all_numbers(whole)
+    saves, prepared = kept.saves, []
+    prepare = engine.prepare
+    monkeypatch.setattr(engine, "prepare", lambda name, *rest: (prepared.append(name), prepare(name, *rest))[1])
+    assert all_numbers(run(kept=kept)) == all_numbers(whole)
+    assert prepared == [] and kept.saves == saves  # all of it was there
+    deaths = [0, 5, 6, 7, 12, 13, 14, 30, *range(100, saves, 37)]
+    assert all_numbers(through(lambda kept: run(kept=kept), deaths)) == all_numbers(whole)
+
+
+def test_what_was_begun_is_not_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, _ = by_class()
+    drawn: list[int] = []
+    draw = statistic.free_permutation
+    monkeypatch.setattr(statistic, "free_permutation", lambda n, seed, k: (drawn.append(k), draw(n, seed, k))[1])
+    through(lambda kept: correlate(x, y, statistics=["cosine"], permutations=6, kept=kept), [1, 3])
+    assert drawn == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from dying import through
+from torch import Tensor, nn
 
 import fmtool
 from fmtool import training
 from fmtool.errors import ModelError
+from fmtool.kept import NOTHING, Kept
+from fmtool.models import ARCHITECTURES
 from fmtool.models.classifier import Classifier
 from fmtool.training import RECIPES, Recipe, augmented
 
@@ -152,3 +156,64 @@ def test_one_cycle_of_few_steps(steps: int) -> None:
         optimizer.step()
         scheduler.step()
     assert 0 < optimizer.param_groups[0]["lr"] <= 0.01
+
+
+class Forgetful(nn.Module):
+    """A network with dropout, batch-norm statistics, and a weight that is tied to another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.same = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3)
+        self.same.weight = self.conv.weight
+        self.norm, self.dropout, self.linear = nn.BatchNorm2d(8), nn.Dropout(0.5), nn.Linear(8, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        hidden = self.norm(self.conv(images) + self.same(images)).relu().mean(dim=(2, 3))
+        logits: torch.Tensor = self.linear(self.dropout(hidden))
+        return logits
+
+
+def trained(kept: Kept, recipe: Recipe, compile_: bool = False, head: bool = False) -> dict[str, Tensor]:
+    """Weights and buffers after training on 38 images with batches of 8, five an epoch, the last one of 6."""
+    torch.manual_seed(0)
+    network = ARCHITECTURES["resnet8"].build(3, 3) if compile_ else Forgetful()
+    classifier = Classifier(network)
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (38, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 3, (38,), generator=generator)
+    if head:
+        training.train_head(classifier, images, labels, recipe, batch=16, seed=3, kept=kept)
+    else:
+        training.train(classifier, images, labels, recipe, augment="flip-crop", seed=3, compile_=compile_, kept=kept)
+    return classifier.state_dict()
+
+
+SHORT = {
+    "sgd, steps": Recipe("sgd", "steps", 0.1, 1e-4, epochs=4, batch=8),
+    "sgd, one-cycle": Recipe("sgd", "one-cycle", 0.2, 5e-4, epochs=4, batch=8),
+    "adam, one-cycle": Recipe("adam", "one-cycle", 0.01, 0.0, epochs=4, batch=8, rise=0.1),
+}
+
+
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("recipe", SHORT.values(), ids=SHORT)
+def test_a_run_that_is_killed_gives_the_same_weights(
+    recipe: Recipe, head: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its first step, in a block of augmented images, at its end, at an epoch's end, after the rate fell, at the end."""
+    monkeypatch.setattr(training, "AHEAD", 16)  # blocks of two steps, epochs of five
+    whole = trained(NOTHING, recipe, head=head)
+    found = through(lambda kept: trained(kept, recipe, head=head), [0, 2, 3, 4, 9, 11, 16, 19])
+    assert found.keys() == whole.keys()
+    for name, values in whole.items():
+        assert torch.equal(found[name], values), name
+    other = trained(NOTHING, dataclasses.replace(recipe, epochs=3), head=head)
+    assert not torch.equal(whole["network.linear.weight"], other["network.linear.weight"])
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler at hand")
+def test_a_compiled_run_that_is_killed_gives_the_same_weights() -> None:
+    recipe = SHORT["sgd, one-cycle"]
+    whole = trained(NOTHING, recipe, compile_=True)
+    found = through(lambda kept: trained(kept, recipe, compile_=True), [3, 11])
+    assert all(torch.equal(found[name], values) for name, values in whole.items())

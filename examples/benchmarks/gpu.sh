@@ -21,6 +21,8 @@ python "$here/precision.py" "${arguments[@]}" --device cuda --images 1000
 python "$here/profile_step.py" "${arguments[@]}" --device cuda
 python "$here/permutations.py" --device cuda
 python "$here/training.py" --data "$train" --device cuda
+gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
+if [ "$gpus" -gt 1 ]; then python "$here/processes.py" "${arguments[@]}" --device cuda --processes "$gpus" --images 4000; fi
 
 weights=$(value weights)
 if [ -n "$weights" ]; then

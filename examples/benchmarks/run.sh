@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every benchmark on the CPU, some 25 minutes on 2 cores that do nothing else; one Markdown table each on standard output.
+# Every benchmark on the CPU, some 30 minutes on 2 cores that do nothing else; one Markdown table each on standard output.
 #
 #   examples/benchmarks/run.sh --data cifar10:test --weights resnet20.th --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
 #
@@ -13,4 +13,5 @@ python "$here/precision.py" "${arguments[@]}"
 python "$here/memory.py"
 python "$here/permutations.py"
 python "$here/attacks.py" "${arguments[@]}"
+python "$here/processes.py" "${arguments[@]}"
 python "$here/training.py" --data "${TRAIN:-cifar10:train}"

@@ -15,6 +15,7 @@ from fmtool.cli import (
     class_masks,
     correlate,
     defend,
+    doctor,
     fit_masks,
     import_model,
     inspect,
@@ -22,6 +23,7 @@ from fmtool.cli import (
     plot,
     report,
     train_model,
+    verify,
 )
 
 app = typer.Typer(
@@ -38,7 +40,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from fmtool.artifacts import versions
+        from fmtool.health import versions
 
         print(", ".join(f"{name} {number}" for name, number in versions().items()))
         raise typer.Exit
@@ -64,7 +66,9 @@ for command in (
     check_masks,
     merge,
     inspect,
+    verify,
     plot,
     report,
+    doctor,
 ):
     command.register(app)

@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from fmtool import distributed
 from fmtool.attacks import ATTACKS, DEFAULT_EPSILON, parse_epsilon, parse_options
 from fmtool.cli import options as opt
-from fmtool.cli.session import save, working
+from fmtool.cli.completion import one_of
+from fmtool.cli.session import show_result, working
 from fmtool.errors import AttackError
 
 EXAMPLE = "fmtool attack model.safetensors --data digits --attack pgd --epsilon 0.3 -o pgd.safetensors"
@@ -28,6 +30,7 @@ def attack(
         typer.Option(
             "--attack",
             metavar="NAME",
+            autocompletion=one_of({name: known.foolbox_class for name, known in ATTACKS.items()}),
             help=f"{', '.join(ATTACKS)} (FMN and DeepFool look for the smallest l-inf perturbation, PGD stays within --epsilon), or the name of a Foolbox attack class. [default: fmn, or pgd with --defense]",
         ),
     ] = None,
@@ -71,6 +74,8 @@ def attack(
     batch_size: opt.BatchSize = None,
     factory: opt.Factory = None,
     allow_other_model: opt.AllowOtherModel = False,
+    shard: opt.Shard = None,
+    restart: opt.Restart = False,
     form: opt.Format = "table",
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
@@ -79,9 +84,14 @@ def attack(
 
     Images that are wrong before are kept in the file and flagged, not attacked; whether an attack worked is judged on the
     float32 image as it is stored. With --defense, PGD attacks the two-pass classifier, then through the mask of each class alone
-    what is still right; right before, wrong and worked are then said of the two-pass classifier.
+    what is still right; right before, wrong and worked are then said of the two-pass classifier. Under torchrun the processes
+    share the images, and the first one writes the file.
     """
-    with working(output, quiet=quiet, debug=debug, form=form) as bar:
+    rank, _ = distributed.world()
+    with (
+        working(output, quiet=quiet or rank > 0, debug=debug, form=form) as bar,
+        distributed.joined(model, defense) as ranks,
+    ):
         pairs = dict(_pair(text) for text in attack_option or [])
         distance = parse_epsilon(epsilon) if epsilon is not None else None
         from fmtool import artifacts, datasets
@@ -100,9 +110,14 @@ def attack(
             batch=batch_size,
             factory=factory,
             allow_other_model=allow_other_model,
+            output=output,
+            shard=None if shard is None else distributed.parse_shard(shard),
+            restart=restart,
+            ranks=ranks,
             progress=bar,
         )
-    save(found, output, form)
+    if ranks.leads:
+        show_result(found, output, form)
 
 
 def _pair(text: str) -> tuple[str, str]:

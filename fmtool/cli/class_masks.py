@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fmtool.cli import options as opt
-from fmtool.cli.session import read_source, save, working
+from fmtool.cli.session import read_source, show_result, working
 
 EXAMPLE = "fmtool class-masks model.safetensors pgd-train.safetensors --robust -o robust-pgd.safetensors"
 
@@ -48,6 +48,7 @@ def class_masks(
     compile_: opt.Compile = None,
     factory: opt.Factory = None,
     allow_other_model: opt.AllowOtherModel = False,
+    restart: opt.Restart = False,
     form: opt.Format = "table",
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
@@ -68,12 +69,14 @@ def class_masks(
             lambda_=lambda_,
             min_steps=min_steps,
             max_steps=max_steps,
-            limit=limit,
+            limit=limit if data is None else None,  # which data has been cut to already
             device=device,
             batch=batch_size,
             compile_=compile_,
             factory=factory,
             allow_other_model=allow_other_model,
+            output=output,
+            restart=restart,
             progress=bar,
         )
-    save(found, output, form)
+    show_result(found, output, form)

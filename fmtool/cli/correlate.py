@@ -8,6 +8,7 @@ import typer
 
 from fmtool import artifacts, targets
 from fmtool.cli import options as opt
+from fmtool.cli.completion import one_of, some_of
 from fmtool.cli.session import show, working
 from fmtool.correlation import ALL, DEFAULT, DIMENSIONS, STATISTICS
 from fmtool.errors import ArtifactError, FmtoolError, StatisticError
@@ -43,6 +44,7 @@ def correlate(
         typer.Option(
             "--statistics",
             metavar="NAMES",
+            autocompletion=some_of(STATISTICS),
             help="; ".join(f"{name}: {text}" for name, text in STATISTICS.items()) + f"; {ALL}: every one of them.",
         ),
     ] = ",".join(DEFAULT),
@@ -64,6 +66,7 @@ def correlate(
         typer.Option(
             "--dimension",
             metavar="NAME",
+            autocompletion=one_of({name: text for name, (_, text) in DIMENSIONS.items()}),
             help="How IdCor estimates dimensions. "
             + "; ".join(f"{name}: {text}" for name, (_, text) in DIMENSIONS.items())
             + ". All but twonn by scikit-dimension, anew for every shuffle.",
@@ -100,6 +103,7 @@ def correlate(
     ] = None,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
+    restart: opt.Restart = False,
     form: opt.Format = "table",
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
@@ -108,7 +112,7 @@ def correlate(
 
     Statistics of masks are far from 0 by chance, in either direction: read the adjusted value, (observed - null mean) /
     (1 - null mean), and the within-class null, which asks whether it is the image or only its class. A table of each curve
-    that was asked for comes after the main one, in every format, as `inspect` prints several tables.
+    that was asked for comes after the main one, in every format; as JSON they make one list.
     """
     with working(output, quiet=quiet, debug=debug, form=form) as bar:
         check_plot(plot, class_subsets and subsample is not None)
@@ -130,16 +134,15 @@ def correlate(
             draws=draws,
             seed=seed,
             device=device,
+            output=output,
+            restart=restart,
             progress=bar,
         )
-        if output is not None:
-            artifacts.write(found, output)
         if plot is not None:
             from fmtool import plotting
 
             plotting.save(plotting.draw([found], PICTURE_COUNT), plot)
-    for table in correlation_tables(found.header):
-        show(table, form, to_stderr=output in targets.STDOUT)
+    show(correlation_tables(found.header), form, to_stderr=output in targets.STDOUT)
 
 
 def check_plot(plot: str | None, several: bool) -> None:
@@ -176,16 +179,14 @@ def read_sizes(text: str | None) -> list[int]:
 
 def read_side(source: str) -> tuple[Artifact | Tensor, Tensor | None]:
     """A mask file, or a foreign file's one matrix (n, d), or column (n), and its `labels` if it has any."""
-    from safetensors.torch import load
-
     if artifacts.looks_made(source):
         from fmtool import row_files
 
         return row_files.read(source, "masks"), None  # masks stay there until some are wanted
     data = artifacts.read_bytes(source)
-    if artifacts.METADATA_KEY in artifacts.parse_header(data, source).get("__metadata__", {}):
+    if artifacts.METADATA_KEY in (artifacts.parse_header(data, source).get("__metadata__") or {}):
         return artifacts.read(source, "masks", data=data), None
-    tensors = load(data)
+    tensors = artifacts.tensors_in(data, source)
     labels = tensors.pop("labels", None)
     matrices = {
         name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.ndim in (1, 2)

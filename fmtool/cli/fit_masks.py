@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
+from fmtool import distributed
 from fmtool.cli import options as opt
+from fmtool.cli.completion import one_of
 from fmtool.cli.session import read_source, show_result, working
 from fmtool.models import PRECISIONS
 
@@ -51,6 +53,7 @@ def fit_masks(
         typer.Option(
             "--precision",
             metavar="NAME",
+            autocompletion=one_of(PRECISIONS),
             help="Of the network; " + "; ".join(f"{name}: {text}" for name, text in PRECISIONS.items()) + ".",
         ),
     ] = "float32",
@@ -68,6 +71,8 @@ def fit_masks(
     compile_: opt.Compile = None,
     factory: opt.Factory = None,
     allow_other_model: opt.AllowOtherModel = False,
+    shard: opt.Shard = None,
+    restart: opt.Restart = False,
     form: opt.Format = "table",
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
@@ -75,9 +80,14 @@ def fit_masks(
     """Fit a sparse frequency mask for each image that keeps the classifier's verdict (sections 3.1 and 4.4).
 
     Adam at 0.01 on cross-entropy + lambda * sum |M|, entries kept in [0, 1], until the loss settles (A.3). Images that were wrong
-    before the attack, and failed attacks, are never used. With --data, essential masks need no attack file.
+    before the attack, and failed attacks, are never used. With --data, essential masks need no attack file. Under torchrun the
+    processes share the images, and the first one writes the file.
     """
-    with working(output, quiet=quiet, debug=debug, form=form) as bar:
+    rank, _ = distributed.world()
+    with (
+        working(output, quiet=quiet or rank > 0, debug=debug, form=form) as bar,
+        distributed.joined(model, attack) as ranks,
+    ):
         from fmtool import artifacts
         from fmtool.stages.fit_masks import fit_masks as run
 
@@ -89,7 +99,7 @@ def fit_masks(
             lambda_=lambda_,
             min_steps=min_steps,
             max_steps=max_steps,
-            limit=limit,
+            limit=limit if data is None else None,  # which data has been cut to already
             precision=precision,
             perturb=perturb,
             seed=seed,
@@ -99,6 +109,10 @@ def fit_masks(
             factory=factory,
             allow_other_model=allow_other_model,
             output=output,
+            shard=None if shard is None else distributed.parse_shard(shard),
+            restart=restart,
+            ranks=ranks,
             progress=bar,
         )
-    show_result(found, output, form)
+    if ranks.leads:
+        show_result(found, output, form)

@@ -37,6 +37,7 @@ def import_model(
         str | None,
         typer.Option(
             "--architecture",
+            autocompletion=opt.ARCHITECTURE_NAMES,
             help=f"What a checkpoint fills: {', '.join(ARCHITECTURES)}, a torchvision name, or package.module:factory.",
         ),
     ] = None,

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fmtool import artifacts
+from fmtool import artifacts, provenance
 from fmtool.artifacts import Description
 from fmtool.cli import options as opt
 from fmtool.cli.session import show, working
 from fmtool.errors import FmtoolError
+from fmtool.provenance import SHORT
 from fmtool.summaries import joined, tables_of
 from fmtool.summaries.correlations import table1
 from fmtool.summaries.spectra import KINDS, Source, spectrum_lines, spectrum_table
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
 EXAMPLE = "fmtool inspect correlation-fmn.safetensors correlation-pgd.safetensors correlation-deepfool.safetensors"
-SHORT = 12  # digits of a digest that are shown
+DEEPEST = 50  # stages below one another that are drawn; a tree is drawn by recursion
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +40,8 @@ def inspect(
     history: Annotated[
         bool,
         typer.Option(
-            "--history", help="Show options, seed and versions of every stage in the tree of what led to the file, too."
+            "--history",
+            help="Show options, seed and versions of every stage in the tree of what led to the file, and the shell commands that make it again.",
         ),
     ] = False,
     spectrum: Annotated[
@@ -77,15 +79,16 @@ def inspect(
         if form == "table":
             print("\n".join(_summary(file, one)))
             _show_tree(_tree(file, one, history))
+            if history:
+                print("\n".join(provenance.commands(one.history, one.digest, one.header.get("shard"))))
             if one.kind in KINDS:
                 print("\n".join(spectrum_lines(_source(file, one, arrays))))
         made.append((artifacts.label(file), tables_of(one.kind, one.header, arrays)))
-    for table in joined(made):
-        show(table, form)
+    show(joined(made), form)
 
 
 def _summary(file: str, one: Description) -> list[str]:
-    lines = [f"{file}: kind {one.kind}, schema {artifacts.SCHEMA}, digest {one.digest}"]
+    lines = [f"{artifacts.label(file)}: kind {one.kind}, schema {artifacts.SCHEMA}, digest {one.digest}"]
     shown = list(one.shapes.items()) if one.kind != "model" else []
     lines += [f"  {name}: {dtype} {list(shape)}" for name, (dtype, shape) in sorted(shown)]
     if one.kind == "model":
@@ -111,17 +114,16 @@ def _tree(file: str, one: Description, whole: bool) -> Tree:
     tree = Tree(Text(f"{artifacts.label(file)} {one.digest[:SHORT]}"))
     shown: set[int] = set()
 
-    def grow(branch: Tree, number: int, stage: dict[str, Any]) -> None:
+    def grow(branch: Tree, number: int, stage: dict[str, Any], depth: int = 1) -> None:
         again = number in shown
         lines = _stage_lines(number, stage)[: None if whole else 1]
         node = branch.add(Text(f"{lines[0]} (as above)" if again else "\n".join(lines)))
         shown.add(number)
         for entry in stage["inputs"] if not again else ():
-            if entry["digest"] in made:
-                grow(node, *made[entry["digest"]])
+            if entry["digest"] in made and depth < DEEPEST:
+                grow(node, *made[entry["digest"]], depth + 1)
             else:
-                name = " ".join(str(entry[key]) for key in ("kind", "name", "split") if entry.get(key))
-                node.add(Text(f"{name} {entry['digest'][:SHORT]}"))
+                node.add(Text(provenance.title(entry)))
 
     for number, stage in reversed(stages):  # the last one made the file; others only where no digest leads to them
         if number not in shown:

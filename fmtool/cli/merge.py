@@ -25,6 +25,12 @@ def merge(
         ),
     ],
     output: opt.Output,
+    allow_gaps: Annotated[
+        bool,
+        typer.Option(
+            "--allow-gaps", help="Join shards though some of their set are missing; the history then says which."
+        ),
+    ] = False,
     form: opt.Format = "table",
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
@@ -32,7 +38,7 @@ def merge(
     """Join attack files, or mask files, about different images into one, rows in the order given.
 
     They must come from the same model with the same options, --limit aside; data sets may differ, and the file lists them all.
-    Files that share an image are refused.
+    Files that share an image are refused. The shards of one job, in any order, become the file that the job would make at once.
     """
     with working(output, quiet=quiet, debug=debug, form=form):
         from dataclasses import replace
@@ -40,7 +46,7 @@ def merge(
         from fmtool import row_files
         from fmtool.stages.merge import merge as run
 
-        found = run([row_files.read(file, "attack", "masks") for file in files], output=output)
+        found = run([row_files.read(file, "attack", "masks") for file in files], allow_gaps=allow_gaps, output=output)
     if found.kind == "attack":  # whose table compares all images, in memory
         found = replace(found, tensors=dict(found.tensors))
     show_result(found, output, form)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from fmtool.cli.completion import one_of
 from fmtool.datasets import DATASETS
+from fmtool.models import ARCHITECTURES
 from fmtool.tables import FORMATS
 
 DATA_HELP = (
     f"Images: {', '.join(DATASETS)}, a folder or zip with one folder of images a class, or a safetensors file with images "
     "and labels; :train, :test or :all behind it names the split."
 )
+
+DATA_NAMES = one_of({name: known.summary for name, known in DATASETS.items()})
+ARCHITECTURE_NAMES = one_of({name: known.summary for name, known in ARCHITECTURES.items()})
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="Model file of train-model or import-model, or - for standard input.")
@@ -30,8 +35,9 @@ OptionalOutput = Annotated[
         help="File to write the result to; - is standard output (the table then goes to standard error).",
     ),
 ]
-Data = Annotated[str, typer.Option("--data", metavar="SOURCE", help=DATA_HELP)]
-OptionalData = Annotated[str | None, typer.Option("--data", metavar="SOURCE", help=DATA_HELP)]
+_DATA: Any = typer.Option("--data", metavar="SOURCE", help=DATA_HELP, autocompletion=DATA_NAMES)
+Data = Annotated[str, _DATA]
+OptionalData = Annotated[str | None, _DATA]
 Limit = Annotated[
     int | None,
     typer.Option("--limit", metavar="N", min=1, help="Use at most N images, spread evenly over the classes."),
@@ -66,6 +72,21 @@ Factory = Annotated[
 AllowOtherModel = Annotated[
     bool, typer.Option("--allow-other-model", help="Take files that were made with another model than MODEL.")
 ]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Do part I of N, I from 1 to N: every Nth image. 'fmtool merge' joins the parts to the file that would be made at once.",
+    ),
+]
+Restart = Annotated[
+    bool,
+    typer.Option(
+        "--restart",
+        help="Begin anew. Without it the same command goes on where it was interrupted; with '-o -' there is nothing to go on from.",
+    ),
+]
 Lambda = Annotated[
     float | None, typer.Option("--lambda", metavar="NUMBER", help="Weight of the l1 penalty on a mask's entries (A.3).")
 ]
@@ -86,7 +107,15 @@ Count = Annotated[
         help="How many images a grid shows, spread over the classes; every file shows the same ones.",
     ),
 ]
-Format = Annotated[str, typer.Option("--format", metavar="FORMAT", help=f"The table as {', '.join(FORMATS)}.")]
+Format = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help=f"The table as {', '.join(FORMATS)}.",
+        autocompletion=one_of(dict.fromkeys(FORMATS, "")),
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fmtool.cli import options as opt
+from fmtool.cli.completion import one_of
 from fmtool.cli.session import working
 from fmtool.plotting import FIGURES, check_suffix
 
@@ -25,7 +26,15 @@ def plot(
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="Picture to write: .png, .pdf or .svg.")
     ],
-    figure: Annotated[str | None, typer.Option("--figure", metavar="NAME", help=f"Which figure. {NAMES}.")] = None,
+    figure: Annotated[
+        str | None,
+        typer.Option(
+            "--figure",
+            metavar="NAME",
+            help=f"Which figure. {NAMES}.",
+            autocompletion=one_of({name: one.text for name, one in FIGURES.items()}),
+        ),
+    ] = None,
     count: opt.Count = 8,
     same_images_as: Annotated[
         list[str] | None,

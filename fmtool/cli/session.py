@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from fmtool import artifacts, targets
 from fmtool.errors import FmtoolError, FmtoolWarning, unknown
@@ -94,12 +94,20 @@ def show_result(artifact: Artifact, output: str | None, form: str) -> None:
     show(table_of(artifact.kind, artifact.header, arrays), form, to_stderr=output in targets.STDOUT)
 
 
-def show(table: Table, form: str, *, to_stderr: bool = False) -> None:
-    """Print a table in the asked-for format."""
+def show(tables: Table | Sequence[Table], form: str, *, to_stderr: bool = False) -> None:
+    """Print a table, or several, in the asked-for format."""
     stream = sys.stderr if to_stderr else sys.stdout
+    several = [tables] if isinstance(tables, Table) else tables
     if form != "table":
-        stream.write(TEXTS[form](table))
+        # by lines: a long text whose reader goes in the middle of it may be lost without an error
+        stream.writelines(TEXTS[form](*several).splitlines(keepends=True))
         return
+    for table in several:
+        _print(table, stream)
+
+
+def _print(table: Table, stream: TextIO) -> None:
+    """For people."""
     from rich.console import Console
 
     # the stream itself is asked: FORCE_COLOR makes rich believe in a terminal where there is none

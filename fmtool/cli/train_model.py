@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fmtool.cli import options as opt
-from fmtool.cli.session import save, working
+from fmtool.cli.session import show_result, working
 from fmtool.models import ARCHITECTURES
 
 EXAMPLE = "fmtool train-model --data digits --architecture resnet8 --recipe one-cycle -o model.safetensors"
@@ -27,13 +27,16 @@ def train_model(
         typer.Option(
             "--test-data",
             metavar="SOURCE",
+            autocompletion=opt.DATA_NAMES,
             help="Images to report accuracy on; default: the test split of --data, if it has one.",
         ),
     ] = None,
     architecture: Annotated[
         str,
         typer.Option(
-            "--architecture", help=f"{', '.join(ARCHITECTURES)}, a torchvision name, or package.module:factory."
+            "--architecture",
+            help=f"{', '.join(ARCHITECTURES)}, a torchvision name, or package.module:factory.",
+            autocompletion=opt.ARCHITECTURE_NAMES,
         ),
     ] = "resnet20",
     base: Annotated[
@@ -68,6 +71,7 @@ def train_model(
     device: opt.Device = "auto",
     compile_: opt.Compile = None,
     factory: opt.Factory = None,
+    restart: opt.Restart = False,
     form: opt.Format = "table",
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
@@ -101,6 +105,8 @@ def train_model(
             device=device,
             compile_=compile_,
             factory=factory,
+            output=output,
+            restart=restart,
             progress=bar,
         )
-    save(model, output, form)
+    show_result(model, output, form)

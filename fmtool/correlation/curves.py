@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,25 +53,36 @@ class Setting:
     draws: int  # subsets for each number of classes, subsamples for each size
     progress: Progress | None
 
-    def point(self, name: str, prepared: Prepared | None, rows: Tensor, size: int, classes: tuple[int, ...]) -> Point:
+    def point(
+        self,
+        name: str,
+        part: str,
+        whole: Callable[[], Prepared] | None,
+        rows: Tensor,
+        size: int,
+        classes: tuple[int, ...],
+    ) -> Point:
         """The statistic of some rows, from the whole's where it can. What these rows don't allow is told as the reason."""
         some = self.pairs.of(rows)
+
+        def prepared() -> Prepared:
+            subset = whole().subset if whole is not None else None
+            return prepare(name, some, self.options) if subset is None else subset(rows)
+
         try:
-            if prepared is not None and prepared.subset is not None:
-                prepared = prepared.subset(rows)
-            else:
-                prepared = prepare(name, some, self.options)
-            found = evaluate(name, prepared, some.labels, len(some), self.shuffles)
+            found = evaluate(name, part, prepared, some.labels, len(some), self.shuffles)
         except StatisticError as error:
             return Point(size, len(some), classes, None, str(error))
         return Point(size, len(some), classes, found, "")
 
 
-def over_classes(whole: Statistic, prepared: Prepared, kinds: Sequence[int], setting: Setting) -> tuple[Point, ...]:
+def over_classes(
+    whole: Statistic, prepared: Callable[[], Prepared], kinds: Sequence[int], setting: Setting
+) -> tuple[Point, ...]:
     """The statistic of the pairs of random subsets of the classes; kinds: the label of each class. All classes are the whole."""
     pairs = setting.pairs
     assert pairs.labels is not None
-    points = []
+    points, label = [], f"{whole.name}, subsets of classes"
     chosen = subsets_of_classes(len(kinds), setting.draws, setting.shuffles.seed)
     for done, classes in enumerate(chosen, start=1):
         labels = tuple(kinds[one] for one in classes)
@@ -79,19 +90,19 @@ def over_classes(whole: Statistic, prepared: Prepared, kinds: Sequence[int], set
             points.append(Point(len(classes), len(pairs), labels, whole, ""))
         else:
             rows = torch.isin(pairs.labels, torch.tensor(classes)).nonzero()[:, 0]
-            points.append(setting.point(whole.name, prepared, rows, len(classes), labels))
+            points.append(setting.point(whole.name, f"{label} {done}", prepared, rows, len(classes), labels))
         if setting.progress is not None:
-            setting.progress(f"{whole.name}, subsets of classes", done, len(chosen))
+            setting.progress(label, done, len(chosen))
     return tuple(points)
 
 
 def over_rows(whole: Statistic, sizes: Sequence[int], setting: Setting) -> tuple[Point, ...]:
     """The statistic of random subsamples of these sizes, each prepared anew; the last point is the whole."""
     rows = len(setting.pairs)
-    points = []
+    points, label = [], f"{whole.name}, subsamples"
     for done, (size, draw) in enumerate(itertools.product(sizes, range(setting.draws)), start=1):
         drawn = subsample(rows, size, setting.shuffles.seed, draw)
-        points.append(setting.point(whole.name, None, drawn, size, ()))
+        points.append(setting.point(whole.name, f"{label} {done}", None, drawn, size, ()))
         if setting.progress is not None:
-            setting.progress(f"{whole.name}, subsamples", done, len(sizes) * setting.draws)
+            setting.progress(label, done, len(sizes) * setting.draws)
     return (*points, Point(rows, rows, (), whole, ""))

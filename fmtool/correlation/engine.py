@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from fmtool.correlation.curves import Setting, over_classes, over_rows
 from fmtool.correlation.prepared import Options
 from fmtool.correlation.statistic import Pairs, Progress, Shuffles, Statistic, evaluate, prepare
 from fmtool.errors import StatisticError, unknown
+from fmtool.kept import NOTHING, Kept
 
 
 def correlate(
@@ -31,6 +33,7 @@ def correlate(
     subsamples: Sequence[int] = (),
     draws: int = 10,
     progress: Progress | None = None,
+    kept: Kept = NOTHING,
 ) -> tuple[Statistic, ...]:
     """Statistics of x (n, d1) and y (n, d2), row i of one belonging to row i of the other, in the order asked for.
 
@@ -46,6 +49,7 @@ def correlate(
     class_subsets: also give each statistic for `draws` random subsets of k classes, k from 1 to all; needs labels.
     subsamples: numbers of rows below n, for each of which each statistic is given for `draws` random subsamples.
     progress: called as progress(label, done, total) after each shuffle of all rows and each subset.
+    kept: where values are kept, to go on from; of the same rows and arguments.
 
     Raises StatisticError for whatever the rows or the arguments don't allow.
     """
@@ -61,15 +65,15 @@ def correlate(
     sizes = _sizes(subsamples, len(pairs))
     if class_subsets and labels is None:
         raise StatisticError("subsets of classes need labels, but there are none")
-    shuffles = Shuffles(permutations, seed, strict)
+    shuffles = Shuffles(permutations, seed, strict, kept)
     each = Options(row_normalise=row_normalise, dimension=dimension, device=device)
     options = replace(each, shuffles=permutations * (1 if labels is None else 2))
     setting = Setting(pairs, each, shuffles, draws, progress)
     # One statistic after the other, drawing the shuffles again, as a matrix of all pairs may be kept by each.
     results = []
     for name in names:
-        prepared = prepare(name, pairs, options)
-        whole = evaluate(name, prepared, pairs.labels, len(pairs), shuffles, progress)
+        prepared = functools.cache(functools.partial(prepare, name, pairs, options))  # when it is first needed
+        whole = evaluate(name, name, prepared, pairs.labels, len(pairs), shuffles, progress)
         over = over_classes(whole, prepared, kinds, setting) if class_subsets else ()
         del prepared  # before the next one asks for as much memory
         results.append(replace(whole, class_subsets=over, subsamples=over_rows(whole, sizes, setting) if sizes else ()))

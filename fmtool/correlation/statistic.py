@@ -12,8 +12,11 @@ from torch import Tensor
 
 from fmtool.correlation.nulls import Null, class_permutation, free_permutation, summarise
 from fmtool.correlation.prepared import Options, Prepared
+from fmtool.kept import NOTHING, Kept, Tensors, as_tensor, from_tensor
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, how much there is
+FREE, WITHIN = "shuffled freely", "shuffled within classes"
+SAMPLE = "sample "  # before the name of a sample where it is kept
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,12 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Shuffles:
-    """How nulls are drawn; see `engine.correlate`."""
+    """How nulls are drawn, and where they are kept; see `engine.correlate`."""
 
     permutations: int
     seed: int
     strict: bool
+    kept: Kept = NOTHING
 
 
 @dataclass(frozen=True)
@@ -75,28 +79,54 @@ def prepare(name: str, pairs: Pairs, options: Options) -> Prepared:
 
 
 def evaluate(
-    name: str, prepared: Prepared, labels: Tensor | None, n: int, shuffles: Shuffles, progress: Progress | None = None
+    name: str,
+    part: str,
+    prepared: Callable[[], Prepared],
+    labels: Tensor | None,
+    n: int,
+    shuffles: Shuffles,
+    progress: Progress | None = None,
 ) -> Statistic:
-    """The statistic with its nulls, the second one when there are labels (n,)."""
+    """The statistic with its nulls, the second one when there are labels (n,).
 
-    def null(classes: Tensor | None) -> Null:
-        label = f"{name}, shuffled freely" if classes is None else f"{name}, shuffled within classes"
+    part: what it is called where it is kept. One that was finished before is not prepared again; of one that was begun the
+    shuffles that were drawn are not drawn again.
+    """
+    kept, kinds = shuffles.kept, {FREE: None} if labels is None else {FREE: None, WITHIN: labels}
+    before = kept.part(part)
+    if before is not None:
+        return _finished(name, n, shuffles.strict, before)
+    ready = prepared()
+    begun = kept.load()
+    drawn = begun if begun is not None and from_tensor(begun["part"]) == part else {"part": as_tensor(part)}
+
+    def null(kind: str, classes: Tensor | None) -> None:
+        """The values of this null in `drawn`."""
         values = torch.empty(shuffles.permutations, dtype=torch.float64)
-        for k in range(shuffles.permutations):
+        done = len(drawn.get(kind, ()))
+        if done:
+            values[:done] = drawn[kind]
+        for k in range(done, shuffles.permutations):
             seed = shuffles.seed
-            drawn = free_permutation(n, seed, k) if classes is None else class_permutation(classes, seed, k)
-            values[k] = prepared.shuffled(drawn)
+            permutation = free_permutation(n, seed, k) if classes is None else class_permutation(classes, seed, k)
+            values[k] = ready.shuffled(permutation)
+            drawn[kind] = values[: k + 1]
+            kept.save(lambda: drawn)
             if progress is not None:
-                progress(label, k + 1, shuffles.permutations)
-        return summarise(prepared.observed, values, shuffles.strict)
+                progress(f"{name}, {kind}", k + 1, shuffles.permutations)
 
-    return Statistic(
-        name=name,
-        n=n,
-        observed=prepared.observed,
-        details=prepared.details,
-        dropped=prepared.dropped,
-        null=null(None),
-        within_class=None if labels is None else null(labels),
-        samples=prepared.samples,
-    )
+    for kind, classes in kinds.items():
+        null(kind, classes)
+    numbers = {"observed": ready.observed, "details": ready.details, "dropped": ready.dropped}
+    samples = {f"{SAMPLE}{what}": sample.clone() for what, sample in ready.samples.items()}
+    whole = {"numbers": as_tensor(numbers), **{kind: drawn[kind] for kind in kinds}, **samples}
+    kept.finish(part, whole)
+    return _finished(name, n, shuffles.strict, whole)
+
+
+def _finished(name: str, n: int, strict: bool, part: Tensors) -> Statistic:
+    """A statistic as it is kept."""
+    numbers = from_tensor(part["numbers"])
+    nulls = {kind: summarise(numbers["observed"], part[kind], strict) for kind in (FREE, WITHIN) if kind in part}
+    samples = {key.removeprefix(SAMPLE): sample for key, sample in part.items() if key.startswith(SAMPLE)}
+    return Statistic(name, n, **numbers, null=nulls[FREE], within_class=nulls.get(WITHIN), samples=samples)

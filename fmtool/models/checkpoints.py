@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import pickle
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fmtool import artifacts
+from fmtool import artifacts, kinds
 from fmtool.artifacts import Artifact
 from fmtool.errors import ModelError, unknown
 from fmtool.models import ARCHITECTURES
@@ -50,16 +51,26 @@ class Specification:
 
 
 def specification(header: Mapping[str, Any], name: str) -> Specification:
-    """A header's fields; ModelError where they are of the wrong kind."""
+    """A header's fields; ModelError where they are of the wrong kind or don't fit each other."""
+    damaged = kinds.damaged("model", header)
+    if damaged:
+        raise ModelError(f"{name}: its model header is damaged ({', '.join(damaged)})")
     fields: dict[str, Any] = {key: header[key] for key in Specification.__dataclass_fields__ if key in header}
     try:
         fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
         found = Specification(**fields)
-        named = isinstance(found.class_names, tuple) and found.class_names and isinstance(found.architecture, str)
-        if len(found.input_shape) != 3 or not named:
-            raise TypeError("input_shape, class_names or architecture")
     except TypeError as error:
         raise ModelError(f"{name}: its model header is damaged ({error})") from None
+    outputs = found.outputs if found.head is None else int(found.head["classes"])
+    kept, normalised = found.keep_classes, [values for values in (found.mean, found.std) if values is not None]
+    wrong = {
+        "class_names": len(found.class_names) != (outputs if kept is None else len(kept)),
+        "keep_classes": kept is not None and max(kept) >= outputs,
+        "mean, std": any(len(values) != found.input_shape[0] for values in normalised),
+    }
+    if any(wrong.values()):
+        fields_ = ", ".join(key for key, is_wrong in wrong.items() if is_wrong)
+        raise ModelError(f"{name}: its model header is damaged ({fields_} does not fit the rest)")
     return found
 
 
@@ -135,32 +146,35 @@ def replace_head(network: nn.Module, classes: int) -> str:
     return name
 
 
-def read_weights(path: str) -> dict[str, Tensor]:
+def read_weights(path: str, data: bytes | None = None) -> dict[str, Tensor]:
     """A state dict from .safetensors or from a pickle that holds nothing but tensors and plain containers.
 
     A nested `state_dict` or `model` is opened, and the `module.` that DataParallel puts before names is removed.
+    data: the file's bytes where they have been read already.
     """
-    data = artifacts.read_bytes(path)
+    data = artifacts.read_bytes(path) if data is None else data
     if Path(path).suffix == ".safetensors":
-        from safetensors.torch import load
-
         artifacts.parse_header(data, path)
-        found: Any = load(data)
+        found: Any = artifacts.tensors_in(data, path)
     else:
-        found = _unpickle(path)
+        found = _unpickle(data, path)
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
     if not isinstance(found, Mapping) or not found or not all(isinstance(v, Tensor) for v in found.values()):
         raise ModelError(f"{path}: holds no state dict, expected parameter names with tensors")
+    for name, tensor in found.items():
+        # a stride of 0 makes any size of one number
+        if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > len(data):
+            raise ModelError(f"{path}: {name} is {list(tensor.shape)}, more than the file holds")
     return {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
 
 
-def _unpickle(path: str) -> Any:
+def _unpickle(data: bytes, path: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old storage formats
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         text = str(error)
         name = next((word for word in text.replace("`", " ").split() if "." in word and "GLOBAL" not in word), "")
@@ -170,22 +184,13 @@ def _unpickle(path: str) -> Any:
                 f"{path}: refused, unpickling it would run code ({refused}): expected a state dict of tensors"
             ) from None
         raise ModelError(f"{path}: not a checkpoint ({text.splitlines()[0][:100]})") from None
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        OSError,
-        IndexError,
-        UnicodeDecodeError,
-        AttributeError,
-    ) as error:
+    except Exception as error:  # of damaged bytes the unpickler may raise anything at all
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(f"{path}: not a checkpoint ({reason[:100]})") from None
 
 
-def load_weights(network: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
-    """Fill a network; ModelError names what is missing, unexpected or of another shape."""
+def check_weights(network: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
+    """ModelError names what is missing, unexpected or of another shape."""
     own = network.state_dict()
     # counters of batches seen: absent from older checkpoints, and nothing reads them
     missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
@@ -202,7 +207,17 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], name: str) -
     ]
     if problems:
         raise ModelError(f"{name}: the weights don't fit the architecture: {'; '.join(problems)}")
-    network.load_state_dict(dict(weights), strict=False)
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
+    """Fill a network; ModelError where the weights are not its own."""
+    check_weights(network, weights, name)
+    try:
+        network.load_state_dict(dict(weights), strict=False)
+    except (RuntimeError, TypeError) as error:  # a type of numbers that can't become the network's
+        raise ModelError(
+            f"{name}: the weights don't fit the architecture: {str(error).splitlines()[-1].strip()}"
+        ) from None
 
 
 def outputs_of(weights: Mapping[str, Tensor], network: nn.Module) -> int | None:
@@ -223,10 +238,13 @@ def to_artifact(classifier: Classifier, spec: Specification, history: list[dict[
 def from_artifact(model: Artifact, *, factory: str | None = None) -> tuple[Classifier, Specification]:
     """A `model` artifact as a classifier in eval mode, not yet folded or frozen."""
     spec = specification(model.header, str(model))
+    if ":" not in spec.architecture:
+        with torch.device("meta"):  # takes no memory: a header of a few bytes may ask for any number of outputs
+            check_weights(build(spec).network, model.tensors, str(model))
     classifier = build(spec, factory=factory)
     load_weights(classifier.network, model.tensors, str(model))
-    classifier.eval()
-    return classifier, spec
+    check_output(classifier, spec, len(spec.class_names))
+    return classifier.eval(), spec
 
 
 def check_output(classifier: Classifier, spec: Specification, classes: int) -> None:

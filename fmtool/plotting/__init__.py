@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".pdf", ".svg")
 DOTS = 200  # an inch, of a PNG
+UNIT = {"masks", "images", "adversarial"}  # tensors with entries in [0, 1]
+ROWS = 256  # of them looked at together
 Files = Sequence[Artifact]
 
 
@@ -129,6 +131,8 @@ def draw(files: Files, count: int, figure: str | None = None, like: Files = ()) 
     count: how many images, spread over the classes, that all the files share, and those of `like` too, which are not drawn;
     those whose masks keep their class in all of them, where there are any.
     """
+    from fmtool.stages.common import check_unit
+
     name = figure or _fitting(files)
     if name not in FIGURES:
         raise FmtoolError(unknown("--figure", name, FIGURES))
@@ -138,6 +142,11 @@ def draw(files: Files, count: int, figure: str | None = None, like: Files = ()) 
     if like and not known.images:
         several = ", ".join(name for name, one in FIGURES.items() if one.images)
         raise FmtoolError(f"--same-images-as goes with figures of single images ({several}), not with {name}")
+    for file in files:
+        for tensor in file.tensors.keys() & UNIT:
+            rows = file.rows(tensor)
+            for start in range(0, len(rows), ROWS):
+                check_unit(rows[start : start + ROWS], f"{file}: {tensor}")
     module, _, function = known.function.partition(":")
     make: Callable[..., Figure] = getattr(importlib.import_module(f"fmtool.plotting.{module}"), function)
     with _settings():

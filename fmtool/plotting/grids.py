@@ -76,7 +76,7 @@ def class_mask_grid(files: Sequence[Artifact]) -> Figure:
     masks = spectrum.shifted(file["masks"], int(file.header["image_size"][1]))
     for place, (cell, number, mask) in enumerate(zip(cells, file["classes"].tolist(), masks, strict=False)):
         _show_mask(cell, mask, first=place == (-(-count // columns) - 1) * columns)
-        cell.set_title(file.header["class_names"][number], fontsize=7)
+        cell.set_title(_class_name(file, number), fontsize=7)
     for cell in cells[count:]:
         cell.axis("off")
     name = f"robust against {title(file.header['attack'])}" if file.header["robust"] else "plain"
@@ -158,8 +158,12 @@ def _name_row(axes: Axes, name: str) -> None:
 
 def _name_columns(row: Sequence[Axes], file: Artifact, rows: Tensor) -> None:
     for axes, label in zip(row, file["labels"][rows].tolist(), strict=True):
-        names = file.header["class_names"]
-        axes.set_title(names[label] if 0 <= label < len(names) else str(label), fontsize=7)
+        axes.set_title(_class_name(file, label), fontsize=7)
+
+
+def _class_name(file: Artifact, number: int) -> str:
+    names = file.header["class_names"]
+    return str(names[number] if 0 <= number < len(names) else number)
 
 
 def _bar(file: Artifact) -> float:

@@ -19,6 +19,7 @@ from fmtool.tables import text_of
 # of a null distribution, fewest and most; between them the root of the number of shuffles. Both nulls together: at most twice.
 BINS = 5, 30
 MERGED = 2  # stored bins of the cosine's histogram that are drawn as one: 50 bins of 0.04
+ROUNDING = 1e-9  # of a value
 DARK = 0.45  # accuracy below which white text is read better than black, on cividis
 
 
@@ -27,8 +28,9 @@ def cosine_histogram(files: Sequence[Artifact]) -> Figure:
     (file,) = files
     pairs = file["cosine_pairs"].double().numpy()
     pairs = pairs[np.isfinite(pairs)]
-    counts = file["cosine_all_pairs_histogram"].double().numpy()
-    if not len(pairs) or not counts.sum() or len(counts) % MERGED:
+    there = file.tensors.get("cosine_all_pairs_histogram")
+    counts = np.zeros(0) if there is None else there.double().numpy()
+    if not len(pairs) or not counts.sum() > 0 or not (counts >= 0).all() or len(counts) % MERGED:
         raise ArtifactError(f"{file}: holds no cosines to draw")
     centres = (np.arange(len(counts)) + 0.5) * 2 / len(counts) - 1
     others = float((counts * centres).sum() / counts.sum())
@@ -148,7 +150,7 @@ def _edges(nulls: Sequence[np.ndarray[Any, Any]]) -> Any:
     every = np.concatenate(known)
     narrowest = min((width for width in widths if width), default=0.0)
     bins = math.ceil(float(np.ptp(every)) / narrowest - 1e-9) if narrowest else BINS[0]
-    return np.histogram_bin_edges(every, bins=min(bins, 2 * BINS[1]))
+    return np.histogram_bin_edges(every, bins=min(bins, 2 * BINS[1]), range=_reach(every))
 
 
 def _verdict(name: str, null: Mapping[str, Any]) -> str:
@@ -170,3 +172,11 @@ def _sides(file: Artifact) -> str:
         attack = f" ({title(side['attack'])})" if side.get("attack") and side["for"] == "adversarial" else ""
         names.append(f"{side['for']}{attack}" if side.get("for") else "matrix")
     return " and ".join(names)
+
+
+def _reach(values: np.ndarray[Any, Any]) -> tuple[float, float] | None:
+    """The histogram's range where values differ by roundings alone, as of a statistic that no shuffle changes."""
+    low, high = float(values.min()), float(values.max())
+    largest = max(abs(low), abs(high))
+    around = max(0.5, largest / 2)
+    return (low - around, high + around) if high - low < ROUNDING * largest else None

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from fmtool import adaptive_attacks, artifacts, attacks
+import torch
+from torch import nn
+
+from fmtool import adaptive_attacks, artifacts, attacks, side_files
 from fmtool.adaptive_attacks import RESTARTS
 from fmtool.artifacts import Artifact
-from fmtool.attacks import FAILED, OK, WRONG_BEFORE
+from fmtool.attacks import FAILED, OK, SLOTS_TRIED, WRONG_BEFORE, Attacked
 from fmtool.datasets import Data
+from fmtool.defense import TwoPass
+from fmtool.distributed import ALONE, Ranks, Shard
 from fmtool.errors import AttackError
-from fmtool.stages.common import Progress, check_data, data_header, inputs_of, ready, rows_of, warn
+from fmtool.stages.common import Progress, Ready, check_data, data_header, inputs_of, ready, rows_of, warn
 from fmtool.stages.defend import two_pass
+from fmtool.stages.kept import InSide
 
 
 def attack(
@@ -29,6 +36,10 @@ def attack(
     batch: int | None = None,
     factory: str | None = None,
     allow_other_model: bool = False,
+    output: str | None = None,
+    shard: Shard | None = None,
+    restart: bool = False,
+    ranks: Ranks = ALONE,
     progress: Progress | None = None,
 ) -> Artifact:
     """Attack `data` with a name of `attacks.ATTACKS` or a Foolbox class name; gives an `attack` artifact with every image.
@@ -36,55 +47,140 @@ def attack(
     name: None for fmn, or pgd with a defence. epsilon: the l-inf bound in units of the [0, 1] pixel range (default 8/255 for pgd;
     fmn and deepfool take none). defense: a `class-masks` artifact, whose two-pass classifier is attacked white-box by pgd from
     `restarts` random starts (default 5) and through each mask alone; predictions and status are then that classifier's.
-    AttackError when no image is right before, so that there is nothing to attack.
+    output: write the file too ("-" for standard output); an interrupted run goes on from a file beside it, unless `restart`.
+    shard: the part of the images to take. ranks: the processes that share them; what is returned on the others than the first
+    has no rows. AttackError when no image is right before, so that there is nothing to attack.
     """
-    if name is None:
-        name = "fmn" if defense is None else "pgd"
+    name = name or ("fmn" if defense is None else "pgd")
     epsilon = _bound(name, epsilon)
     tries = _restarts(name, defense, restarts)
-    made, effect = attacks.build(name, options or {})
-    if defense is not None and tries > 1 and not made.random_start:
-        raise AttackError("random_start=False makes every restart the same one: expected --restarts 1 with it")
-    run = ready(model, device, batch, factory)
+    built, effect = attacks.build(name, options or {})
+    shared = shard is not None or ranks.of > 1
+    _check_draws(name, built, tries, shared)
+    run = ready(model, ranks.device(device), batch, factory)
     check_data(data, run.spec)
-    images, fields = data.pixels(), {}
-    common: dict[str, Any] = {"epsilon": epsilon, "batch": run.batch, "device": run.device, "progress": progress}
-    if defense is None:
-        seeds = _row_seeds(data, seed)
-        found = attacks.run(run.classifier, images, data.labels, made, row_seeds=seeds, **common)
-    else:
-        target = two_pass(defense, model, run, allow_other_model)
-        adapted = adaptive_attacks.run(
-            target,
-            images,
-            data.labels,
-            made,
-            restarts=tries,
-            row_seeds=lambda *trial: _row_seeds(data, seed, *trial),
-            **common,
+    target = None if defense is None else two_pass(defense, model, run, allow_other_model)
+    if shared:
+        _try_slots(target or run.classifier, data, run)
+    header, history = _described(name, {**effect, "epsilon": epsilon}, run, seed, model, data, defense, tries)
+    if shard is not None:
+        header["shard"], data = shard.field(len(data)), _some(data, shard.rows(len(data)))
+    work = {"history": history, "header": header, "images": list(data.images.shape)}
+    with side_files.resuming(output, work, restart=restart, rank=(ranks.rank, ranks.of)) as side:
+        common: dict[str, Any] = {"epsilon": epsilon, "progress": progress, "kept": InSide(side)}
+        found, counts = _shared_out(
+            data, ranks, progress, lambda some: _attacked(target, run, some, built, tries, seed, common)
         )
-        found, fields = adapted.attacked, {"defense": _against(defense, tries, adapted)}
-    _check_found(found, name, "the model" if defense is None else "the two-pass classifier")
-    effect = {**effect, "epsilon": epsilon}
-    header = {"attack": name, "options": effect, **fields, **data_header(data, run.spec)}
-    tensors = {"images": images, **found.__dict__, **rows_of(data)}
-    recorded, inputs = {"attack": name, "batch_size": run.batch, **effect}, inputs_of(model, data)
+        if not ranks.leads:
+            return Artifact("attack", header, {}, history)
+        _check_found(found, name, "the model" if defense is None else "the two-pass classifier", shard)
+        if defense is not None:
+            header["defense"] = _against(defense, tries, counts)
+        tensors = {"images": data.pixels(), **found.__dict__, **rows_of(data)}
+        made = Artifact("attack", header, tensors, history)
+        if output is not None:
+            artifacts.write(made, output)
+        ranks.written()
+    return made
+
+
+def _described(
+    name: str,
+    effect: dict[str, Any],
+    run: Ready,
+    seed: int,
+    model: Artifact,
+    data: Data,
+    defense: Artifact | None,
+    restarts: int,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The header, but for what was found, and the history of the attack."""
+    recorded = {"attack": name, "batch_size": run.batch, "device": run.device.type, **effect}
+    inputs = inputs_of(model, data)
     if defense is not None:
-        recorded["restarts"] = tries
+        recorded["restarts"] = restarts
         inputs.append(defense)
-    return Artifact("attack", header, tensors, artifacts.stage("attack", recorded, seed, inputs))
+    header = {"attack": name, "options": effect, **data_header(data, run.spec)}
+    return header, artifacts.stage("attack", recorded, seed, inputs)
 
 
-def _against(defense: Artifact, restarts: int, adapted: adaptive_attacks.Adaptive) -> dict[str, Any]:
+def _some(data: Data, rows: Sequence[int]) -> Data:
+    """Some images of data that stays what it is for all who take some."""
+    parts = {name: getattr(data, name)[list(rows)] for name in ("images", "labels", "key", "index")}
+    return dataclasses.replace(data, **parts)
+
+
+def _try_slots(classifier: nn.Module, data: Data, run: Ready) -> None:
+    """Warn where images that are shared out may come out otherwise."""
+    first = _some(data, range(min(len(data), SLOTS_TRIED)))
+    if not attacks.same_in_any_slot(classifier, first.pixels(), first.labels, run.batch, run.device):
+        warn("an image's gradient hangs on its place in the batch here: shared runs may differ in bits from one run")
+
+
+def _attacked(
+    target: TwoPass | None, run: Ready, data: Data, built: Any, tries: int, seed: int, common: dict[str, Any]
+) -> tuple[Attacked, list[int]]:
+    """What becomes of the images, and the counts of `Adaptive`, 0 without a defence."""
+    images, labels, common = data.pixels(), data.labels, {**common, "batch": run.batch, "device": run.device}
+    if target is None:
+        seeds = _row_seeds(data, seed)
+        return attacks.run(run.classifier, images, labels, built, row_seeds=seeds, **common), [0, 0, 0]
+
+    def seeds_of(*trial: str | int) -> list[int]:
+        return _row_seeds(data, seed, *trial)
+
+    found = adaptive_attacks.run(target, images, labels, built, restarts=tries, row_seeds=seeds_of, **common)
+    return found.attacked, [found.by_two_pass, found.by_class_masks, found.flat]
+
+
+def _shared_out(
+    data: Data, ranks: Ranks, progress: Progress | None, work: Callable[[Data], tuple[Attacked, list[int]]]
+) -> tuple[Attacked, list[int]]:
+    """What `work` finds on the images of all processes; on the others than the first, what it finds on their own."""
+    if ranks.of == 1:
+        return work(data)
+    rows = ranks.rows(range(len(data)))
+    found, counts = work(_some(data, rows))
+    if ranks.leads:
+        return _joined(ranks.gathered(_records(found, counts, rows), progress), data)
+    ranks.hand_over(_records(found, counts, rows))
+    return found, counts
+
+
+def _records(found: Attacked, counts: list[int], rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    """One for each row, and one with the counts."""
+    for number, row in enumerate(rows):
+        yield row, side_files.pack({name: values[number] for name, values in found.__dict__.items()})
+    yield 0, side_files.pack({"counts": torch.tensor(counts)})
+
+
+def _joined(records: Iterable[tuple[int, bytes]], data: Data) -> tuple[Attacked, list[int]]:
+    """All rows and the sums of the counts, from the records of all processes."""
+    names = ("clean_predictions", "adversarial_predictions", "status")
+    columns = {
+        "adversarial": torch.zeros_like(data.pixels()),
+        **{name: torch.zeros_like(data.labels) for name in names},
+    }
+    counts = torch.zeros(3, dtype=torch.int64)
+    for row, record in records:
+        values = side_files.unpack(record)
+        counts += values.pop("counts", 0)
+        for name, value in values.items():
+            columns[name][row] = value
+    return Attacked(**columns), counts.tolist()
+
+
+def _against(defense: Artifact, restarts: int, counts: list[int]) -> dict[str, Any]:
     """The header's field that says which masks were attacked, and how many images each way fooled."""
-    if adapted.flat:
-        warn(f"{adapted.flat} images have a gradient of 0 where the attack starts: they may seem robust and not be")
+    by_two_pass, by_class_masks, flat = counts
+    if flat:
+        warn(f"{flat} images have a gradient of 0 where the attack starts: they may seem robust and not be")
     return {
         "digest": defense.digest,
         "robust": defense.header["robust"],
         "attack": defense.header["attack"],
         "restarts": restarts,
-        "found": {"two_pass": adapted.by_two_pass, "class_masks": adapted.by_class_masks},
+        "found": {"two_pass": by_two_pass, "class_masks": by_class_masks},
     }
 
 
@@ -111,14 +207,22 @@ def _restarts(name: str, defense: Artifact | None, restarts: int | None) -> int:
     return RESTARTS if restarts is None else restarts
 
 
+def _check_draws(name: str, made: Any, restarts: int, shared: bool) -> None:
+    """The attack's random numbers allow for restarts, and for sharing the images out."""
+    if restarts > 1 and not made.random_start:
+        raise AttackError("random_start=False makes every restart the same one: expected --restarts 1 with it")
+    if shared and not attacks.draws_for_each_image(made):
+        raise AttackError(f"{name} draws random numbers for whole batches: --shard and torchrun would change them")
+
+
 def _row_seeds(data: Data, seed: int, *trial: str | int) -> list[int]:
     pairs = zip(data.key.tolist(), data.index.tolist(), strict=True)
     return [attacks.row_seed(seed, key, index, *trial) for key, index in pairs]
 
 
-def _check_found(found: attacks.Attacked, name: str, attacked: str) -> None:
+def _check_found(found: Attacked, name: str, attacked: str, shard: Shard | None) -> None:
     n, right = len(found.status), int((found.status != WRONG_BEFORE).sum())
-    if not right:
+    if not right and shard is None:  # another shard may have some
         raise AttackError(f"{attacked} gets none of the {n} images right: there is nothing to attack")
     failed = int((found.status == FAILED).sum())
     if failed * 2 > right:

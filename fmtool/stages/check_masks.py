@@ -28,6 +28,7 @@ from fmtool.stages.common import (
     ready,
     warn,
 )
+from fmtool.stages.faults import halving
 
 DRAWS = 10  # of random places an image
 # Which of an image's draws, beside 0, 1, ... for its random places: what breaks ties, and which other mask is taken.
@@ -124,6 +125,7 @@ class _Seen:
         return self.way(self.all.images[self.all.places[rows]], self.all.masks[self.all.owners[rows]], rows)
 
 
+@halving
 def check_masks(
     model: Artifact,
     attack: Artifact,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fmtool import artifacts, class_mask_fitting
+from fmtool import artifacts, class_mask_fitting, side_files
 from fmtool.artifacts import Artifact
 from fmtool.attacks import OK, WRONG_BEFORE
 from fmtool.datasets import Data, spread, to_float
@@ -12,8 +12,9 @@ from fmtool.errors import MaskError
 from fmtool.mask_steps import MAX_STEPS, MIN_STEPS, FitOptions
 from fmtool.models import compiling
 from fmtool.models.classifier import predict
-from fmtool.stages.common import Progress, check_attack, check_data, data_header, inputs_of, ready, warn
+from fmtool.stages.common import Progress, Ready, check_attack, check_data, data_header, inputs_of, ready, warn
 from fmtool.stages.fit_masks import check_fit_options
+from fmtool.stages.kept import InSide
 
 LAMBDA, ROBUST_LAMBDA = 0.01, 0.001  # A.3
 
@@ -32,18 +33,53 @@ def class_masks(
     compile_: bool | None = None,
     factory: str | None = None,
     allow_other_model: bool = False,
+    output: str | None = None,
+    restart: bool = False,
     progress: Progress | None = None,
 ) -> Artifact:
     """Class masks from data or from an `attack` artifact's clean images; robust ones need the attack. Gives `class-masks`.
 
     Plain: a class's correctly classified images keep their label. Robust: each step reverts first the adversarial images that
     are predicted as the class, failed attacks left out, then keeps its clean ones. Classes without images are left out.
-    compile_: compile the network; None where there is enough work for that to pay.
+    compile_: compile the network; None where there is enough work for that to pay. output: write the file too ("-" for standard
+    output); the same call goes on from a side file beside it when it was killed, unless restart.
     """
     check_fit_options(lambda_, min_steps, max_steps)
     if robust and isinstance(source, Data):
         raise MaskError("--robust needs an attack file: data alone has no adversarial images")
     run = ready(model, device, batch, factory)
+    parts = _parts(source, model, run, robust, limit, allow_other_model)
+    used = lambda_ if lambda_ is not None else ROBUST_LAMBDA if robust else LAMBDA
+    if compile_ is None:
+        compile_ = compiling.pays(sum(len(part.images) for part in parts) * min_steps, run.spec.input_shape)
+    options = FitOptions(used, run.batch, min_steps, max_steps, class_mask_fitting.CLASS_TOLERANCE, compile_)
+    fields = {"robust": robust, "lambda": used, "min_steps": min_steps, "max_steps": max_steps}
+    header = {
+        **fields,
+        "attack": source.header["attack"] if robust and isinstance(source, Artifact) else None,
+        "image_size": list(run.spec.input_shape[1:]),
+        "images": [len(part.images) for part in reversed(parts)],
+        **data_header(source, run.spec),
+    }
+    recorded = {**fields, "limit": limit, "batch_size": run.batch, "compile": compile_, "device": run.device.type}
+    history = artifacts.stage("class-masks", recorded, None, inputs_of(model, source))
+    with side_files.resuming(output, {"header": header, "history": history}, restart=restart) as side:
+        found = class_mask_fitting.fit_class_masks(
+            run.classifier, parts, len(run.spec.class_names), options, run.device, progress, InSide(side)
+        )
+        _warn_of(found, parts, header["class_names"])
+        fitted = (found.steps > 0).nonzero().flatten()
+        tensors = {"classes": fitted, **{name: values[fitted] for name, values in found.__dict__.items()}}
+        made = Artifact("class-masks", header, tensors, history)
+        if output is not None:
+            artifacts.write(made, output)
+    return made
+
+
+def _parts(
+    source: Artifact | Data, model: Artifact, run: Ready, robust: bool, limit: int | None, allow_other_model: bool
+) -> list[class_mask_fitting.Part]:
+    """What the masks are fitted to: adversarial images first where they are to be robust, then clean ones."""
     if isinstance(source, Data):
         check_data(source, run.spec)
         right = predict(run.classifier, source.images, run.batch, run.device) == source.labels
@@ -58,27 +94,7 @@ def class_masks(
         parts.insert(0, _turned(source, right.nonzero().flatten()[rows]))
         if not len(parts[0].images):
             raise MaskError(f"{source}: no adversarial image is left for robust masks, expected attacks that worked")
-    used = lambda_ if lambda_ is not None else ROBUST_LAMBDA if robust else LAMBDA
-    if compile_ is None:
-        compile_ = compiling.pays(sum(len(part.images) for part in parts) * min_steps, run.spec.input_shape)
-    options = FitOptions(used, run.batch, min_steps, max_steps, class_mask_fitting.CLASS_TOLERANCE, compile_)
-    count = len(run.spec.class_names)
-    found = class_mask_fitting.fit_class_masks(run.classifier, parts, count, options, run.device, progress)
-    fitted = (found.steps > 0).nonzero().flatten()
-    fields = {"robust": robust, "lambda": used, "min_steps": min_steps, "max_steps": max_steps}
-    header = {
-        **fields,
-        "attack": source.header["attack"] if robust and isinstance(source, Artifact) else None,
-        "image_size": list(run.spec.input_shape[1:]),
-        "images": [len(part.images) for part in reversed(parts)],
-        **data_header(source, run.spec),
-    }
-    _warn_of(found, parts, header["class_names"])
-    tensors = {"classes": fitted, **{name: values[fitted] for name, values in found.__dict__.items()}}
-    recorded = {**fields, "limit": limit, "batch_size": run.batch, "compile": compile_}
-    return Artifact(
-        "class-masks", header, tensors, artifacts.stage("class-masks", recorded, None, inputs_of(model, source))
-    )
+    return parts
 
 
 def _turned(attack: Artifact, rows: Tensor) -> class_mask_fitting.Part:

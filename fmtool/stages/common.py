@@ -20,6 +20,7 @@ Progress = Callable[[str, int, int], None]
 ROWS = ("labels", "key", "index", "source")  # what every file with one row an image says of it
 
 
+MOST_ROWS = 2**40  # of a job, so that no arithmetic on a strange header overflows
 ROWS_OF_FILE = 256  # rows of a file looked at together
 
 
@@ -67,6 +68,7 @@ def check_attack(
     """
     if attack.header.get("defense") and not adaptive:
         raise ArtifactError(f"{attack}: was made against the two-pass defence: its predictions are not the model's")
+    check_whole(attack)
     check_same_model(attack, model, allow_other_model)
     check_shape(attack.rows("images"), spec, str(attack))
     classes = len(spec.class_names)
@@ -81,6 +83,26 @@ def check_attack(
             low, high = (float(v) for v in rows[start : start + ROWS_OF_FILE].aminmax())
             if not (low >= 0 and high <= 1):
                 raise ArtifactError(f"{attack}: {name} reach from {low:.6g} to {high:.6g}, expected [0, 1]")
+
+
+def shard_of(file: Artifact) -> tuple[int, int, int]:
+    """The number of a shard, of how many, and how many rows they have together."""
+    shard = file.header["shard"]
+    found = [shard.get(name) for name in ("number", "of", "rows")] if isinstance(shard, dict) else []
+    known = [value for value in found if isinstance(value, int)]
+    number, of, rows = known if len(known) == 3 else (0, 0, 0)
+    if not 1 <= number <= min(of, rows) or max(of, rows) > MOST_ROWS:
+        raise ArtifactError(f"{file}: its header names a shard that can't be")
+    return number, of, rows
+
+
+def check_whole(file: Artifact) -> None:
+    """Refuse a part of a job: what is made of it would pass for the whole one's."""
+    if "shard" in file.header:
+        number, of, _ = shard_of(file)
+        raise ArtifactError(
+            f"{file}: is shard {number} of {of}: expected the whole, which fmtool merge makes of its shards"
+        )
 
 
 def check_same_model(other: Artifact, model: Artifact, allow: bool) -> None:
@@ -142,9 +164,10 @@ def inputs_of(model: Artifact, source: Artifact | Data) -> list[Any]:
     return [model, data_input(source) if isinstance(source, Data) else source]
 
 
-def data_input(data: Data) -> dict[str, str]:
-    """A data set as an input in a history."""
-    return {**data.record(), "digest": data.digest}
+def data_input(data: Data) -> dict[str, Any]:
+    """A data set as an input in a history, with what chose and squeezed its images."""
+    chosen = {name: value for name, value in (("size", data.size), ("limit", data.limit)) if value is not None}
+    return {**data.record(), **chosen, "digest": data.digest}
 
 
 def data_header(source: Artifact | Data, spec: Specification) -> dict[str, Any]:

@@ -10,14 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fmtool import artifacts, spectrum
+from fmtool import artifacts, side_files, spectrum
 from fmtool.artifacts import Artifact
 from fmtool.correlation import DEFAULT, Null, Statistic
 from fmtool.correlation import correlate as correlate_rows
+from fmtool.correlation.engine import chosen
 from fmtool.correlation.statistic import Point
 from fmtool.errors import ArtifactError, MaskError, StatisticError
 from fmtool.models.classifier import pick_device
 from fmtool.stages.common import ROWS_OF_FILE, Progress, check_range, check_unit, join
+from fmtool.stages.kept import InSide
 
 PERMUTATIONS = 999
 PRESETS = {"paper": {"permutations": 100, "strict": True}}  # the authors' code: p from shuffled d strictly below d
@@ -39,6 +41,8 @@ def correlate(
     draws: int = 10,
     seed: int = 0,
     device: str = "auto",
+    output: str | None = None,
+    restart: bool = False,
     progress: Progress | None = None,
 ) -> Artifact:
     """Correlate two `masks` artifacts, joined by image, both masks preserved; or two matrices (n, d), joined by row.
@@ -46,69 +50,72 @@ def correlate(
     Masks are flattened over the full spectrum; pool: average-pool them first by this odd number. preset "paper": the authors'
     100 permutations and strict inequality. class_subsets, subsample and draws: curves, see `correlation.curves`; what they
     hold stands in the header. Gives a `correlation` artifact. Errors where nothing is shared or n is too small.
+    output: write the file too ("-" for standard output); the same call goes on from a side file beside it when it was killed,
+    unless restart.
     """
     if preset is not None and preset not in PRESETS:
         raise StatisticError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
-    chosen = PRESETS.get(preset or "", {})
-    count = permutations if permutations is not None else int(chosen.get("permutations", PERMUTATIONS))
-    strict = bool(chosen.get("strict", False))
-    dropped: dict[str, int] = {}
-    if isinstance(a, Artifact) and isinstance(b, Artifact):
-        x, y, labels, dropped = _mask_pairs(a, b, pool)
-    elif isinstance(a, Tensor) and isinstance(b, Tensor):
-        if pool is not None:
-            raise StatisticError("--pool goes with mask files")
-        x, y = a, b
-    else:
-        raise ArtifactError("expected two mask files or two files with a matrix each, got one of either")
-    found = correlate_rows(
-        x,
-        y,
-        labels=labels,
-        statistics=statistics,
-        permutations=count,
-        seed=seed,
-        row_normalise=row_normalise,
-        dimension=dimension,
-        strict=strict,
-        device=str(pick_device(device)),
-        class_subsets=class_subsets,
-        subsamples=subsample,
-        draws=draws,
-        progress=progress,
-    )
-    options = {
-        "statistics": [one.name for one in found],
+    authors = PRESETS.get(preset or "", {})
+    count = permutations if permutations is not None else int(authors.get("permutations", PERMUTATIONS))
+    strict = bool(authors.get("strict", False))
+    x, y, labels, dropped = _rows(a, b, labels, pool)
+    where = pick_device(device)
+    arguments: dict[str, Any] = {
         "permutations": count,
         "strict": strict,
         "row_normalise": row_normalise,
         "dimension": dimension,
-        "pool": pool,
         "class_subsets": class_subsets,
-        "subsample": list(subsample),
         "draws": draws,
     }
-    return _artifact(found, len(x), options, dropped, (a, b), seed)
-
-
-def _artifact(
-    found: Sequence[Statistic],
-    rows: int,
-    options: dict[str, Any],
-    dropped: dict[str, int],
-    sides: tuple[Artifact | Tensor, Artifact | Tensor],
-    seed: int,
-) -> Artifact:
-    header = {
-        "statistics": [_record(one) for one in found],
-        "n": rows,
-        **{name: options[name] for name in ("permutations", "strict", "dimension", "pool")},
-        "dropped": dropped,
-        "sides": [_side(side) for side in sides],
-        **_curves(found),
+    options = {
+        "statistics": chosen(statistics, x, y),
+        **arguments,
+        "pool": pool,
+        "subsample": list(subsample),
+        "device": where.type,
     }
-    history = artifacts.stage("correlate", options, seed, [_input(side) for side in sides])
-    return Artifact("correlation", header, _tensors(found), history)
+    history = artifacts.stage("correlate", options, seed, [_input(side) for side in (a, b)])
+    sides = [_side(side) for side in (a, b)]
+    work = {"history": history, "sides": sides, "labels": None if labels is None else _digest(labels)}
+    with side_files.resuming(output, work, restart=restart) as side:
+        found = correlate_rows(
+            x,
+            y,
+            labels=labels,
+            statistics=statistics,
+            subsamples=subsample,
+            seed=seed,
+            device=str(where),
+            **arguments,
+            progress=progress,
+            kept=InSide(side),
+        )
+        header = {
+            "statistics": [_record(one) for one in found],
+            "n": len(x),
+            **{name: options[name] for name in ("permutations", "strict", "dimension", "pool")},
+            "dropped": dropped,
+            "sides": sides,
+            **_curves(found),
+        }
+        made = Artifact("correlation", header, _tensors(found), history)
+        if output is not None:
+            artifacts.write(made, output)
+    return made
+
+
+def _rows(
+    a: Artifact | Tensor, b: Artifact | Tensor, labels: Tensor | None, pool: int | None
+) -> tuple[Tensor, Tensor, Tensor | None, dict[str, int]]:
+    """Rows (n, d) of both sides, labels (n), and how many rows were left out for which reason."""
+    if isinstance(a, Artifact) and isinstance(b, Artifact):
+        return _mask_pairs(a, b, pool)
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        raise ArtifactError("expected two mask files or two files with a matrix each, got one of either")
+    if pool is not None:
+        raise StatisticError("--pool goes with mask files")
+    return a, b, labels, {}
 
 
 def _tensors(found: Sequence[Statistic]) -> dict[str, Tensor]:
@@ -159,8 +166,8 @@ def _mask_pairs(a: Artifact, b: Artifact, pool: int | None) -> tuple[Tensor, Ten
     place_a, place_b = join([a, b])
     preserved = a["preserved"][place_a] & b["preserved"][place_b]
     dropped = {
-        f"only in {a if a.name else 'A'}": len(a["labels"]) - len(place_a),
-        f"only in {b if b.name else 'B'}": len(b["labels"]) - len(place_b),
+        "only in A": len(a["labels"]) - len(place_a),
+        "only in B": len(b["labels"]) - len(place_b),
         "not preserved on both sides": int((~preserved).sum()),
     }
     place_a, place_b = place_a[preserved], place_b[preserved]
@@ -227,5 +234,8 @@ def _side(side: Artifact | Tensor) -> dict[str, Any]:
 def _input(side: Artifact | Tensor) -> Artifact | dict[str, str]:
     if isinstance(side, Artifact):
         return side
-    digest = hashlib.sha256(side.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
-    return {"name": "matrix", "split": "", "digest": digest}
+    return {"name": "matrix", "split": "", "digest": _digest(side)}
+
+
+def _digest(values: Tensor) -> str:
+    return hashlib.sha256(values.flatten().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()

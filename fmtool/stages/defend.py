@@ -26,6 +26,7 @@ from fmtool.stages.common import (
     ready,
     warn,
 )
+from fmtool.stages.faults import halving
 
 NO_CELL = -1  # stands in `predictions` where a row has no cell
 
@@ -41,6 +42,7 @@ class _Row:
     bound: tuple[str, float] | None = None
 
 
+@halving
 def defend(
     model: Artifact,
     attacked: Sequence[Artifact],
@@ -87,7 +89,9 @@ def defend(
         "data": first.header["data"],
     }
     tensors = {"predictions": predictions, **{name: first[name][place] for name in ROWS}}
-    history = artifacts.stage("defend", {"batch_size": run.batch}, None, [model, *attacked, *class_masks])
+    history = artifacts.stage(
+        "defend", {"batch_size": run.batch, "device": run.device.type}, None, [model, *attacked, *class_masks]
+    )
     return Artifact("defense", header, tensors, history)
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fmtool import artifacts, mask_fitting, row_files
+from fmtool import artifacts, mask_fitting, row_files, side_files
 from fmtool.artifacts import Artifact, Rows
 from fmtool.attacks import OK, WRONG_BEFORE, row_seed
 from fmtool.datasets import Data, spread, to_float
+from fmtool.distributed import ALONE, Ranks, Shard
 from fmtool.errors import MaskError, unknown
-from fmtool.mask_fitting import Fit
+from fmtool.mask_jobs import Fit, Resume, State
 from fmtool.mask_steps import MAX_STEPS, MIN_STEPS, FitOptions, default_lambda
 from fmtool.models import compiling
-from fmtool.models.checkpoints import Specification
 from fmtool.models.classifier import predict
+from fmtool.side_files import Side
 from fmtool.spectrum import half_width
 from fmtool.stages.common import Progress, Ready, check_attack, check_data, data_header, inputs_of, ready, rows_of, warn
 
@@ -46,6 +47,9 @@ def fit_masks(
     factory: str | None = None,
     allow_other_model: bool = False,
     output: str | None = None,
+    shard: Shard | None = None,
+    restart: bool = False,
+    ranks: Ranks = ALONE,
     progress: Progress | None = None,
 ) -> Artifact:
     """Masks for an `attack` artifact's images, or essential masks for data; gives a `masks` artifact of the eligible images.
@@ -53,14 +57,72 @@ def fit_masks(
     for_: "essential": images right when clean, target the label; "adversarial": images with status 0, target the class that
     the attack turned them to. lambda_: None for min(0.5, 1536 / (c h w)). precision: see `compiling.PRECISIONS`. perturb: start
     at 1 - perturb * u, u in [0, 1] drawn from `seed` for each image, instead of at ones. compile_: compile the network; None
-    where there is enough work for that to pay. output: write the file ("-" for standard output) as masks are finished; what is
-    returned then reads from it, and memory does not grow with n. MaskError when no image is eligible.
+    where there is enough work for that to pay. output: write the file ("-" for standard output); what is returned then reads
+    from it, and memory does not grow with n. An interrupted run goes on from a file beside `output`, unless `restart`. shard:
+    the part of the masks to fit. ranks: the processes that share them; what is returned on the others than the first has no
+    rows. MaskError when no image is eligible.
     """
     if for_ not in PURPOSES:
         raise MaskError(unknown("--for", for_, PURPOSES))
     check_fit_options(lambda_, min_steps, max_steps)
     _check_perturb(perturb)
-    run = ready(model, device, batch, factory)
+    run = ready(model, ranks.device(device), batch, factory)
+    pixels, rows, known = _eligible(model, source, for_, run, limit, allow_other_model)
+    used = default_lambda(run.spec.input_shape) if lambda_ is None else lambda_
+    if compile_ is None:
+        compile_ = compiling.pays(len(rows) * min_steps, run.spec.input_shape)
+    options = FitOptions(used, run.batch, min_steps, max_steps, compile_=compile_, precision=precision)
+    header, history = _described(for_, options, perturb, seed, limit, model, source, run)
+    if shard is not None:
+        header["shard"], part = shard.field(len(rows)), list(shard.rows(len(rows)))
+        rows, known = rows[part], {name: values[part] for name, values in known.items()}
+    starts = _starts(known, run.spec.input_shape, perturb, seed)
+
+    def fit(side: Side) -> None:
+        fitting = (_Pixels(pixels, rows), known["targets"], options, _store_in(side), run.device, progress, starts)
+        share = ranks.rows(range(len(rows)))
+        mask_fitting.fit_each(run.classifier, *fitting, rows=share, resume=_resume_from(side))
+
+    made, columns = _made(fit, header, history, known, run.spec.input_shape, output, restart, ranks, progress)
+    if ranks.leads:
+        _warn_of(columns, used)
+    return made
+
+
+def _made(
+    fit: Callable[[Side], None],
+    header: dict[str, Any],
+    history: list[dict[str, Any]],
+    known: dict[str, Tensor],
+    shape: Sequence[int],
+    output: str | None,
+    restart: bool,
+    ranks: Ranks,
+    progress: Progress | None,
+) -> tuple[Artifact, dict[str, Tensor]]:
+    """The artifact of the masks that `fit` puts in a side file, on all processes together, and their columns."""
+    n = len(known["targets"])
+    layout = _layout(n, shape, known)
+    work = {"history": history, "header": header, "shapes": [list(shape) for _, shape in layout.values()]}
+    whose = (ranks.rank, ranks.of)
+    with side_files.resuming(output, work, restart=restart, rank=whose, holds_rows=True) as side:
+        fit(side)
+        fitted = ((row, side.row(row)) for row in side.rows())
+        if not ranks.leads:
+            ranks.hand_over(fitted)
+            return Artifact("masks", header, {}, history), {}
+        with row_files.making(output, "masks", header, history, layout) as made:
+            columns = _put(made, ranks.gathered(fitted, progress), n)
+            for name, values in {**known, **columns}.items():
+                made.put(name, values)
+        ranks.written()
+    return made.artifact, columns
+
+
+def _eligible(
+    model: Artifact, source: Artifact | Data, for_: str, run: Ready, limit: int | None, allow_other_model: bool
+) -> tuple[Rows, Tensor, dict[str, Tensor]]:
+    """Images, which rows of them are to have masks, and what is known of those: targets, labels, key, index and source."""
     if isinstance(source, Data):
         if for_ == "adversarial":
             raise MaskError("--for adversarial needs an attack file: data alone has no adversarial images")
@@ -69,25 +131,11 @@ def fit_masks(
     else:
         check_attack(source, model, run.spec, allow_other_model)
         everything = _from_attack(source, for_)
-    rows = everything.pop("eligible").nonzero().flatten()
+    pixels, rows = everything.pop("pixels"), everything.pop("eligible").nonzero().flatten()
     if not len(rows):
         raise MaskError(f"no image is left for {for_} masks: expected {PURPOSES[for_]}")
     rows = rows[spread(everything["labels"][rows], limit)]
-    images, targets = _Pixels(everything.pop("pixels"), rows), everything.pop("targets")[rows]
-    used = default_lambda(run.spec.input_shape) if lambda_ is None else lambda_
-    if compile_ is None:
-        compile_ = compiling.pays(len(rows) * min_steps, run.spec.input_shape)
-    options = FitOptions(used, run.batch, min_steps, max_steps, compile_=compile_, precision=precision)
-    header, history = _described(for_, options, perturb, seed, limit, model, source, run.spec)
-    known = {"targets": targets, **{name: values[rows] for name, values in everything.items()}}
-    with row_files.making(output, "masks", header, history, _layout(len(rows), run.spec.input_shape, known)) as made:
-        found = _Fitted(made, len(rows))
-        starts = _starts(known, run.spec.input_shape, perturb, seed)
-        mask_fitting.fit_each(run.classifier, images, targets, options, found.store, run.device, progress, starts)
-        for name, values in {**known, **found.columns}.items():
-            made.put(name, values)
-    _warn_of(found.columns, used)
-    return made.artifact
+    return pixels, rows, {name: values[rows] for name, values in everything.items()}
 
 
 def _described(
@@ -98,7 +146,7 @@ def _described(
     limit: int | None,
     model: Artifact,
     source: Artifact | Data,
-    spec: Specification,
+    run: Ready,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The header and the history of the masks."""
     chosen = {
@@ -112,12 +160,18 @@ def _described(
     header = {
         **chosen,
         "attack": None if isinstance(source, Data) else source.header["attack"],
-        "image_size": list(spec.input_shape[1:]),
+        "image_size": list(run.spec.input_shape[1:]),
         "basis": "fourier",
         "layer": "input",
-        **data_header(source, spec),
+        **data_header(source, run.spec),
     }
-    recorded = {**chosen, "limit": limit, "batch_size": options.batch, "compile": options.compile_}
+    recorded = {
+        **chosen,
+        "limit": limit,
+        "batch_size": options.batch,
+        "compile": options.compile_,
+        "device": run.device.type,
+    }
     return header, artifacts.stage("fit-masks", recorded, seed if perturb else None, inputs_of(model, source))
 
 
@@ -144,17 +198,38 @@ class _Pixels:
         return to_float(self.images[self.rows[row]])
 
 
-class _Fitted:
-    """Takes masks to where they are kept, and what else there is of each, one column a field (n), in memory."""
+def _store_in(side: Side) -> Callable[[int, Fit], None]:
+    def store(row: int, fit: Fit) -> None:
+        values = {name: torch.tensor(getattr(fit, name), dtype=dtype) for name, dtype in COLUMNS.items()}
+        side.put(row, side_files.pack({"masks": fit.masks, **values}))
 
-    def __init__(self, made: row_files.Made, n: int) -> None:
-        self.made = made
-        self.columns = {name: torch.zeros(n, dtype=dtype) for name, dtype in COLUMNS.items()}
+    return store
 
-    def store(self, row: int, fit: Fit) -> None:
-        self.made.put("masks", fit.masks, row)
-        for name, values in self.columns.items():
-            values[row] = getattr(fit, name)
+
+def _resume_from(side: Side) -> Resume:
+    """What the side file has of an interrupted run, and where the states of this one go: each under its row's number."""
+
+    def begun(row: int) -> State | None:
+        data = side.state(str(row))
+        return None if data is None else side_files.unpack(data)
+
+    def save(states: Mapping[int, State]) -> None:
+        for row, state in states.items():
+            side.keep(side_files.pack(state), str(row))
+        side.commit()
+
+    return Resume(side.rows(), begun, side.due, save)
+
+
+def _put(made: row_files.Made, found: Iterable[tuple[int, bytes]], n: int) -> dict[str, Tensor]:
+    """Take masks to where they are kept; gives what else there is of each, one column a field (n)."""
+    columns = {name: torch.zeros(n, dtype=dtype) for name, dtype in COLUMNS.items()}
+    for row, data in found:
+        values = side_files.unpack(data)
+        made.put("masks", values["masks"], row)
+        for name, column in columns.items():
+            column[row] = values[name]
+    return columns
 
 
 COLUMNS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,7 +60,7 @@ def import_model(
     if is_file and weights is not None:
         raise ModelError("--weights goes with the name of a network; SOURCE is a checkpoint already")
     name = architecture if is_file and architecture else source
-    if is_file and not Path(source).is_file():
+    if is_file and not os.path.isfile(source):
         raise ModelError(f"{source}: no such file")
     if not is_file and architecture is not None:
         suffixes = " ".join(sorted(CHECKPOINT_SUFFIXES))
@@ -67,7 +68,8 @@ def import_model(
     checkpoint = source if is_file else weights if weights not in (None, "default", "none") else None
     torch.manual_seed(seed)
     shape = _input_shape(input_shape, name)
-    network, outputs = _network(name, shape[0], checkpoint, weights)
+    data = artifacts.read_bytes(checkpoint) if checkpoint else b""  # once: what is recorded is what was loaded
+    network, outputs = _network(name, shape[0], checkpoint, weights, data)
     if mean is None and std is None and weights != "none" and name not in ARCHITECTURES and ":" not in name:
         mean, std = _torchvision_normalisation(name)
     _check_normalisation(mean, std, shape[0])
@@ -85,24 +87,30 @@ def import_model(
         "architecture": name,
         "weights": "file" if checkpoint else weights or "own",
         "keep_classes": kept,
-        "mean": mean and list(mean),
-        "std": std and list(std),
+        "input_shape": list(shape),
+        "class_names": list(class_names) if class_names else None,
+        "mean": spec.mean and list(spec.mean),
+        "std": spec.std and list(spec.std),
     }
-    inputs = [{"name": Path(checkpoint).name, "split": "", "digest": _digest(checkpoint)}] if checkpoint else []
+    inputs = (
+        [{"name": Path(checkpoint).name, "split": "", "digest": hashlib.sha256(data).hexdigest()}] if checkpoint else []
+    )
     return to_artifact(classifier, spec, artifacts.stage("import-model", options, seed, inputs))
 
 
-def _network(name: str, channels: int, checkpoint: str | None, weights: str | None) -> tuple[nn.Module, int | None]:
+def _network(
+    name: str, channels: int, checkpoint: str | None, weights: str | None, data: bytes
+) -> tuple[nn.Module, int | None]:
     """The filled network and its number of outputs, None where only a forward pass will tell."""
     if ":" in name:
         network = build_network(name, channels, 0)
         if checkpoint:
-            load_weights(network, read_weights(checkpoint), checkpoint)
+            load_weights(network, read_weights(checkpoint, data), checkpoint)
         elif weights == "default":
             raise ModelError("--weights default goes with torchvision's names: a factory brings its own weights")
         return network, None
     if checkpoint:
-        found = read_weights(checkpoint)
+        found = read_weights(checkpoint, data)
         outputs = outputs_of(found, build_network(name, channels, TORCHVISION_OUTPUTS)) or TORCHVISION_OUTPUTS
         network = build_network(name, channels, outputs)
         load_weights(network, found, checkpoint)
@@ -172,10 +180,6 @@ def _count(classifier: Classifier, shape: tuple[int, int, int]) -> int:
         raise ModelError(
             f"the network can't take images of {size} (see --input-shape): {str(error).splitlines()[0]}"
         ) from None
-
-
-def _digest(path: str) -> str:
-    return hashlib.sha256(artifacts.read_bytes(path)).hexdigest()
 
 
 def _tuple(values: Sequence[float] | None) -> tuple[float, ...] | None:

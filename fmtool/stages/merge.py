@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -11,21 +12,23 @@ from torch import Tensor
 from fmtool import artifacts, row_files
 from fmtool.artifacts import Artifact
 from fmtool.errors import ArtifactError
-from fmtool.stages.common import check_range, warn
+from fmtool.stages.common import check_range, shard_of, warn
 
 # kind -> the stages whose options must agree: the newest of each that is in the history
 MAKERS = {"attack": ("attack",), "masks": ("fit-masks", "attack")}
 CHOICE = {"limit"}  # options that only choose images
 UNSAID = {"perturb": 0.0}  # what files mean that were made before there was such an option
-ROUNDING = {"batch_size", "compile"}  # options that may change no more than rounding
+ROUNDING = {"batch_size", "compile", "device"}  # options that may change no more than rounding
+LISTED = 5  # missing shards that a message names
 
 
-def merge(files: Sequence[Artifact], *, output: str | None = None) -> Artifact:
+def merge(files: Sequence[Artifact], *, allow_gaps: bool = False, output: str | None = None) -> Artifact:
     """`attack` or `masks` artifacts, made by the same model with the same options, as one: rows in the order given.
 
-    Their `data` become one list, equal entries once, and `source` is renumbered. output: write the file ("-" for standard
-    output) row by row; what is returned then reads from it. ArtifactError for files that differ in more than their images, or
-    that share an image.
+    Their `data` become one list, equal entries once, and `source` is renumbered. Shards of one job become what the job makes
+    at once, byte by byte; with `allow_gaps` some of them may be missing. output: write the file ("-" for standard output) row
+    by row; what is returned then reads from it. ArtifactError for files that differ in more than their images, or that share
+    an image.
     """
     if not files:
         raise ArtifactError("expected at least one file to merge")
@@ -36,24 +39,73 @@ def merge(files: Sequence[Artifact], *, output: str | None = None) -> Artifact:
         )
     for other in files[1:]:
         _check_alike(other, first)
+    sharded = any("shard" in file.header for file in files)
+    part = _check_shards(files, allow_gaps) if sharded else {}
     _check_apart(files)
     data: list[dict[str, str]] = []
     sources = torch.cat([_renumbered(file, data) for file in files])
-    shapes = {name: first.rows(name) for name in first.tensors}
-    layout = {name: (rows.dtype, (len(sources), *rows.shape[1:])) for name, rows in shapes.items()}
-    history = artifacts.stage("merge", {}, None, files)
-    header = {**first.header, "data": data, **_defense(files)}
+    header = {name: value for name, value in first.header.items() if name != "shard"}
+    header["data"] = first.header["data"] if sharded else data
+    if isinstance(header.get("defense"), dict):
+        header["defense"] = {**header["defense"], "found": _summed([file.header["defense"]["found"] for file in files])}
+    at_once = sharded and not part
+    history = first.history if at_once else artifacts.stage("merge", part, None, files)
+    columns = {name: [file.rows(name) for file in files] for name in first.tensors}
+    layout = {name: (rows[0].dtype, (len(sources), *rows[0].shape[1:])) for name, rows in columns.items()}
+    places = _places(files) if sharded else torch.arange(len(sources))
     with row_files.making(output, first.kind, header, history, layout) as made:
-        for name, (_, shape) in layout.items():
-            if len(shape) == 1:
-                made.put(name, sources if name == "source" else torch.cat([file[name] for file in files]))
+        for name, parts in columns.items():
+            if len(parts[0].shape) == 1:
+                values = sources if name == "source" and not sharded else torch.cat([rows[:] for rows in parts])
+                made.put(name, values[places.argsort()])
                 continue
-            row = 0
-            for rows in (file.rows(name) for file in files):
+            numbers = iter(places.tolist())
+            for rows in parts:
                 for number in range(len(rows)):
-                    made.put(name, rows[number], row)
-                    row += 1
+                    made.put(name, rows[number], next(numbers))
     return made.artifact
+
+
+def _check_shards(files: Sequence[Artifact], allow_gaps: bool) -> dict[str, Any]:
+    """The files are shards of one job, each a different one; says which they are unless they are all."""
+    owner: dict[int, Artifact] = {}
+    for file in files:
+        if "shard" not in file.header:
+            raise ArtifactError(
+                f"{file}: is no shard as others are: expected the shards of one job, to be merged first"
+            )
+        number, of, rows = shard_of(file)
+        if [of, rows] != list(shard_of(files[0])[1:]) or file.history != files[0].history:
+            raise ArtifactError(f"{file} and {files[0]} can't be merged: they are not shards of one job")
+        if number in owner:
+            raise ArtifactError(f"{file} and {owner[number]} can't be merged: both are shard {number} of {of}")
+        if len(file["key"]) != len(range(number - 1, rows, of)):
+            raise ArtifactError(
+                f"{file}: has {len(file['key'])} rows, which is not what shard {number}/{of} of {rows} has"
+            )
+        owner[number] = file
+    last = min(of, rows)
+    gaps = last - len(owner)
+    if gaps and not allow_gaps:
+        absent = (str(number) for number in range(1, last + 1) if number not in owner)
+        some = ", ".join(islice(absent, LISTED)) + (", ..." if gaps > LISTED else "")
+        raise ArtifactError(
+            f"{gaps} of {of} shards are missing, number {some}: --allow-gaps takes the others all the same"
+        )
+    return {"shards": list(owner), "of": of} if gaps else {}
+
+
+def _places(files: Sequence[Artifact]) -> Tensor:
+    """(n) int64: where each row of the shards, one file after the other, is among all of them."""
+    positions = []
+    for file in files:
+        number, of, rows = shard_of(file)
+        positions.append(torch.arange(number - 1, rows, of))
+    return torch.cat(positions).argsort().argsort()
+
+
+def _summed(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    return {name: sum(count[name] for count in counts) for name in counts[0]}
 
 
 def _check_alike(other: Artifact, first: Artifact) -> None:
@@ -97,20 +149,10 @@ def _options(file: Artifact, command: str) -> dict[str, Any]:
 
 
 def _fields(file: Artifact) -> dict[str, Any]:
-    """The header but for what is said of its images."""
-    fields = {**UNSAID, **{name: value for name, value in file.header.items() if name != "data"}}
-    if isinstance(fields.get("defense"), dict):
+    fields = {**UNSAID, **{name: value for name, value in file.header.items() if name not in ("data", "shard")}}
+    if isinstance(fields.get("defense"), dict):  # what was found is about the images
         fields["defense"] = {name: value for name, value in fields["defense"].items() if name != "found"}
     return fields
-
-
-def _defense(files: Sequence[Artifact]) -> dict[str, Any]:
-    """The field of adaptive attacks, with how many images each way found in all files together."""
-    first = files[0].header.get("defense")
-    if not isinstance(first, dict):
-        return {}
-    found = {way: sum(file.header["defense"]["found"][way] for file in files) for way in first["found"]}
-    return {"defense": {**first, "found": found}}
 
 
 def _layout(file: Artifact) -> dict[str, str]:

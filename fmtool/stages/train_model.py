@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fmtool import artifacts, training
+from fmtool import artifacts, side_files, training
 from fmtool.artifacts import Artifact
 from fmtool.datasets import DATASETS, Data
 from fmtool.errors import ModelError, unknown
@@ -23,6 +23,7 @@ from fmtool.models.checkpoints import (
 )
 from fmtool.models.classifier import Classifier, batch_size, pick_device, predict, prepare
 from fmtool.stages.common import Progress, check_data, check_shape, data_input, warn
+from fmtool.stages.kept import InSide
 
 
 def train_model(
@@ -41,6 +42,8 @@ def train_model(
     device: str = "auto",
     compile_: bool | None = None,
     factory: str | None = None,
+    output: str | None = None,
+    restart: bool = False,
     progress: Progress | None = None,
 ) -> Artifact:
     """Train on `data` and report the accuracy on `test`, as a `model` artifact.
@@ -49,10 +52,13 @@ def train_model(
     `training.RECIPES` ("paper", or "head" with head_only); epochs, learning_rate and batch override it. augment: "none",
     "crop" or "flip-crop" (default: what suits the data set; none with head_only, as in the paper). compile_: compile the
     network; None where there is enough work for that to pay. The features of head_only are computed once, uncompiled.
+    output: write the file too ("-" for standard output); the same call goes on from a side file beside it when it was killed,
+    unless restart.
     """
     if not data.class_names:
         raise ModelError(f"{data.name}: names no classes, expected class_names in its header to train on it")
-    chosen = _recipe(recipe or ("head" if head_only else "paper"), epochs, learning_rate, batch)
+    recipe = recipe or ("head" if head_only else "paper")
+    chosen = _recipe(recipe, epochs, learning_rate, batch)
     augment = "none" if head_only else augment or _augment_for(data)
     if augment not in training.AUGMENTATIONS:
         raise ModelError(unknown("--augment", augment, training.AUGMENTATIONS))
@@ -66,34 +72,32 @@ def train_model(
     size = batch_size(spec.input_shape, where)
     if compile_ is None:
         compile_ = not head_only and compiling.pays(len(data) * chosen.epochs, spec.input_shape)
-    if head_only:
-        training.train_head(
-            classifier, data.images, data.labels, chosen, batch=size, seed=seed, device=where, progress=progress
-        )
-    else:
-        training.train(
-            classifier,
-            data.images,
-            data.labels,
-            chosen,
-            augment=augment,
-            seed=seed,
-            compile_=compile_,
-            device=where,
-            progress=progress,
-        )
-    if test is not None:
-        found = predict(prepare(classifier, where, spec.input_shape), test.pixels(), size, where)
-        spec = dataclasses.replace(spec, accuracy=float((found == test.labels).double().mean()))
     options = {
+        "recipe": recipe,
         **dataclasses.asdict(chosen),
         "augment": augment,
         "architecture": spec.architecture,
         "head_only": head_only,
         "compile": compile_,
+        "device": where.type,
     }
     inputs: list[Any] = [*([base] if base else []), data_input(data), *([data_input(test)] if test else [])]
-    return to_artifact(classifier, spec, artifacts.stage("train-model", options, seed, inputs))
+    history = artifacts.stage("train-model", options, seed, inputs)
+    # threads share each piece of work, and so round by their number
+    work = {"header": spec.header(), "history": history, "threads": torch.get_num_threads()}
+    with side_files.resuming(output, work, restart=restart) as side:
+        how: dict[str, Any] = {"seed": seed, "device": where, "progress": progress, "kept": InSide(side)}
+        if head_only:
+            training.train_head(classifier, data.images, data.labels, chosen, batch=size, **how)
+        else:
+            training.train(classifier, data.images, data.labels, chosen, augment=augment, compile_=compile_, **how)
+        if test is not None:
+            found = predict(prepare(classifier, where, spec.input_shape), test.pixels(), size, where)
+            spec = dataclasses.replace(spec, accuracy=float((found == test.labels).double().mean()))
+        made = to_artifact(classifier, spec, history)
+        if output is not None:
+            artifacts.write(made, output)
+    return made
 
 
 def _recipe(name: str, epochs: int | None, learning_rate: float | None, batch: int | None) -> training.Recipe:

@@ -25,19 +25,21 @@ def attack_table(header: Header, arrays: Arrays) -> Table:
     status = arrays["status"]
     n, right = len(status), status != WRONG_BEFORE
     failed = status == FAILED
-    distance = _distances(arrays["adversarial"], arrays["images"])
+    with np.errstate(all="ignore"):  # of images that are not finite: their distance is none
+        distance = _distances(arrays["adversarial"], arrays["images"])
     # an attack that failed has found no distance, however large: it must not make the median smaller
     distance[failed] = np.inf
     after = (arrays["adversarial_predictions"] == arrays["labels"]).mean()
     defense = header.get("defense")
+    median = float(np.median(distance[right])) if right.any() else None
     row = [
         attack_name(header),
         n,
         100 * right.mean(),
         100 * after,
-        100 * (1 - failed[right].mean()),
-        float(np.median(distance[right])),
-        255 * float(np.median(distance[right])),
+        100 * (1 - failed[right].mean()) if right.any() else None,
+        median,
+        None if median is None else 255 * median,
     ]
     columns = {
         "attack": "",

@@ -43,9 +43,9 @@ def masks_table(header: Header, arrays: Arrays) -> Table:
         100 * arrays["converged"].mean(),
         float(np.median(kept)),
         total,
-        float(steps.mean()),
+        float(steps.mean(dtype=float)),
         int(steps.max()),
-        float(np.median(arrays["loss"])),
+        float(np.median(arrays["loss"].astype(float))),
     ]
     perturb = header.get("perturb", 0)
     started = f", started at 1 - {perturb:g} u with u drawn from [0, 1]" if perturb else ""
@@ -59,7 +59,7 @@ def masks_table(header: Header, arrays: Arrays) -> Table:
 
 def class_masks_table(header: Header, arrays: Arrays) -> Table:
     """A row a class: steps, loss, kept entries."""
-    masks = arrays["masks"]
+    masks, names = arrays["masks"], header["class_names"]
     kept = kept_entries(masks, int(header["image_size"][1]))
     total = masks.shape[1] * header["image_size"][0] * header["image_size"][1]
     columns = {
@@ -73,7 +73,7 @@ def class_masks_table(header: Header, arrays: Arrays) -> Table:
     }
     rows = [
         [
-            header["class_names"][number],
+            names[number] if 0 <= number < len(names) else str(number),
             int(steps),
             "yes" if converged else "no",
             float(loss),
@@ -87,7 +87,7 @@ def class_masks_table(header: Header, arrays: Arrays) -> Table:
             arrays["converged"],
             arrays["loss"],
             kept,
-            masks.mean(axis=(1, 2, 3)),
+            masks.mean(axis=(1, 2, 3), dtype=float),  # of numbers as large as they come
             strict=True,
         )
     ]

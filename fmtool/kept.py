@@ -1,0 +1,57 @@
+"""What a long computation keeps of itself, so that it can go on from there when it was killed; where to is not its affair."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+
+
+class Kept(Protocol):
+    """Finished parts by name, and one state of what is not finished. Saved values come back bit by bit, on the CPU."""
+
+    def load(self) -> Tensors | None:
+        """The last state that was saved before the computation was killed."""
+
+    def save(self, make: Callable[[], Tensors]) -> None:
+        """Keep the state that `make` gives, if it is time to: to be called often, wherever there is a whole state."""
+
+    def part(self, name: str) -> Tensors | None:
+        """A part that was finished before."""
+
+    def finish(self, name: str, part: Tensors) -> None:
+        """A part is finished."""
+
+
+class Nothing:
+    """Keeps nothing."""
+
+    def load(self) -> Tensors | None:
+        return None
+
+    def save(self, make: Callable[[], Tensors]) -> None:
+        pass
+
+    def part(self, name: str) -> Tensors | None:
+        return None
+
+    def finish(self, name: str, part: Tensors) -> None:
+        pass
+
+
+NOTHING: Kept = Nothing()
+
+
+def as_tensor(value: Any) -> Tensor:
+    """What JSON can hold, and NaN, as the bytes of its text (length,) uint8: floats come back bit by bit."""
+    return torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def from_tensor(text: Tensor) -> Any:
+    """What `as_tensor` was given."""
+    return json.loads(bytes(text.tolist()))

@@ -1,0 +1,244 @@
+"""What a long command needs to go on after it was killed: a side file beside the target, gone when the target is whole.
+
+It is an SQLite database, because that survives SIGKILL at any moment without code of ours: what was committed is there, what
+was not is not. It holds the key of the work (a hash of inputs and options), the rows that are finished, and the state of what
+is not. A side file of other work, or a damaged one, is begun anew, so that make is never blocked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import json
+import os
+import re
+import sqlite3
+import stat
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fmtool.errors import ArtifactError, FmtoolWarning, StatisticError
+from fmtool.targets import STDOUT
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SECONDS_BETWEEN = 20.0  # commits: what SIGKILL can cost, and less than the minute that is promised
+SUFFIX = ".resume"
+
+
+class Side:
+    """Rows by number, and named states, as bytes. Without a target there is nothing to go on from, and nothing is kept.
+
+    One thread at a time may call it. `put` and `keep` are on disk after the next `commit`, all of them or none.
+    """
+
+    def __init__(self, database: sqlite3.Connection | None, name: str, *, lasting: bool = True) -> None:
+        self.database, self.name, self.lasting = database, name, lasting
+        self.committed = time.monotonic()
+
+    def rows(self) -> list[int]:
+        """The numbers of the finished rows, ascending."""
+        return [number for (number,) in self._read("select number from rows order by number")]
+
+    def row(self, number: int) -> bytes:
+        """A finished row."""
+        return bytes(self._read("select data from rows where number = ?", number)[0][0])
+
+    def state(self, name: str = "") -> bytes | None:
+        """What was kept under this name."""
+        found = self._read("select data from states where name = ?", name)
+        return bytes(found[0][0]) if found else None
+
+    def begun(self) -> bool:
+        """Whether there is anything to go on from."""
+        return bool(self._read("select 1 from rows union all select 1 from states limit 1"))
+
+    def put(self, number: int, data: bytes) -> None:
+        """A row is finished; a state of its own, kept under its number, goes."""
+        self._write("insert or replace into rows values (?, ?)", number, data)
+        self._write("delete from states where name = ?", str(number))
+
+    def keep(self, data: bytes, name: str = "") -> None:
+        """The state of what is not finished, in place of the one before."""
+        self._write("insert or replace into states values (?, ?)", name, data)
+
+    def due(self) -> bool:
+        """Whether it is time to `keep` the state and to `commit`."""
+        return self.database is not None and self.lasting and time.monotonic() - self.committed >= SECONDS_BETWEEN
+
+    def commit(self) -> None:
+        """All of it, since the last time, on disk."""
+        if self.database is not None:
+            with self._errors():
+                self.database.commit()
+        self.committed = time.monotonic()
+
+    def _read(self, query: str, *values: Any) -> list[Any]:
+        if self.database is None:
+            return []
+        with self._errors():
+            return self.database.execute(query, values).fetchall()
+
+    def _write(self, query: str, *values: Any) -> None:
+        if self.database is not None:
+            with self._errors():
+                self.database.execute(query, values)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise ArtifactError(f"{self.name}: the side file to go on from can't be written: {error}") from None
+
+
+NOWHERE = Side(None, "")
+
+
+def key_of(work: Mapping[str, Any]) -> str:
+    """The hash of what must be the same for work to go on: history (inputs' digests, options, seed, versions), shapes."""
+    return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def resuming(
+    target: str | None,
+    work: Mapping[str, Any],
+    *,
+    restart: bool = False,
+    rank: tuple[int, int] = (0, 1),
+    holds_rows: bool = False,
+) -> Iterator[Side]:
+    """The side file of this target, empty unless the same work was begun before; removed when the block ends without an error.
+
+    restart: begin anew in any case. rank: which of how many processes that make the target together, each with a side file.
+    holds_rows: without a target rows are held all the same, in a nameless file that goes with the process. After an error,
+    Ctrl-C or SIGTERM what is done is kept, and a warning says how to go on. ArtifactError where another command is writing
+    the same target, or the side file can't be made.
+    """
+    if target is None or target in STDOUT or (os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode)):
+        with _nameless(target or "") if holds_rows else contextlib.nullcontext(NOWHERE) as side:
+            yield side
+        return
+    real = Path(os.path.realpath(target))
+    path = real.with_name(f".{real.name}{f'.{rank[0]}-of-{rank[1]}' if rank[0] else ''}{SUFFIX}")
+    database = _opened(path, target, key_of({**work, "processes": rank[1]}), restart)
+    side = Side(database, target)
+    try:
+        if rank[0] == 0:
+            _sweep(real, rank[1])
+        yield side
+        path.unlink(missing_ok=True)  # while it is locked, so that it is nobody else's
+    except BaseException as error:
+        with contextlib.suppress(ArtifactError):
+            side.commit()
+            if not side.begun() or isinstance(error, StatisticError):  # rows that allow no statistic never will
+                path.unlink(missing_ok=True)
+            elif not isinstance(error, Exception):
+                warnings.warn(FmtoolWarning("what is done is saved: the same command goes on from there"), stacklevel=3)
+        raise
+    finally:
+        database.close()
+
+
+@contextmanager
+def _nameless(name: str) -> Iterator[Side]:
+    database = sqlite3.connect("", check_same_thread=False)
+    try:
+        _create(database, "")
+        yield Side(database, name, lasting=False)
+    finally:
+        database.close()
+
+
+def _sweep(target: Path, processes: int) -> None:
+    """Remove what killed commands left: their half-written targets, and side files of another number of processes."""
+    name = re.escape(target.name)
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*"):
+        if (found := re.fullmatch(rf"\.{name}\.(\d+)\.tmp", path.name)) and not _lives(int(found[1])):
+            path.unlink(missing_ok=True)
+        found = re.fullmatch(rf"\.{name}\.\d+-of-(\d+){re.escape(SUFFIX)}(-journal)?", path.name)
+        if found and int(found[1]) != processes:
+            path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def _opened(path: Path, target: str, key: str, restart: bool) -> sqlite3.Connection:
+    """The database, locked for as long as it is open, with this key."""
+    for attempt in (1, 2):
+        try:
+            database = sqlite3.connect(path, timeout=0, check_same_thread=False)
+            # the lock is held until the file is closed; no fsync: a killed process loses nothing that the system has
+            database.execute("pragma locking_mode = exclusive")
+            database.execute("pragma synchronous = off")
+            database.execute("begin exclusive")
+            found = _key_in(database)
+            if found is not None and (restart or found != key):
+                if not restart:
+                    why = "other inputs or options" if found else "a damaged side file"
+                    warnings.warn(
+                        FmtoolWarning(f"{target}: begins anew, as what was begun before had {why}"), stacklevel=4
+                    )
+                for table in ("work", "rows", "states"):
+                    database.execute(f"drop table if exists {table}")
+                found = None
+            if found is None:
+                _create(database, key)
+            database.commit()
+            return database
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise ArtifactError(f"{target}: another command is writing it") from None
+            raise ArtifactError(f"{target}: the side file {path.name} can't be written: {error}") from None
+        except sqlite3.DatabaseError:  # not a database, or a damaged one
+            if attempt == 2:
+                raise
+            path.unlink(missing_ok=True)
+    raise AssertionError("two attempts")
+
+
+def _create(database: sqlite3.Connection, key: str) -> None:
+    database.execute("create table work (key text)")
+    database.execute("create table rows (number integer primary key, data blob)")
+    database.execute("create table states (name text primary key, data blob)")
+    database.execute("insert into work values (?)", (key,))
+
+
+def _key_in(database: sqlite3.Connection) -> str | None:
+    """The key of the work in a database, "" where its tables are not ours, None where it is new."""
+    tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
+    if not tables:
+        return None
+    if not {"work", "rows", "states"} <= tables:
+        return ""
+    found = database.execute("select key from work").fetchall()
+    return str(found[0][0]) if found else ""
+
+
+def pack(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors as bytes for `put` and `keep`."""
+    from safetensors.torch import save
+
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def unpack(data: bytes) -> dict[str, Tensor]:
+    """Tensors from `pack`'s bytes."""
+    from safetensors.torch import load
+
+    return load(data)

@@ -1,0 +1,126 @@
+"""Files examined together: digests, which were made from which, and what is missing. Needs torch only where data are given."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fmtool import artifacts, provenance
+from fmtool.artifacts import Artifact, Description
+from fmtool.errors import ArtifactError, FmtoolError
+from fmtool.provenance import SHORT
+from fmtool.tables import Table
+from fmtool.targets import STREAM
+
+LARGE = 2**30  # bytes of a file that is not read into memory
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class Examined:
+    """A file. digests: all that histories may call it by; data have one for each split, size and limit. damage: what is wrong."""
+
+    name: str
+    kind: str = "unknown"  # of a file that no history speaks of
+    digests: list[str] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    damage: str = ""
+
+
+def examine(files: Sequence[str], progress: Progress | None = None) -> list[Examined]:
+    """Read and check every file; what fmtool did not make is recognised by the histories of those that it made."""
+    found = []
+    for number, file in enumerate(dict.fromkeys(files)):
+        if progress:
+            progress("reading", number, len(files))
+        found.append(_examined(file))
+    known = {digest for one in found for digest in one.digests}
+    named = {
+        entry["digest"]: entry
+        for one in found
+        for stage in one.history
+        for entry in stage["inputs"]
+        if entry["kind"] == "data"
+    }
+    foreign = [one for one in found if not one.history and not one.damage]
+    for one in foreign:
+        if any(digest in named for digest in one.digests):
+            one.kind = "checkpoint"  # the one kind of input whose digest is that of the file
+    wanted = {digest: entry for digest, entry in named.items() if digest not in known and entry.get("split")}
+    for one in foreign:
+        _recognise(one, wanted)
+    return found
+
+
+def table(found: Sequence[Examined]) -> Table:
+    """A row a file; the notes say what is missing."""
+    names = {digest: one.name for one in found for digest in one.digests}
+    rows: list[list[Any]] = []
+    for one in found:
+        made = provenance.makers(one.history, next(iter(one.digests), ""))
+        inputs = one.history[-1]["inputs"] if one.history else []
+        digests = ", ".join(digest[:SHORT] for digest in one.digests)
+        state = "damaged" if one.damage else "ok"
+        rows.append(
+            [one.name, one.kind, digests or None, state, ", ".join(provenance.sources(inputs, made, names)) or None]
+        )
+    missing = provenance.missing({one.name: one.history for one in found}, names)
+    notes = [f"missing: {title}, which led to {', '.join(files)}" for title, files in missing.items()]
+    return Table("Files", dict.fromkeys(("file", "kind", "digest", "state", "made from"), ""), rows, notes)
+
+
+def _examined(file: str) -> Examined:
+    name = artifacts.label(file)
+    if file != STREAM and Path(file).is_dir():
+        return Examined(name)
+    try:
+        if file == STREAM or artifacts.looks_made(file) or not Path(file).is_file():
+            one = _read(file)
+            return Examined(name, one.kind, [one.digest], one.history)
+        if Path(file).suffix == ".safetensors":
+            artifacts.check_layout(artifacts.read_bytes(file), name)
+        return Examined(name, digests=[_sha256(file)])
+    except ArtifactError as error:
+        return Examined(name, damage=str(error))
+
+
+def _read(file: str) -> Artifact | Description:
+    """A large file is checked a piece at a time, for which torch is worth importing."""
+    if os.path.isfile(file) and os.path.getsize(file) > LARGE:
+        from fmtool import row_files
+
+        return row_files.read(file)
+    return artifacts.describe(file)
+
+
+def _sha256(file: str) -> str:
+    try:
+        with open(file, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise ArtifactError(f"{file}: can't be read: {error.strerror}") from None
+
+
+def _recognise(one: Examined, wanted: Mapping[str, Mapping[str, Any]]) -> None:
+    """Load a file's images as each history says that it did, and keep the digests that come again."""
+    for digest, entry in wanted.items():
+        spec = one.name + provenance.SUFFIXES.get(entry["split"], "")
+        if _data_digest(spec, entry.get("size"), entry.get("limit")) == digest:
+            one.digests = [digest] if one.kind != "data" else [*one.digests, digest]
+            one.kind = "data"
+
+
+def _data_digest(spec: str, size: Any, limit: Any) -> str | None:
+    """The digest of the images and labels; None where the file holds no such data."""
+    from fmtool import datasets
+
+    if not all(value is None or isinstance(value, int) for value in (size, limit)):
+        return None
+    try:
+        return datasets.load(spec, size=size, limit=limit).digest
+    except FmtoolError:
+        return None

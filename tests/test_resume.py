@@ -1,0 +1,230 @@
+"""Commands that were killed go on: the bytes of a run that nobody interrupted, and what is said and left on the way."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Run
+
+import fmtool
+from fmtool import side_files
+from fmtool.artifacts import Artifact
+from fmtool.errors import FmtoolWarning
+
+# what a user runs, but saved more often, so that a test is short
+OFTEN = "from fmtool import side_files; side_files.SECONDS_BETWEEN = 0.3; from fmtool.__main__ import main; main()"
+FIT = "fit-masks MODEL FMN --for essential --lambda 0.1 --limit 60 --min-steps 3500 --max-steps 4000 --batch-size 16"
+ATTACK = "attack MODEL --data digits --limit 240 --attack fmn --attack-option steps=200 --batch-size 8"
+SAVED = "fmtool: warning: what is done is saved: the same command goes on from there"
+
+
+def command(line: str, files: Path, target: Path) -> list[str]:
+    names = {name.upper(): str(files / f"{name}.safetensors") for name in ("model", "fmn")}
+    return [sys.executable, "-c", OFTEN, *(names.get(word, word) for word in line.split()), "-o", str(target)]
+
+
+def begin(line: str, files: Path, target: Path) -> subprocess.Popen[str]:
+    """The command in a process of its own, as soon as it has begun its work."""
+    process = subprocess.Popen(command(line, files, target), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    side = target.with_name(f".{target.name}.resume")
+    saved(process, side)
+    return process
+
+
+def saved(process: subprocess.Popen[str], side: Path) -> None:
+    """Wait until the side file is written the next time."""
+    known = side.exists() and side.stat().st_mtime_ns
+    deadline = time.monotonic() + 120
+    while not side.exists() or side.stat().st_mtime_ns == known:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def finish(line: str, files: Path, target: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(line, files, target), capture_output=True, text=True, timeout=300)
+
+
+def counts(target: Path) -> tuple[int, int]:
+    """How many rows and states the side file has; reading it rolls back what was not committed."""
+    database = sqlite3.connect(target.with_name(f".{target.name}.resume"))
+    try:
+        return tuple(database.execute(f"select count(*) from {name}").fetchone()[0] for name in ("rows", "states"))  # type: ignore[return-value]
+    finally:
+        database.close()
+
+
+@pytest.mark.parametrize("line", [FIT, ATTACK], ids=["fit-masks", "attack"])
+def test_killed_five_times_it_gives_the_bytes_of_an_uninterrupted_run(line: str, files: Path, tmp_path: Path) -> None:
+    whole, target = tmp_path / "whole", tmp_path / "target"
+    expected = finish(line, files, whole)
+    assert expected.returncode == 0, expected.stderr
+    draw, progress = random.Random(0), []
+    for _ in range(5):
+        process = begin(line, files, target)
+        for _ in range(draw.randint(0, 2)):
+            saved(process, target.with_name(".target.resume"))
+        time.sleep(draw.uniform(0, 0.3))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL and not target.exists()
+        progress.append(sum(counts(target)))
+    assert progress[-1] > 0, progress
+    found = finish(line, files, target)
+    assert (found.returncode, found.stdout) == (0, expected.stdout), found.stderr
+    assert target.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["target", "whole"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_says_how_to_go_on(number: int, code: int, files: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    process = begin(FIT, files, target)
+    saved(process, target.with_name(".target.resume"))
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code and out == "" and err.splitlines().count(SAVED) == 1, err
+    assert "Traceback" not in err and not target.exists()
+    assert sum(counts(target)) >= 16
+
+
+class InterruptError(Exception):
+    """Stands for whatever ends a run."""
+
+
+def after(calls: int) -> Any:
+    """A progress callback that ends the run at its nth call."""
+    left = iter(range(calls))
+
+    def report(label: str, done: int, total: int) -> None:
+        if next(left, None) is None:
+            raise InterruptError
+
+    return report
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_files, "SECONDS_BETWEEN", 0.0)
+
+
+@pytest.mark.parametrize(
+    "more", [{"name": "fmn"}, {"name": "LInfFMNAttack"}, {"name": "L2AdditiveGaussianNoiseAttack", "epsilon": 2.0},
+             {"defense": "robust", "restarts": 2, "epsilon": 0.08, "options": {"steps": 10}}],
+    ids=["fmn", "class", "one generator", "adaptive"],
+)  # fmt: skip
+@pytest.mark.usefixtures("often")
+def test_an_attack_goes_on_after_each_of_its_batches(more: dict[str, Any], files: Path, tmp_path: Path) -> None:
+    """Also one that draws from torch's generator, batch by batch, and one of several tries."""
+    model, data = fmtool.read(str(files / "model.safetensors")), fmtool.load_data("digits:test", limit=50)
+    if "defense" in more:
+        more = {**more, "defense": fmtool.read(str(files / "robust.safetensors"))}
+    whole, target = str(tmp_path / "whole"), str(tmp_path / "target")
+    fmtool.attack(model, data, batch=16, output=whole, **more)
+    ended = 0
+    while True:
+        try:
+            fmtool.attack(model, data, batch=16, output=target, progress=after(0), **more)
+            break
+        except InterruptError:
+            ended += 1
+    assert ended >= 3
+    assert Path(target).read_bytes() == Path(whole).read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["target", "whole"]
+
+
+@pytest.mark.usefixtures("often")
+def test_masks_go_on_from_the_middle_of_their_steps(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run ended again and again before any mask of it is finished comes to an end, with perturbed starts too."""
+    from fmtool import mask_fitting
+
+    monkeypatch.setattr(mask_fitting, "REPORT_EVERY", 0.01)
+    model, attack = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("model", "fmn"))
+    few: dict[str, Any] = {"lambda_": 0.1, "min_steps": 400, "max_steps": 700, "perturb": 0.01, "limit": 20, "batch": 8}
+    whole = fmtool.fit_masks(model, attack, "essential", **few)
+    ended = 0
+    while True:
+        try:
+            found = fmtool.fit_masks(model, attack, "essential", output=str(tmp_path / "x"), progress=after(20), **few)
+            break
+        except InterruptError:
+            ended += 1
+    assert ended >= 3
+    assert found.digest == whole.digest and found.header == whole.header
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def interrupted(model: Artifact, attack: Artifact, target: Path, **more: Any) -> None:
+    with pytest.raises(InterruptError):
+        fmtool.fit_masks(model, attack, "essential", output=str(target), progress=after(1), lambda_=0.1, **more)
+
+
+def test_another_option_begins_anew_and_says_so(files: Path, tmp_path: Path, run: Run) -> None:
+    """--restart does so without a word, and the same command goes on without one."""
+    model, attack = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("model", "fmn"))
+    target = tmp_path / "target"
+    line = ["fit-masks", files / "model.safetensors", files / "fmn.safetensors", "--for", "essential", "--min-steps", 50,
+            "--lambda", 0.1, "-o", target]  # fmt: skip
+    expected = fmtool.fit_masks(model, attack, "essential", lambda_=0.1, min_steps=50)
+    for more, said in ((["--max-steps", 51], True), (["--restart"], False), ([], False)):
+        interrupted(model, attack, target, min_steps=50)
+        assert (tmp_path / ".target.resume").exists()
+        outcome = run(*line, *more)
+        assert outcome.code == 0 and ("target: begins anew, as what was begun before had other" in outcome.err) == said
+    assert fmtool.read(str(target)).digest == expected.digest
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
+def test_two_commands_on_one_target(files: Path, tmp_path: Path, run: Run) -> None:
+    """The second is refused in one line; the first does not notice."""
+    target = tmp_path / "target"
+    process = begin(FIT, files, target)
+    outcome = run("attack", files / "model.safetensors", "--data", "digits", "--limit", 10, "-o", target)
+    assert outcome.code == 1 and outcome.err == f"fmtool: error: {target}: another command is writing it\n"
+    assert process.poll() is None and (tmp_path / ".target.resume").exists()
+    process.kill()
+    process.communicate()
+    assert sum(counts(target)) > 0 or not target.exists()
+
+
+def test_a_stream_has_nothing_to_go_on_from(files: Path, tmp_path: Path, run: Run) -> None:
+    assert "with '-o -' there is nothing to go on" in " ".join(run("fit-masks", "--help").out.split())
+    line = ["fit-masks", files / "model.safetensors", files / "fmn.safetensors", "--for", "essential", "--min-steps", 5,
+            "--max-steps", 6]  # fmt: skip
+    expected = run(*line, "-o", tmp_path / "x")
+    assert expected.code == 0
+    piped = subprocess.run(
+        [sys.executable, "-m", "fmtool", *map(str, line), "-o", "-"], capture_output=True, cwd=tmp_path, check=True
+    )
+    assert piped.stdout == (tmp_path / "x").read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_network_whose_gradients_hang_on_the_slot_is_told(files: Path) -> None:
+    """Its runs may differ in bits when they are resumed or shared."""
+    import torch
+    from torch import nn
+
+    from fmtool import attacks, mask_fitting
+    from fmtool.mask_steps import FitOptions
+
+    class HangsOnItsSlot(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            score = images.mean(dim=(1, 2, 3)) * (1 + 1e-6 * torch.arange(len(images)))
+            return torch.stack([score, -score], dim=1)
+
+    images, targets, cpu = torch.rand(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64), torch.device("cpu")
+    with pytest.warns(FmtoolWarning, match="an image's steps hang on its place in the batch here"):
+        mask_fitting._levels(HangsOnItsSlot(), images, targets, FitOptions(0.1, 8), cpu)
+    assert not attacks.same_in_any_slot(HangsOnItsSlot(), images, targets, 8, cpu)
+    assert attacks.same_in_any_slot(nn.Flatten(), images, targets, 8, cpu)
