@@ -72,7 +72,10 @@ def test_gaps_are_refused_unless_told(parts: list[Artifact]) -> None:
     rows = [row for row in range(40) if row % 3 != 1]
     assert torch.equal(found["key"], whole["key"][rows]) and torch.equal(found["masks"], whole["masks"][rows])
     assert "shard" not in found.header
-    assert (found.history[-1]["command"], found.history[-1]["options"]) == ("merge", {"shards": [1, 3], "of": 3})
+    assert (found.history[-1]["command"], found.history[-1]["options"]) == (
+        "merge",
+        {"shards": [3, 1], "of": 3},
+    )
 
 
 def test_what_is_no_set_of_shards_is_refused(files: Path, model: Artifact, parts: list[Artifact]) -> None:
