@@ -427,13 +427,16 @@ TENSORS = [_lie, _values, _values, _rows]
 
 
 def forged(name: str, content: bytes, numbers: random.Random) -> Bad:
-    """One change of meaning or two."""
-    parts = Parts.of(content)
-    for _ in range(numbers.choice([1, 1, 1, 2])):
-        # the first may have left nothing to change, or something too deep to copy
-        with contextlib.suppress(KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError):
-            numbers.choice([*HEADER, *TENSORS] if parts.meta is not None else TENSORS)(parts, numbers)
-    return Bad(name, KINDS.get(name, name), parts.bytes(), False)
+    """One change of meaning or two; what changes nothing is tried again."""
+    made = content
+    while made == content:
+        parts = Parts.of(content)
+        for _ in range(numbers.choice([1, 1, 1, 2])):
+            # the first may have left nothing to change, or something too deep to copy
+            with contextlib.suppress(KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError):
+                numbers.choice([*HEADER, *TENSORS] if parts.meta is not None else TENSORS)(parts, numbers)
+        made = parts.bytes()
+    return Bad(name, KINDS.get(name, name), made, False)
 
 
 def mutated(contents: dict[str, bytes], numbers: random.Random) -> Bad:
