@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fmtool import plotting
 from fmtool.artifacts import Artifact
 from fmtool.errors import ArtifactError
-from fmtool.plotting.style import source
+from fmtool.plotting.style import any_letters, source
 from fmtool.summaries import joined, tables_of
 from fmtool.summaries.correlations import table1
 from fmtool.summaries.spectra import spectrum_table
@@ -169,7 +169,8 @@ def _shared(one: Artifact, other: Artifact) -> bool:
 def _figure(picture: Picture, count: int) -> str:
     drawn: Figure = plotting.draw(picture.files, count, picture.figure)
     content = io.BytesIO()
-    drawn.savefig(content, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight")
+    with any_letters():
+        drawn.savefig(content, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight")
     data, words = base64.b64encode(content.getvalue()).decode(), html.escape(picture.caption)
     return f'<figure><img alt="{words}" src="data:image/png;base64,{data}"><figcaption>{words}</figcaption></figure>'
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import importlib
 import io
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +131,7 @@ def draw(files: Files, count: int, figure: str | None = None, like: Files = ()) 
     """
     import matplotlib
 
-    from fmtool.plotting.style import SETTINGS
+    from fmtool.plotting.style import SETTINGS, any_letters
     from fmtool.stages.common import check_unit
 
     name = figure or _fitting(files)
@@ -147,7 +148,8 @@ def draw(files: Files, count: int, figure: str | None = None, like: Files = ()) 
             check_unit(file[tensor], f"{file}: {tensor}")
     module, _, function = known.function.partition(":")
     make: Callable[..., Figure] = getattr(importlib.import_module(f"fmtool.plotting.{module}"), function)
-    with matplotlib.rc_context(SETTINGS):
+    files, like = [_plain(file) for file in files], [_plain(file) for file in like]
+    with matplotlib.rc_context(SETTINGS), any_letters():
         return make(files, count, like) if known.images else make(files)
 
 
@@ -158,9 +160,9 @@ def save(figure: Figure, target: str) -> None:
     content = io.BytesIO()
     import matplotlib
 
-    from fmtool.plotting.style import SETTINGS
+    from fmtool.plotting.style import SETTINGS, any_letters
 
-    with matplotlib.rc_context({**SETTINGS, "svg.hashsalt": "fmtool"}):
+    with matplotlib.rc_context({**SETTINGS, "svg.hashsalt": "fmtool"}), any_letters():
         figure.savefig(content, format=suffix[1:], dpi=DOTS, bbox_inches="tight", metadata=metadata)
     targets.write_bytes(content.getvalue(), target)
 
@@ -171,6 +173,14 @@ def check_suffix(target: str) -> str:
     if suffix not in SUFFIXES:
         raise FmtoolError(f"--output {target}: expected a name that ends in {', '.join(SUFFIXES)}")
     return suffix
+
+
+def _plain(file: Artifact) -> Artifact:
+    """With its names as they are to be read: for matplotlib a dollar sign begins a formula."""
+    text = json.dumps(file.header)
+    if "$" not in text + file.name:
+        return file
+    return replace(file, header=json.loads(text.replace("$", r"\\$")), name=file.name.replace("$", r"\$"))
 
 
 def _fitting(files: Files) -> str:
