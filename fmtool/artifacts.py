@@ -219,6 +219,8 @@ def tensors_in(data: bytes, name: str) -> dict[str, Tensor]:
         return load(data)
     except KeyError as error:
         raise ArtifactError(f"{name}: holds a tensor of type {error}, which torch doesn't know") from None
+    except (TypeError, RuntimeError) as error:  # no number, but an axis beyond all numbers
+        raise not_whole(name, error) from None
 
 
 def describe(source: str, *kinds: str, data: bytes | None = None) -> Description:

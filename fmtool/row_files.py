@@ -96,6 +96,9 @@ class FileTensors(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         return self.parts[name][:]
 
+    def __contains__(self, name: object) -> bool:  # a Mapping's own reads the tensor to see
+        return name in self.parts
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.parts)
 

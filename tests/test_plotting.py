@@ -510,3 +510,11 @@ def test_same_images_goes_with_single_images(load: Load) -> None:
         plotting.draw([load("correlation")], 8, like=[load("essential")])
     with pytest.raises(ArtifactError, match="says which images it holds, got one of kind model"):
         plotting.draw([load("essential")], 8, like=[load("model")])
+
+
+def test_any_class_name_can_be_drawn(load: Load, tmp_path: Path) -> None:
+    """Also one that the font lacks, and one that would be a broken formula."""
+    plain = load("plain")
+    file = replace(plain, header={**plain.header, "class_names": ["漢字", r"$\x^$", *plain.header["class_names"][2:]]})
+    plotting.save(plotting.draw([file], 5), str(tmp_path / "masks.svg"))
+    assert (tmp_path / "masks.svg").stat().st_size > 1000

@@ -22,6 +22,7 @@ from fmtool.errors import FmtoolWarning
 # what a user runs, but saved more often, so that a test is short
 OFTEN = "from fmtool import side_files; side_files.SECONDS_BETWEEN = 0.3; from fmtool.__main__ import main; main()"
 FIT = "fit-masks MODEL FMN --for essential --lambda 0.1 --limit 60 --min-steps 3500 --max-steps 4000 --batch-size 16"
+LONG = FIT.replace("3500", "60000").replace("4000", "60000")  # never over before it is stopped
 ATTACK = "attack MODEL --data digits --limit 240 --attack fmn --attack-option steps=200 --batch-size 8"
 SAVED = "fmtool: warning: what is done is saved: the same command goes on from there"
 
@@ -87,13 +88,13 @@ def test_killed_five_times_it_gives_the_bytes_of_an_uninterrupted_run(line: str,
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_says_how_to_go_on(number: int, code: int, files: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
-    process = begin(FIT, files, target)
+    process = begin(LONG, files, target)
     saved(process, target.with_name(".target.resume"))
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == code and out == "" and err.splitlines().count(SAVED) == 1, err
     assert "Traceback" not in err and not target.exists()
-    assert sum(counts(target)) >= 16
+    assert sum(counts(target)) >= 16  # a state of each mask in the batch
 
 
 class InterruptError(Exception):
@@ -188,13 +189,13 @@ def test_another_option_begins_anew_and_says_so(files: Path, tmp_path: Path, run
 def test_two_commands_on_one_target(files: Path, tmp_path: Path, run: Run) -> None:
     """The second is refused in one line; the first does not notice."""
     target = tmp_path / "target"
-    process = begin(FIT, files, target)
+    process = begin(LONG, files, target)
     outcome = run("attack", files / "model.safetensors", "--data", "digits", "--limit", 10, "-o", target)
     assert outcome.code == 1 and outcome.err == f"fmtool: error: {target}: another command is writing it\n"
     assert process.poll() is None and (tmp_path / ".target.resume").exists()
     process.kill()
     process.communicate()
-    assert sum(counts(target)) > 0 or not target.exists()
+    assert not target.exists()
 
 
 def test_a_stream_has_nothing_to_go_on_from(files: Path, tmp_path: Path, run: Run) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import importlib
 import io
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,6 +150,7 @@ def draw(files: Files, count: int, figure: str | None = None, like: Files = ()) 
                 check_unit(rows[start : start + ROWS], f"{file}: {tensor}")
     module, _, function = known.function.partition(":")
     make: Callable[..., Figure] = getattr(importlib.import_module(f"fmtool.plotting.{module}"), function)
+    files, like = [_plain(file) for file in files], [_plain(file) for file in like]
     with _settings():
         return make(files, count, like) if known.images else make(files)
 
@@ -193,12 +195,20 @@ def _settings() -> Iterator[None]:
     """Matplotlib's own defaults and then ours, whatever the reader's matplotlibrc says: a figure is the same for everybody."""
     import matplotlib
 
-    from fmtool.plotting.style import SETTINGS
+    from fmtool.plotting.style import SETTINGS, any_letters
 
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), any_letters():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(SETTINGS)
         yield
+
+
+def _plain(file: Artifact) -> Artifact:
+    """With its names as they are to be read: for matplotlib a dollar sign begins a formula."""
+    text = json.dumps(file.header)
+    if "$" not in text + file.name:
+        return file
+    return replace(file, header=json.loads(text.replace("$", r"\\$")), name=file.name.replace("$", r"\$"))
 
 
 def _fitting(files: Files) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fmtool.attacks import title
@@ -32,6 +34,14 @@ SETTINGS: Any = {
     "svg.hashsalt": "fmtool",  # names of a picture's parts that are the same each time
     "pdf.fonttype": 42,  # letters that an editor can still change; journals ask for it
 }
+
+
+@contextmanager
+def any_letters() -> Iterator[None]:
+    """Without a warning for each letter that the font doesn't have, and shows as a box: names are the user's."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
+        yield
 
 
 def frequency_extent(h: int, w: int) -> tuple[float, float, float, float]:
