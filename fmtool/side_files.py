@@ -17,6 +17,7 @@ import sqlite3
 import stat
 import time
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN = 20.0  # commits: what SIGKILL can cost, and less than the minute that is promised
 SUFFIX = ".resume"
+TABLES = {  # with a checksum of each blob: SQLite notices a damaged page of its own, and not a flipped bit of ours
+    "work": "create table work (key text)",
+    "rows": "create table rows (number integer primary key, data blob, checksum integer)",
+    "states": "create table states (name text primary key, data blob, checksum integer)",
+}
 
 
 class Side:
@@ -61,12 +67,12 @@ class Side:
 
     def put(self, number: int, data: bytes) -> None:
         """A row is finished; a state of its own, kept under its number, goes."""
-        self._write("insert or replace into rows values (?, ?)", number, data)
+        self._write("insert or replace into rows values (?1, ?2, crc32(?2))", number, data)
         self._write("delete from states where name = ?", str(number))
 
     def keep(self, data: bytes, name: str = "") -> None:
         """The state of what is not finished, in place of the one before."""
-        self._write("insert or replace into states values (?, ?)", name, data)
+        self._write("insert or replace into states values (?1, ?2, crc32(?2))", name, data)
 
     def due(self) -> bool:
         """Whether it is time to `keep` the state and to `commit`."""
@@ -106,6 +112,16 @@ def key_of(work: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
 
 
+def is_saved(target: str | None) -> bool:
+    """Whether there is a side file to go on from."""
+    return target is not None and _path(target).exists()
+
+
+def _path(target: str, rank: tuple[int, int] = (0, 1)) -> Path:
+    real = Path(os.path.realpath(target))
+    return real.with_name(f".{real.name}{f'.{rank[0]}-of-{rank[1]}' if rank[0] else ''}{SUFFIX}")
+
+
 @contextmanager
 def resuming(
     target: str | None,
@@ -126,13 +142,12 @@ def resuming(
         with _nameless(target or "") if holds_rows else contextlib.nullcontext(NOWHERE) as side:
             yield side
         return
-    real = Path(os.path.realpath(target))
-    path = real.with_name(f".{real.name}{f'.{rank[0]}-of-{rank[1]}' if rank[0] else ''}{SUFFIX}")
+    path = _path(target, rank)
     database = _opened(path, target, key_of({**work, "processes": rank[1]}), restart)
     side = Side(database, target)
     try:
         if rank[0] == 0:
-            _sweep(real, rank[1])
+            _sweep(Path(os.path.realpath(target)), rank[1])
         yield side
         path.unlink(missing_ok=True)  # while it is locked, so that it is nobody else's
     except BaseException as error:
@@ -149,7 +164,7 @@ def resuming(
 
 @contextmanager
 def _nameless(name: str) -> Iterator[Side]:
-    database = sqlite3.connect("", check_same_thread=False)
+    database = _connected("")
     try:
         _create(database, "")
         yield Side(database, name, lasting=False)
@@ -182,7 +197,7 @@ def _opened(path: Path, target: str, key: str, restart: bool) -> sqlite3.Connect
     """The database, locked for as long as it is open, with this key."""
     for attempt in (1, 2):
         try:
-            database = sqlite3.connect(path, timeout=0, check_same_thread=False)
+            database = _connected(str(path), timeout=0)
             # the lock is held until the file is closed; no fsync: a killed process loses nothing that the system has
             database.execute("pragma locking_mode = exclusive")
             database.execute("pragma synchronous = off")
@@ -194,11 +209,13 @@ def _opened(path: Path, target: str, key: str, restart: bool) -> sqlite3.Connect
                     warnings.warn(
                         FmtoolWarning(f"{target}: begins anew, as what was begun before had {why}"), stacklevel=4
                     )
-                for table in ("work", "rows", "states"):
+                for table in TABLES:
                     database.execute(f"drop table if exists {table}")
                 found = None
             if found is None:
                 _create(database, key)
+            else:
+                _drop_damaged(database, target)
             database.commit()
             return database
         except sqlite3.OperationalError as error:
@@ -212,19 +229,34 @@ def _opened(path: Path, target: str, key: str, restart: bool) -> sqlite3.Connect
     raise AssertionError("two attempts")
 
 
+def _connected(path: str, **options: Any) -> sqlite3.Connection:
+    database: sqlite3.Connection = sqlite3.connect(path, check_same_thread=False, **options)
+    database.create_function("crc32", 1, zlib.crc32, deterministic=True)
+    return database
+
+
+def _drop_damaged(database: sqlite3.Connection, target: str) -> None:
+    """Forget rows and states that are not what was written, so that they are made anew."""
+    damaged = sum(
+        database.execute(f"delete from {table} where crc32(data) is not checksum").rowcount
+        for table in ("rows", "states")
+    )
+    if damaged:
+        warnings.warn(FmtoolWarning(f"{target}: {damaged} saved parts are damaged, and are made anew"), stacklevel=5)
+
+
 def _create(database: sqlite3.Connection, key: str) -> None:
-    database.execute("create table work (key text)")
-    database.execute("create table rows (number integer primary key, data blob)")
-    database.execute("create table states (name text primary key, data blob)")
+    for table in TABLES.values():
+        database.execute(table)
     database.execute("insert into work values (?)", (key,))
 
 
 def _key_in(database: sqlite3.Connection) -> str | None:
     """The key of the work in a database, "" where its tables are not ours, None where it is new."""
-    tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
+    tables = dict(database.execute("select name, sql from sqlite_master where type = 'table'"))
     if not tables:
         return None
-    if not {"work", "rows", "states"} <= tables:
+    if {name: text.lower() for name, text in tables.items()} != TABLES:
         return ""
     found = database.execute("select key from work").fetchall()
     return str(found[0][0]) if found else ""

@@ -25,7 +25,7 @@ import torch
 from conftest import Outcome, Run
 
 import fmtool
-from fmtool import artifacts, row_files
+from fmtool import artifacts, row_files, side_files
 from fmtool.__main__ import run as run_command
 from fmtool.errors import ArtifactError, FmtoolWarning, ModelError
 from fmtool.stages import faults
@@ -291,6 +291,9 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> Callable[
 STAGES = {
     "defend": "defend {0}.safetensors IN/fmn IN/plain --allow-other-model --factory {0}:make",
     "check-masks": "check-masks {0}.safetensors IN/fmn IN/essential --allow-other-model --factory {0}:make --draws 1",
+    "attack": "attack {0}.safetensors --data digits --factory {0}:make --attack pgd --attack-option steps=2",
+    "fit-masks": f"fit-masks {{0}}.safetensors --data digits --for essential --factory {{0}}:make {FEW}",
+    "class-masks": f"class-masks {{0}}.safetensors --data digits --factory {{0}}:make {FEW}",
 }
 
 
@@ -300,7 +303,7 @@ def test_out_of_memory_halves_the_batch(
     command: str, error: str, made: Callable[[int, str], str], run: Run, files: Path, tmp_path: Path
 ) -> None:
     line = STAGES[command].format(made(100, error))
-    target = ["-o", str(tmp_path / "result")] if command == "defend" else []
+    target = ["-o", str(tmp_path / "result")] if command != "check-masks" else []
     found = run(*words(line, files, "")[:-2], *target)
     assert found.code == 0, found.err
     lines = [text for text in found.err.splitlines() if "out of memory" in text]
@@ -342,6 +345,22 @@ def test_memory_that_is_too_little_for_one_image(files: Path) -> None:
     with pytest.warns(FmtoolWarning, match="out of memory"), pytest.raises(ModelError, match=r"out of memory \(CUDA"):
         stage(fmtool.read(str(files / "model.safetensors")), batch=5, device="cpu")
     assert tried == [5, 2, 1]
+
+
+def test_memory_that_is_too_little_when_something_is_saved(files: Path, tmp_path: Path) -> None:
+    """Another batch would lose it: an error, and what is saved stays for when there is memory again."""
+    target = str(tmp_path / "x")
+
+    @faults.halving
+    def stage(model: fmtool.Artifact, *, output: str, batch: int) -> None:
+        with side_files.resuming(output, {"batch": batch}) as side:
+            side.put(0, b"a mask")
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(ModelError, match="out of memory"):
+        stage(fmtool.read(str(files / "model.safetensors")), output=target, batch=4)
+    with side_files.resuming(target, {"batch": 4}) as side:
+        assert side.row(0) == b"a mask"
 
 
 def test_bugs_stay_bugs() -> None:

@@ -73,6 +73,18 @@ def test_a_damaged_side_file_never_blocks(content: bytes, tmp_path: Path) -> Non
     assert names(tmp_path) == []
 
 
+def test_a_flipped_bit_costs_its_row_alone(tmp_path: Path) -> None:
+    begin(tmp_path / "x")
+    data = (tmp_path / ".x.resume").read_bytes()
+    assert data.count(b"seven") == data.count(b"of five") == 1
+    (tmp_path / ".x.resume").write_bytes(data.replace(b"seven", b"sevem").replace(b"of five", b"of fivd"))
+    with (
+        pytest.warns(FmtoolWarning, match="x: 2 saved parts are damaged, and are made anew"),
+        resuming(str(tmp_path / "x"), WORK) as side,
+    ):
+        assert side.rows() == [3] and (side.state(), side.state("5")) == (b"second", None)
+
+
 def test_somebody_elses_tables_are_dropped(tmp_path: Path) -> None:
     database = sqlite3.connect(tmp_path / ".x.resume")
     database.execute("create table rows (a text)")

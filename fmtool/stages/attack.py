@@ -19,9 +19,11 @@ from fmtool.distributed import ALONE, Ranks, Shard
 from fmtool.errors import AttackError
 from fmtool.stages.common import Progress, Ready, check_data, data_header, inputs_of, ready, rows_of, warn
 from fmtool.stages.defend import two_pass
+from fmtool.stages.faults import halving
 from fmtool.stages.kept import InSide
 
 
+@halving
 def attack(
     model: Artifact,
     data: Data,

@@ -13,12 +13,14 @@ from fmtool.mask_steps import MAX_STEPS, MIN_STEPS, FitOptions
 from fmtool.models import compiling
 from fmtool.models.classifier import predict
 from fmtool.stages.common import Progress, Ready, check_attack, check_data, data_header, inputs_of, ready, warn
+from fmtool.stages.faults import halving
 from fmtool.stages.fit_masks import check_fit_options
 from fmtool.stages.kept import InSide
 
 LAMBDA, ROBUST_LAMBDA = 0.01, 0.001  # A.3
 
 
+@halving
 def class_masks(
     model: Artifact,
     source: Artifact | Data,

@@ -19,12 +19,14 @@ from fmtool.correlation.statistic import Point
 from fmtool.errors import ArtifactError, MaskError, StatisticError
 from fmtool.models.classifier import pick_device
 from fmtool.stages.common import ROWS_OF_FILE, Progress, check_range, check_unit, join
+from fmtool.stages.faults import device_errors
 from fmtool.stages.kept import InSide
 
 PERMUTATIONS = 999
 PRESETS = {"paper": {"permutations": 100, "strict": True}}  # the authors' code: p from shuffled d strictly below d
 
 
+@device_errors("--pool, or fewer pairs")
 def correlate(
     a: Artifact | Tensor,
     b: Artifact | Tensor,

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from fmtool import distributed
+from fmtool import distributed, side_files
 from fmtool.artifacts import Artifact
 from fmtool.errors import ModelError
 from fmtool.models.checkpoints import specification
@@ -39,25 +39,23 @@ def device_lost(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def device_errors() -> Iterator[None]:
-    """ModelError for a device that fails or has too little memory; also a decorator of a stage."""
+def device_errors(advice: str = "a smaller --batch-size") -> Iterator[None]:
+    """ModelError for a device that fails or has too little memory, with what would need less; also a decorator of a stage."""
     try:
         yield
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if out_of_memory(error):
-            raise ModelError(
-                f"out of memory ({reason}): expected a smaller --batch-size, or a device with more"
-            ) from error
+            raise ModelError(f"out of memory ({reason}): expected {advice}, or a device with more") from error
         if device_lost(error):
             raise ModelError(f"the GPU failed, and nothing was computed elsewhere: {reason}") from error
         raise
 
 
 def halving(stage: Stage) -> Stage:
-    """A stage of a `model` artifact, first, and keyword arguments `batch` and `device`: out of memory it begins again with half
-    the batch, which is then the one recorded. ModelError where one image is too much, several processes share the work, or
-    the device fails.
+    """A stage of a `model` artifact, first, and keyword arguments `batch`, `device` and maybe `output`: out of memory it begins
+    again with half the batch, which is then the one recorded. ModelError where one image is too much, several processes share
+    the work, the device fails, or something is saved already, which another batch would lose.
     """
 
     @functools.wraps(stage)
@@ -69,7 +67,8 @@ def halving(stage: Stage) -> Stage:
             except Exception as error:
                 # processes that share the work must not differ in their batches
                 alone = distributed.world()[1] == 1
-                batch = _in_effect(model, options) if alone and out_of_memory(error) else 1
+                saved = side_files.is_saved(options.get("output"))
+                batch = _in_effect(model, options) if alone and not saved and out_of_memory(error) else 1
                 if batch == 1:
                     raise
             # out of the handler: its traceback holds on to the tensors

@@ -21,6 +21,7 @@ from fmtool.models.classifier import predict
 from fmtool.side_files import Side
 from fmtool.spectrum import half_width
 from fmtool.stages.common import Progress, Ready, check_attack, check_data, data_header, inputs_of, ready, rows_of, warn
+from fmtool.stages.faults import halving
 
 PURPOSES = {
     "essential": "clean images that are classified correctly, to keep their label (M_E)",
@@ -29,6 +30,7 @@ PURPOSES = {
 LEAST_PERTURB = 2**-25  # 1 - 2^-25 and what lies nearer to 1 round to it in float32
 
 
+@halving
 def fit_masks(
     model: Artifact,
     source: Artifact | Data,

@@ -75,13 +75,14 @@ def import_model(
     _check_normalisation(mean, std, shape[0])
     kept = list(keep_classes) if keep_classes is not None else None
     classifier = Classifier(network, mean, std, kept).eval()
-    count = len(kept) if kept else outputs or _count(classifier, shape)
+    outputs = outputs or _count(Classifier(network, mean, std).eval(), shape)
+    count = len(kept) if kept else outputs
     if kept is not None:
-        _check_kept(kept, outputs or _count(Classifier(network, mean, std), shape))
+        _check_kept(kept, outputs)
     names = tuple(class_names) if class_names else tuple(str(number) for number in range(count))
     if len(names) != count:
         raise ModelError(f"--class-names: {len(names)} names for {count} classes")
-    spec = Specification(name, outputs or count, shape, names, _tuple(mean), _tuple(std), tuple(kept) if kept else None)
+    spec = Specification(name, outputs, shape, names, _tuple(mean), _tuple(std), tuple(kept) if kept else None)
     check_output(classifier, spec, count)
     options: dict[str, Any] = {
         "architecture": name,

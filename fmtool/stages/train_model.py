@@ -23,9 +23,11 @@ from fmtool.models.checkpoints import (
 )
 from fmtool.models.classifier import Classifier, batch_size, pick_device, predict, prepare
 from fmtool.stages.common import Progress, check_data, check_shape, data_input, warn
+from fmtool.stages.faults import device_errors
 from fmtool.stages.kept import InSide
 
 
+@device_errors()
 def train_model(
     data: Data,
     test: Data | None = None,
