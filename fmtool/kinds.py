@@ -188,7 +188,7 @@ def _bounded(header: Mapping[str, Any]) -> bool:
 def _even(header: Mapping[str, Any]) -> bool:
     """A defence's table is as wide and as high as it says, and no heading stands twice."""
     columns = header["columns"]
-    rows = [*header["matrix"], *(header[name] for name in ("worst", "clean_drop") if header.get(name))]
+    rows = [*header["matrix"], *(header[name] for name in ("worst", "clean_drop") if header.get(name) is not None)]
     headings = {"data", *("no mask" if name == "none" else name for name in columns)}
     square = len(header["matrix"]) == len(header["rows"]) and all(len(row) == len(columns) for row in rows)
     return square and len(headings) == len(columns) + 1

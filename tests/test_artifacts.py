@@ -194,6 +194,14 @@ def test_tensor_of_another_dtype_or_shape_or_a_missing_one_is_refused(kind: str,
                 fmtool.read(path)
 
 
+@pytest.mark.parametrize("more", [{"clean_drop": []}, {"worst": []}, {"rows": []}, {"columns": ["none", "none"]}])
+def test_a_defences_table_is_as_wide_and_high_as_its_headings(more: dict[str, object], tmp_path: Path) -> None:
+    rows = {name: torch.zeros(1, dtype=torch.int64) for name in TENSORS["defense"]}
+    fmtool.write(Artifact("defense", {**HEADERS["defense"], **more}, rows), str(tmp_path / "file"))
+    with pytest.raises(ArtifactError, match=r"its defense header is damaged \(matrix\)"):
+        fmtool.read(str(tmp_path / "file"))
+
+
 def test_fields_name_the_statistics_that_there_are() -> None:
     assert set(kinds.STATISTICS) == set(STATISTICS)
 

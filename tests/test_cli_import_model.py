@@ -233,6 +233,26 @@ def test_model_file_that_names_a_factory_loads_only_when_told(
     assert (tmp_path / "imported").exists() and fmtool.read("attack").kind == "attack"
 
 
+def test_classes_of_a_factory_are_kept_and_the_file_is_taken(theirs: Callable[[], str], run: Run) -> None:
+    """The header holds how many outputs the network has, not how many are kept."""
+    name = f"{theirs()}:make"
+    assert run("import-model", name, "--input-shape", "3,9,7", "--keep-classes", "4,0", "-o", "model").code == 0
+    header = fmtool.read("model").header
+    assert (header["outputs"], header["keep_classes"], header["class_names"]) == (5, [4, 0], ["0", "1"])
+    images, labels = torch.rand(6, 3, 9, 7, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 2
+    save_file({"images": images, "labels": labels}, "data.safetensors")
+    line = ["attack", "model", "--data", "data.safetensors", "--factory", name, "--attack", "FGSM", "--epsilon", "0.1"]
+    assert run(*line, "-o", "attack").code == 0
+
+
+def test_a_last_layer_without_an_axis_is_told(run: Run, files: Path, tmp_path: Path) -> None:
+    weights = {**fmtool.read(str(files / "model.safetensors")).tensors, "linear.weight": torch.tensor(1.0)}
+    save_file(weights, tmp_path / "weights.safetensors")
+    line = ["import-model", tmp_path / "weights.safetensors", "--architecture", "resnet8", "--input-shape", "1,8,8"]
+    outcome = run(*line, "-o", tmp_path / "model")
+    assert outcome.code == 1 and "the weights don't fit the architecture" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("factory", "message"),
     [

@@ -224,8 +224,8 @@ def outputs_of(weights: Mapping[str, Tensor], network: nn.Module) -> int | None:
     """How many outputs a checkpoint of this architecture was made with, told by its last linear layer if it has one."""
     if not any(isinstance(module, nn.Linear) for module in network.modules()):
         return None
-    name = last_layer(network)[0] + ".weight"
-    return int(weights[name].shape[0]) if name in weights else None
+    weight = weights.get(last_layer(network)[0] + ".weight")
+    return len(weight) if weight is not None and weight.ndim else None
 
 
 def to_artifact(classifier: Classifier, spec: Specification, history: list[dict[str, Any]]) -> Artifact:
