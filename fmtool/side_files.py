@@ -8,6 +8,7 @@ is not. A side file of other work, or a damaged one, is begun anew, so that make
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import glob
 import hashlib
 import json
@@ -24,7 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmtool.errors import ArtifactError, FmtoolWarning, StatisticError
-from fmtool.targets import STDOUT
+from fmtool.interrupts import Interrupts
+from fmtool.targets import STDOUT, sweep
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +48,7 @@ class Side:
 
     def __init__(self, database: sqlite3.Connection | None, name: str, *, lasting: bool = True) -> None:
         self.database, self.name, self.lasting = database, name, lasting
+        self.interrupts = Interrupts()
         self.committed = time.monotonic()
 
     def rows(self) -> list[int]:
@@ -75,8 +78,9 @@ class Side:
         self._write("insert or replace into states values (?1, ?2, crc32(?2))", name, data)
 
     def due(self) -> bool:
-        """Whether it is time to `keep` the state and to `commit`."""
-        return self.database is not None and self.lasting and time.monotonic() - self.committed >= SECONDS_BETWEEN
+        """Whether it is time to `keep` the state and to `commit`: after a while, or because a signal wants the work to end."""
+        late = self.interrupts.pending is not None or time.monotonic() - self.committed >= SECONDS_BETWEEN
+        return self.database is not None and self.lasting and late
 
     def commit(self) -> None:
         """All of it, since the last time, on disk."""
@@ -135,31 +139,64 @@ def resuming(
 
     restart: begin anew in any case. rank: which of how many processes that make the target together, each with a side file.
     holds_rows: without a target rows are held all the same, in a nameless file that goes with the process. After an error,
-    Ctrl-C or SIGTERM what is done is kept, and a warning says how to go on. ArtifactError where another command is writing
-    the same target, or the side file can't be made.
+    Ctrl-C, SIGTERM or SIGHUP what is done is kept, and a warning says how to go on. ArtifactError where another command is
+    writing the same target, or the side file can't be made.
     """
     if target is None or target in STDOUT or (os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode)):
         with _nameless(target or "") if holds_rows else contextlib.nullcontext(NOWHERE) as side:
             yield side
         return
-    path = _path(target, rank)
-    database = _opened(path, target, key_of({**work, "processes": rank[1]}), restart)
-    side = Side(database, target)
+    path, whole = _path(target, rank), Path(os.path.realpath(target))
+    with _locked(path, target):  # until all is over, so that what is removed is nobody else's
+        database = _opened(path, target, key_of({**work, "processes": rank[1]}), restart)
+        side = Side(database, target)
+        try:
+            with side.interrupts.held():
+                try:
+                    if rank[0] == 0:
+                        sweep(whole)
+                        _sweep(whole, rank[1])
+                    yield side
+                    path.unlink(missing_ok=True)
+                except BaseException as error:
+                    side.interrupts.deaf = True
+                    _leave(side, path, error)
+                    raise
+        finally:
+            database.close()
+
+
+def _leave(side: Side, path: Path, error: BaseException) -> None:
+    """After an error: keep what there is to go on from, and say so where the error was the user's wish."""
+    with contextlib.suppress(ArtifactError):
+        side.commit()
+        if not side.begun() or isinstance(error, StatisticError):  # rows that allow no statistic never will
+            path.unlink(missing_ok=True)
+        elif not isinstance(error, Exception):
+            warnings.warn(FmtoolWarning("what is done is saved: the same command goes on from there"), stacklevel=4)
+
+
+@contextmanager
+def _locked(path: Path, target: str) -> Iterator[None]:
+    """Hold the side file of this name, for this process alone."""
+    file = -1
     try:
-        if rank[0] == 0:
-            _sweep(Path(os.path.realpath(target)), rank[1])
-        yield side
-        path.unlink(missing_ok=True)  # while it is locked, so that it is nobody else's
-    except BaseException as error:
-        with contextlib.suppress(ArtifactError):
-            side.commit()
-            if not side.begun() or isinstance(error, StatisticError):  # rows that allow no statistic never will
-                path.unlink(missing_ok=True)
-            elif not isinstance(error, Exception):
-                warnings.warn(FmtoolWarning("what is done is saved: the same command goes on from there"), stacklevel=3)
-        raise
+        while True:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file), os.stat(path)):
+                    break
+            os.close(file)  # the command that held it has removed it meanwhile
+    except BlockingIOError:
+        os.close(file)
+        raise ArtifactError(f"{target}: another command is writing it") from None
+    except OSError as error:
+        raise ArtifactError(f"{target}: the side file {path.name} can't be written: {error.strerror}") from None
+    try:
+        yield
     finally:
-        database.close()
+        os.close(file)
 
 
 @contextmanager
@@ -173,35 +210,22 @@ def _nameless(name: str) -> Iterator[Side]:
 
 
 def _sweep(target: Path, processes: int) -> None:
-    """Remove what killed commands left: their half-written targets, and side files of another number of processes."""
+    """Remove the side files of another number of processes."""
     name = re.escape(target.name)
     for path in target.parent.glob(f".{glob.escape(target.name)}.*"):
-        if (found := re.fullmatch(rf"\.{name}\.(\d+)\.tmp", path.name)) and not _lives(int(found[1])):
-            path.unlink(missing_ok=True)
         found = re.fullmatch(rf"\.{name}\.\d+-of-(\d+){re.escape(SUFFIX)}(-journal)?", path.name)
         if found and int(found[1]) != processes:
             path.unlink(missing_ok=True)
 
 
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
-
-
 def _opened(path: Path, target: str, key: str, restart: bool) -> sqlite3.Connection:
-    """The database, locked for as long as it is open, with this key."""
+    """The database with this key."""
     for attempt in (1, 2):
         try:
             database = _connected(str(path), timeout=0)
-            # the lock is held until the file is closed; no fsync: a killed process loses nothing that the system has
-            database.execute("pragma locking_mode = exclusive")
+            # no fsync: a killed process loses nothing that the system has
             database.execute("pragma synchronous = off")
-            database.execute("begin exclusive")
+            database.execute("begin immediate")
             found = _key_in(database)
             if found is not None and (restart or found != key):
                 if not restart:
@@ -219,13 +243,12 @@ def _opened(path: Path, target: str, key: str, restart: bool) -> sqlite3.Connect
             database.commit()
             return database
         except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise ArtifactError(f"{target}: another command is writing it") from None
             raise ArtifactError(f"{target}: the side file {path.name} can't be written: {error}") from None
         except sqlite3.DatabaseError:  # not a database, or a damaged one
             if attempt == 2:
                 raise
-            path.unlink(missing_ok=True)
+            os.truncate(path, 0)  # not removed: it is the lock
+            path.with_name(path.name + "-journal").unlink(missing_ok=True)
     raise AssertionError("two attempts")
 
 

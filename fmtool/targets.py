@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import re
+import secrets
 import shutil
 import stat
 import sys
@@ -40,19 +44,31 @@ def replacing(target: str) -> Iterator[IO[bytes]]:
                 _copy(file, target)
             return
         path = Path(os.path.realpath(target))
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         try:
             with open(temporary, "x+b") as file:
+                with contextlib.suppress(OSError):  # some disks have no locks
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # for as long as it is being filled, see `sweep`
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+                os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
     except BrokenPipeError:
         raise
     except OSError as error:
         raise ArtifactError(f"{target}: can't be written: {error.strerror}") from None
+
+
+def sweep(path: Path) -> None:
+    """Remove what killed commands left beside a target: files that `replacing` began, and that nobody fills."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.tmp")
+    for left in path.parent.iterdir():
+        if pattern.fullmatch(left.name):
+            with contextlib.suppress(OSError), open(left, "rb") as file:  # another's, or gone by now
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()
 
 
 def _copy(file: IO[bytes], target: str) -> None:
@@ -73,5 +89,8 @@ def check_target(target: str | None) -> None:
         raise ArtifactError(f"{target}: is a folder, expected a file name for --output")
     if not os.path.isdir(path.parent):
         raise ArtifactError(f"{target}: the folder {path.parent.name!r} does not exist")
-    if not os.access(target if os.path.exists(target) else path.parent, os.W_OK):
+    # a regular file is replaced by one beside it, so that its folder is asked, not the file
+    if not (
+        os.access(path.parent, os.W_OK | os.X_OK) if path.is_file() or not path.exists() else os.access(target, os.W_OK)
+    ):
         raise ArtifactError(f"{target}: can't be written: Permission denied")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from fmtool import side_files
+from fmtool import interrupts, side_files
 from fmtool.errors import ArtifactError, FmtoolWarning
 from fmtool.side_files import NOWHERE, pack, resuming, unpack
+from fmtool.stages.kept import InSide
+from fmtool.targets import replacing
 
 WORK = {"history": [1, "ü"], "shapes": [[3, 4]]}
 
@@ -156,18 +161,77 @@ def test_each_process_has_a_side_file_and_other_numbers_of_processes_begin_anew(
     assert names(tmp_path) == [".x.1-of-3.resume", ".x.2-of-3.resume", ".x.resume"]
     with pytest.warns(FmtoolWarning, match="begins anew"), resuming(str(tmp_path / "x"), WORK, rank=(0, 2)) as side:
         assert not side.begun()
-        assert names(tmp_path) == [".x.resume", ".x.resume-journal"]  # those of three processes are gone
+        assert names(tmp_path) == [".x.resume"]  # those of three processes are gone
 
 
 def test_targets_that_killed_commands_left_half_written_are_removed(tmp_path: Path) -> None:
-    """Those of living processes stay, and other files with such names."""
-    dead = 2**22 + 1  # more than Linux gives
-    mine, others = f".x.{os.getpid()}.tmp", [".x.1.tmp.bak", ".xx.1.tmp", ".x.tmp", f".y.{dead}.tmp"]
-    for name in (mine, f".x.{dead}.tmp", *others):
+    """Those that are being filled stay, and other files with such names."""
+    left, others = f".x.{'0' * 16}.tmp", [f".x.{'1' * 16}.tmp.bak", ".xx.1.tmp", ".x.tmp", f".y.{'2' * 16}.tmp"]
+    for name in (left, *others):
         (tmp_path / name).touch()
-    with resuming(str(tmp_path / "x"), WORK):
-        pass
-    assert names(tmp_path) == sorted([mine, *others])
+    with replacing(str(tmp_path / "x")):
+        (filled,) = set(names(tmp_path)) - {left, *others}
+        with resuming(str(tmp_path / "x"), WORK):
+            pass
+        assert names(tmp_path) == sorted([filled, *others])
+
+
+def test_only_one_of_many_is_inside_at_a_time(tmp_path: Path) -> None:
+    """Also when one has just removed the file that others have opened."""
+    code = f"""
+import os, sys, time
+from fmtool.errors import ArtifactError
+from fmtool.side_files import resuming
+inside, end, times = {str(tmp_path / "inside")!r}, time.monotonic() + 4, 0
+while time.monotonic() < end:
+    try:
+        with resuming({str(tmp_path / "x")!r}, {{}}) as side:
+            os.close(os.open(inside, os.O_CREAT | os.O_EXCL))  # FileExistsError with another one inside
+            side.put(1, b"one")
+            side.commit()
+            os.unlink(inside)
+        times += 1
+    except ArtifactError as error:
+        assert "another command is writing it" in str(error), error
+assert times
+"""
+    several = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [one.communicate()[1] for one in several] == ["", "", ""]
+    assert names(tmp_path) == []
+
+
+def test_a_signal_waits_for_a_whole_state_and_the_next_one_does_not(tmp_path: Path) -> None:
+    target = str(tmp_path / "x")
+    with (
+        pytest.warns(FmtoolWarning, match="what is done is saved"),
+        pytest.raises(KeyboardInterrupt),
+        resuming(target, WORK) as side,
+    ):
+        kept = InSide(side)
+        signal.raise_signal(signal.SIGINT)
+        kept.save(lambda: {"newest": torch.ones(1)})
+        raise AssertionError("goes on")
+    with pytest.warns(FmtoolWarning), pytest.raises(KeyboardInterrupt), resuming(target, WORK) as side:
+        assert InSide(side).load() == {"newest": torch.ones(1)}
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("goes on")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_waits_no_longer_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts, "LONGEST", 0.1)
+    with pytest.raises(KeyboardInterrupt), resuming(str(tmp_path / "x"), WORK) as side:
+        InSide(side)
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(20)
+    assert names(tmp_path) == []
+
+
+def test_without_anything_that_puts_it_off_a_signal_is_obeyed_at_once(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), resuming(str(tmp_path / "x"), WORK):
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("goes on")
 
 
 def test_it_is_time_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,65 @@
+"""Ctrl-C, SIGTERM and SIGHUP, put off for a moment: work that is saved is stopped between two of its steps, not within one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LONGEST = 5.0  # seconds that a signal is put off: Slurm kills 30 s after it
+
+
+class Interrupts:
+    """puts_off: whether the work calls `obey` wherever it has a whole state; else it is stopped at once."""
+
+    def __init__(self) -> None:
+        self.puts_off = False
+        self.pending: int | None = None
+        self.deaf = False  # while what was interrupted is saved
+        self.before: dict[int, Any] = {}
+        self.timer: threading.Timer | None = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Stand before the handlers that there are, and no others: nohup's deafness stays. Only in the main thread."""
+        if threading.current_thread() is threading.main_thread():
+            handlers = {number: signal.getsignal(number) for number in SIGNALS}
+            self.before = {number: handler for number, handler in handlers.items() if callable(handler)}
+        for number in self.before:
+            signal.signal(number, self._come)
+        try:
+            yield
+        finally:
+            self._forget()
+            for number, handler in self.before.items():
+                signal.signal(number, handler)
+
+    def obey(self) -> None:
+        """What the signal that was put off is to do; nothing in another thread than the main one."""
+        if self.pending is not None and threading.current_thread() is threading.main_thread():
+            number = self.pending
+            self._forget()
+            self.before[number](number, None)
+
+    def _come(self, number: int, frame: FrameType | None) -> None:
+        if self.deaf:
+            return
+        if self.puts_off and self.pending is None:
+            self.pending = number
+            self.timer = threading.Timer(LONGEST, os.kill, (os.getpid(), number))
+            self.timer.daemon = True
+            self.timer.start()
+            return
+        self._forget()
+        self.before[number](number, frame)
+
+    def _forget(self) -> None:
+        """The next signal is obeyed at once."""
+        self.pending, self.puts_off = None, False
+        if self.timer is not None:
+            self.timer.cancel()
