@@ -9,6 +9,9 @@ from collections.abc import Iterable
 class FmtoolError(Exception):
     """Anything that the user can mend. The message says what was expected, what came, and which file or option."""
 
+    def __str__(self) -> str:
+        return printable(" ".join(super().__str__().split()))  # libraries' own texts may have several lines
+
 
 class ArtifactError(FmtoolError):
     """A file is missing, damaged, of another kind, or doesn't belong to the others."""
@@ -36,6 +39,14 @@ class StatisticError(FmtoolError):
 
 class FmtoolWarning(UserWarning):
     """A result stands, but a reader should know something about it. The command line prints it as one line."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+def printable(text: str) -> str:
+    """The text on one line: names of files may hold line breaks, and codes that terminals obey."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:

@@ -49,6 +49,7 @@ TENSORS: dict[str, dict[str, str]] = {
 }
 LARGEST_IMAGE = 2**23  # numbers an image, some 1670x1670 in colour: a header of a few bytes must not ask for all memory
 LARGEST_NUMBER = 1e300  # whole ones of hundreds of digits don't fit a float
+CELL_PARTS = ("", ", right before", ", adaptive")  # of a defence: headings of both accuracies and of "knew the masks"
 STATISTICS = ("idcor", "svcca", "cosine", "cca", "pwcca", "cka", "dcor")
 
 
@@ -186,12 +187,13 @@ def _bounded(header: Mapping[str, Any]) -> bool:
 
 
 def _even(header: Mapping[str, Any]) -> bool:
-    """A defence's table is as wide and as high as it says, and no heading stands twice."""
+    """A defence's table is as wide and as high as it says, and no heading of its JSON stands twice."""
     columns = header["columns"]
     rows = [*header["matrix"], *(header[name] for name in ("worst", "clean_drop") if header.get(name) is not None)]
-    headings = {"data", *("no mask" if name == "none" else name for name in columns)}
+    names = ["no mask" if name == "none" else name for name in columns]
+    headings = {"data", *(name + part for name in names for part in CELL_PARTS)}
     square = len(header["matrix"]) == len(header["rows"]) and all(len(row) == len(columns) for row in rows)
-    return square and len(headings) == len(columns) + 1
+    return square and len(headings) == len(CELL_PARTS) * len(columns) + 1
 
 
 # kind -> field -> check of a whole header whose fields are what they should be

@@ -6,21 +6,42 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from fmtool.errors import printable
 
 FORMATS = ("table", "json", "csv", "markdown")
 
 
+ENDS = (" low", " high")  # of an interval, as `Table.parts` has it
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Several numbers that people read as one text."""
+
+    text: str
+    values: Sequence[Any]
+
+    def __str__(self) -> str:
+        return self.text
+
+
 @dataclass(frozen=True)
 class Table:
-    """columns: heading -> format of its numbers; rows hold raw values, None where there is none; notes stand below."""
+    """columns: heading -> format of its numbers; rows hold raw values, None where there is none; notes stand below.
+
+    parts: heading of a column of `Cell`s -> what JSON and CSV, which have a column for each number, append to it. A cell with
+    fewer numbers, such as a lone one, leaves the last of them empty.
+    """
 
     title: str
     columns: dict[str, str]
     rows: list[list[Any]]
     notes: list[str] = field(default_factory=list)
+    parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def cells(self) -> list[list[str]]:
         """The rows as text."""
@@ -28,37 +49,56 @@ class Table:
             [text_of(value, form) for value, form in zip(row, self.columns.values(), strict=True)] for row in self.rows
         ]
 
+    def headings(self) -> list[str]:
+        """Those of JSON and CSV."""
+        return [heading + part for heading in self.columns for part in self.parts.get(heading, ("",))]
+
+    def values(self) -> list[list[Any]]:
+        """The rows of JSON and CSV, beneath `headings`."""
+        counts = [len(self.parts.get(heading, ("",))) for heading in self.columns]
+        found = []
+        for row in self.rows:
+            cells = [list(value.values) if isinstance(value, Cell) else [value] for value in row]
+            found.append([
+                plain(value)
+                for cell, count in zip(cells, counts, strict=True)
+                for value in cell + [None] * (count - len(cell))
+            ])  # fmt: skip
+        return found
+
 
 def as_json(*tables: Table) -> str:
     """One document, whose schema is: an object where there is one table, a list of such objects where there are several.
 
     {"title": string, "rows": [{heading: string, number, true, false or null}], "notes": [string]}. Every row has all headings,
-    in the table's order; null stands for NaN, infinity and for what there is not. Numbers are in full.
+    in the table's order; null stands for NaN, infinity and for what there is not. Numbers are in full, and no string holds one
+    that was measured: where people read several in a cell, each has a heading of its own. ASCII, whatever the locale.
     """
     made = [_object(table) for table in tables]
-    return json.dumps(made[0] if len(made) == 1 else made, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(made[0] if len(made) == 1 else made, indent=1, allow_nan=False) + "\n"
 
 
 def _object(table: Table) -> dict[str, Any]:
-    rows = [{name: plain(value) for name, value in zip(table.columns, row, strict=True)} for row in table.rows]
+    rows = [dict(zip(table.headings(), row, strict=True)) for row in table.values()]
     return {"title": table.title, "rows": rows, "notes": table.notes}
 
 
 def as_csv(table: Table) -> str:
-    """A header line and a line a row, numbers in full; notes are left out."""
+    """A header line and a line a row, the headings and numbers of JSON, nothing for null; notes are left out."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table.columns)
-    writer.writerows([["" if plain(value) is None else value for value in row] for row in table.rows])
+    writer.writerow(table.headings())
+    writer.writerows([["" if value is None else value for value in row] for row in table.values()])
     return text.getvalue()
 
 
 def as_markdown(table: Table) -> str:
     """A pipe table, numbers to the right, and its notes below."""
     right = ["---:" if form else "---" for form in table.columns.values()]
-    lines = [list(table.columns), right, *table.cells()]
+    texts = [[cell.replace("|", "\\|") for cell in line] for line in (table.columns, *table.cells())]
+    lines = [texts[0], right, *texts[1:]]
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    notes = "".join(f"\n{note}" for note in table.notes)
+    notes = "".join(f"\n{printable(note)}" for note in table.notes)
     return f"{body}\n{notes}\n" if notes else f"{body}\n"
 
 
@@ -79,4 +119,11 @@ def text_of(value: Any, form: str) -> str:
     """A cell: `form` is its column's format, "" or "." for text (left or right)."""
     if plain(value) is None:
         return "inf" if value == math.inf else "-"
-    return format(value, form) if form not in ("", ".") and not isinstance(value, str) else str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return format(value, form) if form not in ("", ".") and not isinstance(value, str | Cell) else printable(str(value))
+
+
+def interval(low: float | None, high: float | None, form: str) -> Cell:
+    """A cell of two numbers, `ENDS`."""
+    return Cell(f"{text_of(low, form)} to {text_of(high, form)}", (low, high))

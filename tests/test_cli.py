@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,6 +46,12 @@ def _fmtool(*arguments: object, **more: object) -> subprocess.CompletedProcess[s
     """`fmtool ARGUMENTS...` in a process of its own."""
     line = [sys.executable, "-m", "fmtool", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, timeout=120, **more)  # type: ignore[call-overload, no-any-return]
+
+
+def _hear() -> None:
+    """A shell's background jobs, and so their children, are started deaf to Ctrl-C."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _imported(*arguments: object) -> set[str]:
@@ -145,12 +152,12 @@ def test_formats_say_the_same(name: str, run: Run, files: Path) -> None:
     table = summaries.table_of(found.kind, found.header, found.arrays())
 
     parsed = json.loads(run("inspect", path, "--format", "json").out, parse_constant=pytest.fail)  # NaN is no JSON
-    assert [list(row) for row in parsed["rows"]] == [list(table.columns)] * len(table.rows)
+    assert [list(row) for row in parsed["rows"]] == [table.headings()] * len(table.rows)
     assert parsed["title"] == table.title and parsed["notes"] == table.notes
 
     lines = list(csv.reader(io.StringIO(run("inspect", path, "--format", "csv").out)))
-    assert lines[0] == list(table.columns) and len(lines) == 1 + len(table.rows)
-    for line, row, values in zip(lines[1:], parsed["rows"], table.rows, strict=True):
+    assert lines[0] == table.headings() and len(lines) == 1 + len(table.rows)
+    for line, row, values in zip(lines[1:], parsed["rows"], table.values(), strict=True):
         assert line == ["" if value is None else str(raw) for value, raw in zip(row.values(), values, strict=True)]
 
     rows = run("inspect", path, "--format", "markdown").out.split("\n\n")[0].strip().splitlines()
@@ -323,24 +330,77 @@ def test_interrupt_exits_with_130_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_end_a_command_with_their_code(number: signal.Signals, code: int, tmp_path: Path) -> None:
     """A file waited for on a named pipe stands for long work."""
     os.mkfifo(tmp_path / "fifo")
     line = [sys.executable, "-m", "fmtool", "inspect", str(tmp_path / "fifo")]
-
-    def hear_interrupts() -> None:  # a shell's background jobs, and so their children, are started deaf to them
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    process = subprocess.Popen(
-        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts
-    )
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_hear)
     writer = os.open(tmp_path / "fifo", os.O_WRONLY)  # returns once the command has opened the other end
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     os.close(writer)
     assert process.returncode == code and out == "" and "Traceback" not in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fifo"]
+
+
+def test_an_interrupted_import_ends_a_command_with_130() -> None:
+    """Whatever torch makes of Ctrl-C in the middle of it."""
+    code = """
+import signal, fmtool.__main__ as m
+def run(arguments):
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        raise RecursionError from None
+m.run = run
+m.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], preexec_fn=_hear, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_nohup_stays_deaf(tmp_path: Path) -> None:
+    code = "import signal, fmtool.__main__ as m; m.run = lambda _: signal.raise_signal(signal.SIGHUP); m.main()"
+    assert subprocess.run(["nohup", sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("redirected", "code", "said"),
+    [(">&-", 1, "fmtool: error: standard output is closed\n"), ("- <&-", 1, "fmtool: error: standard input is empty"),
+     ("2>&-", 0, ""), ("2>/dev/full", 0, "")],
+)  # fmt: skip
+def test_closed_and_full_streams(redirected: str, code: int, said: str, files: Path) -> None:
+    source = "" if redirected.startswith("-") else f"{files}/plain.safetensors"
+    line = f"{sys.executable} -m fmtool inspect {source} {redirected}"
+    found = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    assert found.returncode == code and found.stderr.startswith(said) and found.stderr.count("\n") == code
+
+
+def test_a_full_disk_behind_standard_error_ends_no_work(files: Path, tmp_path: Path) -> None:
+    """This one warns, that most masks don't keep their class."""
+    line = ["fit-masks", files / "model.safetensors", files / "fmn.safetensors", "--for", "essential", "--lambda", 9]
+    words = [*map(str, line), "--min-steps", "20", "--max-steps", "30", "-o", str(tmp_path / "file")]
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "fmtool", *words]
+        assert subprocess.run(command, stderr=full, stdout=subprocess.PIPE, timeout=120).returncode == 0
+    assert fmtool.read(str(tmp_path / "file")).kind == "masks"
+
+
+def test_letters_that_a_stream_cannot_show_are_escaped(files: Path) -> None:
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    found = _fmtool("inspect", files / "plain.safetensors", "é", env={**os.environ, **plain})
+    assert found.returncode == 1 and "Traceback" not in found.stderr and "\\xe9" in found.stderr
+
+
+@pytest.mark.parametrize("more", [["-o", "{0}"], ["--output={0}"], ["-o", "{1}/../{2}/file"]])
+def test_a_file_that_is_read_is_not_replaced(more: list[str], files: Path, tmp_path: Path, run: Run) -> None:
+    file = tmp_path / "file"
+    shutil.copy(files / "model.safetensors", file)
+    words = [word.format(file, tmp_path, tmp_path.name) for word in more]
+    outcome = run("attack", file, "--data", "digits", "--limit", 5, *words)
+    assert outcome.code == 1 and "is read by this command and would be replaced" in outcome.err
+    assert file.read_bytes() == (files / "model.safetensors").read_bytes()
 
 
 def test_bugs_give_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

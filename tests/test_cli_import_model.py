@@ -37,7 +37,7 @@ def test_published_checkpoint_is_right_on_91_64_percent(run: Run, shared_data: P
         "--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225", "-o", model, "--format", "json",
     ))  # fmt: skip
     assert row == {
-        "architecture": "resnet20", "input": "3x32x32", "classes": 10, "normalises": "yes", "test accuracy %": None,
+        "architecture": "resnet20", "input": "3x32x32", "classes": 10, "normalises": True, "test accuracy %": None,
     }  # fmt: skip
     line = ["attack", model, "--data", data, "--attack", "LinfFastGradientAttack", "--epsilon", "8/255"]
     row = _row(run(*line, "-o", tmp_path / "attack", "--format", "json"))
@@ -70,7 +70,7 @@ def test_torchvision_name_without_weights(name: str, run: Run, tmp_path: Path) -
     line = ["import-model", name, "--weights", "none", "--input-shape", "3,64,64", "-o", tmp_path / "model"]
     row = _row(run(*line, "--format", "json"))
     assert row["architecture"] == name and row["input"] == "3x64x64" and row["classes"] == 1000
-    assert row["normalises"] == "no"
+    assert row["normalises"] is False
     classifier, _ = from_artifact(fmtool.read(str(tmp_path / "model")))
     import torchvision
 
@@ -184,7 +184,7 @@ def test_own_module_by_its_factory(theirs: Callable[[], str], run: Run, tmp_path
         "0.4,0.5,0.6",
     ]
     row = _row(run(*line, "-o", "model", "--format", "json"))
-    assert row["classes"] == 5 and row["input"] == "3x9x7" and row["normalises"] == "yes"
+    assert row["classes"] == 5 and row["input"] == "3x9x7" and row["normalises"] is True
     own = sys.modules[theirs()].make().eval()
     images = torch.rand(4, 3, 9, 7)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6]))

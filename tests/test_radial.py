@@ -162,7 +162,7 @@ def test_table_pairs_images_with_the_first_row() -> None:
     assert (two["spectra"], two["n"], two["all zero"]) == ("adversarial masks (FMN)", 2, 1)
     assert two["pairs"] == 2 and two["difference"] == pytest.approx((1 + 2) / 2 / 8)
     error = 1.96 * np.std([1 / 8, 2 / 8], ddof=1) / np.sqrt(2)
-    assert two["difference 95 %"] == f"{1.5 / 8 - error:+.4f} to {1.5 / 8 + error:+.4f}"
+    assert two["difference 95 %"].text == f"{1.5 / 8 - error:+.4f} to {1.5 / 8 + error:+.4f}"
     assert "8x8" in table.notes[-1]
 
 

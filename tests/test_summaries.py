@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fmtool import radial, tables
-from fmtool.errors import ArtifactError
+from fmtool.errors import ArtifactError, DataError
 from fmtool.summaries import joined
 from fmtool.summaries.attacks import attack_table
 from fmtool.summaries.correlations import correlation_table, correlation_tables, table1
@@ -96,14 +96,19 @@ def test_the_defence_table_marks_adaptive_cells() -> None:
     """The worst of the others stands below them and above the adaptive row, whose other cells are empty."""
     table = defense_table(defense_header(adaptive=True))
     assert list(table.columns) == ["data", "no mask", "robust FMN"]
-    assert table.rows[1:] == [
+    assert table.cells()[1:] == [
         ["FMN", "0.100 (0.090)", "0.700 (0.690)"],
         ["PGD", "0.200 (0.190)", "0.600 (0.590)"],
         ["worst of the attacks above, per image", "0.100 (0.090)", "0.500 (0.490)"],
-        ["adaptive PGD", None, "0.050 (0.040) adaptive"],
+        ["adaptive PGD", "-", "0.050 (0.040) adaptive"],
         ["drop in clean accuracy", "0.000", "0.100"],
     ]
-    assert table.cells()[4][1] == "-"
+    parsed = json.loads(tables.as_json(table))["rows"]
+    names = [f"{column}{part}" for column in ("no mask", "robust FMN") for part in ("", ", right before", ", adaptive")]
+    assert all(list(row) == ["data", *names] for row in parsed)
+    assert list(parsed[1].values()) == ["FMN", 0.1, pytest.approx(0.09), False, 0.7, pytest.approx(0.69), False]
+    assert list(parsed[4].values()) == ["adaptive PGD", None, None, None, 0.05, pytest.approx(0.04), True]
+    assert list(parsed[5].values())[1:] == [0.0, None, None, 0.1, None, None]
     (note,) = table.notes
     assert "cells not marked adaptive are non-adaptive: their attacks knew nothing of the masks" in note
     table = defense_table(defense_header(adaptive=False))
@@ -147,8 +152,11 @@ def correlation_header(statistics: list[str]) -> dict[str, Any]:
 def test_correlation_table_shows_both_nulls_and_what_was_left_out() -> None:
     table = correlation_table(correlation_header(["cosine"]))
     row = row_of(table)
-    assert row["observed"] == 0.5 and row["null mean"] == 0.2 and row["null 95 %"] == "0.100 to 0.300"
+    assert row["observed"] == 0.5 and row["null mean"] == 0.2 and row["null 95 %"].text == "0.100 to 0.300"
     assert row["p"] == 0.01 and row["adjusted"] == 0.375 and row["within adjusted"] is None
+    (parsed,) = json.loads(tables.as_json(table))["rows"]
+    assert list(parsed)[3:7] == ["null mean", "null 95 % low", "null 95 % high", "p"]
+    assert (parsed["null 95 % low"], parsed["null 95 % high"], parsed["within 95 % low"]) == (0.1, 0.3, 0.1)
     notes = " ".join(table.notes)
     for expected in (
         "floor 0.0100",
@@ -175,7 +183,13 @@ def test_table_1_has_a_row_an_attack_and_none_where_a_file_lacks_a_statistic() -
         "idcor p",
     ]
     assert list(table.columns) == expected
-    assert table.rows[0] == ["FMN", 50, "0.500 ± 0.250", 0.2, 0.375, None, *[None] * 5]
+    assert table.cells()[0][:4] == ["FMN", "50", "0.500 ± 0.250", "0.200"] and table.rows[0][3:] == [
+        0.2,
+        0.375,
+        *[None] * 6,
+    ]
+    parsed = json.loads(tables.as_json(table))["rows"]
+    assert list(parsed[0].values())[:5] == ["FMN", 50, 0.5, 0.25, 0.2] and list(parsed[0])[3] == "cosine std"
     assert table.rows[1][6:] == [0.5, 0.2, 0.375, None, 0.01]
     with pytest.raises(ArtifactError, match="share no statistic"):
         table1([correlation_header(["cosine"]), correlation_header(["idcor"])])
@@ -247,22 +261,53 @@ def test_another_estimator_of_the_dimension_is_named() -> None:
 
 
 def test_formats_hold_the_same_values() -> None:
-    table = Table("T", {"name": "", "value": ".2f"}, [["a|b", 0.123456], ["c", math.nan], ["d", None]], ["a note"])
+    table = Table("T", {"name": "", "value": ".2f"}, [["a b", 0.123456], ["c", math.nan], ["d", None]], ["a note"])
     parsed = json.loads(tables.as_json(table))
     assert parsed["rows"] == [
-        {"name": "a|b", "value": 0.123456},
+        {"name": "a b", "value": 0.123456},
         {"name": "c", "value": None},
         {"name": "d", "value": None},
     ]
     assert parsed["notes"] == ["a note"]
     assert list(csv.reader(tables.as_csv(table).splitlines())) == [
         ["name", "value"],
-        ["a|b", "0.123456"],
+        ["a b", "0.123456"],
         ["c", ""],
         ["d", ""],
     ]
     lines = tables.as_markdown(table).splitlines()
     assert lines[1] == "| --- | ---: |" and lines[3] == "| c | - |" and lines[-1] == "a note"
+
+
+def test_several_numbers_of_a_cell_have_a_heading_each_in_json_and_csv() -> None:
+    """Also where no row has them, or fewer."""
+    rows = [["x", tables.interval(0.125, math.nan, ".2f"), True], ["y", None, False], ["z", 0.5, None]]
+    table = Table("T", {"name": "", "value": "."} | {"sure": ""}, rows, parts={"value": tables.ENDS})
+    assert [row[1:] for row in table.cells()] == [["0.12 to -", "yes"], ["-", "no"], ["0.5", "-"]]
+    assert json.loads(tables.as_json(table))["rows"] == [
+        {"name": "x", "value low": 0.125, "value high": None, "sure": True},
+        {"name": "y", "value low": None, "value high": None, "sure": False},
+        {"name": "z", "value low": 0.5, "value high": None, "sure": None},
+    ]
+    assert tables.as_csv(table).splitlines()[:2] == ["name,value low,value high,sure", "x,0.125,,True"]
+    (one,) = joined(
+        [("a", [Table("t", table.columns, rows[:1], parts=table.parts)]), ("b", [Table("t", table.columns, rows[1:2])])]
+    )
+    assert one.headings() == ["file", *table.headings()]
+
+
+def test_names_can_neither_add_a_cell_nor_reach_the_terminal() -> None:
+    table = Table("t", {"fi|le": "", "n": "d"}, [["a|b\n\x1b[2J\u202e\udce9é", 1]], ["of \x1b"])
+    assert table.cells() == [["a|b\\n\\x1b[2J\\u202e\\udce9é", "1"]]
+    lines = tables.as_markdown(table).splitlines()
+    assert (
+        lines[0] == "| fi\\|le | n |"
+        and lines[2] == "| a\\|b\\n\\x1b[2J\\u202e\\udce9é | 1 |"
+        and lines[-1] == "of \\x1b"
+    )
+    assert json.loads(tables.as_json(table))["rows"] == [{"fi|le": table.rows[0][0], "n": 1}]
+    tables.as_json(table).encode("ascii")
+    assert str(DataError("no \x1b[2J\nfile")) == "no \\x1b[2J file"
 
 
 def test_files_of_a_kind_share_a_table_and_notes_say_whose_they_are() -> None:

@@ -46,4 +46,4 @@ def joined(made: Sequence[tuple[str, Sequence[Table]]]) -> list[Table]:
     holders = {note: [name for name, table in tables if note in table.notes] for note in notes}
     told = [note if len(holders[note]) == len(tables) else f"{', '.join(holders[note])}: {note}" for note in notes]
     columns, rows = {"file": "", **first.columns}, [[name, *table.rows[0]] for name, table in tables]
-    return [Table(first.title, columns, rows, told)]
+    return [Table(first.title, columns, rows, told, first.parts)]

@@ -11,7 +11,7 @@ from fmtool.attacks import title
 from fmtool.correlation import ADJUSTABLE_BELOW
 from fmtool.errors import ArtifactError
 from fmtool.summaries.headers import Header
-from fmtool.tables import Table, text_of
+from fmtool.tables import ENDS, Cell, Table, interval, text_of
 
 HEADINGS = {
     "svcca": "SVCCA",
@@ -59,7 +59,8 @@ def correlation_table(header: Header) -> Table:
     for one in header["statistics"]:
         row = [one["name"], one["n"], one["observed"]]
         for null in (one["null"], one["within_class"]):
-            row += [null["mean"], _interval(null), null["p"], null["adjusted"]] if null else [None] * 4
+            between = interval(null["low"], null["high"], ".3f") if null else None
+            row += [null["mean"], between, null["p"], null["adjusted"]] if null else [None] * 4
             why = f"{one['name']}: no adjusted value, {null['reason']}" if null and null["reason"] else ""
             notes += [why] if why and why not in notes else []
         rows.append(row)
@@ -77,7 +78,7 @@ def correlation_table(header: Header) -> Table:
         notes.insert(1, f"idcor: dimensions by {header['dimension']} (scikit-dimension)")
     if header["dropped"]:
         notes.insert(1, f"rows left out: {_counts(header['dropped'])}")
-    return Table("Correlation", columns, rows, notes)
+    return Table("Correlation", columns, rows, notes, {"null 95 %": ENDS, "within 95 %": ENDS})
 
 
 def correlation_tables(header: Header) -> list[Table]:
@@ -126,7 +127,9 @@ def table1(headers: Sequence[Header], names: Sequence[str] = ()) -> Table:
         )
     labels, settings = [_label(header["sides"]) for header in headers], [_settings(header) for header in headers]
     if len(names) == len(labels):
-        labels = [f"{one}: {name}" if labels.count(one) > 1 else one for one, name in zip(labels, names, strict=True)]
+        labels = [
+            f"{one or '-'}: {name}" if labels.count(one) > 1 else one for one, name in zip(labels, names, strict=True)
+        ]
     alike = len(set(settings)) == 1
     columns: dict[str, str] = {"attack": "", **({} if alike else {"settings": ""}), "n": "d"}
     for name in statistics_:
@@ -149,6 +152,7 @@ def table1(headers: Sequence[Header], names: Sequence[str] = ()) -> Table:
         columns,
         [row for _, row in sorted(rows, key=lambda entry: entry[0])],
         [f"{note}{floor}"],
+        {HEADINGS["cosine"]: ("", " std")},
     )
 
 
@@ -164,14 +168,14 @@ def _purpose(side: Mapping[str, Any]) -> str:
     return f"{side.get('for') or ''}{attack}"
 
 
-def _label(sides: Sequence[Mapping[str, Any]]) -> str:
-    """What a row of Table 1 is about: the attack, a noise ceiling, or both sides where they have one purpose."""
+def _label(sides: Sequence[Mapping[str, Any]]) -> str | None:
+    """What a row of Table 1 is about: the attack, a noise ceiling, or both sides where they have one purpose, if known."""
     one, other = map(_purpose, sides)
     if is_ceiling(sides):
         return f"noise ceiling, {one}"
     if sides[0].get("for") and sides[0].get("for") == sides[1].get("for"):
         return f"{one} and {other}"
-    return next((title(side["attack"]) for side in reversed(sides) if side["attack"]), "-")
+    return next((title(side["attack"]) for side in reversed(sides) if side["attack"]), None)
 
 
 def _settings(header: Header) -> str:
@@ -198,15 +202,13 @@ def _cells(name: str, one: Mapping[str, Any] | None) -> list[Any]:
 
 def _with_std(one: Mapping[str, Any]) -> Any:
     std = one["details"].get("std") if one["name"] == "cosine" else None
-    return one["observed"] if std is None else f"{text_of(one['observed'], '.3f')} ± {text_of(std, '.3f')}"
+    if std is None:
+        return one["observed"]
+    return Cell(f"{text_of(one['observed'], '.3f')} ± {text_of(std, '.3f')}", (one["observed"], std))
 
 
 def _counts(dropped: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in dropped.items())
-
-
-def _interval(null: Mapping[str, Any]) -> str:
-    return f"{text_of(null['low'], '.3f')} to {text_of(null['high'], '.3f')}"
 
 
 def _curves(header: Header) -> Mapping[str, list[dict[str, Any]]]:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fmtool.attacks import title
+from fmtool.kinds import CELL_PARTS
 from fmtool.summaries.headers import Header
-from fmtool.tables import Table
+from fmtool.tables import Cell, Table
 
 UNAWARE = "non-adaptive: their attacks knew nothing of the masks"
 
@@ -27,20 +28,21 @@ def defense_table(header: Header) -> Table:
         rows.append([title(name), *map(_cell, cells)])
     rows += [_worst(worst)] if worst else []
     if "clean_drop" in header:
-        rows.append(["drop in clean accuracy", *(f"{drop:.3f}" for drop in header["clean_drop"])])
+        rows.append(["drop in clean accuracy", *(Cell(f"{drop:.3f}", (drop,)) for drop in header["clean_drop"])])
     kind = f"cells not marked adaptive are {UNAWARE}" if header["adaptive"] else f"all cells are {UNAWARE}"
     note = (
         f"n = {header['n']}; accuracy, in brackets counting only images right when clean (the authors' figure); {kind}"
     )
-    return Table("Accuracy after the second pass (as Table 4)", columns, rows, [note])
+    parts = {heading: CELL_PARTS for heading, form in columns.items() if form}
+    return Table("Accuracy after the second pass (as Table 4)", columns, rows, [note], parts)
 
 
 def _worst(cells: list[Mapping[str, Any]]) -> list[Any]:
     return ["worst of the attacks above, per image", *map(_cell, cells)]
 
 
-def _cell(cell: Mapping[str, Any] | None) -> str | None:
+def _cell(cell: Mapping[str, Any] | None) -> Cell | None:
     if cell is None:
         return None
-    text = f"{cell['accuracy']:.3f} ({cell['accuracy_right_before']:.3f})"
-    return f"{text} adaptive" if cell.get("adaptive") else text
+    accuracy, right, adaptive = cell["accuracy"], cell["accuracy_right_before"], bool(cell.get("adaptive"))
+    return Cell(f"{accuracy:.3f} ({right:.3f}){' adaptive' if adaptive else ''}", (accuracy, right, adaptive))

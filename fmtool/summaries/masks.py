@@ -36,7 +36,7 @@ def masks_table(header: Header, arrays: Arrays) -> Table:
     }
     row = [
         header["for"],
-        title(header["attack"] or "-"),
+        title(header["attack"]) if header["attack"] else None,
         len(steps),
         100 * arrays["preserved"].mean(),
         100 * arrays["preserved_stored"].mean(),
@@ -75,7 +75,7 @@ def class_masks_table(header: Header, arrays: Arrays) -> Table:
         [
             names[number] if 0 <= number < len(names) else str(number),
             int(steps),
-            "yes" if converged else "no",
+            bool(converged),
             float(loss),
             int(count),
             total,

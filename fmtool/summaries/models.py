@@ -13,7 +13,7 @@ def model_table(header: Header) -> Table:
         header["architecture"],
         "x".join(map(str, header["input_shape"])),
         len(header["class_names"]),
-        "yes" if header["mean"] else "no",
+        bool(header["mean"]),
         None if accuracy is None else 100 * accuracy,
     ]
     columns = {"architecture": "", "input": "", "classes": "d", "normalises": "", "test accuracy %": ".2f"}

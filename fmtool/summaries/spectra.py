@@ -10,7 +10,7 @@ from fmtool.attacks import OK, title
 from fmtool.errors import ArtifactError
 from fmtool.summaries.attacks import attack_name
 from fmtool.summaries.headers import Arrays, Header
-from fmtool.tables import Table, text_of
+from fmtool.tables import ENDS, Cell, Table, interval, text_of
 
 if TYPE_CHECKING:
     from fmtool.radial import Estimate, Radial
@@ -111,7 +111,7 @@ def spectrum_table(files: Sequence[Source]) -> Table:
             for size in sorted(sizes)
         ),
     ]
-    return Table("Radial frequency of spectra", columns, rows, notes)
+    return Table("Radial frequency of spectra", columns, rows, notes, {"95 %": ENDS, "difference 95 %": ENDS})
 
 
 def spectrum_lines(source: Source) -> list[str]:
@@ -168,8 +168,8 @@ def _estimate(values: Any) -> Estimate:
     return radial.estimate(values)
 
 
-def _interval(found: Estimate, form: str) -> str:
-    return f"{text_of(float(found.low), form)} to {text_of(float(found.high), form)}"
+def _interval(found: Estimate, form: str) -> Cell:
+    return interval(float(found.low), float(found.high), form)
 
 
 def _flat(size: tuple[int, int]) -> str:
