@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from types import FrameType
 
 SHARED = ("fit-masks", "attack")  # commands that the processes of torchrun share
 WRITING = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of standard output: files' errors have become lines
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -21,6 +25,7 @@ def run(arguments: Sequence[str]) -> int:
 
     try:
         distributed.refuse_ranks(next((word for word in arguments if not word.startswith("-")), ""), SHARED)
+        _check_apart(arguments)
         try:
             app(list(arguments), prog_name="fmtool")
         finally:
@@ -30,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
     except FmtoolError as error:
         if error.__dict__.get("debug"):
             traceback.print_exc()
-        print(f"fmtool: error: {' '.join(str(error).split())}", file=sys.stderr)
+        _tell(f"fmtool: error: {' '.join(str(error).split())}")
         return 1
     except OSError as error:
         if error.errno not in WRITING:
@@ -38,15 +43,74 @@ def run(arguments: Sequence[str]) -> int:
         # without this Python would complain again when it closes standard output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if error.errno != errno.EPIPE:  # then the reader has gone, which is no error
-            print(f"fmtool: error: standard output can't be written: {error.strerror}", file=sys.stderr)
+            _tell(f"fmtool: error: standard output can't be written: {error.strerror}")
         return 1
     return 0
 
 
+def _tell(line: str) -> None:
+    """On standard error, if that can be written."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr)
+
+
+def _check_apart(words: Sequence[str]) -> None:
+    """FmtoolError for a target that the command reads too: it would be gone."""
+    from fmtool.errors import FmtoolError
+
+    places = [place for place, word in enumerate(words[:-1], start=1) if word in ("-o", "--output")]
+    targets = [words[place] for place in places] + [word[9:] for word in words if word.startswith("--output=")]
+    others = [
+        word.rpartition("=")[2] for place, word in enumerate(words) if place not in places and word[:9] != "--output="
+    ]
+    for target in filter(os.path.isfile, targets):
+        for other in {*others, *(word.rpartition(":")[0] for word in others)}:
+            if os.path.isfile(other) and os.path.samefile(target, other):
+                raise FmtoolError(f"{target}: is read by this command and would be replaced: expected another --output")
+
+
+_stopped: list[int] = []  # signals that came
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """End the command by way of an exception, so that nothing unfinished is left behind."""
+    _stopped.append(number)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)
+
+
 def main() -> None:
-    """The console script. SIGTERM ends it with 143 by way of an exception, so that nothing unfinished is left behind."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    sys.exit(run(sys.argv[1:]))
+    """The console script. Ctrl-C, SIGTERM and SIGHUP end it with 130, 143 and 129, but where the caller ignores them (nohup)."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
+    _mend_streams()
+    code = 1
+    try:
+        code = run(sys.argv[1:])
+    except BaseException:
+        if not _stopped:  # an interrupted import of torch may raise anything at all
+            raise
+    if code and _stopped:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        code = 128 + _stopped[0]
+    sys.exit(code)
+
+
+def _mend_streams() -> None:
+    """Of closed streams Python makes None; of letters that a stream can't show, an error."""
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        _tell("fmtool: error: standard output is closed")
+        sys.exit(1)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":

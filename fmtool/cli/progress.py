@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from types import TracebackType
@@ -46,4 +47,5 @@ class Bar:
             self.progress.update(self.tasks[label], completed=done)
         elif not self.quiet and time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
-            print(f"{label}: {done} of {total}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # a full disk behind standard error ends no work
+                print(f"{label}: {done} of {total}", file=sys.stderr, flush=True)

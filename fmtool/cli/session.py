@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -39,7 +40,8 @@ def working(output: str | None, *, quiet: bool, debug: bool, form: str = "table"
 
             def line(message: Warning | str, category: type[Warning], *rest: object, **more: object) -> None:
                 if issubclass(category, FmtoolWarning):
-                    bar.console.print(f"fmtool: warning: {message}", markup=False, highlight=False, soft_wrap=True)
+                    with contextlib.suppress(OSError):  # a full disk behind standard error ends no work
+                        bar.console.print(f"fmtool: warning: {message}", markup=False, highlight=False, soft_wrap=True)
                 else:
                     show(message, category, *rest, **more)  # type: ignore[arg-type]
 
