@@ -305,14 +305,7 @@ def _from_files(source: str, names: list[str], read: Callable[[str], bytes]) -> 
         labels.append(number[class_of[name]])
 
     def decode(files: list[str], size: int | None) -> Tensor:
-        import torch
-
-        decoded = [image_files.decode(read, name, source, size) for name in files]
-        shapes = {tuple(image.shape) for image in decoded}
-        if len(shapes) > 1:
-            some = ", ".join(f"{w}x{h}" for _, h, w in sorted(shapes)[:3])
-            raise DataError(f"{source}: images of mixed sizes ({some}, ...): expected --size to squeeze them to one")
-        return torch.stack(decoded)
+        return image_files.decode(read, files, source, size)
 
     # a folder's name may hold bytes that are not UTF-8, which could not be printed
     return _Raw(splits, tuple(os.fsencode(name).decode(errors="replace") for name in class_names), decode)

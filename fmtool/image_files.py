@@ -6,13 +6,16 @@ import io
 import stat
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from fmtool.errors import DataError
+from fmtool.kinds import LARGEST_IMAGE
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
@@ -57,24 +60,62 @@ def is_image(path: PurePosixPath) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
 
 
-def decode(read: Callable[[str], bytes], name: str, source: str, size: int | None) -> Tensor:
-    """An image file as (3, h, w) uint8; `size` squeezes it, antialiased."""
+def decode(read: Callable[[str], bytes], names: Sequence[str], source: str, size: int | None) -> Tensor:
+    """Image files as (n, 3, h, w) uint8, decoded one at a time; `size` squeezes them, antialiased.
+
+    Each header is read before the pixels: an image that is too large, or of another size than the first, is never decoded.
+    """
     import numpy as np
     import torch
+
+    pixels = np.empty((0, 3, 0, 0), dtype=np.uint8)
+    try:
+        for row, name in enumerate(names):
+            with _opened(read, name, source) as file:
+                w, h = file.size if size is None else (size, size)
+                if row == 0:
+                    first = w, h
+                    _check_size(w, h, f"{source}: {name}")
+                    pixels = np.empty((len(names), 3, h, w), dtype=np.uint8)
+                elif (w, h) != first:
+                    some = f"{first[0]}x{first[1]} and {w}x{h}"
+                    raise DataError(f"{source}: images of mixed sizes ({some}): expected --size to squeeze them to one")
+                pixels[row] = np.asarray(_squeezed(file.convert("RGB"), (w, h))).transpose(2, 0, 1)
+    except MemoryError:
+        raise DataError(
+            f"{source}: {len(names)} images don't fit into memory: expected a smaller --limit or --size"
+        ) from None
+    return torch.from_numpy(pixels)
+
+
+@contextmanager
+def _opened(read: Callable[[str], bytes], name: str, source: str) -> Iterator[Image]:
+    """An image whose pixels have not been decoded; what goes wrong within the block is said of its file."""
     from PIL import Image, UnidentifiedImageError
 
+    what = f"{source}: {name}: can't be read as an image"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd tags
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(read(name)), formats=IMAGE_FORMATS) as file:
-                image = file.convert("RGB")
+                yield file
+    except (DataError, MemoryError):
+        raise
     except UnidentifiedImageError:  # its text is an address in memory
-        raise DataError(
-            f"{source}: {name}: can't be read as an image: it is none of {', '.join(IMAGE_FORMATS)}"
-        ) from None
+        raise DataError(f"{what}: it is none of {', '.join(IMAGE_FORMATS)}") from None
     except Exception as error:  # of damaged bytes a decoder may raise anything at all
-        raise DataError(f"{source}: {name}: can't be read as an image: {str(error) or type(error).__name__}") from None
-    if size is not None and image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        raise DataError(f"{what}: {str(error) or type(error).__name__}") from None
+
+
+def _check_size(w: int, h: int, what: str) -> None:
+    if 3 * w * h > LARGEST_IMAGE:
+        raise DataError(
+            f"{what}: {w}x{h} is more than the {LARGEST_IMAGE // 3} pixels of an image: expected a smaller --size"
+        )
+
+
+def _squeezed(image: Image, size: tuple[int, int]) -> Image:
+    from PIL.Image import Resampling
+
+    return image if image.size == size else image.resize(size, Resampling.BILINEAR)
