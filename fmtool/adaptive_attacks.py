@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fmtool import attacks, workers
 from fmtool.attacks import FAILED, OK, WRONG_BEFORE, Attacked, Progress
 from fmtool.defense import OneMask, TwoPass
-from fmtool.kept import NOTHING, Kept
+from fmtool.kept import NOTHING, Kept, each
 from fmtool.models.classifier import padded, predict
 
 RESTARTS = 5  # random starts of (a)
@@ -60,7 +60,7 @@ def run(
     row_seeds: gives a number an image from which its random start is drawn, for ("restart", its number) in (a) and ("mask",
     the class) in (b); kept: where to go on from.
     """
-    clean = predict(two_pass, images, batch, device)
+    clean = predict(two_pass, images, batch, device, kept, "clean")
     status = torch.where(clean == labels, OK, WRONG_BEFORE)
     attacked = (status == OK).nonzero().flatten()
     tries: list[tuple[str, int, nn.Module]] = [("restart", number, two_pass) for number in range(restarts)]
@@ -69,7 +69,7 @@ def run(
     if begun is None:
         seeds = row_seeds("restart", 0)
         starts = _begun(images[attacked], [seeds[row] for row in attacked.tolist()], epsilon, attack)
-        flat = flat_gradients(two_pass, starts, labels[attacked], batch, device)
+        flat = flat_gradients(two_pass, starts, labels[attacked], batch, device, kept)
         first, left, withstood = 0, attacked, len(attacked)
     else:
         first, flat, withstood = (int(begun[name]) for name in ("tries", "flat", "withstood"))
@@ -90,13 +90,13 @@ def run(
             numbers=left.tolist(),
         )
         adversarial[left] = made
-        left = left[predict(two_pass, made, batch, device) == wanted]
+        left = left[predict(two_pass, made, batch, device, kept, f"try {number}") == wanted]
         if number < restarts:
             withstood = len(left)
         counts = {"tries": number + 1, "flat": flat, "withstood": withstood}
         state = {"left": left, **{name: torch.tensor(count) for name, count in counts.items()}}
         kept.finish(TRIES, state)
-    predictions = predict(two_pass, adversarial, batch, device)
+    predictions = predict(two_pass, adversarial, batch, device, kept, "adversarial")
     status[(status == OK) & (predictions == labels)] = FAILED
     found = Attacked(adversarial, clean, predictions, status)
     return Adaptive(found, len(attacked) - withstood, withstood - len(left), flat)
@@ -122,15 +122,19 @@ def _begun(images: Tensor, seeds: list[int], epsilon: float, attack: Any) -> Ten
     return (images + epsilon * attacks.starts(images.shape[1:], seeds)).clamp(0, 1)
 
 
-def flat_gradients(classifier: nn.Module, images: Tensor, labels: Tensor, batch: int, device: torch.device) -> int:
+def flat_gradients(
+    classifier: nn.Module, images: Tensor, labels: Tensor, batch: int, device: torch.device, kept: Kept = NOTHING
+) -> int:
     """How many images have a cross-entropy whose gradient is exactly 0 in every pixel. images (n, c, h, w), labels (n)."""
 
-    def one_batch(rows: Tensor) -> int:
+    def one_batch(start: int) -> Tensor:
+        rows = slice(start, start + batch)
         some = padded(images[rows], batch).to(device).requires_grad_()
         with torch.enable_grad():
             loss = F.cross_entropy(classifier(some), padded(labels[rows], batch).to(device), reduction="sum")
             (gradient,) = torch.autograd.grad(loss, some)
-        return int((gradient[: len(rows)] == 0).flatten(1).all(dim=1).sum())
+        return (gradient == 0).flatten(1).all(dim=1)[: len(images) - start].sum().cpu()
 
     with workers.pool(device) as pool:
-        return sum(pool.map(one_batch, workers.batches(torch.arange(len(images)), batch)))
+        counts = each(kept, "flat", range(0, len(images), batch), lambda starts: pool.map(one_batch, starts))
+        return sum(int(count) for count in counts)

@@ -10,13 +10,16 @@ import contextlib
 import copy
 import hashlib
 import inspect
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from fmtool.errors import AttackError, unknown
+from fmtool.kinds import LARGEST_NUMBER
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 OK, WRONG_BEFORE, FAILED = 0, 1, 2  # an attacked image's status
 STATUS_NAMES = {OK: "ok", WRONG_BEFORE: "wrong before, not attacked", FAILED: "attack failed"}
 DEFAULT_EPSILON = "8/255"
+# what Foolbox raises of options that it takes without a look
+ERRORS = (AssertionError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError)
 SLOTS_TRIED = 4  # images whose gradients are compared between places of a batch
 Progress = Callable[[str, int, int], None]
 
@@ -88,7 +93,7 @@ def parse_options(pairs: Mapping[str, str]) -> dict[str, Any]:
     for name, value in pairs.items():
         try:
             found[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             found[name] = value
     return found
 
@@ -115,20 +120,29 @@ def build(name: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         classes = [
             key
             for key, value in vars(foolbox.attacks).items()
-            if inspect.isclass(value) and issubclass(value, foolbox.attacks.Attack)
+            if inspect.isclass(value) and issubclass(value, foolbox.attacks.Attack) and not inspect.isabstract(value)
         ]
         raise AttackError(unknown("attack", name, [*ATTACKS, *classes]))
     parameters = inspect.signature(base.__init__).parameters
     for option in options:
         if option not in parameters or option == "self":
             raise AttackError(unknown(f"option of attack {name}", option, [key for key in parameters if key != "self"]))
+        _check_option(option, options[option])
     try:
         attack = variant(base)(**options)
-    except (TypeError, ValueError, AssertionError) as error:
+    except ERRORS as error:
         raise AttackError(f"attack {name}: {error}") from None
     effect = {key: value.default for key, value in parameters.items() if value.default is not inspect.Parameter.empty}
     effect.update(options)
     return attack, {key: value if _is_plain(value) else str(value) for key, value in effect.items()}
+
+
+def _check_option(name: str, value: Any) -> None:
+    """AttackError for what no file of ours can hold."""
+    if isinstance(value, int | float) and not abs(value) <= LARGEST_NUMBER:  # nor what is no number
+        raise AttackError(f"--attack-option {name}: expected a number of at most {LARGEST_NUMBER:g}")
+    if isinstance(value, str) and not value.isprintable():
+        raise AttackError(f"--attack-option {name}: expected text that can be printed, got {value!r}")
 
 
 def run(
@@ -151,9 +165,11 @@ def run(
     """
     import torch
 
+    from fmtool.kept import NOTHING
     from fmtool.models.classifier import predict
 
-    clean = predict(classifier, images, batch, device)
+    kept = kept or NOTHING
+    clean = predict(classifier, images, batch, device, kept, "clean")
     status = torch.where(clean == labels, OK, WRONG_BEFORE)
     adversarial = images.clone()
     perturb_(
@@ -169,7 +185,7 @@ def run(
         progress=progress,
         kept=kept,
     )
-    predictions = predict(classifier, adversarial, batch, device)
+    predictions = predict(classifier, adversarial, batch, device, kept, "adversarial")
     status[(status == OK) & (predictions == labels)] = FAILED
     return Attacked(adversarial, clean, predictions, status)
 
@@ -203,35 +219,72 @@ def perturb_(
 
     kept = kept or NOTHING
     names = range(len(images)) if numbers is None else numbers
+    # an attack that may draw from torch's one generator takes its batches one after the other
+    keyed = draws_for_each_image(attack)
+    batches = [some for some in workers.batches(rows, batch) if not _restored(images, some, names, trial, kept)]
+    done = len(rows) - sum(len(some) for some in batches)
 
     def one_batch(some: Tensor) -> Tensor:
         seeds = [row_seeds[row] for row in some.tolist()]
         started = copy.copy(attack)
         if hasattr(attack, "starts"):
             started.starts = padded(starts(images.shape[1:], seeds), batch).to(device)
+        inputs = (padded(images[some], batch).to(device), padded(labels[some], batch).to(device))
         with _seeded(seeds[0], device) if not keyed else contextlib.nullcontext():
-            made = _attack_batch(
-                classifier,
-                started,
-                padded(images[some], batch).to(device),
-                padded(labels[some], batch).to(device),
-                epsilon,
-            )
+            made = _attack_batch(classifier, started, *inputs, epsilon)
         return made[: len(some)].cpu()
 
-    # an attack that may draw from torch's one generator takes its batches one after the other
-    keyed = draws_for_each_image(attack)
+    def store(some: Tensor, made: Tensor) -> None:
+        nonlocal done
+        images[some] = made
+        parts = ({"adversarial": image, "trial": torch.tensor(trial)} for image in made)
+        kept.finish_all(dict(zip((str(names[row]) for row in some.tolist()), parts, strict=True)))
+        done += len(some)
+        if progress:
+            progress("attacking", done, len(rows))
+
     with workers.pool(device, None if keyed else 1) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        batches = [some for some in workers.batches(rows, batch) if not _restored(images, some, names, trial, kept)]
-        done = len(rows) - sum(len(some) for some in batches)
-        for some, made in zip(batches, pool.map(one_batch, batches), strict=True):
-            images[some] = made
-            for row, image in zip(some.tolist(), made, strict=True):
-                kept.finish(str(names[row]), {"adversarial": image, "trial": torch.tensor(trial)})
-            done += len(some)
-            if progress:
-                progress("attacking", done, len(rows))
+        _run_batches(pool, classifier, batches, one_batch, store)
+
+
+def _run_batches(
+    pool: Executor,
+    classifier: nn.Module,
+    batches: Sequence[Tensor],
+    one_batch: Callable[[Tensor], Tensor],
+    store: Callable[[Tensor, Tensor], None],
+) -> None:
+    """Give `store` each batch and what `one_batch` makes of it, as soon as it is there.
+
+    Ctrl-C or SIGTERM stops what is running at its next forward pass, as nothing else stops Foolbox, and stores what is there.
+    """
+    stop, jobs = threading.Event(), {}
+
+    def look(*_: Any) -> None:
+        if stop.is_set():
+            raise _StoppedError
+
+    hook = classifier.register_forward_pre_hook(look)
+    try:
+        jobs = {pool.submit(one_batch, some): some for some in batches}
+        for job in as_completed(tuple(jobs)):
+            store(jobs[job], job.result())
+            del jobs[job]
+    except BaseException as error:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+        # after an error a batch of another size may be tried, which begins anew
+        for job, some in jobs.items() if not isinstance(error, Exception) else ():
+            if not job.cancelled() and job.exception() is None:
+                store(some, job.result())
+        raise
+    finally:
+        hook.remove()
+
+
+class _StoppedError(Exception):
+    """A batch is left in the middle, because the run ends."""
 
 
 def _restored(images: Tensor, some: Tensor, names: Sequence[int], trial: int, kept: Kept) -> bool:
@@ -299,9 +352,10 @@ def _attack_batch(classifier: nn.Module, attack: Any, images: Tensor, labels: Te
         _, clipped, _ = attack(model, images, foolbox.criteria.Misclassification(labels), epsilons=epsilon)
     except NotImplementedError:
         raise AttackError(f"attack {type(attack).__name__} needs an --epsilon") from None
-    except (AssertionError, ValueError, TypeError, RuntimeError) as error:
+    except (*ERRORS, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else "one of its checks failed without a message"
-        raise AttackError(f"attack {type(attack).__name__} can't run on this classifier: {reason}") from error
+        what = f"attack {type(attack).__name__} can't run on this classifier, or with such an option"
+        raise AttackError(f"{what}: {reason}") from error
     if not torch.isfinite(clipped).all():
         raise AttackError(f"attack {type(attack).__name__} gave images that are not finite")
     made: Tensor = clipped.detach().clamp(0, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +27,9 @@ class Kept(Protocol):
     def finish(self, name: str, part: Tensors) -> None:
         """A part is finished."""
 
+    def finish_all(self, parts: Mapping[str, Tensors]) -> None:
+        """Several parts are finished at once, and go to disk together."""
+
 
 class Nothing:
     """Keeps nothing."""
@@ -43,8 +46,24 @@ class Nothing:
     def finish(self, name: str, part: Tensors) -> None:
         pass
 
+    def finish_all(self, parts: Mapping[str, Tensors]) -> None:
+        pass
+
 
 NOTHING: Kept = Nothing()
+
+
+def each(
+    kept: Kept, name: str, numbers: Sequence[int], make: Callable[[Sequence[int]], Iterable[Tensor]]
+) -> Iterator[Tensor]:
+    """A tensor for each number, in order, each of them a part under this name; `make` gives those that are not there yet."""
+    parts = {number: kept.part(f"{name} {number}") for number in numbers}
+    made = iter(make([number for number, part in parts.items() if part is None]))
+    for number, part in parts.items():
+        if part is None:
+            part = {"values": next(made)}
+            kept.finish(f"{name} {number}", part)
+        yield part["values"]
 
 
 def as_tensor(value: Any) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fmtool.datasets import to_float
 from fmtool.errors import ModelError
-from fmtool.kept import NOTHING, Kept, Tensors, as_tensor, from_tensor
+from fmtool.kept import NOTHING, Kept, Tensors, as_tensor, each, from_tensor
 from fmtool.models import compiling
 from fmtool.models.checkpoints import last_layer
 from fmtool.models.classifier import Classifier
@@ -106,7 +106,7 @@ def train_head(
     device = device or torch.device("cpu")
     classifier.to(device).eval()
     _, head = last_layer(classifier.network)
-    features = _features(classifier, head, images, batch, device, progress)
+    features = _features(classifier, head, images, batch, device, progress, kept)
     labels = labels.to(device)
     course = _Course(head, len(images), recipe, 1, seed, device, kept)
     update = _Update(head, head)
@@ -287,21 +287,30 @@ class _Update:
 
 @torch.no_grad()
 def _features(
-    classifier: Classifier, head: nn.Linear, images: Tensor, batch: int, device: torch.device, progress: Progress | None
+    classifier: Classifier,
+    head: nn.Linear,
+    images: Tensor,
+    batch: int,
+    device: torch.device,
+    progress: Progress | None,
+    kept: Kept,
 ) -> Tensor:
     """(n, features): what reaches the last layer, caught by a hook. ModelError where that layer's output isn't the logits."""
-    features: list[Tensor] = []
     caught: list[Tensor] = []
     hook = head.register_forward_hook(lambda _, inputs, __: caught.append(inputs[0]))
+
+    def one_batch(start: int) -> Tensor:
+        caught.clear()
+        logits = classifier(to_float(images[start : start + batch]).to(device))
+        features = caught[0] if caught else logits
+        if not caught or features.ndim != 2 or not torch.equal(head(features), logits):
+            raise ModelError("the network's last linear layer does not give its logits: train all of it instead")
+        if progress:
+            progress("computing features", min(start + batch, len(images)), len(images))
+        return features
+
     try:
-        for start in range(0, len(images), batch):
-            caught.clear()
-            logits = classifier(to_float(images[start : start + batch]).to(device))
-            features.extend(caught[:1])
-            if not caught or caught[0].ndim != 2 or not torch.equal(head(caught[0]), logits):
-                raise ModelError("the network's last linear layer does not give its logits: train all of it instead")
-            if progress:
-                progress("computing features", min(start + batch, len(images)), len(images))
+        parts = each(kept, "features", range(0, len(images), batch), lambda starts: map(one_batch, starts))
+        return torch.cat([part.to(device) for part in parts])
     finally:
         hook.remove()
-    return torch.cat(features)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from fmtool.kept import Kept, Tensors
@@ -36,8 +36,12 @@ class Dying:
         return unpack(self.parts[name]) if name in self.parts else None
 
     def finish(self, name: str, part: Tensors) -> None:
-        assert name not in self.parts
-        self.parts[name] = pack(part)
+        self.finish_all({name: part})
+
+    def finish_all(self, parts: Mapping[str, Tensors]) -> None:
+        for name, part in parts.items():
+            assert name not in self.parts
+            self.parts[name] = pack(part)
 
 
 def through(run: Callable[[Kept], Result], deaths: Iterable[int]) -> Result:

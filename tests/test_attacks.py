@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from dying import Dying
 from torch import Tensor, nn
 
 import fmtool
 from fmtool import attacks
 from fmtool.attacks import FAILED, OK, WRONG_BEFORE
 from fmtool.errors import AttackError, FmtoolWarning
+from fmtool.kept import Tensors
 
 CPU = torch.device("cpu")
 BOUNDS = (0, 1)
@@ -193,13 +199,33 @@ def test_all_options_in_effect_are_recorded(files: Path) -> None:
     ("name", "options", "message"),
     [
         ("fnm", {}, "unknown attack 'fnm' .did you mean 'fmn'"),
-        ("Attack", {}, "unknown attack"),
+        ("Attack", {}, "unknown attack 'Attack' .did you mean '(?!Attack')(?!.* (Attack|FixedEpsilonAttack),)"),
         ("pgd", {"stpes": 3}, "unknown option of attack pgd 'stpes' .did you mean 'steps'"),
     ],
 )
 def test_unknown_names_are_refused(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(AttackError, match=message):
         attacks.build(name, options)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1e999", "rel_stepsize: expected a number of at most 1e.300"),
+        ("-1e301", "rel_stepsize: expected a number"),
+        ("0x" + "f" * 5000, "rel_stepsize: expected a number"),  # too long to print
+        ("'\\ud800'", r"rel_stepsize: expected text that can be printed, got '.ud800'"),
+        ("{[]: 1}", "can't run on this classifier, or with such an option"),  # no literal, and so text
+        ("abc", "can't run on this classifier, or with such an option"),
+    ],
+)
+def test_options_that_no_attack_or_file_takes(text: str, message: str, files: Path) -> None:
+    """In one line, before the work where that can be told."""
+    options = attacks.parse_options({"rel_stepsize": text})
+    with pytest.raises(AttackError, match=message):
+        fmtool.attack(
+            fmtool.read(str(files / "model.safetensors")), fmtool.load_data("digits", limit=10), "pgd", options=options
+        )
 
 
 def test_bounds_where_there_are_none_or_must_be(trained: tuple[nn.Module, Tensor, Tensor], files: Path) -> None:
@@ -286,5 +312,48 @@ def test_an_error_in_a_worker_is_the_commands_error(trained: tuple[nn.Module, Te
                 raise RuntimeError("out of luck")
             return torch.nn.functional.one_hot(labels, 10).float()[: len(images)]
 
-    with pytest.raises(AttackError, match="can't run on this classifier: out of luck"):
+    with pytest.raises(AttackError, match="can't run on this classifier, or with such an option: out of luck"):
         attack(Breaks().eval(), images, labels, "fmn")
+
+
+class Slow(nn.Module):
+    """Takes its time; on single pixels, so that no image is misclassified."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        time.sleep(0.01)
+        return torch.cat([1 + images, images], dim=1)[..., 0, 0]
+
+
+def test_ctrl_c_does_not_wait_for_the_end_of_a_batch() -> None:
+    """Which is 20 s away here; the classifier is left as it was."""
+    classifier, images = Slow().eval(), torch.zeros(8, 1, 1, 1)
+    main = threading.main_thread().ident
+    assert main is not None
+    timer = threading.Timer(1, signal.pthread_kill, (main, signal.SIGINT))
+    timer.start()
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        attack(classifier, images, torch.zeros(8, dtype=torch.int64), "fmn", batch=4, steps=1000)
+    assert time.monotonic() - begun < 5
+    assert not classifier._forward_pre_hooks
+
+
+def test_batches_that_are_whole_when_ctrl_c_comes_are_kept() -> None:
+    class Interrupted(Dying):
+        came = False
+
+        def finish_all(self, parts: Mapping[str, Tensors]) -> None:
+            if not self.came:
+                self.came = True
+                time.sleep(1)  # until the others are finished
+                raise KeyboardInterrupt
+            super().finish_all(parts)
+
+    kept, images = Interrupted(()), torch.zeros(6, 1, 1, 1)
+    made, _ = attacks.build("pgd", {"steps": 2})
+    with pytest.raises(KeyboardInterrupt):
+        attacks.perturb_(
+            *(Slow().eval(), images, torch.zeros(6, dtype=torch.int64), torch.arange(6), made),
+            epsilon=0.1, row_seeds=list(range(6)), batch=2, device=CPU, kept=kept,
+        )  # fmt: skip
+    assert set(kept.parts) == set("012345")

@@ -13,6 +13,7 @@ from fmtool import workers
 from fmtool.artifacts import Rows
 from fmtool.datasets import to_float
 from fmtool.errors import ModelError
+from fmtool.kept import NOTHING, Kept, each
 
 # Pixels of a batch that a CPU core is fastest at (32 images of 3x32x32), or a GPU; see `batch_size`.
 CPU_BATCH_PIXELS = 32 * 3 * 32 * 32
@@ -124,10 +125,17 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def predict(classifier: nn.Module, images: Rows, size: int, device: torch.device) -> Tensor:
+def predict(
+    classifier: nn.Module,
+    images: Rows,
+    size: int,
+    device: torch.device,
+    kept: Kept = NOTHING,
+    name: str = "predictions",
+) -> Tensor:
     """(n) int64 predictions on the CPU, in batches padded to `size` images, so that a row's result hangs on that row alone.
 
-    images (n, c, h, w): uint8, or float in [0, 1].
+    images (n, c, h, w): uint8, or float in [0, 1]. kept: where to go on from; each batch is a part, under this name.
     """
 
     @torch.no_grad()
@@ -137,7 +145,7 @@ def predict(classifier: nn.Module, images: Rows, size: int, device: torch.device
         return found[: len(some)]
 
     with workers.pool(device) as pool:
-        found = list(pool.map(batch, range(0, len(images), size)))
+        found = list(each(kept, name, range(0, len(images), size), lambda starts: pool.map(batch, starts)))
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
 
 
