@@ -297,3 +297,37 @@ def unpack(data: bytes) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     return load(data)
+
+
+@contextmanager
+def final(side: Side, *errors: type[Exception]) -> Iterator[None]:
+    """These errors would come again, whatever the side file holds: it goes when they do."""
+    try:
+        yield
+    except errors:
+        for table in ("rows", "states"):
+            side._write(f"delete from {table}")
+        raise
+
+
+def saved_names(target: str | None) -> set[str]:
+    """What the side file of this target holds: numbers of rows and names of states; nothing where it can't be read."""
+    return {str(name) for (name,) in _glance(target, "select number from rows union all select name from states")}
+
+
+def saved_state(target: str | None, name: str) -> bytes | None:
+    """A state in the side file of this target, whatever its key."""
+    found = _glance(target, "select data from states where name = ? and crc32(data) = checksum", name)
+    return bytes(found[0][0]) if found else None
+
+
+def _glance(target: str | None, query: str, *values: str) -> list[Any]:
+    if target is None or not _path(target).is_file():
+        return []
+    database = _connected(str(_path(target)), timeout=0)
+    try:
+        return database.execute(query, values).fetchall()
+    except sqlite3.Error:  # damaged, or held by another command, which `resuming` says
+        return []
+    finally:
+        database.close()
