@@ -257,7 +257,7 @@ class Small(nn.Module):
         self.linear = nn.Linear(64, 10)
 
     def forward(self, images):
-        if len(images) > LIMIT:
+        if len(images) > LIMIT and (images.requires_grad or not GRADIENTS):
             raise ERROR
         return self.linear(images.flatten(1))
 
@@ -267,6 +267,7 @@ def make():
 ERRORS = {
     "memory of a GPU": "torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB')",
     "memory": 'RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can\'t allocate memory: 99 bytes")',
+    "memory for gradients": "MemoryError('of the forward pass there was enough')",
     "a lost GPU": "torch.AcceleratorError('CUDA error: unspecified launch failure')",
     "an old lost GPU": "RuntimeError('CUDA error: device-side assert triggered')",
 }
@@ -280,7 +281,10 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> Callable[
     def call(limit: int, error: str) -> str:
         name = f"faulty_{limit}_{abs(hash(error))}"
         text = FACTORY.replace("LIMIT", str(limit)).replace("ERROR", ERRORS[error])
-        (tmp_path / f"{name}.py").write_text(text.replace("> 0:", "> 2:"))  # the check at the start is of two images
+        text = text.replace("GRADIENTS", str("gradients" in error))
+        (tmp_path / f"{name}.py").write_text(
+            text.replace("> 0 and", "> 2 and")
+        )  # the check at the start is of two images
         found = run("import-model", f"{name}:make", "--input-shape", "1,8,8", "-o", tmp_path / f"{name}.safetensors")
         assert found.code == 0, found.err
         return name
@@ -318,7 +322,7 @@ def test_out_of_memory_halves_the_batch(
         assert fmtool.read(str(tmp_path / "result")).history[-1]["options"]["batch_size"] == 64
 
 
-@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("error", [error for error in ERRORS if "gradients" not in error])
 def test_device_that_fails_is_an_error_and_no_run_elsewhere(
     error: str, made: Callable[[int, str], str], run: Run, files: Path, tmp_path: Path
 ) -> None:
@@ -352,15 +356,74 @@ def test_memory_that_is_too_little_when_something_is_saved(files: Path, tmp_path
     target = str(tmp_path / "x")
 
     @faults.halving
-    def stage(model: fmtool.Artifact, *, output: str, batch: int) -> None:
+    def stage(model: fmtool.Artifact, *, output: str, batch: int, restart: bool = False) -> None:
         with side_files.resuming(output, {"batch": batch}) as side:
             side.put(0, b"a mask")
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    with pytest.raises(ModelError, match="out of memory"):
+    said = r"out of memory \(CUDA.*\): what is done is saved, and the same command goes on when there is more; with a smaller"
+    with pytest.raises(ModelError, match=said):
         stage(fmtool.read(str(files / "model.safetensors")), output=target, batch=4)
     with side_files.resuming(target, {"batch": 4}) as side:
         assert side.row(0) == b"a mask"
+
+
+@pytest.mark.parametrize("command", ["attack", "fit-masks", "class-masks"])
+def test_memory_that_is_too_little_after_the_passes_before_the_work(
+    command: str,
+    made: Callable[[int, str], str],
+    run: Run,
+    files: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What these have saved another batch may lose."""
+    monkeypatch.setattr(side_files, "SECONDS_BETWEEN", 0.0)
+    line = STAGES[command].format(made(100, "memory for gradients"))
+    found = run(*words(line, files, tmp_path / "result"))
+    assert found.code == 0 and "anew" not in found.err, found.err
+    assert "out of memory with 256 images" in found.err and "out of memory with 128 images" in found.err
+    again = run(*words(line, files, tmp_path / "again"), "--batch-size", 64)
+    assert again.code == 0 and (tmp_path / "result").read_bytes() == (tmp_path / "again").read_bytes()
+
+
+def test_a_batch_that_was_halved_is_that_of_the_same_command(
+    made: Callable[[int, str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed, it goes on with it; another command doesn't."""
+    monkeypatch.setattr(side_files, "SECONDS_BETWEEN", 0.0)
+    name, target = made(100, "memory"), str(tmp_path / "target")
+    model, data = fmtool.read(f"{name}.safetensors"), fmtool.load_data("digits:all")
+    few: dict[str, object] = {"name": "pgd", "factory": f"{name}:make", "options": {"steps": 2}}
+
+    def stop(label: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    def attack(**more: object) -> list[str]:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            with contextlib.suppress(KeyboardInterrupt):
+                fmtool.attack(model, data, output=target, **{**few, **more})  # type: ignore[arg-type]
+        lines = [str(one.message).partition(":")[0].partition(" (")[0] for one in said]
+        return [line for line in lines if "pgd fails on" not in line]
+
+    halved = [f"out of memory with {batch} images in a batch" for batch in (256, 128)]
+    assert attack(progress=stop) == [*halved, "what is done is saved"]
+    on = "goes on with 64 images in a batch, which memory was enough for"
+    assert attack(progress=stop) == [on, "what is done is saved"]
+    assert attack() == [on]
+    whole = fmtool.attack(model, data, batch=64, **few)  # type: ignore[arg-type]
+    assert fmtool.read(target).digest == whole.digest
+    assert attack(progress=stop, seed=1) == [*halved, "what is done is saved"]
+    assert attack() == [f"{target}", *halved]  # begins anew
+
+
+@pytest.mark.parametrize("command", ["fit-masks IN/model IN/fmn --for essential", "class-masks IN/model IN/fmn"])
+def test_lambda_that_float32_does_not_hold(command: str, run: Run, files: Path, tmp_path: Path) -> None:
+    found = run(*words(f"{command} --lambda 1e305", files, tmp_path / "masks"))
+    expected = "fmtool: error: --lambda 1e+305: expected a number of at least 0 and at most 3e38\n"
+    assert (found.code, found.err) == (1, expected)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_bugs_stay_bugs() -> None:

@@ -17,9 +17,9 @@ from fmtool.datasets import Data
 from fmtool.defense import TwoPass
 from fmtool.distributed import ALONE, Ranks, Shard
 from fmtool.errors import AttackError
-from fmtool.stages.common import Progress, Ready, check_data, data_header, inputs_of, ready, rows_of, warn
+from fmtool.stages.common import Progress, Ready, check_data, code_of, data_header, inputs_of, ready, rows_of, warn
 from fmtool.stages.defend import two_pass
-from fmtool.stages.faults import halving
+from fmtool.stages.faults import halving, note_batch
 from fmtool.stages.kept import InSide
 
 
@@ -67,15 +67,22 @@ def attack(
     header, history = _described(name, {**effect, "epsilon": epsilon}, run, seed, model, data, defense, tries)
     if shard is not None:
         header["shard"], data = shard.field(len(data)), _some(data, shard.rows(len(data)))
-    work = {"history": history, "header": header, "images": list(data.images.shape)}
+    work = {
+        "history": history,
+        "header": header,
+        "images": list(data.images.shape),
+        **code_of(run.classifier, run.spec),
+    }
     with side_files.resuming(output, work, restart=restart, rank=(ranks.rank, ranks.of)) as side:
+        note_batch(side)
         common: dict[str, Any] = {"epsilon": epsilon, "progress": progress, "kept": InSide(side)}
         found, counts = _shared_out(
             data, ranks, progress, lambda some: _attacked(target, run, some, built, tries, seed, common)
         )
         if not ranks.leads:
             return Artifact("attack", header, {}, history)
-        _check_found(found, name, "the model" if defense is None else "the two-pass classifier", shard)
+        with side_files.final(side, AttackError):
+            _check_found(found, name, "the model" if defense is None else "the two-pass classifier", shard)
         if defense is not None:
             header["defense"] = _against(defense, tries, counts)
         tensors = {"images": data.pixels(), **found.__dict__, **rows_of(data)}

@@ -9,11 +9,12 @@ from fmtool.artifacts import Artifact
 from fmtool.attacks import OK, WRONG_BEFORE
 from fmtool.datasets import Data, spread, to_float
 from fmtool.errors import MaskError
+from fmtool.kept import Kept
 from fmtool.mask_steps import MAX_STEPS, MIN_STEPS, FitOptions
 from fmtool.models import compiling
 from fmtool.models.classifier import predict
-from fmtool.stages.common import Progress, Ready, check_attack, check_data, data_header, inputs_of, ready, warn
-from fmtool.stages.faults import halving
+from fmtool.stages.common import Progress, Ready, check_attack, check_data, code_of, data_header, inputs_of, ready, warn
+from fmtool.stages.faults import halving, note_batch
 from fmtool.stages.fit_masks import check_fit_options
 from fmtool.stages.kept import InSide
 
@@ -50,28 +51,37 @@ def class_masks(
     if robust and isinstance(source, Data):
         raise MaskError("--robust needs an attack file: data alone has no adversarial images")
     run = ready(model, device, batch, factory)
-    parts = _parts(source, model, run, robust, limit, allow_other_model)
+    if isinstance(source, Data):
+        check_data(source, run.spec)
+    else:
+        check_attack(source, model, run.spec, allow_other_model)
     used = lambda_ if lambda_ is not None else ROBUST_LAMBDA if robust else LAMBDA
-    if compile_ is None:
-        compile_ = compiling.pays(sum(len(part.images) for part in parts) * min_steps, run.spec.input_shape)
-    options = FitOptions(used, run.batch, min_steps, max_steps, class_mask_fitting.CLASS_TOLERANCE, compile_)
     fields = {"robust": robust, "lambda": used, "min_steps": min_steps, "max_steps": max_steps}
     header = {
         **fields,
         "attack": source.header["attack"] if robust and isinstance(source, Artifact) else None,
         "image_size": list(run.spec.input_shape[1:]),
-        "images": [len(part.images) for part in reversed(parts)],
         **data_header(source, run.spec),
     }
     recorded = {**fields, "limit": limit, "batch_size": run.batch, "compile": compile_, "device": run.device.type}
-    history = artifacts.stage("class-masks", recorded, None, inputs_of(model, source))
-    with side_files.resuming(output, {"header": header, "history": history}, restart=restart) as side:
+    inputs = inputs_of(model, source)
+    work = {"header": header, "history": artifacts.stage("class-masks", recorded, None, inputs)}
+    with side_files.resuming(output, {**work, **code_of(run.classifier, run.spec)}, restart=restart) as side:
+        note_batch(side)
+        kept = InSide(side)
+        with side_files.final(side, MaskError):
+            parts = _parts(source, run, robust, limit, kept)
+        if compile_ is None:
+            compile_ = compiling.pays(sum(len(part.images) for part in parts) * min_steps, run.spec.input_shape)
+        options = FitOptions(used, run.batch, min_steps, max_steps, class_mask_fitting.CLASS_TOLERANCE, compile_)
         found = class_mask_fitting.fit_class_masks(
-            run.classifier, parts, len(run.spec.class_names), options, run.device, progress, InSide(side)
+            run.classifier, parts, len(run.spec.class_names), options, run.device, progress, kept
         )
         _warn_of(found, parts, header["class_names"])
         fitted = (found.steps > 0).nonzero().flatten()
         tensors = {"classes": fitted, **{name: values[fitted] for name, values in found.__dict__.items()}}
+        header["images"] = [len(part.images) for part in reversed(parts)]
+        history = artifacts.stage("class-masks", {**recorded, "compile": compile_}, None, inputs)
         made = Artifact("class-masks", header, tensors, history)
         if output is not None:
             artifacts.write(made, output)
@@ -79,15 +89,13 @@ def class_masks(
 
 
 def _parts(
-    source: Artifact | Data, model: Artifact, run: Ready, robust: bool, limit: int | None, allow_other_model: bool
+    source: Artifact | Data, run: Ready, robust: bool, limit: int | None, kept: Kept
 ) -> list[class_mask_fitting.Part]:
     """What the masks are fitted to: adversarial images first where they are to be robust, then clean ones."""
     if isinstance(source, Data):
-        check_data(source, run.spec)
-        right = predict(run.classifier, source.images, run.batch, run.device) == source.labels
+        right = predict(run.classifier, source.images, run.batch, run.device, kept, "clean") == source.labels
         clean, labels = to_float(source.images[right]), source.labels[right]
     else:
-        check_attack(source, model, run.spec, allow_other_model)
         right = source["status"] != WRONG_BEFORE
         clean, labels = source["images"][right], source["labels"][right]
     rows = spread(labels, limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fmtool import workers
 from fmtool.artifacts import Artifact, Rows
 from fmtool.datasets import Data
 from fmtool.errors import ArtifactError, DataError, FmtoolWarning
@@ -41,6 +43,22 @@ def ready(model: Artifact, device: str, batch: int | None, factory: str | None) 
     return Ready(
         prepare(classifier, where, spec.input_shape), spec, where, batch or batch_size(spec.input_shape, where)
     )
+
+
+def code_of(classifier: Classifier, spec: Specification) -> dict[str, str]:
+    """What tells whether somebody's factory still builds the same network: a digest of its logits on two images."""
+    if ":" not in spec.architecture:
+        return {}
+    where = next((tensor.device for tensor in [*classifier.parameters(), *classifier.buffers()]), torch.device("cpu"))
+    images = torch.rand(2, *spec.input_shape, generator=torch.Generator().manual_seed(0)).to(where)
+
+    @torch.no_grad()
+    def digest() -> str:
+        return hashlib.sha256(classifier(images).float().cpu().contiguous().numpy().data).hexdigest()
+
+    with workers.pool(where, 1) as pool, torch.random.fork_rng([where] if where.type == "cuda" else []):
+        found, again = pool.submit(digest).result(), pool.submit(digest).result()
+    return {"network": found} if found == again else {}  # one that draws random numbers can't be told from another
 
 
 def check_data(data: Data, spec: Specification) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,15 +14,27 @@ from fmtool.artifacts import Artifact, Rows
 from fmtool.attacks import OK, WRONG_BEFORE, row_seed
 from fmtool.datasets import Data, spread, to_float
 from fmtool.distributed import ALONE, Ranks, Shard
-from fmtool.errors import MaskError, unknown
+from fmtool.errors import FmtoolError, MaskError, unknown
 from fmtool.mask_jobs import Fit, Resume, State
 from fmtool.mask_steps import MAX_STEPS, MIN_STEPS, FitOptions, default_lambda
 from fmtool.models import compiling
 from fmtool.models.classifier import predict
 from fmtool.side_files import Side
 from fmtool.spectrum import half_width
-from fmtool.stages.common import Progress, Ready, check_attack, check_data, data_header, inputs_of, ready, rows_of, warn
-from fmtool.stages.faults import halving
+from fmtool.stages.common import (
+    Progress,
+    Ready,
+    check_attack,
+    check_data,
+    code_of,
+    data_header,
+    inputs_of,
+    ready,
+    rows_of,
+    warn,
+)
+from fmtool.stages.faults import halving, note_batch
+from fmtool.stages.kept import InSide
 
 PURPOSES = {
     "essential": "clean images that are classified correctly, to keep their label (M_E)",
@@ -69,80 +82,109 @@ def fit_masks(
     check_fit_options(lambda_, min_steps, max_steps)
     _check_perturb(perturb)
     run = ready(model, ranks.device(device), batch, factory)
-    pixels, rows, known = _eligible(model, source, for_, run, limit, allow_other_model)
+    _check_source(source, model, for_, run, allow_other_model)
     used = default_lambda(run.spec.input_shape) if lambda_ is None else lambda_
-    if compile_ is None:
-        compile_ = compiling.pays(len(rows) * min_steps, run.spec.input_shape)
-    options = FitOptions(used, run.batch, min_steps, max_steps, compile_=compile_, precision=precision)
-    header, history = _described(for_, options, perturb, seed, limit, model, source, run)
-    if shard is not None:
-        header["shard"], part = shard.field(len(rows)), list(shard.rows(len(rows)))
-        rows, known = rows[part], {name: values[part] for name, values in known.items()}
-    starts = _starts(known, run.spec.input_shape, perturb, seed)
-
-    def fit(side: Side) -> None:
-        fitting = (_Pixels(pixels, rows), known["targets"], options, _store_in(side), run.device, progress, starts)
-        share = ranks.rows(range(len(rows)))
-        mask_fitting.fit_each(run.classifier, *fitting, rows=share, resume=_resume_from(side))
-
-    made, columns = _made(fit, header, history, known, run.spec.input_shape, output, restart, ranks, progress)
+    options = FitOptions(used, run.batch, min_steps, max_steps, compile_=bool(compile_), precision=precision)
+    described = (for_, perturb, seed, limit, model, source, run)
+    asked = {"compile": compile_, "shard": shard and [shard.number, shard.of], **code_of(run.classifier, run.spec)}
+    work, whose = {"described": _described(options, *described), **asked}, (ranks.rank, ranks.of)
+    with side_files.resuming(output, work, restart=restart, rank=whose, holds_rows=True) as side:
+        note_batch(side)
+        of, rows, known = _chosen(source, for_, run, limit, shard, side)
+        if compile_ is None:
+            options = replace(options, compile_=compiling.pays(of * min_steps, run.spec.input_shape))
+        header, history = _described(options, *described)
+        if shard is not None:
+            header["shard"] = shard.field(of)
+        starts = _starts(known, run.spec.input_shape, perturb, seed)
+        pixels = _Pixels(_pixels(source, for_), rows)
+        mask_fitting.fit_each(
+            *(run.classifier, pixels, known["targets"], options, _store_in(side), run.device, progress, starts),
+            rows=ranks.rows(range(len(rows))),
+            resume=_resume_from(side),
+        )
+        made, columns = _made(side, header, history, known, run.spec.input_shape, output, ranks, progress)
     if ranks.leads:
         _warn_of(columns, used)
     return made
 
 
 def _made(
-    fit: Callable[[Side], None],
+    side: Side,
     header: dict[str, Any],
     history: list[dict[str, Any]],
     known: dict[str, Tensor],
     shape: Sequence[int],
     output: str | None,
-    restart: bool,
     ranks: Ranks,
     progress: Progress | None,
 ) -> tuple[Artifact, dict[str, Tensor]]:
-    """The artifact of the masks that `fit` puts in a side file, on all processes together, and their columns."""
+    """The artifact of the masks in the side files of all processes together, and their columns."""
     n = len(known["targets"])
-    layout = _layout(n, shape, known)
-    work = {"history": history, "header": header, "shapes": [list(shape) for _, shape in layout.values()]}
-    whose = (ranks.rank, ranks.of)
-    with side_files.resuming(output, work, restart=restart, rank=whose, holds_rows=True) as side:
-        fit(side)
-        fitted = ((row, side.row(row)) for row in side.rows())
-        if not ranks.leads:
-            ranks.hand_over(fitted)
-            return Artifact("masks", header, {}, history), {}
-        with row_files.making(output, "masks", header, history, layout) as made:
-            columns = _put(made, ranks.gathered(fitted, progress), n)
-            for name, values in {**known, **columns}.items():
-                made.put(name, values)
-        ranks.written()
+    fitted = ((row, side.row(row)) for row in side.rows())
+    if not ranks.leads:
+        ranks.hand_over(fitted)
+        return Artifact("masks", header, {}, history), {}
+    with row_files.making(output, "masks", header, history, _layout(n, shape, known)) as made:
+        columns = _put(made, ranks.gathered(fitted, progress), n)
+        for name, values in {**known, **columns}.items():
+            made.put(name, values)
+    ranks.written()
     return made.artifact, columns
 
 
-def _eligible(
-    model: Artifact, source: Artifact | Data, for_: str, run: Ready, limit: int | None, allow_other_model: bool
-) -> tuple[Rows, Tensor, dict[str, Tensor]]:
-    """Images, which rows of them are to have masks, and what is known of those: targets, labels, key, index and source."""
-    if isinstance(source, Data):
-        if for_ == "adversarial":
-            raise MaskError("--for adversarial needs an attack file: data alone has no adversarial images")
-        check_data(source, run.spec)
-        everything = _from_data(source, run)
-    else:
+def _check_source(source: Artifact | Data, model: Artifact, for_: str, run: Ready, allow_other_model: bool) -> None:
+    if isinstance(source, Artifact):
         check_attack(source, model, run.spec, allow_other_model)
-        everything = _from_attack(source, for_)
-    pixels, rows = everything.pop("pixels"), everything.pop("eligible").nonzero().flatten()
+    elif for_ == "adversarial":
+        raise MaskError("--for adversarial needs an attack file: data alone has no adversarial images")
+    else:
+        check_data(source, run.spec)
+
+
+def _chosen(
+    source: Artifact | Data, for_: str, run: Ready, limit: int | None, shard: Shard | None, side: Side
+) -> tuple[int, Tensor, dict[str, Tensor]]:
+    """How many images are to have masks, which rows of them this shard takes, and what is known of those, as in `_eligible`."""
+    with side_files.final(side, MaskError):
+        rows, known = _eligible(source, for_, run, limit, side)
+    if shard is None:
+        return len(rows), rows, known
+    with side_files.final(side, FmtoolError):
+        part = list(shard.rows(len(rows)))
+    return len(rows), rows[part], {name: values[part] for name, values in known.items()}
+
+
+def _eligible(
+    source: Artifact | Data, for_: str, run: Ready, limit: int | None, side: Side
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Which rows of the images are to have masks, and what is known of those: targets, labels, key, index and source."""
+    if isinstance(source, Data):
+        right = predict(run.classifier, source.images, run.batch, run.device, InSide(side), "clean") == source.labels
+        targets = source.labels
+        side.interrupts.puts_off = False  # what follows can be stopped at any moment, and keeps what it has
+    elif for_ == "essential":  # whatever became of the attack
+        right, targets = source["status"] != WRONG_BEFORE, source["labels"]
+    else:
+        right, targets = source["status"] == OK, source["adversarial_predictions"]
+    rows = right.nonzero().flatten()
     if not len(rows):
         raise MaskError(f"no image is left for {for_} masks: expected {PURPOSES[for_]}")
-    rows = rows[spread(everything["labels"][rows], limit)]
-    return pixels, rows, {name: values[rows] for name, values in everything.items()}
+    known = {"targets": targets, **rows_of(source)}
+    rows = rows[spread(known["labels"][rows], limit)]
+    return rows, {name: values[rows] for name, values in known.items()}
+
+
+def _pixels(source: Artifact | Data, for_: str) -> Rows:
+    """The images that masks are fitted to, of all rows."""
+    if isinstance(source, Data):
+        return source.images
+    return source.rows("images" if for_ == "essential" else "adversarial")
 
 
 def _described(
-    for_: str,
     options: FitOptions,
+    for_: str,
     perturb: float,
     seed: int,
     limit: int | None,
@@ -253,9 +295,9 @@ def _layout(n: int, shape: Sequence[int], known: dict[str, Tensor]) -> row_files
 
 
 def check_fit_options(lambda_: float | None, min_steps: int, max_steps: int) -> None:
-    """MaskError for a negative lambda or steps that can't be."""
-    if lambda_ is not None and not 0 <= lambda_ < float("inf"):
-        raise MaskError(f"--lambda {lambda_}: expected a number of at least 0")
+    """MaskError for a lambda that is negative or that float32 can't hold, or steps that can't be."""
+    if lambda_ is not None and not 0 <= lambda_ <= torch.finfo(torch.float32).max:
+        raise MaskError(f"--lambda {lambda_}: expected a number of at least 0 and at most 3e38")
     if not 0 <= min_steps <= max_steps:
         raise MaskError(f"--min-steps {min_steps}, --max-steps {max_steps}: expected 0 <= min <= max")
 
@@ -265,19 +307,6 @@ def _check_perturb(perturb: float) -> None:
         raise MaskError(f"--perturb {perturb}: expected a number of at least 0 and below 1")
     if 0 < perturb <= LEAST_PERTURB:
         warn(f"--perturb {perturb:g} is too small: 1 - {perturb:g} is 1 in float32, and masks start at ones")
-
-
-def _from_data(data: Data, run: Ready) -> dict[str, Any]:
-    right = predict(run.classifier, data.images, run.batch, run.device) == data.labels
-    return {"eligible": right, "pixels": data.images, "targets": data.labels, **rows_of(data)}
-
-
-def _from_attack(attack: Artifact, for_: str) -> dict[str, Any]:
-    if for_ == "essential":  # whatever became of the attack
-        chosen = (attack["status"] != WRONG_BEFORE, attack.rows("images"), attack["labels"])
-    else:
-        chosen = (attack["status"] == OK, attack.rows("adversarial"), attack["adversarial_predictions"])
-    return {"eligible": chosen[0], "pixels": chosen[1], "targets": chosen[2], **rows_of(attack)}
 
 
 def _warn_of(found: dict[str, Tensor], used: float) -> None:

@@ -22,7 +22,7 @@ from fmtool.models.checkpoints import (
     with_head,
 )
 from fmtool.models.classifier import Classifier, batch_size, pick_device, predict, prepare
-from fmtool.stages.common import Progress, check_data, check_shape, data_input, warn
+from fmtool.stages.common import Progress, check_data, check_shape, code_of, data_input, warn
 from fmtool.stages.faults import device_errors
 from fmtool.stages.kept import InSide
 
@@ -86,15 +86,21 @@ def train_model(
     inputs: list[Any] = [*([base] if base else []), data_input(data), *([data_input(test)] if test else [])]
     history = artifacts.stage("train-model", options, seed, inputs)
     # threads share each piece of work, and so round by their number
-    work = {"header": spec.header(), "history": history, "threads": torch.get_num_threads()}
+    work = {
+        "header": spec.header(),
+        "history": history,
+        "threads": torch.get_num_threads(),
+        **code_of(classifier, spec),
+    }
     with side_files.resuming(output, work, restart=restart) as side:
-        how: dict[str, Any] = {"seed": seed, "device": where, "progress": progress, "kept": InSide(side)}
+        kept = InSide(side)
+        how: dict[str, Any] = {"seed": seed, "device": where, "progress": progress, "kept": kept}
         if head_only:
             training.train_head(classifier, data.images, data.labels, chosen, batch=size, **how)
         else:
             training.train(classifier, data.images, data.labels, chosen, augment=augment, compile_=compile_, **how)
         if test is not None:
-            found = predict(prepare(classifier, where, spec.input_shape), test.pixels(), size, where)
+            found = predict(prepare(classifier, where, spec.input_shape), test.pixels(), size, where, kept, "test")
             spec = dataclasses.replace(spec, accuracy=float((found == test.labels).double().mean()))
         made = to_artifact(classifier, spec, history)
         if output is not None:
