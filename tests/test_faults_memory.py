@@ -1,0 +1,226 @@
+"""Devices that fail: too little memory halves the batch, and a GPU that is lost is an error and no run elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Run
+from test_faults import FEW, LINES, words
+
+import fmtool
+from fmtool import side_files
+from fmtool.errors import FmtoolWarning, ModelError
+from fmtool.stages import faults
+
+FACTORY = """
+import torch
+from torch import nn
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, images):
+        if len(images) > LIMIT and (images.requires_grad or not GRADIENTS):
+            raise ERROR
+        return self.linear(images.flatten(1))
+
+def make():
+    return Small()
+"""
+ERRORS = {
+    "memory of a GPU": "torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB')",
+    "memory": 'RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can\'t allocate memory: 99 bytes")',
+    "memory for gradients": "MemoryError('of the forward pass there was enough')",
+    "a lost GPU": "torch.AcceleratorError('CUDA error: unspecified launch failure')",
+    "an old lost GPU": "RuntimeError('CUDA error: device-side assert triggered')",
+}
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> Callable[[int, str], str]:
+    """Write a module whose network raises above a batch, and a model file of it; gives the file's path."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(limit: int, error: str) -> str:
+        name = f"faulty_{limit}_{abs(hash(error))}"
+        text = FACTORY.replace("LIMIT", str(limit)).replace("ERROR", ERRORS[error])
+        text = text.replace("GRADIENTS", str("gradients" in error))
+        (tmp_path / f"{name}.py").write_text(
+            text.replace("> 0 and", "> 2 and")
+        )  # the check at the start is of two images
+        found = run("import-model", f"{name}:make", "--input-shape", "1,8,8", "-o", tmp_path / f"{name}.safetensors")
+        assert found.code == 0, found.err
+        return name
+
+    return call
+
+
+STAGES = {
+    "defend": "defend {0}.safetensors IN/fmn IN/plain --allow-other-model --factory {0}:make",
+    "check-masks": "check-masks {0}.safetensors IN/fmn IN/essential --allow-other-model --factory {0}:make --draws 1",
+    "attack": "attack {0}.safetensors --data digits --factory {0}:make --attack pgd --attack-option steps=2",
+    "fit-masks": f"fit-masks {{0}}.safetensors --data digits --for essential --factory {{0}}:make {FEW}",
+    "class-masks": f"class-masks {{0}}.safetensors --data digits --factory {{0}}:make {FEW}",
+}
+
+
+@pytest.mark.parametrize("error", ["memory of a GPU", "memory"])
+@pytest.mark.parametrize("command", STAGES)
+def test_out_of_memory_halves_the_batch(
+    command: str, error: str, made: Callable[[int, str], str], run: Run, files: Path, tmp_path: Path
+) -> None:
+    line = STAGES[command].format(made(100, error))
+    target = ["-o", str(tmp_path / "result")] if command != "check-masks" else []
+    found = run(*words(line, files, "")[:-2], *target)
+    assert found.code == 0, found.err
+    lines = [text for text in found.err.splitlines() if "out of memory" in text]
+    assert [text.split(":")[2].strip() for text in lines] == [
+        "out of memory with 256 images in a batch", "out of memory with 128 images in a batch",
+    ]  # fmt: skip
+    assert "as --batch-size 64" in lines[1] and "bytes differ" in lines[1]
+    again = run(*words(line, files, "")[:-2], "--batch-size", 64, *(["-o", str(tmp_path / "again")] if target else []))
+    assert again.code == 0 and "out of memory" not in again.err and again.out == found.out
+    if target:
+        assert (tmp_path / "result").read_bytes() == (tmp_path / "again").read_bytes()
+        assert fmtool.read(str(tmp_path / "result")).history[-1]["options"]["batch_size"] == 64
+
+
+@pytest.mark.parametrize("error", [error for error in ERRORS if "gradients" not in error])
+def test_device_that_fails_is_an_error_and_no_run_elsewhere(
+    error: str, made: Callable[[int, str], str], run: Run, files: Path, tmp_path: Path
+) -> None:
+    line = STAGES["defend"].format(made(0 if "memory" in error else 100, error))
+    if "memory" in error:  # not even one image: the first passes of two images are let through
+        line += " --batch-size 4"
+        found = run(*words(line, files, tmp_path / "result"))
+        assert found.code == 0 and found.err.count("out of memory") == 1
+        return
+    found = run(*words(line, files, tmp_path / "result"))
+    assert found.code == 1 and found.out == "" and not (tmp_path / "result").exists()
+    assert found.err.startswith("fmtool: error: the GPU failed, and nothing was computed elsewhere: CUDA error: ")
+    assert found.err.count("\n") == 1
+
+
+def test_memory_that_is_too_little_for_one_image(files: Path) -> None:
+    tried = []
+
+    @faults.halving
+    def stage(model: fmtool.Artifact, *, batch: int | None = None, device: str = "auto") -> None:
+        tried.append(batch)
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.warns(FmtoolWarning, match="out of memory"), pytest.raises(ModelError, match=r"out of memory \(CUDA"):
+        stage(fmtool.read(str(files / "model.safetensors")), batch=5, device="cpu")
+    assert tried == [5, 2, 1]
+
+
+def test_memory_that_is_too_little_when_something_is_saved(files: Path, tmp_path: Path) -> None:
+    """Another batch would lose it: an error, and what is saved stays for when there is memory again."""
+    target = str(tmp_path / "x")
+
+    @faults.halving
+    def stage(model: fmtool.Artifact, *, output: str, batch: int, restart: bool = False) -> None:
+        with side_files.resuming(output, {"batch": batch}) as side:
+            side.put(0, b"a mask")
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    said = r"out of memory \(CUDA.*\): what is done is saved, and the same command goes on when there is more; with a smaller"
+    with pytest.raises(ModelError, match=said):
+        stage(fmtool.read(str(files / "model.safetensors")), output=target, batch=4)
+    with side_files.resuming(target, {"batch": 4}) as side:
+        assert side.row(0) == b"a mask"
+
+
+@pytest.mark.parametrize("command", ["attack", "fit-masks", "class-masks"])
+def test_memory_that_is_too_little_after_the_passes_before_the_work(
+    command: str,
+    made: Callable[[int, str], str],
+    run: Run,
+    files: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What these have saved another batch may lose."""
+    monkeypatch.setattr(side_files, "SECONDS_BETWEEN", 0.0)
+    line = STAGES[command].format(made(100, "memory for gradients"))
+    found = run(*words(line, files, tmp_path / "result"))
+    assert found.code == 0 and "anew" not in found.err, found.err
+    assert "out of memory with 256 images" in found.err and "out of memory with 128 images" in found.err
+    again = run(*words(line, files, tmp_path / "again"), "--batch-size", 64)
+    assert again.code == 0 and (tmp_path / "result").read_bytes() == (tmp_path / "again").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("stage", "few"),
+    [(fmtool.attack, {"name": "pgd", "options": {"steps": 2}}),
+     (fmtool.fit_masks, {"lambda_": 0.1, "min_steps": 1000, "max_steps": 1000}),
+     (fmtool.class_masks, {"min_steps": 20, "max_steps": 20})],
+    ids=["attack", "fit-masks", "class-masks"],
+)  # fmt: skip
+def test_a_batch_that_was_halved_is_that_of_the_same_command(
+    stage: Callable[..., fmtool.Artifact],
+    few: dict[str, object],
+    made: Callable[[int, str], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed, it goes on with it; another command doesn't."""
+    monkeypatch.setattr(side_files, "SECONDS_BETWEEN", 0.0)
+    name, target = made(100, "memory"), str(tmp_path / "target")
+    model, data = fmtool.read(f"{name}.safetensors"), fmtool.load_data("digits:all")
+    few = {**few, "factory": f"{name}:make"}
+    kinds = ("out of memory", "goes on", "what is done", target)
+
+    def stop(label: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    def said(**more: object) -> list[str]:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            with contextlib.suppress(KeyboardInterrupt):
+                stage(model, data, output=target, **{**few, **more})
+        lines = [str(one.message).partition(":")[0].partition(" (")[0] for one in warned]
+        return [line for line in lines if line.startswith(kinds)]
+
+    halved = [f"out of memory with {batch} images in a batch" for batch in (256, 128)]
+    assert said(progress=stop) == [*halved, "what is done is saved"]
+    on = "goes on with 64 images in a batch, which memory was enough for"
+    assert said(progress=stop) == [on, "what is done is saved"]
+    assert said() == [on]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole = stage(model, data, batch=64, **few)
+    assert fmtool.read(target).digest == whole.digest
+    other = {"seed": 1} if stage is fmtool.attack else {"limit": 100}
+    assert said(progress=stop, **other) == [*halved, "what is done is saved"]
+    assert said() == [f"{target}", *halved]  # begins anew
+
+
+@pytest.mark.parametrize("command", ["fit-masks IN/model IN/fmn --for essential", "class-masks IN/model IN/fmn"])
+def test_lambda_that_float32_does_not_hold(command: str, run: Run, files: Path, tmp_path: Path) -> None:
+    found = run(*words(f"{command} --lambda 1e305", files, tmp_path / "masks"))
+    expected = "fmtool: error: --lambda 1e+305: expected a number of at least 0 and at most 3e38\n"
+    assert (found.code, found.err) == (1, expected)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bugs_stay_bugs() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), faults.device_errors():
+        raise RuntimeError("shapes don't match")
+
+
+def test_gpu_that_is_not_there(run: Run, files: Path, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    for command in ("attack", "fit-masks", "class-masks", "defend", "train-model", "correlate"):
+        found = run(*words(LINES[command], files, tmp_path / "result"), "--device", "cuda")
+        assert found.code == 1 and found.err.startswith("fmtool: error: --device cuda: expected auto, cpu, or a GPU")
+        assert list(tmp_path.iterdir()) == []
