@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -12,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -235,7 +237,9 @@ def test_inspect_shows_the_history(files: Path, run: Run) -> None:
         made = f" -> {stage['output'][:12]}" if "output" in stage else ""
         head = f"── {number}. {stage['command']}{made}"
         assert len(re.findall(rf"{re.escape(head)}$", tree, re.M)) == 1
-        assert ", ".join(f"{key}={value}" for key, value in sorted(stage["options"].items())) in tree
+        data = next((entry for entry in stage["inputs"] if entry["kind"] == "data"), {})
+        said = {**stage["options"], **{key: data[key] for key in ("limit", "size") if data.get(key) is not None}}
+        assert ", ".join(f"{key}={value}" for key, value in sorted(said.items())) in tree
         assert all(entry["digest"][:12] in tree for entry in stage["inputs"])
         assert all(f"{key} {value}" in tree for key, value in stage["versions"].items())
         assert f"seed {stage['seed']}\n" in tree if "seed" in stage else True
@@ -336,12 +340,21 @@ def test_signals_end_a_command_with_their_code(number: signal.Signals, code: int
     os.mkfifo(tmp_path / "fifo")
     line = [sys.executable, "-m", "fmtool", "inspect", str(tmp_path / "fifo")]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_hear)
-    writer = os.open(tmp_path / "fifo", os.O_WRONLY)  # returns once the command has opened the other end
+    writer = _opened(tmp_path / "fifo", process)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     os.close(writer)
     assert process.returncode == code and out == "" and "Traceback" not in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fifo"]
+
+
+def _opened(fifo: Path, process: subprocess.Popen[str]) -> int:
+    """A named pipe, to be written, once the command has opened the other end."""
+    while True:
+        with contextlib.suppress(OSError):
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
 
 
 def test_an_interrupted_import_ends_a_command_with_130() -> None:
@@ -389,7 +402,7 @@ def test_a_full_disk_behind_standard_error_ends_no_work(files: Path, tmp_path: P
 
 def test_letters_that_a_stream_cannot_show_are_escaped(files: Path) -> None:
     plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
-    found = _fmtool("inspect", files / "correlation.safetensors", env={**os.environ, **plain})
+    found = _fmtool("inspect", files / "fmn.safetensors", env={**os.environ, **plain})
     assert (found.returncode, found.stderr) == (0, "") and "\\xb1" in found.stdout  # plus-minus
 
 
