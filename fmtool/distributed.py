@@ -119,10 +119,17 @@ ALONE = Ranks()
 
 
 def world() -> tuple[int, int]:
-    """This process's rank and how many there are, as torchrun says; (0, 1) without it."""
+    """This process's rank and how many there are, as torchrun says; (0, 1) without it. FmtoolError for what it would not say."""
     if not all(name in os.environ for name in VARIABLES):
         return 0, 1
-    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    numbers = [os.environ[name] for name in ("RANK", "WORLD_SIZE", "MASTER_PORT")]
+    rank, of, port = (int(text) if re.fullmatch("[0-9]{1,9}", text) else -1 for text in numbers)
+    if not (0 <= rank < of and 0 <= port < 2**16):
+        given = ", ".join(f"{name}={os.environ[name]}" for name in VARIABLES)
+        raise FmtoolError(
+            f"the environment has {given}, which torchrun would not set: expected its values, or none of them"
+        )
+    return rank, of
 
 
 def refuse_ranks(command: str, commands: Iterable[str]) -> None:
@@ -149,7 +156,11 @@ def joined(*sources: str | None) -> Iterator[Ranks]:
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
 
-    store, _, _ = next(rendezvous("env://", timeout=LONGEST))
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=LONGEST))
+    except RuntimeError as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise FmtoolError(f"the processes can't meet at {place}: {str(error).splitlines()[0]}") from None
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=of, timeout=LONGEST)
     try:

@@ -374,3 +374,9 @@ def test_debug_shows_where_an_error_arose(run: Run, files: Path) -> None:
     outcome = run("inspect", files / "missing.safetensors", "--debug")
     assert outcome.code == 1
     assert outcome.err.startswith("Traceback") and outcome.err.splitlines()[-1].startswith("fmtool: error: ")
+
+
+@pytest.mark.parametrize("command", ["train-model", "import-model", "attack", "fit-masks", "correlate", "check-masks"])
+def test_seeds_that_no_file_could_hold_are_bad_usage(command: str, run: Run) -> None:
+    outcome = run(command, "x", "--seed", 2**63)
+    assert outcome.code == 2 and "Invalid value for '--seed'" in outcome.err

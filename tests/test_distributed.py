@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import Run
 
 from fmtool import distributed
 from fmtool.distributed import ALONE, VARIABLES, Ranks
@@ -146,3 +148,32 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
         assert Ranks(5, 8).device(name) == expected
     assert ALONE.device("auto") == "auto"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"RANK": "abc"}, {"RANK": "2"}, {"WORLD_SIZE": "0"}, {"MASTER_PORT": "1x"}, {"MASTER_PORT": "70000"}]
+)
+def test_an_environment_that_torchrun_did_not_make_is_one_line(
+    wrong: dict[str, str], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in {**right, **wrong}.items():
+        monkeypatch.setenv(name, value)
+    outcome = run("inspect", "file")
+    ((name, value),) = wrong.items()
+    assert outcome.code == 1 and outcome.out == "" and outcome.err.count("\n") == 1
+    assert f"{name}={value}" in outcome.err and "which torchrun would not set" in outcome.err
+
+
+def test_processes_that_can_not_meet_are_told(
+    run: Run, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for name, value in zip(VARIABLES, ("0", "2", "127.0.0.1", str(port)), strict=True):
+            monkeypatch.setenv(name, value)
+        outcome = run(*words(FIT, files, tmp_path / "never"))
+    assert outcome.code == 1 and list(tmp_path.iterdir()) == []
+    assert outcome.err.splitlines()[-1].startswith(f"fmtool: error: the processes can't meet at 127.0.0.1:{port}: ")

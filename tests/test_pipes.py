@@ -131,6 +131,17 @@ def test_every_result_goes_to_standard_output(
     assert name == "report" or err.endswith(table)
 
 
+@pytest.mark.parametrize(
+    "line", ["fit-masks - - --for essential -o -", "merge - x - -o OUT", "attack - --data digits --defense - -o OUT"]
+)
+def test_standard_input_stands_for_one_file(line: str, run: Run, files: Path, tmp_path: Path) -> None:
+    outcome = run(*words(line, files, tmp_path))
+    assert (outcome.code, outcome.out, list(tmp_path.iterdir())) == (1, "", [])
+    assert (
+        outcome.err == "fmtool: error: '-' stands for several files, but standard input holds one: expected it once\n"
+    )
+
+
 # Pipelines -----------------------------------------------------------------------------------------------------------
 
 
@@ -278,6 +289,14 @@ def test_devices_and_process_substitution_are_read(source: str, run: Run, files:
             f"fmtool {command} {source.replace('FILE', str(file))} < {file} | cksum; fmtool {command} {file} | cksum"
         )
         assert done.returncode == 0 and len(set(done.stdout.splitlines())) == 1, done.stderr
+
+
+def test_a_locale_without_the_letters_is_no_error(files: Path) -> None:
+    """Bars of the spectrum, the sign before a deviation, and a name."""
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = shell(f"ln -s {files}/fmn.safetensors /tmp/$$-ä; fmtool inspect /tmp/$$-ä; rm /tmp/$$-ä", env=environment)
+    assert done.returncode == 0 and done.stderr == "" and "mean radial frequency" in done.stdout
+    assert "\\u258" in done.stdout and done.stdout.isascii()
 
 
 def terminal(line: str, folder: Path, **environment: str) -> str:

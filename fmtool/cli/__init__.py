@@ -5,9 +5,12 @@ Everything slow to import (torch, torchvision, Foolbox, scikit-dimension, matplo
 
 from __future__ import annotations
 
-from typing import Annotated
+import io
+import sys
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from fmtool.cli import (
     attack,
@@ -25,6 +28,8 @@ from fmtool.cli import (
     train_model,
     verify,
 )
+from fmtool.errors import FmtoolError
+from fmtool.targets import STREAM
 
 app = typer.Typer(
     name="fmtool",
@@ -52,7 +57,18 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show versions and exit.")
     ] = False,
 ) -> None:
-    pass
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what a locale's encoding lacks is no reason to stop
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+class _Command(TyperCommand):
+    def invoke(self, ctx: Any) -> Any:
+        """Standard input can be read once."""
+        given = [value for name, value in ctx.params.items() if name != "output"]
+        flat = [one for value in given for one in (value if isinstance(value, list | tuple) else [value])]
+        if flat.count(STREAM) > 1:
+            raise FmtoolError("'-' stands for several files, but standard input holds one: expected it once")
+        return super().invoke(ctx)
 
 
 for command in (
@@ -72,3 +88,5 @@ for command in (
     doctor,
 ):
     command.register(app)
+for registered in app.registered_commands:
+    registered.cls = _Command

@@ -65,7 +65,9 @@ def fit_masks(
             help="Start at 1 - NUMBER * u, u in [0, 1] drawn for each entry, instead of at ones: how reproducible is a mask? 1e-7 is a rounding.",
         ),
     ] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draws of --perturb.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=opt.LARGEST_SEED, help="Seed of the draws of --perturb.")
+    ] = 0,
     device: opt.Device = "auto",
     batch_size: opt.BatchSize = None,
     compile_: opt.Compile = None,

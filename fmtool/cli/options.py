@@ -45,7 +45,8 @@ Limit = Annotated[
 Size = Annotated[
     int | None, typer.Option("--size", metavar="PIXELS", min=1, help="Squeeze every image to this side length.")
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random draw.")]
+LARGEST_SEED = 2**63 - 1  # as torch has it, and files
+Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of every random draw.")]
 Device = Annotated[str, typer.Option("--device", help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
 Compile = Annotated[
     bool | None,
@@ -96,7 +97,12 @@ MinSteps = Annotated[
 ]
 MaxSteps = Annotated[
     int,
-    typer.Option("--max-steps", metavar="N", min=0, help="Steps after which an unconverged mask is kept and flagged."),
+    typer.Option(
+        "--max-steps",
+        metavar="N",
+        min=0,
+        help="A mask that has not converged after N + 1 steps, where the authors' code gives up, is kept and flagged.",
+    ),
 ]
 Count = Annotated[
     int,
