@@ -191,6 +191,33 @@ def test_shards_and_what_is_merged_of_some_of_them_are_made_again(
         assert re.findall(r"--shard (\S+)", text) == shards and text.count("--allow-gaps") == len(shards) - 1
 
 
+def test_the_commands_are_the_end_of_what_is_printed_and_the_tree_says_as_much(
+    run: Run, tmp_path: Path, files: Path
+) -> None:
+    """Of one file and of several correlations; the tree names a shard and the limit of its data."""
+    line = [
+        "attack",
+        files / "model.safetensors",
+        "--data",
+        "digits",
+        "--limit",
+        6,
+        "--attack",
+        "pgd",
+        "--epsilon",
+        0.3,
+    ]
+    made(run, tmp_path, [[*line, "--shard", "2/3", "shard"]])
+    correlation = files / "correlation.safetensors"
+    for paths in ([tmp_path / "shard"], [correlation, correlation]):
+        out = run("inspect", "--history", *paths).out
+        start = out.index("\n# by fmtool ")
+        assert all(one.startswith(("# ", "fmtool ")) for one in out[start:].strip().splitlines())
+        assert out.count("\nfmtool ") == out[start:].count("\nfmtool ") >= 2
+    out = run("inspect", "--history", tmp_path / "shard").out
+    assert re.search(r"shard [0-9a-f]{12}, shard 2/3\n", out) and "limit=6" in out and "limit=None" not in out
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -72,6 +73,7 @@ def inspect(
         for file, one in zip(files, found, strict=True) if history else ():
             _show_tree(_tree(file, one, True))
         show(table1([one.header for one in found], [artifacts.label(file) for file in files]), form)
+        _show_commands(found if history else ())
         return
     made = []
     for file, one in zip(files, found, strict=True):
@@ -79,12 +81,17 @@ def inspect(
         if form == "table":
             print("\n".join(_summary(file, one)))
             _show_tree(_tree(file, one, history))
-            if history:
-                print("\n".join(provenance.commands(one.history, one.digest, one.header.get("shard"))))
             if one.kind in KINDS:
                 print("\n".join(spectrum_lines(_source(file, one, arrays))))
         made.append((artifacts.label(file), tables_of(one.kind, one.header, arrays)))
     show(joined(made), form)
+    _show_commands(found if history else ())
+
+
+def _show_commands(found: Iterable[Description]) -> None:
+    """Last, so that a shell can be given the end of the output."""
+    for one in found:
+        print("\n".join(provenance.commands(one.history, one.digest, one.header.get("shard"))))
 
 
 def _summary(file: str, one: Description) -> list[str]:
@@ -111,7 +118,9 @@ def _tree(file: str, one: Description, whole: bool) -> Tree:
 
     stages = list(enumerate(one.history, start=1))
     made = {stage["output"]: (number, stage) for number, stage in stages if "output" in stage}
-    tree = Tree(Text(f"{artifacts.label(file)} {one.digest[:SHORT]}"))
+    shard = one.header.get("shard")
+    part = f", shard {shard.get('number')}/{shard.get('of')}" if isinstance(shard, dict) else ""
+    tree = Tree(Text(f"{artifacts.label(file)} {one.digest[:SHORT]}{part}"))
     shown: set[int] = set()
 
     def grow(branch: Tree, number: int, stage: dict[str, Any], depth: int = 1) -> None:
@@ -132,8 +141,11 @@ def _tree(file: str, one: Description, whole: bool) -> Tree:
 
 
 def _stage_lines(number: int, stage: dict[str, Any]) -> list[str]:
-    """Command and output's digest, options and seed, versions."""
-    options = [f"{key}={value}" for key, value in sorted(stage["options"].items())]
+    """Command and output's digest, options and seed, versions. Options that chose the images of data are their input's."""
+    data: dict[str, Any] = next((entry for entry in stage["inputs"] if entry["kind"] == "data"), {})
+    chosen = {key: data[key] for key in ("limit", "size") if data.get(key) is not None}
+    said = {**stage["options"], **chosen}
+    options = [f"{key}={value}" for key, value in sorted(said.items())]
     options += [f"seed {stage['seed']}"] if "seed" in stage else []
     versions = ", ".join(f"{key} {value}" for key, value in sorted(stage["versions"].items()))
     made = f" -> {stage['output'][:SHORT]}" if "output" in stage else ""
