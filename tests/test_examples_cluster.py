@@ -48,15 +48,36 @@ def test_a_task_that_fails_leaves_nothing_merged(files: Path, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_array_task_is_one_shard(files: Path, tmp_path: Path) -> None:
-    """Whatever number the array begins with; Slurm's lines come before any command."""
-    text = (FOLDER / "array.sbatch").read_text()
-    assert re.match(r"#!/usr/bin/env bash\n(#SBATCH --[a-z-]+(=\S+)?\n)+", text)
-    slurm = {"SLURM_ARRAY_TASK_ID": "4", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "2"}
-    done = subprocess.run(
-        ["bash", FOLDER / "array.sbatch", "out", *words(files)], cwd=tmp_path, env={**ENVIRONMENT, **slurm},
+def task(tmp_path: Path, line: list[str], **slurm: int) -> subprocess.CompletedProcess[str]:
+    """Run array.sbatch as Slurm does."""
+    given = {name if name == "SHARDS" else f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in slurm.items()}
+    return subprocess.run(
+        ["bash", FOLDER / "array.sbatch", *line], cwd=tmp_path, env={**ENVIRONMENT, **given},
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
+
+
+def test_an_array_task_is_one_shard_also_when_it_is_submitted_alone(files: Path, tmp_path: Path) -> None:
+    """Slurm's lines come before any command."""
+    text = (FOLDER / "array.sbatch").read_text()
+    assert re.match(r"#!/usr/bin/env bash\n(#SBATCH --[a-z-]+(=\S+)?\n)+", text)
+    done = task(tmp_path, ["out", *words(files)], ID=2, MIN=1, MAX=2, COUNT=2)
     assert done.returncode == 0, done.stderr
     (made,) = tmp_path.iterdir()
     assert made.name == "out.2-of-2" and b'\\"shard\\":{\\"number\\":2,\\"of\\":2,\\"rows\\":15}' in made.read_bytes()
+    first = made.read_bytes()
+    made.unlink()
+    done = task(tmp_path, ["out", *words(files)], ID=2, MIN=2, MAX=2, COUNT=1, SHARDS=2)
+    assert done.returncode == 0 and made.read_bytes() == first
+
+
+@pytest.mark.parametrize(("low", "high", "count"), [(3, 3, 1), (1, 1, 1), (0, 1, 2), (1, 7, 4), (2, 8, 7)])
+def test_a_part_of_an_array_wants_the_number_of_shards(low: int, high: int, count: int, tmp_path: Path) -> None:
+    done = task(tmp_path, ["out", "fit-masks"], ID=high, MIN=low, MAX=high, COUNT=count)
+    assert done.returncode == 2 and "expected SHARDS, the number of shards" in done.stderr and not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("name", ["array.sbatch", "local.sh", "torchrun.sh"])
+def test_without_arguments_the_usage_is_told(name: str) -> None:
+    done = subprocess.run(["bash", FOLDER / name], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and re.fullmatch(rf"usage: .*{name} .*COMMAND\.\.\.\n", done.stderr)

@@ -3,13 +3,14 @@
 #
 #   examples/cluster/local.sh N OUTPUT COMMAND...
 set -euo pipefail
+if [ $# -lt 3 ]; then echo "usage: local.sh N OUTPUT COMMAND..." >&2; exit 2; fi
 count=$1
 output=$2
 shift 2
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 tasks=()
 for ((number = 1; number <= count; number++)); do
-  SLURM_ARRAY_TASK_ID=$number SLURM_ARRAY_TASK_MIN=1 SLURM_ARRAY_TASK_COUNT=$count bash "$here/array.sbatch" "$output" "$@" &
+  SLURM_ARRAY_TASK_ID=$number SHARDS=$count bash "$here/array.sbatch" "$output" "$@" &
   tasks+=($!)
 done
 trap 'kill "${tasks[@]}" 2>/dev/null || true' INT TERM

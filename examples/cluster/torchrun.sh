@@ -10,6 +10,7 @@
 #
 # A process that dies ends the job; the same line goes on where it was. Not run yet on several GPUs or machines.
 set -euo pipefail
+if [ $# -lt 2 ]; then echo "usage: torchrun.sh N COMMAND..." >&2; exit 2; fi
 count=$1
 shift
 exec python -m torch.distributed.run --standalone --nproc-per-node "$count" -m fmtool "$@"
