@@ -18,7 +18,7 @@ if [ -z "$full" ]; then exec pytest "${arguments[@]}"; fi
 pytest -m "" "${arguments[@]}"
 
 for python in python3.11 python3.12 ""; do  # the lowest versions of NumPy and Numba have no wheels for a newer Python
-  if [ -z "$python" ]; then echo "run.sh: found neither Python 3.11 nor 3.12: the lowest versions are not tested" >&2; exit; fi
+  if [ -z "$python" ]; then echo "run.sh: found neither Python 3.11 nor 3.12: the lowest versions are not tested" >&2; exit 1; fi
   if "$python" -c 'import venv' 2>/dev/null; then break; fi
 done
 lowest=$root/.venv/lowest
