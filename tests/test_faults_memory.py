@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -137,6 +139,33 @@ def test_memory_that_is_too_little_when_something_is_saved(files: Path, tmp_path
         stage(fmtool.read(str(files / "model.safetensors")), output=target, batch=4)
     with side_files.resuming(target, {"batch": 4}) as side:
         assert side.row(0) == b"a mask"
+
+
+class Tensors:
+    """Stands for what fills the memory."""
+
+    def __init__(self) -> None:
+        self.circle = self
+
+
+def test_memory_is_free_when_half_the_batch_is_tried(files: Path) -> None:
+    """Also what Python's counts of references alone would not free."""
+    held: list[weakref.ref[Tensors]] = []
+
+    @faults.halving
+    def stage(model: fmtool.Artifact, *, batch: int | None = None, device: str = "auto") -> list[bool]:
+        free = [one() is None for one in held]
+        held.append(weakref.ref(Tensors()))
+        if batch != 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return free
+
+    gc.disable()
+    try:
+        with pytest.warns(FmtoolWarning, match="out of memory"):
+            assert stage(fmtool.read(str(files / "model.safetensors")), batch=8, device="cpu") == [True, True]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("command", ["attack", "fit-masks", "class-masks"])

@@ -19,8 +19,11 @@ from fmtool import side_files
 from fmtool.artifacts import Artifact
 from fmtool.errors import FmtoolWarning
 
-# what a user runs, but saved more often, so that a test is short
-OFTEN = "from fmtool import side_files; side_files.SECONDS_BETWEEN = 0.3; from fmtool.__main__ import main; main()"
+# what a user runs, but saved more often, so that a test is short; a shell's background jobs are started deaf to Ctrl-C
+OFTEN = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from fmtool import side_files; side_files.SECONDS_BETWEEN = 0.3; from fmtool.__main__ import main; main()"
+)
 FIT = "fit-masks MODEL FMN --for essential --lambda 0.1 --limit 60 --min-steps 3500 --max-steps 4000 --batch-size 16"
 LONG = FIT.replace("3500", "60000").replace("4000", "60000")  # never over before it is stopped
 ATTACK = "attack MODEL --data digits --limit 240 --attack fmn --attack-option steps=200 --batch-size 8"

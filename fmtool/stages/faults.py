@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -97,7 +98,8 @@ def halving(stage: Stage) -> Stage:
                     raise
             finally:
                 _NOTE.reset(token)
-            # out of the handler: its traceback holds on to the tensors
+            # out of the handler: its traceback holds on to the tensors, and the workers' futures to it, in a circle
+            gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             options |= {"batch": batch // 2, **({"restart": True} if resumes else {})}
