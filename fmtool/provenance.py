@@ -52,9 +52,10 @@ def file_name(kind: str, digest: str) -> str:
 
 
 def title(entry: Mapping[str, Any]) -> str:
-    """A history's input, as tables and trees name it: kind, name and split of data, and the digest's first digits."""
+    """A history's input, as tables and trees name it: kind, name and split of data, the digest's first digits, what chose it."""
     words = [str(entry[key]) for key in ("kind", "name", "split") if entry.get(key)]
-    return " ".join([*words, str(entry["digest"])[:SHORT]])
+    chosen = [f"{key} {entry[key]}" for key in ("limit", "size") if entry.get(key) is not None]
+    return ", ".join([" ".join([*words, str(entry["digest"])[:SHORT]]), *chosen])
 
 
 def makers(history: Sequence[Stage], digest: str = "") -> dict[str, Stage]:

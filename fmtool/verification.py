@@ -22,12 +22,17 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass
 class Examined:
-    """A file. digests: all that histories may call it by; data have one for each split, size and limit. damage: what is wrong."""
+    """A file, or data by name. digests: all that histories may call it by; data have one for each split, size and limit.
+
+    state: "ok", "unknown" (whole, as far as can be told, but no history speaks of it), "missing" or "damaged"; damage: what is
+    wrong with the last two.
+    """
 
     name: str
     kind: str = "unknown"  # of a file that no history speaks of
     digests: list[str] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
+    state: str = "ok"
     damage: str = ""
 
 
@@ -53,6 +58,8 @@ def examine(files: Sequence[str], progress: Progress | None = None) -> list[Exam
     wanted = {digest: entry for digest, entry in named.items() if digest not in known and entry.get("split")}
     for one in foreign:
         _recognise(one, wanted)
+        if one.kind == "unknown":
+            one.state = "unknown"
     return found
 
 
@@ -64,9 +71,8 @@ def table(found: Sequence[Examined]) -> Table:
         made = provenance.makers(one.history, next(iter(one.digests), ""))
         inputs = one.history[-1]["inputs"] if one.history else []
         digests = ", ".join(digest[:SHORT] for digest in one.digests)
-        state = "damaged" if one.damage else "ok"
         rows.append(
-            [one.name, one.kind, digests or None, state, ", ".join(provenance.sources(inputs, made, names)) or None]
+            [one.name, one.kind, digests or None, one.state, ", ".join(provenance.sources(inputs, made, names)) or None]
         )
     missing = provenance.missing({one.name: one.history for one in found}, names)
     notes = [f"missing: {title}, which led to {', '.join(files)}" for title, files in missing.items()]
@@ -75,7 +81,7 @@ def table(found: Sequence[Examined]) -> Table:
 
 def _examined(file: str) -> Examined:
     name = artifacts.label(file)
-    if file != STREAM and Path(file).is_dir():
+    if file != STREAM and (Path(file).is_dir() or _named(file)):
         return Examined(name)
     try:
         if file == STREAM or artifacts.looks_made(file) or not Path(file).is_file():
@@ -85,7 +91,15 @@ def _examined(file: str) -> Examined:
             artifacts.check_layout(artifacts.read_bytes(file), name)
         return Examined(name, digests=[_sha256(file)])
     except ArtifactError as error:
-        return Examined(name, damage=str(error))
+        there = file == STREAM or os.path.exists(file)
+        return Examined(name, state="damaged" if there else "missing", damage=str(error))
+
+
+def _named(file: str) -> bool:
+    """Whether this is the name of a data set, and no file."""
+    from fmtool.datasets import DATASETS
+
+    return file in DATASETS and not os.path.exists(file)
 
 
 def _read(file: str) -> Artifact | Description:
@@ -108,6 +122,8 @@ def _sha256(file: str) -> str:
 def _recognise(one: Examined, wanted: Mapping[str, Mapping[str, Any]]) -> None:
     """Load a file's images as each history says that it did, and keep the digests that come again."""
     for digest, entry in wanted.items():
+        if _named(one.name) and entry.get("name") != one.name:
+            continue  # it may have to be downloaded
         spec = one.name + provenance.SUFFIXES.get(entry["split"], "")
         if _data_digest(spec, entry.get("size"), entry.get("limit")) == digest:
             one.digests = [digest] if one.kind != "data" else [*one.digests, digest]

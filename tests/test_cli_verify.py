@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -84,7 +85,7 @@ def test_damaged_files_have_a_line_each_and_exit_code_1(run: Run, files: Path, t
         "changed": "damaged",
         "model.safetensors": "ok",
         "short.safetensors": "damaged",
-        "missing": "damaged",
+        "missing": "missing",
     }
     lines = run("verify", *paths).err.splitlines()
     reasons = ("does not match its digest", "not a whole safetensors file", "can't be read: No such file")
@@ -122,10 +123,37 @@ def test_data_and_checkpoints_are_recognised(run: Run, tmp_path: Path) -> None:
         "imported": "model", "trained": "model", "weights.th": "checkpoint", "images.zip": "data", "images": "data",
         "stranger.safetensors": "unknown",
     }  # fmt: skip
+    assert [name for name, row in found.items() if row["state"] != "ok"] == ["stranger.safetensors"]
+    assert found["stranger.safetensors"]["state"] == "unknown"
     assert found["imported"]["made from"] == str(tmp_path / "weights.th")
     inputs = fmtool.read(str(trained)).history[-1]["inputs"]
     assert found["images.zip"]["digest"] == ", ".join(entry["digest"][:12] for entry in inputs[1:])
     assert found["trained"]["made from"].split(", ")[0] == str(imported) and "images" in found["trained"]["made from"]
+
+
+def test_data_sets_are_known_by_name_and_others_are_not_loaded(
+    run: Run, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A data set's digests are those of each split and limit; a text is nothing that anybody speaks of."""
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", pytest.fail)
+    (tmp_path / "notes.txt").write_text("x")
+    found, notes = rows(
+        run, "digits", files / "model.safetensors", files / "fmn.safetensors", tmp_path / "notes.txt", "cifar10"
+    )
+    assert notes == []
+    assert (found["digits"]["kind"], found["digits"]["state"]) == ("data", "ok")
+    assert found["digits"]["digest"].count(", ") == 2  # training and test images, and 60 of the latter
+    assert found["model.safetensors"]["made from"] == "digits"
+    assert found["notes.txt"]["state"] == found["cifar10"]["state"] == "unknown"
+
+
+def test_missing_data_that_differ_in_their_limit_are_told_apart(run: Run, files: Path) -> None:
+    _, notes = rows(run, files / "fmn.safetensors")
+    assert sum("missing: data digits test" in note for note in notes) == 2
+    assert (
+        sum(re.match(r"missing: data digits test [0-9a-f]{12}, limit 60, which", note) is not None for note in notes)
+        == 1
+    )
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "markdown"])

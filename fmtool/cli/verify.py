@@ -23,7 +23,7 @@ def verify(
         list[str],
         typer.Argument(
             metavar="FILE...",
-            help="Files of any kind, or - ; also data (folders, zips, safetensors files) and checkpoints that they were made from.",
+            help="Files of any kind, or - ; also data (names of data sets, folders, zips, safetensors files) and checkpoints that they were made from.",
         ),
     ],
     form: opt.Format = "table",
@@ -32,8 +32,8 @@ def verify(
 ) -> None:
     """Check the digests of files, find which of them were made from which, and say what is missing.
 
-    Files are known by their content, whatever their names. An input that none of the files provides is no error; a damaged file
-    is: a line each, and exit code 1.
+    Files are known by their content, whatever their names. An input that none of the files provides is no error, nor is a file
+    that no history speaks of; a damaged or missing file is: a line each, and exit code 1.
     """
     with working(None, quiet=quiet, debug=debug, form=form) as bar:
         from fmtool import verification
