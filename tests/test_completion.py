@@ -15,6 +15,7 @@ from fmtool.datasets import DATASETS
 from fmtool.models import ARCHITECTURES
 from fmtool.plotting import FIGURES
 from fmtool.tables import FORMATS
+from fmtool.training import AUGMENTATIONS, RECIPES
 
 SLOW = {"torch", "torchvision", "foolbox", "skdim", "matplotlib", "numba", "sklearn", "scipy", "numpy"}
 # words typed so far, the last of them unfinished -> what is offered
@@ -30,6 +31,11 @@ ASKED = {
     "correlate --statistics svcca,c": ["svcca,cosine", "svcca,cca", "svcca,cka"],
     "correlate --dimension ": list(DIMENSIONS),
     "plot --figure ": list(FIGURES),
+    "fit-masks --for ": ["essential", "adversarial"],
+    "train-model --recipe ": list(RECIPES),
+    "train-model --augment ": list(AUGMENTATIONS),
+    "correlate --preset ": ["paper"],
+    "defend --device ": ["auto", "cpu", "cuda"],
     "inspect --format ": list(FORMATS),
     "ver": ["verify"],
 }

@@ -53,7 +53,12 @@ def correlate(
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option("--preset", metavar="paper", help="paper: the authors' 100 permutations and strict inequality."),
+        typer.Option(
+            "--preset",
+            metavar="paper",
+            help="paper: the authors' 100 permutations and strict inequality.",
+            autocompletion=one_of({"paper": "100 permutations and strict inequality"}),
+        ),
     ] = None,
     no_row_normalise: Annotated[
         bool,

@@ -32,6 +32,7 @@ def fit_masks(
         typer.Option(
             "--for",
             metavar="essential|adversarial",
+            autocompletion=one_of({"essential": "of clean images", "adversarial": "of adversarial images"}),
             help="essential: clean images keep their label (M_E). adversarial: adversarial images keep the class that the attack turned them to (M_A).",
         ),
     ],

@@ -47,7 +47,14 @@ Size = Annotated[
 ]
 LARGEST_SEED = 2**63 - 1  # as torch has it, and files
 Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of every random draw.")]
-Device = Annotated[str, typer.Option("--device", help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="auto (a GPU if there is one), cpu, cuda or cuda:N.",
+        autocompletion=one_of({"auto": "a GPU if there is one", "cpu": "", "cuda": "the first GPU"}),
+    ),
+]
 Compile = Annotated[
     bool | None,
     typer.Option(

@@ -8,9 +8,13 @@ from typing import Annotated
 import typer
 
 from fmtool.cli import options as opt
+from fmtool.cli.completion import one_of
 from fmtool.cli.session import show_result, working
 from fmtool.models import ARCHITECTURES
 
+# names of the tables in `training`, which imports torch
+RECIPES = {"paper": "A.2 for ResNet-20", "one-cycle": "a short run", "head": "A.2 for new last layers"}
+AUGMENTATIONS = {"none": "", "crop": "shifts of up to 4 pixels", "flip-crop": "and mirrored"}
 EXAMPLE = "fmtool train-model --data digits --architecture resnet8 --recipe one-cycle -o model.safetensors"
 
 
@@ -50,6 +54,7 @@ def train_model(
         str | None,
         typer.Option(
             "--recipe",
+            autocompletion=one_of(RECIPES),
             help="paper (A.2: SGD 0.1, momentum 0.9, weight decay 1e-4, 200 epochs, a tenth after 1/2 and 3/4), one-cycle (a short run), head (A.2: Adam, one-cycle to 0.01, 20 epochs). [default: paper, or head with --head-only]",
         ),
     ] = None,
@@ -62,6 +67,7 @@ def train_model(
         str | None,
         typer.Option(
             "--augment",
+            autocompletion=one_of(AUGMENTATIONS),
             help="none, crop (shift by up to 4 pixels) or flip-crop. [default: none for digits, else flip-crop]",
         ),
     ] = None,
