@@ -236,14 +236,14 @@ def describe_header(head: bytes, rest: Iterable[Buffer], name: str, *kinds: str)
     """The description that a file's first bytes, up to its tensors, hold; `rest` is what follows, for the digest."""
     entries = json.loads(head[8:])
     text = _text_of(entries.pop("__metadata__", None))
-    wanted = " or ".join(kinds) or "fmtool"
+    wanted = f"a{'n' if kinds[:1] == ('attack',) else ''} {' or '.join(kinds) or 'fmtool'}"
     if text is None:
-        raise ArtifactError(f"{name}: expected a {wanted} file, got a safetensors file that fmtool did not make")
+        raise ArtifactError(f"{name}: expected {wanted} file, got a safetensors file that fmtool did not make")
     meta = _parse_meta(text, name)
     kind, digest = meta.pop("kind"), meta.pop("digest")
     _check_digest(head, rest, str(digest), name)
     if kinds and kind not in kinds:
-        raise ArtifactError(f"{name}: expected a {wanted} file, got a file of kind {kind}")
+        raise ArtifactError(f"{name}: expected {wanted} file, got a file of kind {kind}")
     shapes = {key: (str(entry["dtype"]), tuple(entry["shape"])) for key, entry in entries.items()}
     offsets = {key: int(entry["data_offsets"][0]) for key, entry in entries.items()}
     history = meta.pop("history")

@@ -59,7 +59,7 @@ def test_every_kind_of_masks_and_standard_input(files: Path, run: Run) -> None:
         ("MODEL FMN bad/class-masks-nan", r"not finite"),
         ("MODEL bad/attack-nan files/essential", r"images reach from .*nan"),
         ("MODEL FMN MODEL", r"expected a masks or class-masks file, got a file of kind model"),
-        ("MODEL files/essential FMN", r"expected a attack file, got a file of kind masks"),
+        ("MODEL files/essential FMN", r"expected an attack file, got a file of kind masks"),
         ("MODEL FMN bad/truncated", r"not a whole safetensors file"),
         ("MODEL FMN files/essential --device gpu", r"--device gpu"),
         ("MODEL FMN files/essential --format cvs", r"did you mean 'csv'"),

@@ -143,19 +143,19 @@ def test_what_differs_in_more_than_its_images_is_refused(model: Artifact, halves
         ([], "at least one file"),
         ([one, fmtool.attack(other, fmtool.load_data("digits:train", limit=9), **PGD)], "made with model "),
         ([one, with_header(two, class_names=list("abcdefghij"))], "their class names differ"),
-        ([one, with_options(two, steps=40)], "steps of attack is 40 and 3"),
-        ([one, with_options(two, epsilon=0.1)], "epsilon of attack is 0.1 and 0.3"),
+        ([one, with_options(two, steps=40)], "option 'steps' of attack is 40 and 3"),
+        ([one, with_options(two, epsilon=0.1)], "option 'epsilon' of attack is 0.1 and 0.3"),
         (
             [one, fmtool.attack(model, fmtool.load_data("digits:train", limit=9), seed=1, **PGD)],
-            "seed of attack is 1 and 0",
+            "option 'seed' of attack is 1 and 0",
         ),
         ([one, with_header(two, defense="abc")], "defense is abc and None"),
-        ([masks[0], longer], "max_steps of fit-masks is 31 and 30"),
-        ([masks[0], with_options(masks[1], perturb=0.1)], "perturb of fit-masks is 0.1 and 0.0"),
-        ([masks[0], dataclasses.replace(masks[1], history=stronger)], "epsilon of attack is 0.5 and 0.3"),
+        ([masks[0], longer], "option 'max_steps' of fit-masks is 31 and 30"),
+        ([masks[0], with_options(masks[1], perturb=0.1)], "option 'perturb' of fit-masks is 0.1 and 0.0"),
+        ([masks[0], dataclasses.replace(masks[1], history=stronger)], "option 'epsilon' of attack is 0.5 and 0.3"),
         (
             [masks[0], fmtool.fit_masks(model, two, "adversarial", limit=4, **FEW)],
-            "for of fit-masks is adversarial and essential",
+            "option 'for' of fit-masks is adversarial and essential",
         ),
         (
             [one, dataclasses.replace(two, tensors={**two.tensors, "more": two["key"]})],
@@ -203,8 +203,8 @@ def test_an_inputs_digest_is_the_newest_stages(model: Artifact, halves: list[Art
     [
         ("fmn fmn", r"they share 60 images"),
         ("fmn essential", r"a file of kind masks and one of kind attack"),
-        ("plain plain", r"expected a attack or masks file, got a file of kind class-masks"),
-        ("essential adversarial", r"for of fit-masks is adversarial and essential"),
+        ("plain plain", r"expected an attack or masks file, got a file of kind class-masks"),
+        ("essential adversarial", r"option 'for' of fit-masks is adversarial and essential"),
         ("fmn missing", r"missing.safetensors: can't be read"),
     ],
 )

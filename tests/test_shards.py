@@ -65,7 +65,7 @@ def test_shards_of_masks_make_the_whole_files_bytes(files: Path, model: Artifact
 
 
 def test_gaps_are_refused_unless_told(parts: list[Artifact]) -> None:
-    with pytest.raises(ArtifactError, match="1 of 3 shards are missing, number 2: --allow-gaps takes the others"):
+    with pytest.raises(ArtifactError, match="1 of 3 shards is missing, number 2: --allow-gaps takes the others"):
         fmtool.merge([parts[0], parts[2]])
     found = fmtool.merge([parts[2], parts[0]], allow_gaps=True)
     whole = fmtool.merge(parts)
@@ -94,7 +94,7 @@ def test_what_is_no_set_of_shards_is_refused(files: Path, model: Artifact, parts
         ([parts[0], other, parts[1]], "both are shard 2 of 3"),
         ([parts[0], half], "they are not shards of one job"),
         ([parts[0], fewer], "they are not shards of one job"),
-        ([parts[0], seeded], "seed of fit-masks is 1 and 0"),
+        ([parts[0], seeded], "option 'seed' of fit-masks is 1 and 0"),
         ([parts[0], whole], "is no shard as others are"),
         ([whole, parts[0]], "is no shard as others are"),
         ([parts[0], cut, parts[2]], "has 12 rows, which is not what shard 2/3 of 40 has"),

@@ -89,9 +89,8 @@ def _check_shards(files: Sequence[Artifact], allow_gaps: bool) -> dict[str, Any]
     if gaps and not allow_gaps:
         absent = (str(number) for number in range(1, last + 1) if number not in owner)
         some = ", ".join(islice(absent, LISTED)) + (", ..." if gaps > LISTED else "")
-        raise ArtifactError(
-            f"{gaps} of {of} shards are missing, number {some}: --allow-gaps takes the others all the same"
-        )
+        are = "is missing, number" if gaps == 1 else "are missing, numbers"
+        raise ArtifactError(f"{gaps} of {of} shards {are} {some}: --allow-gaps takes the others all the same")
     return {"shards": list(owner), "of": of} if gaps else {}
 
 
@@ -119,7 +118,7 @@ def _check_alike(other: Artifact, first: Artifact) -> None:
     if other.header["class_names"] != first.header["class_names"]:
         raise ArtifactError(f"{both}: their class names differ")
     for made_by in MAKERS[first.kind]:
-        _check_same(_options(other, made_by), _options(first, made_by), both, f" of {made_by}")
+        _check_same(_options(other, made_by), _options(first, made_by), both, f" of {made_by}", option=True)
     _check_same(_fields(other), _fields(first), both)
     _check_same(_layout(other), _layout(first), both, " of the tensors")
     for made_by in MAKERS[first.kind]:
@@ -130,10 +129,13 @@ def _check_alike(other: Artifact, first: Artifact) -> None:
             warn(f"{other} and {first} were made with other {what} of {made_by}: their rows are rounded otherwise")
 
 
-def _check_same(one: Mapping[str, Any], two: Mapping[str, Any], both: str, where: str = "") -> None:
+def _check_same(
+    one: Mapping[str, Any], two: Mapping[str, Any], both: str, where: str = "", option: bool = False
+) -> None:
     for name in sorted(one.keys() | two.keys()):
         if one.get(name) != two.get(name):
-            raise ArtifactError(f"{both}: {name}{where} is {one.get(name)} and {two.get(name)}")
+            what = f"option {name!r}" if option else name  # one of them is called for
+            raise ArtifactError(f"{both}: {what}{where} is {one.get(name)} and {two.get(name)}")
 
 
 def _newest(file: Artifact, command: str) -> dict[str, Any]:
