@@ -246,6 +246,22 @@ def test_names_can_neither_end_a_comment_nor_a_word() -> None:
     assert shlex.split(lines[-1])[2:6] == ["--data", data["name"] + ":test", "--a b\n", "$(c)"]
 
 
+def test_names_of_files_and_data_are_no_codes_for_the_terminal(run: Run, tmp_path: Path, files: Path) -> None:
+    digits = fmtool.load_data("digits", limit=20)
+    save_file({"images": digits.images, "labels": digits.labels}, tmp_path / "d\x1b[2J")
+    bad = "a\x1b[2J"
+    made(
+        run,
+        tmp_path,
+        [["attack", files / "model.safetensors", "--data", tmp_path / "d\x1b[2J", "--attack", "pgd", bad]],
+    )
+    for options in ([], ["--history"]):
+        outcome = run("inspect", tmp_path / bad, *options)
+        before, _, _ = outcome.out.partition("\n# by ")  # the commands must name the file as it is
+        assert "a\\x1b[2J" in before and "d\\x1b[2J" in before and "\x1b" not in before
+    assert "\x1b" not in run("inspect", tmp_path / "no\x1b[2J").err
+
+
 def test_histories_that_go_round_end() -> None:
     def stage(inputs: str, output: str) -> dict[str, Any]:
         entries = [{"kind": "masks", "digest": digest} for digest in inputs]

@@ -12,7 +12,7 @@ from fmtool import artifacts, provenance
 from fmtool.artifacts import Description
 from fmtool.cli import options as opt
 from fmtool.cli.session import show, working
-from fmtool.errors import FmtoolError
+from fmtool.errors import FmtoolError, printable
 from fmtool.provenance import SHORT
 from fmtool.summaries import joined, tables_of
 from fmtool.summaries.correlations import table1
@@ -95,9 +95,9 @@ def _show_commands(found: Iterable[Description]) -> None:
 
 
 def _summary(file: str, one: Description) -> list[str]:
-    lines = [f"{artifacts.label(file)}: kind {one.kind}, schema {artifacts.SCHEMA}, digest {one.digest}"]
+    lines = [f"{printable(artifacts.label(file))}: kind {one.kind}, schema {artifacts.SCHEMA}, digest {one.digest}"]
     shown = list(one.shapes.items()) if one.kind != "model" else []
-    lines += [f"  {name}: {dtype} {list(shape)}" for name, (dtype, shape) in sorted(shown)]
+    lines += [f"  {printable(name)}: {dtype} {list(shape)}" for name, (dtype, shape) in sorted(shown)]
     if one.kind == "model":
         lines.append(f"  {len(one.shapes)} tensors")
     return lines
@@ -120,7 +120,7 @@ def _tree(file: str, one: Description, whole: bool) -> Tree:
     made = {stage["output"]: (number, stage) for number, stage in stages if "output" in stage}
     shard = one.header.get("shard")
     part = f", shard {shard.get('number')}/{shard.get('of')}" if isinstance(shard, dict) else ""
-    tree = Tree(Text(f"{artifacts.label(file)} {one.digest[:SHORT]}{part}"))
+    tree = Tree(Text(printable(f"{artifacts.label(file)} {one.digest[:SHORT]}{part}")))
     shown: set[int] = set()
 
     def grow(branch: Tree, number: int, stage: dict[str, Any], depth: int = 1) -> None:
@@ -132,7 +132,7 @@ def _tree(file: str, one: Description, whole: bool) -> Tree:
             if entry["digest"] in made and depth < DEEPEST:
                 grow(node, *made[entry["digest"]], depth + 1)
             else:
-                node.add(Text(provenance.title(entry)))
+                node.add(Text(printable(provenance.title(entry))))
 
     for number, stage in reversed(stages):  # the last one made the file; others only where no digest leads to them
         if number not in shown:
@@ -149,7 +149,8 @@ def _stage_lines(number: int, stage: dict[str, Any]) -> list[str]:
     options += [f"seed {stage['seed']}"] if "seed" in stage else []
     versions = ", ".join(f"{key} {value}" for key, value in sorted(stage["versions"].items()))
     made = f" -> {stage['output'][:SHORT]}" if "output" in stage else ""
-    return [f"{number}. {stage['command']}{made}", *([", ".join(options)] if options else []), f"by {versions}"]
+    lines = [f"{number}. {stage['command']}{made}", *([", ".join(options)] if options else []), f"by {versions}"]
+    return [printable(line) for line in lines]
 
 
 def _show_tree(tree: Tree) -> None:
