@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
 import signal
 import sys
@@ -55,8 +54,11 @@ def _tell(line: str) -> None:
 
 
 def _check_apart(words: Sequence[str]) -> None:
-    """FmtoolError for a target that the command reads too: it would be gone."""
+    """FmtoolError for a target that the command reads too: it would be gone, but for one that `merge` adds to."""
     from fmtool.errors import FmtoolError
+
+    if words[:1] == ["merge"]:
+        return
 
     places = [place for place, word in enumerate(words[:-1], start=1) if word in ("-o", "--output")]
     targets = [words[place] for place in places] + [word[9:] for word in words if word.startswith("--output=")]
@@ -100,7 +102,7 @@ def main() -> None:
 
 
 def _mend_streams() -> None:
-    """Of closed streams Python makes None; of letters that a stream can't show, an error."""
+    """Of closed streams Python makes None."""
     if sys.stdin is None:
         sys.stdin = open(os.devnull)  # noqa: SIM115
     if sys.stderr is None:
@@ -108,9 +110,6 @@ def _mend_streams() -> None:
     if sys.stdout is None:
         _tell("fmtool: error: standard output is closed")
         sys.exit(1)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":

@@ -91,8 +91,14 @@ def test_a_shown_line_runs(
     monkeypatch.delitem(sys.modules, "mymodels", raising=False)
     parts = [shlex.split(part)[1:] for part in line.split(" | ")]
     for number, arguments in enumerate(parts):
-        replaced = "pipe.safetensors" if len(parts) > 1 else "-"
-        code = run_command([replaced if word == "-" else word for word in arguments])
+        # a file stands for each pipe: the first - is what comes, after -o what goes
+        comes, goes = (f"pipe-{one}.safetensors" if len(parts) > 1 else "-" for one in (number, number + 1))
+        before = ["", *arguments[:-1]]
+        named = [
+            word if word != "-" else goes if last == "-o" else comes
+            for last, word in zip(before, arguments, strict=True)
+        ]
+        code = run_command(named)
         assert code == 0, f"{line} (part {number + 1}): {capfd.readouterr().err}"
         if "-o" in arguments and "-" not in arguments:
             assert (folder / arguments[arguments.index("-o") + 1]).stat().st_size > 0

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from fmtool import artifacts, targets
-from fmtool.errors import FmtoolError, FmtoolWarning, unknown
+from fmtool.errors import FmtoolError, FmtoolWarning, printable, unknown
 from fmtool.summaries import table_of
 from fmtool.tables import FORMATS, TEXTS, Table
 
@@ -121,22 +121,27 @@ def _print(table: Table, stream: TextIO) -> None:
     console.width = max(_width(console, shown), console.width)
     console.print(shown)
     for note in table.notes:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(note), markup=False, highlight=False, soft_wrap=True)
 
 
 def _rich_table(table: Table, *, fold: bool) -> RichTable:
     """fold: headings take a line a word."""
     from rich import box
     from rich.table import Table as RichTable
+    from rich.text import Text  # plain: a name in brackets is no markup
 
     shown = RichTable(
-        title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+        title=Text(printable(table.title)),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     for heading, number in table.columns.items():
         text = heading.replace(" ", "\n") if fold else heading
-        shown.add_column(text, justify="right" if number else "left", no_wrap=True)
+        shown.add_column(Text(text), justify="right" if number else "left", no_wrap=True)
     for cells in table.cells():
-        shown.add_row(*cells)
+        shown.add_row(*map(Text, cells))
     return shown
 
 
