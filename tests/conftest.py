@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ import fmtool
 from fmtool.__main__ import run as run_command
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+Sources = Callable[[Path], list[str]]
 
 
 @dataclass(frozen=True)
@@ -85,3 +89,13 @@ def make_files(folder: Path) -> None:
     }  # fmt: skip
     for name, artifact in made.items():
         fmtool.write(artifact, str(folder / f"{name}.safetensors"))
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Sources:
+    """A folder as it is and as a zip."""
+
+    def call(folder: Path) -> list[str]:
+        return [str(folder), shutil.make_archive(str(tmp_path / folder.name), "zip", folder)]
+
+    return call

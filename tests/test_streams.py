@@ -1,0 +1,178 @@
+"""How commands end: pipes and streams that are closed or full, signals, bugs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Run
+
+import fmtool
+
+
+def _hear() -> None:
+    """A shell's background jobs, and so their children, are started deaf to Ctrl-C."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def test_failure_before_a_pipe_is_told_behind_it(tmp_path: Path) -> None:
+    tool = f"{sys.executable} -m fmtool"
+    line = f"{tool} inspect {tmp_path}/missing | {tool} inspect -"
+    found = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    assert found.returncode == 1
+    assert sorted(entry.partition(": expected")[0] for entry in found.stderr.splitlines()) == [
+        f"fmtool: error: {tmp_path}/missing: can't be read: No such file or directory",
+        "fmtool: error: standard input is empty",
+    ]
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_closed_pipe_ends_quietly_with_1(form: str, files: Path) -> None:
+    """Many files, so that the output is longer than a pipe holds."""
+    some = " ".join([f"{files}/plain.safetensors"] * 300)
+    line = f"{sys.executable} -m fmtool inspect --format {form} {some} | head -c 1; exit ${{PIPESTATUS[0]}}"
+    found = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    assert found.returncode == 1 and found.stderr == "" and len(found.stdout) == 1
+
+
+def test_pipe_closed_before_anything_is_written_ends_quietly_with_1(files: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    line = [sys.executable, "-m", "fmtool", "inspect", str(files / "plain.safetensors")]
+    found = subprocess.run(line, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(write)
+    assert found.returncode == 1 and found.stderr == ""
+
+
+def test_no_escape_codes_off_a_terminal_and_the_same_text(files: Path, tmp_path: Path) -> None:
+    """FORCE_COLOR makes rich believe in a terminal: codes, and tables cut to its width."""
+    code = (
+        "from fmtool.__main__ import run\n"
+        "for name in ('model', 'plain', 'correlation', 'defense'):\n"
+        f"    run(['inspect', f'{files}/{{name}}.safetensors', '--history'])\n"
+        "run(['--help']); run(['attack', '--help']); run(['attack']); run(['inspect', 'missing'])\n"
+        f"few = '--data digits --limit 5 --max-steps 3 --min-steps 0 -o {tmp_path}/file'.split()\n"
+        f"run(['class-masks', '{files}/model.safetensors', *few])"
+    )
+    terminal = {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1", "TERM": "xterm-256color", "COLORTERM": "truecolor"}
+    plain, forced = (
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, **more}, capture_output=True, timeout=120)
+        for more in ({}, terminal)
+    )
+    assert b"Table 4" in forced.stdout and b"warning" in forced.stderr and b"Usage" in forced.stderr
+    assert b"\x1b" not in forced.stdout and b"\x1b" not in forced.stderr
+    assert (forced.stdout, forced.stderr) == (plain.stdout, plain.stderr)
+
+
+def test_interrupt_exits_with_130_and_leaves_nothing(
+    files: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fmtool.mask_fitting.fit_each", interrupted)
+    line = ["fit-masks", files / "model.safetensors", files / "fmn.safetensors", "--for", "essential"]
+    outcome = run(*line, "-o", tmp_path / "file")
+    assert outcome.code == 130 and "Traceback" not in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_signals_end_a_command_with_their_code(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    """A file waited for on a named pipe stands for long work."""
+    os.mkfifo(tmp_path / "fifo")
+    line = [sys.executable, "-m", "fmtool", "inspect", str(tmp_path / "fifo")]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_hear)
+    writer = _opened(tmp_path / "fifo", process)
+    time.sleep(0.5)  # until it waits: Python can't see a signal that comes just before a system call begins to
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    os.close(writer)
+    assert process.returncode == code and out == "" and "Traceback" not in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fifo"]
+
+
+def _opened(fifo: Path, process: subprocess.Popen[str]) -> int:
+    """A named pipe, to be written, once the command has opened the other end."""
+    while True:
+        with contextlib.suppress(OSError):
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def test_an_interrupted_import_ends_a_command_with_130() -> None:
+    """Whatever torch makes of Ctrl-C in the middle of it."""
+    code = """
+import signal, fmtool.__main__ as m
+def run(arguments):
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        raise RecursionError from None
+m.run = run
+m.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], preexec_fn=_hear, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_nohup_stays_deaf(tmp_path: Path) -> None:
+    code = "import signal, fmtool.__main__ as m; m.run = lambda _: signal.raise_signal(signal.SIGHUP); m.main()"
+    assert subprocess.run(["nohup", sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("redirected", "code", "said"),
+    [(">&-", 1, "fmtool: error: standard output is closed\n"), ("- <&-", 1, "fmtool: error: standard input is empty"),
+     ("2>&-", 0, ""), ("2>/dev/full", 0, "")],
+)  # fmt: skip
+def test_closed_and_full_streams(redirected: str, code: int, said: str, files: Path) -> None:
+    source = "" if redirected.startswith("-") else f"{files}/plain.safetensors"
+    line = f"{sys.executable} -m fmtool inspect {source} {redirected}"
+    found = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    assert found.returncode == code and found.stderr.startswith(said) and found.stderr.count("\n") == code
+
+
+def test_a_full_disk_behind_standard_error_ends_no_work(files: Path, tmp_path: Path) -> None:
+    """This one warns, that most masks don't keep their class."""
+    line = ["fit-masks", files / "model.safetensors", files / "fmn.safetensors", "--for", "essential", "--lambda", 9]
+    words = [*map(str, line), "--min-steps", "20", "--max-steps", "30", "-o", str(tmp_path / "file")]
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "fmtool", *words]
+        assert subprocess.run(command, stderr=full, stdout=subprocess.PIPE, timeout=120).returncode == 0
+    assert fmtool.read(str(tmp_path / "file")).kind == "masks"
+
+
+def test_letters_that_a_stream_cannot_show_are_escaped(files: Path) -> None:
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    line = [sys.executable, "-m", "fmtool", "inspect", str(files / "fmn.safetensors")]
+    found = subprocess.run(line, env={**os.environ, **plain}, capture_output=True, text=True, timeout=60)
+    assert (found.returncode, found.stderr) == (0, "") and "\\xb1" in found.stdout  # plus-minus
+
+
+@pytest.mark.parametrize("more", [["-o", "{0}"], ["--output={0}"], ["-o", "{1}/../{2}/file"]])
+def test_a_file_that_is_read_is_not_replaced(more: list[str], files: Path, tmp_path: Path, run: Run) -> None:
+    file = tmp_path / "file"
+    shutil.copy(files / "model.safetensors", file)
+    words = [word.format(file, tmp_path, tmp_path.name) for word in more]
+    outcome = run("attack", file, "--data", "digits", "--limit", 5, *words)
+    assert outcome.code == 1 and "is read by this command and would be replaced" in outcome.err
+    assert file.read_bytes() == (files / "model.safetensors").read_bytes()
+
+
+def test_bugs_give_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("fmtool.artifacts.describe", broken)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        run("inspect", "file")
