@@ -148,10 +148,12 @@ def test_pickle_of_anything_but_tensors_names_what_it_holds(content: object, off
         read_weights(str(tmp_path / "checkpoint.pth"))
 
 
-def test_plain_pickle_is_no_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / "checkpoint.pth").write_bytes(pickle.dumps(_Touch(tmp_path / "ran")))
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickle_that_torch_did_not_write_is_refused_likewise(protocol: int, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pth").write_bytes(pickle.dumps(_Touch(tmp_path / "ran"), protocol))
     assert b"system" in (tmp_path / "checkpoint.pth").read_bytes()
-    with pytest.raises(ModelError, match=r"checkpoint.pth: "):
+    told = rf"checkpoint.pth: refused, unpickling it would run code \({os.system.__module__}\.system\)"
+    with pytest.raises(ModelError, match=told):
         read_weights(str(tmp_path / "checkpoint.pth"))
     assert not (tmp_path / "ran").exists()
 

@@ -7,6 +7,7 @@ import importlib
 import io
 import os
 import pickle
+import pickletools
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -179,7 +180,9 @@ def _unpickle(data: bytes, path: str) -> Any:
         text = str(error)
         name = next((word for word in text.replace("`", " ").split() if "." in word and "GLOBAL" not in word), "")
         refused = text.partition("GLOBAL ")[2].split(" ")[0].rstrip(".,") or name
-        if "GLOBAL" in text:
+        if "GLOBAL" not in text:  # a pickle that torch didn't write
+            refused = _first_global(data)
+        if refused:
             raise ModelError(
                 f"{path}: refused, unpickling it would run code ({refused}): expected a state dict of tensors"
             ) from None
@@ -187,6 +190,19 @@ def _unpickle(data: bytes, path: str) -> Any:
     except Exception as error:  # of damaged bytes the unpickler may raise anything at all
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(f"{path}: not a checkpoint ({reason[:100]})") from None
+
+
+def _first_global(data: bytes) -> str:
+    """What a pickle would import first; nothing where it imports nothing, or is none."""
+    texts: list[str] = []
+    with contextlib.suppress(Exception):  # of damaged bytes the library may raise anything at all
+        for operation, argument, _ in pickletools.genops(data):
+            if operation.name == "GLOBAL":
+                return str(argument).replace(" ", ".")
+            if operation.name == "STACK_GLOBAL":
+                return ".".join(texts[-2:])
+            texts += [argument] if isinstance(argument, str) else []
+    return ""
 
 
 def check_weights(network: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
