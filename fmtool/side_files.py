@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmtool.errors import ArtifactError, FmtoolWarning, StatisticError
+from fmtool.errors import ArtifactError, AttackError, FmtoolWarning, MaskError, StatisticError
 from fmtool.interrupts import Interrupts
 from fmtool.targets import STDOUT, sweep
 
@@ -170,10 +170,16 @@ def _leave(side: Side, path: Path, error: BaseException) -> None:
     """After an error: keep what there is to go on from, and say so where the error was the user's wish."""
     with contextlib.suppress(ArtifactError):
         side.commit()
-        if not side.begun() or isinstance(error, StatisticError):  # rows that allow no statistic never will
+        if not side.begun() or _comes_again(error):
             path.unlink(missing_ok=True)
         elif not isinstance(error, Exception):
             warnings.warn(FmtoolWarning("what is done is saved: the same command goes on from there"), stacklevel=4)
+
+
+def _comes_again(error: BaseException) -> bool:
+    """Whether the same command would end in the same error: rows that allow no statistic never will. A device may do better."""
+    fault = isinstance(error.__cause__, RuntimeError)
+    return isinstance(error, StatisticError | MaskError) or (isinstance(error, AttackError) and not fault)
 
 
 @contextmanager

@@ -81,8 +81,7 @@ def attack(
         )
         if not ranks.leads:
             return Artifact("attack", header, {}, history)
-        with side_files.final(side, AttackError):
-            _check_found(found, name, "the model" if defense is None else "the two-pass classifier", shard)
+        _check_found(found, name, "the model" if defense is None else "the two-pass classifier", shard)
         if defense is not None:
             header["defense"] = _against(defense, tries, counts)
         tensors = {"images": data.pixels(), **found.__dict__, **rows_of(data)}

@@ -69,8 +69,7 @@ def class_masks(
     with side_files.resuming(output, {**work, **code_of(run.classifier, run.spec)}, restart=restart) as side:
         note_batch(side)
         kept = InSide(side)
-        with side_files.final(side, MaskError):
-            parts = _parts(source, run, robust, limit, kept)
+        parts = _parts(source, run, robust, limit, kept)
         if compile_ is None:
             compile_ = compiling.pays(sum(len(part.images) for part in parts) * min_steps, run.spec.input_shape)
         options = FitOptions(used, run.batch, min_steps, max_steps, class_mask_fitting.CLASS_TOLERANCE, compile_)

@@ -146,8 +146,7 @@ def _chosen(
     source: Artifact | Data, for_: str, run: Ready, limit: int | None, shard: Shard | None, side: Side
 ) -> tuple[int, Tensor, dict[str, Tensor]]:
     """How many images are to have masks, which rows of them this shard takes, and what is known of those, as in `_eligible`."""
-    with side_files.final(side, MaskError):
-        rows, known = _eligible(source, for_, run, limit, side)
+    rows, known = _eligible(source, for_, run, limit, side)
     if shard is None:
         return len(rows), rows, known
     with side_files.final(side, FmtoolError):
