@@ -11,9 +11,10 @@ import traceback
 from collections.abc import Sequence
 from types import FrameType
 
+from fmtool.interrupts import SIGNALS
+
 SHARED = ("fit-masks", "attack")  # commands that the processes of torchrun share
 WRITING = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of standard output: files' errors have become lines
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -24,7 +25,6 @@ def run(arguments: Sequence[str]) -> int:
 
     try:
         distributed.refuse_ranks(next((word for word in arguments if not word.startswith("-")), ""), SHARED)
-        _check_apart(arguments)
         try:
             app(list(arguments), prog_name="fmtool")
         finally:
@@ -51,24 +51,6 @@ def _tell(line: str) -> None:
     """On standard error, if that can be written."""
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr)
-
-
-def _check_apart(words: Sequence[str]) -> None:
-    """FmtoolError for a target that the command reads too: it would be gone, but for one that `merge` adds to."""
-    from fmtool.errors import FmtoolError
-
-    if words[:1] == ["merge"]:
-        return
-
-    places = [place for place, word in enumerate(words[:-1], start=1) if word in ("-o", "--output")]
-    targets = [words[place] for place in places] + [word[9:] for word in words if word.startswith("--output=")]
-    others = [
-        word.rpartition("=")[2] for place, word in enumerate(words) if place not in places and word[:9] != "--output="
-    ]
-    for target in filter(os.path.isfile, targets):
-        for other in {*others, *(word.rpartition(":")[0] for word in others)}:
-            if os.path.isfile(other) and os.path.samefile(target, other):
-                raise FmtoolError(f"{target}: is read by this command and would be replaced: expected another --output")
 
 
 _stopped: list[int] = []  # signals that came

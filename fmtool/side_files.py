@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmtool.errors import ArtifactError, AttackError, FmtoolWarning, MaskError, StatisticError
+from fmtool.errors import ArtifactError, FmtoolError, FmtoolWarning, ModelError
 from fmtool.interrupts import Interrupts
 from fmtool.targets import STDOUT, sweep
 
@@ -116,11 +116,6 @@ def key_of(work: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
 
 
-def is_saved(target: str | None) -> bool:
-    """Whether there is a side file to go on from."""
-    return target is not None and _path(target).exists()
-
-
 def _path(target: str, rank: tuple[int, int] = (0, 1)) -> Path:
     real = Path(os.path.realpath(target))
     return real.with_name(f".{real.name}{f'.{rank[0]}-of-{rank[1]}' if rank[0] else ''}{SUFFIX}")
@@ -155,7 +150,7 @@ def resuming(
                 try:
                     if rank[0] == 0:
                         sweep(whole)
-                        _sweep(whole, rank[1])
+                        _sweep_ranks(whole, rank[1])
                     yield side
                     path.unlink(missing_ok=True)
                 except BaseException as error:
@@ -177,9 +172,12 @@ def _leave(side: Side, path: Path, error: BaseException) -> None:
 
 
 def _comes_again(error: BaseException) -> bool:
-    """Whether the same command would end in the same error: rows that allow no statistic never will. A device may do better."""
-    fault = isinstance(error.__cause__, RuntimeError)
-    return isinstance(error, StatisticError | MaskError) or (isinstance(error, AttackError) and not fault)
+    """Whether the same command would end in the same error, so that there is nothing to go on to.
+
+    Files and devices may do better the next time, and so may an attack that a fault of theirs has ended.
+    """
+    fault = isinstance(error, ArtifactError | ModelError) or isinstance(error.__cause__, RuntimeError)
+    return isinstance(error, FmtoolError) and not fault
 
 
 @contextmanager
@@ -215,7 +213,7 @@ def _nameless(name: str) -> Iterator[Side]:
         database.close()
 
 
-def _sweep(target: Path, processes: int) -> None:
+def _sweep_ranks(target: Path, processes: int) -> None:
     """Remove the side files of another number of processes."""
     name = re.escape(target.name)
     for path in target.parent.glob(f".{glob.escape(target.name)}.*"):
@@ -303,17 +301,6 @@ def unpack(data: bytes) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     return load(data)
-
-
-@contextmanager
-def final(side: Side, *errors: type[Exception]) -> Iterator[None]:
-    """These errors would come again, whatever the side file holds: it goes when they do."""
-    try:
-        yield
-    except errors:
-        for table in ("rows", "states"):
-            side._write(f"delete from {table}")
-        raise
 
 
 def saved_names(target: str | None) -> set[str]:

@@ -166,21 +166,16 @@ def test_somebodys_code_and_another_model_are_named_to_every_command(
     assert text.count("--factory own:net") == 3 and text.count("--allow-other-model") == 1
 
 
+def attacking(files: Path, limit: int) -> list[object]:
+    """A command line without its target."""
+    words = f"--data digits --limit {limit} --attack pgd --epsilon 0.3"
+    return ["attack", files / "model.safetensors", *words.split()]
+
+
 def test_shards_and_what_is_merged_of_some_of_them_are_made_again(
     run: Run, tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = [
-        "attack",
-        files / "model.safetensors",
-        "--data",
-        "digits",
-        "--limit",
-        12,
-        "--attack",
-        "pgd",
-        "--epsilon",
-        0.3,
-    ]
+    line = attacking(files, 12)
     made(run, tmp_path, [
         *([*line, "--shard", f"{number}/3", f"shard-{number}"] for number in (1, 3)),
         ["merge", tmp_path / "shard-3", tmp_path / "shard-1", "--allow-gaps", "merged"],
@@ -195,18 +190,7 @@ def test_the_commands_are_the_end_of_what_is_printed_and_the_tree_says_as_much(
     run: Run, tmp_path: Path, files: Path
 ) -> None:
     """Of one file and of several correlations; the tree names a shard and the limit of its data."""
-    line = [
-        "attack",
-        files / "model.safetensors",
-        "--data",
-        "digits",
-        "--limit",
-        6,
-        "--attack",
-        "pgd",
-        "--epsilon",
-        0.3,
-    ]
+    line = attacking(files, 6)
     made(run, tmp_path, [[*line, "--shard", "2/3", "shard"]])
     correlation = files / "correlation.safetensors"
     for paths in ([tmp_path / "shard"], [correlation, correlation]):

@@ -6,6 +6,7 @@ Everything slow to import (torch, torchvision, Foolbox, scikit-dimension, matplo
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import Annotated, Any
 
@@ -63,11 +64,19 @@ def _root(
 
 class _Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
-        """Standard input can be read once."""
+        """Standard input can be read once, and a file that is read is not to be replaced, but by `merge`, which adds to it."""
+        output = ctx.params.get("output")
         given = [value for name, value in ctx.params.items() if name != "output"]
         flat = [one for value in given for one in (value if isinstance(value, list | tuple) else [value])]
         if flat.count(STREAM) > 1:
             raise FmtoolError("'-' stands for several files, but standard input holds one: expected it once")
+        if output is not None and os.path.isfile(output) and ctx.info_name != "merge":
+            names = [one for one in flat if isinstance(one, str)]
+            for name in [*names, *(name.rpartition(":")[0] for name in names)]:  # with the split of data, and without
+                if os.path.isfile(name) and os.path.samefile(output, name):
+                    raise FmtoolError(
+                        f"{output}: is read by this command and would be replaced: expected another --output"
+                    )
         return super().invoke(ctx)
 
 

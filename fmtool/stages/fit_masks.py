@@ -14,7 +14,7 @@ from fmtool.artifacts import Artifact, Rows
 from fmtool.attacks import OK, WRONG_BEFORE, row_seed
 from fmtool.datasets import Data, spread, to_float
 from fmtool.distributed import ALONE, Ranks, Shard
-from fmtool.errors import FmtoolError, MaskError, unknown
+from fmtool.errors import MaskError, unknown
 from fmtool.mask_jobs import Fit, Resume, State
 from fmtool.mask_steps import MAX_STEPS, MIN_STEPS, FitOptions, default_lambda
 from fmtool.models import compiling
@@ -149,8 +149,7 @@ def _chosen(
     rows, known = _eligible(source, for_, run, limit, side)
     if shard is None:
         return len(rows), rows, known
-    with side_files.final(side, FmtoolError):
-        part = list(shard.rows(len(rows)))
+    part = list(shard.rows(len(rows)))
     return len(rows), rows[part], {name: values[part] for name, values in known.items()}
 
 
