@@ -19,6 +19,24 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 Sources = Callable[[Path], list[str]]
+FACTORY = """
+import torch
+from torch import nn
+
+BEFORE
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, images):
+        FORWARD
+
+def make():
+    return Small()
+"""
 
 
 @dataclass(frozen=True)
@@ -68,6 +86,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("files")
     make_files(folder)
     return folder
+
+
+def factory(forward: str, before: str = "") -> str:
+    """A module whose `make` gives a network for the digits; forward: lines of its forward pass, before: of the module."""
+    return FACTORY.replace("FORWARD", forward.replace("\n", "\n        ")).replace("BEFORE", before)
 
 
 def make_files(folder: Path) -> None:

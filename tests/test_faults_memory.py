@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Run
+from conftest import Run, factory
 from test_faults import FEW, LINES, words
 
 import fmtool
@@ -19,24 +19,9 @@ from fmtool import side_files
 from fmtool.errors import FmtoolWarning, ModelError
 from fmtool.stages import faults
 
-FACTORY = """
-import torch
-from torch import nn
-
-class Small(nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.linear = nn.Linear(64, 10)
-
-    def forward(self, images):
-        if len(images) > LIMIT and (images.requires_grad or not GRADIENTS):
-            raise ERROR
-        return self.linear(images.flatten(1))
-
-def make():
-    return Small()
-"""
+FORWARD = """if len(images) > LIMIT and (images.requires_grad or not GRADIENTS):
+    raise ERROR
+return self.linear(images.flatten(1))"""
 ERRORS = {
     "memory of a GPU": "torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB')",
     "memory": 'RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can\'t allocate memory: 99 bytes")',
@@ -53,7 +38,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> Callable[
 
     def call(limit: int, error: str) -> str:
         name = f"faulty_{limit}_{abs(hash(error))}"
-        text = FACTORY.replace("LIMIT", str(limit)).replace("ERROR", ERRORS[error])
+        text = factory(FORWARD).replace("LIMIT", str(limit)).replace("ERROR", ERRORS[error])
         text = text.replace("GRADIENTS", str("gradients" in error))
         (tmp_path / f"{name}.py").write_text(
             text.replace("> 0 and", "> 2 and")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import factory
 from torch import Tensor
 
 import fmtool
@@ -172,33 +173,14 @@ def test_no_more_than_the_time_between_commits_and_one_batch_or_step_is_lost(
     assert clock.step < max(clock.ages) <= side_files.SECONDS_BETWEEN + clock.step
 
 
-FACTORY = """
-import torch
-from torch import nn
-
-scale = 1.0
-
-class Small(nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.linear = nn.Linear(64, 10)
-
-    def forward(self, images):
-        return self.linear(scale * images.flatten(1) - 0.1 * NOISE * torch.rand_like(images.flatten(1)))
-
-def make():
-    return Small()
-"""
-
-
 @pytest.mark.parametrize("noise", [0, 1])
 def test_another_network_of_the_same_factory_begins_anew(
     noise: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its weights are the model's, its code is not in any file. One that draws random numbers can't be told from another."""
     name, target = f"changing_{noise}", str(tmp_path / "masks")
-    (tmp_path / f"{name}.py").write_text(FACTORY.replace("NOISE", str(noise)))
+    forward = "x = images.flatten(1)\nreturn self.linear(scale * x - 0.1 * NOISE * torch.rand_like(x))"
+    (tmp_path / f"{name}.py").write_text(factory(forward.replace("NOISE", str(noise)), "scale = 1.0"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(side_files, "SECONDS_BETWEEN", 0.0)
     model = fmtool.import_model(f"{name}:make", input_shape=(1, 8, 8))
