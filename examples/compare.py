@@ -16,13 +16,14 @@ from typing import Annotated, Any
 
 import typer
 
-from fmtool.artifacts import Description, describe
-from fmtool.attacks import FAILED, WRONG_BEFORE, title
-from fmtool.cli.session import show
+from fmtool.artifacts.files import describe
+from fmtool.artifacts.format import Description
+from fmtool.artifacts.output import write_bytes
+from fmtool.attacks.registry import FAILED, WRONG_BEFORE, title
+from fmtool.cli.terminal import show
 from fmtool.errors import FmtoolError
-from fmtool.summaries.correlations import HEADINGS, is_ceiling
-from fmtool.tables import Table, as_csv, as_markdown
-from fmtool.targets import write_bytes
+from fmtool.tables.correlations import HEADINGS, is_ceiling
+from fmtool.tables.table import Table, as_csv, as_markdown
 
 Paper = Mapping[str, Mapping[str, float]]  # row -> column -> value, of one table
 

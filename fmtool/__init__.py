@@ -15,17 +15,12 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# Idle OpenMP threads sleep, before torch is imported and reads this. By default they spin for the next piece of work, and
-# where another process shares the cores (make -j) both crawl. Workers with one thread each (`workers`) lose nothing by it;
-# `train-model`, whose threads share every piece, lets them spin for a moment.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 if TYPE_CHECKING:
-    from fmtool.artifacts import Artifact as Artifact
-    from fmtool.artifacts import read as read
-    from fmtool.artifacts import write as write
-    from fmtool.datasets import Data as Data
-    from fmtool.datasets import load as load_data  # noqa: F401
+    from fmtool.artifacts.files import read as read
+    from fmtool.artifacts.files import write as write
+    from fmtool.artifacts.format import Artifact as Artifact
+    from fmtool.datasets.data import Data as Data
+    from fmtool.datasets.data import load as load_data  # noqa: F401
     from fmtool.errors import FmtoolError as FmtoolError
     from fmtool.stages.attack import attack as attack
     from fmtool.stages.check_masks import check_masks as check_masks
@@ -37,9 +32,14 @@ if TYPE_CHECKING:
     from fmtool.stages.merge import merge as merge
     from fmtool.stages.train_model import train_model as train_model
 
+# Idle OpenMP threads sleep, before torch is imported and reads this. By default they spin for the next piece of work, and
+# where another process shares the cores (make -j) both crawl. Workers with one thread each (`threads`) lose nothing by it;
+# `train-model`, whose threads share every piece, lets them spin for a moment.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 _HOMES = {
-    "Artifact": ("fmtool.artifacts", "Artifact"),
-    "Data": ("fmtool.datasets", "Data"),
+    "Artifact": ("fmtool.artifacts.format", "Artifact"),
+    "Data": ("fmtool.datasets.data", "Data"),
     "FmtoolError": ("fmtool.errors", "FmtoolError"),
     "attack": ("fmtool.stages.attack", "attack"),
     "check_masks": ("fmtool.stages.check_masks", "check_masks"),
@@ -48,11 +48,11 @@ _HOMES = {
     "defend": ("fmtool.stages.defend", "defend"),
     "fit_masks": ("fmtool.stages.fit_masks", "fit_masks"),
     "import_model": ("fmtool.stages.import_model", "import_model"),
-    "load_data": ("fmtool.datasets", "load"),
+    "load_data": ("fmtool.datasets.data", "load"),
     "merge": ("fmtool.stages.merge", "merge"),
-    "read": ("fmtool.artifacts", "read"),
+    "read": ("fmtool.artifacts.files", "read"),
     "train_model": ("fmtool.stages.train_model", "train_model"),
-    "write": ("fmtool.artifacts", "write"),
+    "write": ("fmtool.artifacts.files", "write"),
 }
 __all__ = sorted(_HOMES)
 

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 from types import FrameType
 
-from fmtool.interrupts import SIGNALS
+from fmtool.runtime.signals import SIGNALS
 
 SHARED = ("fit-masks", "attack")  # commands that the processes of torchrun share
 WRITING = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of standard output: files' errors have become lines
@@ -19,9 +19,9 @@ WRITING = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of standard 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code: 0; 1 bad input, one line; 2 bad usage; 130 Ctrl-C; bugs traceback."""
-    from fmtool import distributed
     from fmtool.cli import app
     from fmtool.errors import FmtoolError
+    from fmtool.runtime import distributed
 
     try:
         distributed.refuse_ranks(next((word for word in arguments if not word.startswith("-")), ""), SHARED)

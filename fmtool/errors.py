@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable
 
 
@@ -56,3 +57,8 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name.lower(), spelt, n=1, cutoff=0.5)
     guess = f" (did you mean {spelt[near[0]]!r}?)" if near else ""
     return f"unknown {what} {name!r}{guess}: expected one of {', '.join(names)}"
+
+
+def warn(message: str) -> None:
+    """A line for the reader of a result that stands."""
+    warnings.warn(FmtoolWarning(message), stacklevel=3)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
-from fmtool.kept import Kept, Tensors
-from fmtool.side_files import pack, unpack
+from fmtool.runtime.journal import Kept, Tensors
+from fmtool.runtime.resume_file import pack, unpack
 
 Result = TypeVar("Result")
 

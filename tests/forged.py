@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import fmtool
-from fmtool.artifacts import Artifact
+from fmtool.artifacts.format import Artifact
 
 # kind -> the smallest header that a reader takes
 HEADERS: dict[str, dict[str, Any]] = {

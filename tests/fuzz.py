@@ -39,8 +39,10 @@ from PIL import Image
 from safetensors.torch import load, save_file
 
 import fmtool
-from fmtool import artifacts, row_files
 from fmtool.__main__ import run
+from fmtool.artifacts import files as artifacts
+from fmtool.artifacts import streaming
+from fmtool.artifacts.format import header_end, with_digest
 from fmtool.errors import FmtoolError, FmtoolWarning
 
 SECONDS = 60  # a file that takes longer hangs
@@ -239,7 +241,7 @@ class Parts:
 
     @classmethod
     def of(cls, content: bytes) -> Parts:
-        end = artifacts.header_end(content)
+        end = header_end(content)
         entries = json.loads(content[8:end])
         text = entries.pop("__metadata__", {}).get("fmtool")
         return cls(json.loads(text) if text else None, entries, bytearray(content[end:]))
@@ -254,8 +256,8 @@ class Parts:
         text = _json(head, sort=False).encode(errors="replace")
         text += b" " * (-len(text) % 8)
         content = struct.pack("<Q", len(text)) + text + bytes(self.data)
-        end = artifacts.header_end(content)
-        return artifacts.with_digest(content[:end], hashlib.sha256(content).hexdigest()) + content[end:]
+        end = header_end(content)
+        return with_digest(content[:end], hashlib.sha256(content).hexdigest()) + content[end:]
 
 
 def _json(value: Any, sort: bool = True) -> str:
@@ -502,7 +504,7 @@ class Fuzzer:
     def read(self, bad: Bad, path: str) -> bool:
         """Whether the readers take the file; all of them say the same."""
         answers = []
-        by_rows = () if bad.kind == "model" else (row_files.read,)  # weights are never read by rows
+        by_rows = () if bad.kind == "model" else (streaming.read,)  # weights are never read by rows
         for read in (artifacts.describe, artifacts.read, *by_rows):
             try:
                 read(path, bad.kind)

@@ -7,7 +7,10 @@ import torch.nn.functional as F
 from authors import fit_one  # the loop that examples/benchmarks times
 from torch import Tensor, nn
 
-__all__ = ["fit_class", "fit_one"]
+from fmtool.models.classifier import Classifier, prepare
+from fmtool.models.resnet import ResNet
+
+__all__ = ["fit_class", "fit_one", "random_resnet"]
 
 
 def fit_class(classifier: nn.Module, parts: list[tuple[Tensor, Tensor]], lambda_: float, steps: int) -> Tensor:
@@ -24,3 +27,13 @@ def fit_class(classifier: nn.Module, parts: list[tuple[Tensor, Tensor]], lambda_
             with torch.no_grad():
                 mask.clamp_(0, 1)
     return mask.detach()
+
+
+def random_resnet(channels: int, dtype: torch.dtype) -> nn.Module:
+    """A small real ResNet with drawn weights and batch norms that have seen some data."""
+    torch.manual_seed(1)
+    network = ResNet(channels, 10, blocks=1, width=8)
+    network.train()
+    for _ in range(20):
+        network(torch.rand(32, channels, 9, 9))
+    return prepare(Classifier(network, [0.4] * channels, [0.3] * channels), torch.device("cpu")).to(dtype)

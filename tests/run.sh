@@ -2,9 +2,9 @@
 # Set up .venv with the versions that the tests were written with, then lint, type-check and test.
 # --full: also the tests marked long, the wheel among them, and those of LOWEST with the lowest versions that pyproject.toml
 # promises, in an environment of their own (5 GB more). All other arguments go to pytest.
-LOWEST="tests/test_artifacts.py tests/test_attacks.py tests/test_cli.py tests/test_cli_correlate.py tests/test_cli_plot.py
-  tests/test_correlation_estimators.py tests/test_correlation_idcor.py tests/test_datasets_files.py tests/test_row_files.py
-  tests/test_stages.py tests/test_summaries.py tests/test_training.py"
+LOWEST="tests/artifacts tests/attacks/test_foolbox.py tests/cli/test_app.py tests/cli/test_correlate.py tests/cli/test_plot.py
+  tests/correlation/statistics/test_idcor.py tests/correlation/statistics/test_idcor_skdim.py tests/datasets/test_from_path.py
+  tests/stages/test_stages.py tests/tables tests/models/test_training.py"
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 full=
 if [ "${1:-}" = --full ]; then full=yes; shift; fi

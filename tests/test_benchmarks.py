@@ -10,9 +10,9 @@ import pytest
 import torch
 from authors import two_nn
 
-from fmtool.correlation.dimension import two_nn as ours
-from fmtool.correlation.distances import Keep
-from fmtool.correlation.neighbours import side
+from fmtool.correlation.numerics.distances import Keep
+from fmtool.correlation.numerics.neighbours import side
+from fmtool.correlation.numerics.two_nn import two_nn as ours
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples" / "benchmarks"
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from fmtool import artifacts
-from fmtool.artifacts import Artifact, Description
+from fmtool.artifacts.files import describe, read
+from fmtool.artifacts.format import Artifact, Description, serialise
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -85,7 +85,7 @@ def test_table_1_sets_both_side_by_side_and_the_ceiling_beside_them(compare: Mod
 
 def test_table_3_puts_the_papers_rows_where_the_success_fits(compare: ModuleType, files: Path) -> None:
     """68.56 % beside the epsilon with 70 %, 99.78 % beside the first with 100 %, 100 % beside the last: in order, each once."""
-    attacked = artifacts.read(str(files / "fmn.safetensors"))
+    attacked = read(str(files / "fmn.safetensors"))
     found = []
     for number, share in ((1, 0.7), (2, 0.99), (3, 1.0), (8, 1.0)):
         status = attacked["status"].repeat(10)[:100] * 0
@@ -93,7 +93,7 @@ def test_table_3_puts_the_papers_rows_where_the_success_fits(compare: ModuleType
         tensors = {name: tensor.repeat(10, *[1] * (tensor.ndim - 1))[:100] for name, tensor in attacked.tensors.items()}
         history = [{"command": "attack", "options": {"epsilon": number / 255}, "inputs": [], "versions": {}}]
         made = Artifact("attack", attacked.header, {**tensors, "status": status}, history)
-        found.append(artifacts.describe("made", data=artifacts.serialise(made)[0]))
+        found.append(describe("made", data=serialise(made)[0]))
     found.append(correlation("pgd", ("essential", "adversarial"), 8 / 255))
     found.append(correlation("pgd", ("essential", "essential")))
     rows = by_heading(compare.table3(found, compare.paper_table("table3")))
@@ -105,7 +105,7 @@ def test_table_3_puts_the_papers_rows_where_the_success_fits(compare: ModuleType
 
 
 def test_table_4_pairs_the_columns(compare: ModuleType, files: Path) -> None:
-    described = artifacts.describe(str(files / "defense.safetensors"))
+    described = describe(str(files / "defense.safetensors"))
     rows = by_heading(compare.table4([described], compare.paper_table("table4")))
     clean = rows[0]
     assert clean["no mask, paper"] == 0.92 and clean["robust FMN, paper"] == 0.83 and clean["plain, paper"] is None
@@ -116,7 +116,7 @@ def test_table_4_pairs_the_columns(compare: ModuleType, files: Path) -> None:
 
 
 def test_models_are_known_by_their_architecture(compare: ModuleType, files: Path) -> None:
-    described = [artifacts.describe(str(files / f"{name}.safetensors")) for name in ("model", "fmn")]
+    described = [describe(str(files / f"{name}.safetensors")) for name in ("model", "fmn")]
     rows = by_heading(compare.models(described, {"resnet8": {"accuracy": 50.0}}))
     assert [row["paper %"] for row in rows] == [50.0, 50.0]
     assert rows[1]["n"] == 60 and 50 < rows[1]["ours %"] <= 100

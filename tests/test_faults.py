@@ -24,8 +24,9 @@ import pytest
 import torch
 from conftest import Outcome, Run
 
-from fmtool import artifacts, row_files
 from fmtool.__main__ import run as run_command
+from fmtool.artifacts import streaming
+from fmtool.artifacts.format import header_end
 from fmtool.errors import ArtifactError, FmtoolWarning
 
 FEW = "--min-steps 2 --max-steps 3"
@@ -180,7 +181,7 @@ def test_input_that_changes_while_it_is_read(how: str, files: Path, tmp_path: Pa
     path = tmp_path / "attack"
     content = (files / "fmn.safetensors").read_bytes()
     path.write_bytes(content)
-    found = row_files.read(str(path), "attack")
+    found = streaming.read(str(path), "attack")
     before = found.rows("images")[:5]
     os.utime(path, ns=(0, 0)) if how == "overwritten" else None  # as if it were written later than it was opened
     if how == "replaced":
@@ -189,7 +190,7 @@ def test_input_that_changes_while_it_is_read(how: str, files: Path, tmp_path: Pa
         assert torch.equal(found.rows("images")[:5], before)
         return
     with open(path, "r+b") as file:
-        file.seek(artifacts.header_end(content))
+        file.seek(header_end(content))
         file.truncate() if how == "truncated" else file.write(bytes(64))
     with pytest.raises(ArtifactError, match=r"attack: (was changed|ends before its last tensor)"):
         found.rows("images")[:5]
@@ -200,16 +201,16 @@ def test_attack_file_that_changes_while_masks_are_fitted(
 ) -> None:
     path, calls = tmp_path / "fmn", []
     shutil.copy(files / "fmn.safetensors", path)
-    read = row_files.FileRows.__getitem__
+    read = streaming.FileRows.__getitem__
 
-    def slow(self: row_files.FileRows, rows: object) -> torch.Tensor:
+    def slow(self: streaming.FileRows, rows: object) -> torch.Tensor:
         calls.append(rows)
         if len(calls) == 20:
             with open(path, "ab") as file:
                 file.write(b"more")
         return read(self, rows)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(row_files.FileRows, "__getitem__", slow)
+    monkeypatch.setattr(streaming.FileRows, "__getitem__", slow)
     line = (
         f"fit-masks {files / 'model.safetensors'} {path} --for essential --batch-size 8 {FEW} -o {tmp_path / 'masks'}"
     )
@@ -244,7 +245,7 @@ def test_reader_that_goes_is_no_error(line: str, files: Path) -> None:
 
 def test_two_readers_at_once_see_one_file(files: Path) -> None:
     """A reader's check of the file's stamp does not trouble another reader."""
-    found, seen = row_files.read(str(files / "fmn.safetensors"), "attack"), []
+    found, seen = streaming.read(str(files / "fmn.safetensors"), "attack"), []
     threads = [threading.Thread(target=lambda: seen.append(found["images"].sum())) for _ in range(4)]
     for thread in threads:
         thread.start()

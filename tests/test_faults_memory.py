@@ -15,9 +15,9 @@ from conftest import Run, factory
 from test_faults import FEW, LINES, words
 
 import fmtool
-from fmtool import side_files
 from fmtool.errors import FmtoolWarning, ModelError
-from fmtool.stages import faults
+from fmtool.runtime import resume_file
+from fmtool.stages import device_faults
 
 FORWARD = """if len(images) > LIMIT and (images.requires_grad or not GRADIENTS):
     raise ERROR
@@ -99,7 +99,7 @@ def test_device_that_fails_is_an_error_and_no_run_elsewhere(
 def test_memory_that_is_too_little_for_one_image(files: Path) -> None:
     tried = []
 
-    @faults.halving
+    @device_faults.halving
     def stage(model: fmtool.Artifact, *, batch: int | None = None, device: str = "auto") -> None:
         tried.append(batch)
         raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -113,16 +113,16 @@ def test_memory_that_is_too_little_when_something_is_saved(files: Path, tmp_path
     """Another batch would lose it: an error, and what is saved stays for when there is memory again."""
     target = str(tmp_path / "x")
 
-    @faults.halving
+    @device_faults.halving
     def stage(model: fmtool.Artifact, *, output: str, batch: int, restart: bool = False) -> None:
-        with side_files.resuming(output, {"batch": batch}) as side:
+        with resume_file.resuming(output, {"batch": batch}) as side:
             side.put(0, b"a mask")
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     said = r"out of memory \(CUDA.*\): what is done is saved, and the same command goes on when there is more; with a smaller"
     with pytest.raises(ModelError, match=said):
         stage(fmtool.read(str(files / "model.safetensors")), output=target, batch=4)
-    with side_files.resuming(target, {"batch": 4}) as side:
+    with resume_file.resuming(target, {"batch": 4}) as side:
         assert side.row(0) == b"a mask"
 
 
@@ -137,7 +137,7 @@ def test_memory_is_free_when_half_the_batch_is_tried(files: Path) -> None:
     """Also what Python's counts of references alone would not free."""
     held: list[weakref.ref[Tensors]] = []
 
-    @faults.halving
+    @device_faults.halving
     def stage(model: fmtool.Artifact, *, batch: int | None = None, device: str = "auto") -> list[bool]:
         free = [one() is None for one in held]
         held.append(weakref.ref(Tensors()))
@@ -163,7 +163,7 @@ def test_memory_that_is_too_little_after_the_passes_before_the_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What these have saved another batch may lose."""
-    monkeypatch.setattr(side_files, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(resume_file, "SECONDS_BETWEEN", 0.0)
     line = STAGES[command].format(made(100, "memory for gradients"))
     found = run(*words(line, files, tmp_path / "result"))
     assert found.code == 0 and "anew" not in found.err, found.err
@@ -187,7 +187,7 @@ def test_a_batch_that_was_halved_is_that_of_the_same_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Killed, it goes on with it; another command doesn't."""
-    monkeypatch.setattr(side_files, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(resume_file, "SECONDS_BETWEEN", 0.0)
     name, target = made(100, "memory"), str(tmp_path / "target")
     model, data = fmtool.read(f"{name}.safetensors"), fmtool.load_data("digits:all")
     few = {**few, "factory": f"{name}:make"}
@@ -227,7 +227,7 @@ def test_lambda_that_float32_does_not_hold(command: str, run: Run, files: Path, 
 
 
 def test_bugs_stay_bugs() -> None:
-    with pytest.raises(RuntimeError, match="shapes"), faults.device_errors():
+    with pytest.raises(RuntimeError, match="shapes"), device_faults.device_errors():
         raise RuntimeError("shapes don't match")
 
 

@@ -11,7 +11,7 @@ from fuzz import COMMANDS, KINDS, Bad, Counts, Fuzzer, forged, fuzz, raw, seeds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fmtool import artifacts
+from fmtool.artifacts.files import describe
 from fmtool.errors import ArtifactError
 
 
@@ -59,7 +59,7 @@ def test_forged_files_get_behind_the_digest(good: Path, tmp_path: Path) -> None:
     for number in range(100):
         (tmp_path / "file").write_bytes(forged("fmn", content, random.Random(number)).content)
         try:
-            artifacts.describe(str(tmp_path / "file"))
+            describe(str(tmp_path / "file"))
             reasons.append("taken")
         except ArtifactError as error:
             reasons.append(str(error))

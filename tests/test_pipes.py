@@ -20,7 +20,7 @@ from conftest import Run
 import fmtool
 from fmtool.__main__ import run as run_command
 from fmtool.cli import app
-from fmtool.tables import Table, as_json
+from fmtool.tables.table import Table, as_json
 
 TOOL = f"{shlex.quote(sys.executable)} -m fmtool"
 FEW = "--min-steps 0 --max-steps 2"

@@ -15,9 +15,9 @@ from conftest import Run
 from safetensors.torch import save_file
 
 import fmtool
-from fmtool import datasets
 from fmtool.__main__ import run as run_command
 from fmtool.cli import app
+from fmtool.datasets import data
 from fmtool.models.resnet import ResNet
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,12 +57,12 @@ def folder(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """Named data sets give their first images only, spread over the classes."""
-    load = datasets.load
+    load = data.load
 
-    def few(spec: str, **options: object) -> datasets.Data:
-        return datasets.subset(load(spec, **options), LIMIT)  # type: ignore[arg-type]
+    def few(spec: str, **options: object) -> data.Data:
+        return data.subset(load(spec, **options), LIMIT)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(datasets, "load", few)
+    monkeypatch.setattr(data, "load", few)
 
 
 def test_the_readme_shows_every_command() -> None:

@@ -15,14 +15,14 @@ import pytest
 from conftest import Run
 
 import fmtool
-from fmtool import side_files
-from fmtool.artifacts import Artifact
+from fmtool.artifacts.format import Artifact
 from fmtool.errors import FmtoolWarning
+from fmtool.runtime import resume_file
 
 # what a user runs, but saved more often, so that a test is short; a shell's background jobs are started deaf to Ctrl-C
 OFTEN = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from fmtool import side_files; side_files.SECONDS_BETWEEN = 0.3; from fmtool.__main__ import main; main()"
+    "from fmtool.runtime import resume_file; resume_file.SECONDS_BETWEEN = 0.3; from fmtool.__main__ import main; main()"
 )
 FIT = "fit-masks MODEL FMN --for essential --lambda 0.1 --limit 60 --min-steps 3500 --max-steps 4000 --batch-size 16"
 LONG = FIT.replace("3500", "60000").replace("4000", "60000")  # never over before it is stopped
@@ -117,7 +117,7 @@ def after(calls: int) -> Any:
 
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(side_files, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(resume_file, "SECONDS_BETWEEN", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -150,9 +150,9 @@ def test_masks_go_on_from_the_middle_of_their_steps(
     files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run ended again and again before any mask of it is finished comes to an end, with perturbed starts too."""
-    from fmtool import mask_fitting
+    from fmtool.masks import fitting
 
-    monkeypatch.setattr(mask_fitting, "REPORT_EVERY", 0.01)
+    monkeypatch.setattr(fitting, "REPORT_EVERY", 0.01)
     model, attack = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("model", "fmn"))
     few: dict[str, Any] = {"lambda_": 0.1, "min_steps": 400, "max_steps": 700, "perturb": 0.01, "limit": 20, "batch": 8}
     whole = fmtool.fit_masks(model, attack, "essential", **few)
@@ -219,8 +219,9 @@ def test_a_network_whose_gradients_hang_on_the_slot_is_told(files: Path) -> None
     import torch
     from torch import nn
 
-    from fmtool import attacks, mask_fitting
-    from fmtool.mask_steps import FitOptions
+    from fmtool.attacks import foolbox
+    from fmtool.masks import fitting
+    from fmtool.masks.optimisation import FitOptions
 
     class HangsOnItsSlot(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -229,6 +230,6 @@ def test_a_network_whose_gradients_hang_on_the_slot_is_told(files: Path) -> None
 
     images, targets, cpu = torch.rand(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64), torch.device("cpu")
     with pytest.warns(FmtoolWarning, match="an image's steps hang on its place in the batch here"):
-        mask_fitting._levels(HangsOnItsSlot(), images, targets, FitOptions(0.1, 8), cpu)
-    assert not attacks.same_in_any_slot(HangsOnItsSlot(), images, targets, 8, cpu)
-    assert attacks.same_in_any_slot(nn.Flatten(), images, targets, 8, cpu)
+        fitting._levels(HangsOnItsSlot(), images, targets, FitOptions(0.1, 8), cpu)
+    assert not foolbox.same_in_any_slot(HangsOnItsSlot(), images, targets, 8, cpu)
+    assert foolbox.same_in_any_slot(nn.Flatten(), images, targets, 8, cpu)

@@ -15,12 +15,12 @@ from conftest import factory
 from torch import Tensor
 
 import fmtool
-from fmtool import side_files, workers
-from fmtool.artifacts import Artifact
-from fmtool.datasets import Data
+from fmtool.artifacts.format import Artifact
+from fmtool.datasets.data import Data
 from fmtool.errors import FmtoolWarning, MaskError
 from fmtool.models.classifier import Classifier
-from fmtool.side_files import Side
+from fmtool.runtime import resume_file, threads
+from fmtool.runtime.resume_file import Side
 
 FEW: dict[str, Any] = {"min_steps": 5, "max_steps": 5}
 Stage = Callable[..., Artifact]
@@ -94,15 +94,15 @@ def test_a_pass_over_all_images_goes_on(
     stage: Stage, death: int, name: str, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the batch that it had got to, and to the same bytes; death: at which pass the first run ends, -1 the last."""
-    monkeypatch.setattr(side_files, "SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr(workers, "count", lambda device: 1)  # one batch after the other
+    monkeypatch.setattr(resume_file, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(threads, "count", lambda device: 1)  # one batch after the other
     passes, whole, target = Passes(monkeypatch), tmp_path / "whole", tmp_path / "target"
     stage(files, output=str(whole))
     count = passes.count
     passes.start(death % count)
     with pytest.raises(InterruptError):
         stage(files, output=str(target))
-    assert name in side_files.saved_names(str(target))
+    assert name in resume_file.saved_names(str(target))
     passes.start(None)
     stage(files, output=str(target))
     assert passes.count <= count - death % count + 1  # the two-pass classifier takes two for a batch
@@ -152,7 +152,7 @@ class Clock:
             self.begun.clear()
             commit(side)
 
-        patch.setattr(side_files, "time", types.SimpleNamespace(monotonic=lambda: self.now))
+        patch.setattr(resume_file, "time", types.SimpleNamespace(monotonic=lambda: self.now))
         patch.setattr(Side, "keep", keeping)
         patch.setattr(Side, "commit", committing)
 
@@ -166,11 +166,11 @@ def test_no_more_than_the_time_between_commits_and_one_batch_or_step_is_lost(
     stage: Stage, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each takes 15 s of a clock of ours; work that is on disk only 35 s after it was begun is 20 s and a batch old."""
-    monkeypatch.setattr(workers, "count", lambda device: 1)
+    monkeypatch.setattr(threads, "count", lambda device: 1)
     clock = Clock(monkeypatch, 15.0)
     stage(files, output=str(tmp_path / "x"), progress=clock.tick)
     assert len(clock.ages) >= 2
-    assert clock.step < max(clock.ages) <= side_files.SECONDS_BETWEEN + clock.step
+    assert clock.step < max(clock.ages) <= resume_file.SECONDS_BETWEEN + clock.step
 
 
 @pytest.mark.parametrize("noise", [0, 1])
@@ -182,7 +182,7 @@ def test_another_network_of_the_same_factory_begins_anew(
     forward = "x = images.flatten(1)\nreturn self.linear(scale * x - 0.1 * NOISE * torch.rand_like(x))"
     (tmp_path / f"{name}.py").write_text(factory(forward.replace("NOISE", str(noise)), "scale = 1.0"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(side_files, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(resume_file, "SECONDS_BETWEEN", 0.0)
     model = fmtool.import_model(f"{name}:make", input_shape=(1, 8, 8))
     data = fmtool.load_data("digits:train", limit=60)
 

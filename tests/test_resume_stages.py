@@ -18,12 +18,12 @@ from conftest import Run
 from dying import through
 from safetensors.torch import save_file
 
-from fmtool import side_files
-from fmtool.class_mask_fitting import ClassMasks, Part, fit_class_masks
-from fmtool.kept import NOTHING, Kept
-from fmtool.mask_steps import FitOptions
-from fmtool.models import ARCHITECTURES
+from fmtool.masks.class_fitting import ClassMasks, Part, fit_class_masks
+from fmtool.masks.optimisation import FitOptions
 from fmtool.models.classifier import Classifier, prepare
+from fmtool.models.registry import ARCHITECTURES
+from fmtool.runtime import resume_file
+from fmtool.runtime.journal import NOTHING, Kept
 
 KILLS = 5
 # Some 3 s of work each. MODEL, ATTACK, A and B stand for files.
@@ -42,7 +42,7 @@ def forking() -> ForkServerContext:
     """Processes that begin with all that is slow to import."""
     context = multiprocessing.get_context("forkserver")
     stages = [f"fmtool.stages.{name}" for name in ("class_masks", "correlate", "train_model")]
-    context.set_forkserver_preload([*stages, "fmtool.cli", "fmtool.correlation.idcor", "sklearn.datasets"])
+    context.set_forkserver_preload([*stages, "fmtool.cli", "fmtool.correlation.statistics.idcor", "sklearn.datasets"])
     return context
 
 
@@ -54,7 +54,7 @@ def live(line: list[str], log: str) -> None:
     os.dup2(out, 1)
     os.dup2(out, 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started deaf to it
-    side_files.SECONDS_BETWEEN = 0.05
+    resume_file.SECONDS_BETWEEN = 0.05
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["fmtool", *line])
         main()
@@ -202,13 +202,13 @@ def test_restart_reaches_the_side_file(
     name: str, run: Run, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []
-    resuming = side_files.resuming
+    resuming = resume_file.resuming
 
     def spy(target: str | None, work: dict[str, object], *, restart: bool = False) -> object:
         asked.append(restart)
         return resuming(target, work, restart=restart)
 
-    monkeypatch.setattr(side_files, "resuming", spy)
+    monkeypatch.setattr(resume_file, "resuming", spy)
     where = {"MODEL": files / "model.safetensors", "MASKS": files / "essential.safetensors"}
     line = [where.get(word, word) for word in FEW[name].split()]
     assert run(*line, "-o", tmp_path / "made").code == run(*line, "-o", tmp_path / "made", "--restart").code == 0

@@ -12,10 +12,10 @@ import torch
 from conftest import Run
 
 import fmtool
-from fmtool import distributed
-from fmtool.artifacts import Artifact
-from fmtool.distributed import Shard, parse_shard
+from fmtool.artifacts.format import Artifact
 from fmtool.errors import ArtifactError, AttackError, FmtoolError
+from fmtool.runtime import distributed
+from fmtool.runtime.distributed import Shard, parse_shard
 
 FIT: dict[str, Any] = {"lambda_": 0.1, "min_steps": 40, "max_steps": 90, "perturb": 0.01, "batch": 8}
 

@@ -78,7 +78,7 @@ def test_interrupt_exits_with_130_and_leaves_nothing(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fmtool.mask_fitting.fit_each", interrupted)
+    monkeypatch.setattr("fmtool.masks.fitting.fit_each", interrupted)
     line = ["fit-masks", files / "model.safetensors", files / "fmn.safetensors", "--for", "essential"]
     outcome = run(*line, "-o", tmp_path / "file")
     assert outcome.code == 130 and "Traceback" not in outcome.err
@@ -173,6 +173,6 @@ def test_bugs_give_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("fmtool.artifacts.describe", broken)
+    monkeypatch.setattr("fmtool.artifacts.files.describe", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         run("inspect", "file")

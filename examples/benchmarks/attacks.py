@@ -13,7 +13,8 @@ import torch
 from common import arguments, classifiers, pixels, ratio, rounds, show, spread
 from torch import Tensor
 
-from fmtool import attacks
+from fmtool.attacks import foolbox as attacks
+from fmtool.attacks import registry
 from fmtool.models.classifier import predict
 
 BATCHES = (32, 64, 128)
@@ -34,11 +35,11 @@ def main() -> None:
     images, labels = images[:n], labels[:n]
     foolbox = attacks.load_foolbox()
     rows = []
-    for name, known in attacks.ATTACKS.items():
+    for name, known in registry.ATTACKS.items():
         epsilon = EPSILON if known.bounded else None
 
         def by_hand(batch: int, name: str = name, epsilon: float | None = epsilon) -> tuple[float, Tensor]:
-            attack = getattr(foolbox.attacks, attacks.ATTACKS[name].foolbox_class)()
+            attack = getattr(foolbox.attacks, registry.ATTACKS[name].foolbox_class)()
             started, made = time.perf_counter(), []
             model = foolbox.PyTorchModel(run.classifier, bounds=(0, 1), device=run.device)
             for some, targets in zip(images.split(batch), labels.split(batch), strict=True):

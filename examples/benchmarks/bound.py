@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fmtool import workers
 from fmtool.models import compiling
 from fmtool.models.classifier import Classifier
+from fmtool.runtime import threads
 
 BATCH = 32
 Passes = Callable[[Tensor, Tensor], object]
@@ -57,8 +57,8 @@ def main() -> None:
         "and called from C++": lambda: compiled(_flipped, freezing=True, cpp_wrapper=True),
         "one graph called from C++, without those two": lambda: compiled(cpp_wrapper=True),
     }
-    with workers.pool(run.device) as pool:
-        count = workers.count(run.device)
+    with threads.pool(run.device) as pool:
+        count = threads.count(run.device)
 
         def in_workers(passes: Passes) -> float:
             def once() -> int:

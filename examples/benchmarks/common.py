@@ -16,7 +16,7 @@ from torch import Tensor
 import fmtool
 from fmtool.models.checkpoints import from_artifact
 from fmtool.models.classifier import Classifier
-from fmtool.stages.common import Ready, ready
+from fmtool.stages.prepare import Ready, ready
 
 Work = Callable[[], float]  # runs something and gives its figure
 

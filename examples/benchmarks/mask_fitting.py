@@ -14,9 +14,9 @@ import torch
 from authors import fit_one
 from common import arguments, classifiers, pixels, rate, ratio, rounds, show, spread
 
-from fmtool import workers
-from fmtool.mask_fitting import Fit, fit_each
-from fmtool.mask_steps import FitOptions, input_gradient
+from fmtool.masks.fitting import Fit, fit_each
+from fmtool.masks.optimisation import FitOptions, input_gradient
+from fmtool.runtime import threads as workers
 
 LAMBDA = 0.5
 LOOP_STEPS = 300  # of the authors' loop a timing

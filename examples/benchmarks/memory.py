@@ -16,11 +16,12 @@ from common import show
 from safetensors.torch import save_file
 
 import fmtool
-from fmtool import artifacts, row_files
-from fmtool.models import ARCHITECTURES
+from fmtool.artifacts import streaming
+from fmtool.artifacts.history import stage
 from fmtool.models.checkpoints import Specification, to_artifact
 from fmtool.models.classifier import Classifier, predict
-from fmtool.stages.common import ready
+from fmtool.models.registry import ARCHITECTURES
+from fmtool.stages.prepare import ready
 
 COUNTS = (1_000, 10_000)
 SHAPE = (3, 32, 32)
@@ -34,9 +35,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         spec = Specification("resnet20", len(NAMES), SHAPE, NAMES)
-        model = to_artifact(
-            Classifier(ARCHITECTURES["resnet20"].build(3, 10)), spec, artifacts.stage("train-model", {}, 0, [])
-        )
+        model = to_artifact(Classifier(ARCHITECTURES["resnet20"].build(3, 10)), spec, stage("train-model", {}, 0, []))
         fmtool.write(model, f"{folder}/model")
         run = ready(model, "cpu", None, None)
         peaks: dict[str, list[float]] = {"attack file": [], "data file": []}
@@ -84,9 +83,9 @@ def _attack(path: Path, n: int, model: fmtool.Artifact) -> None:
     pixels, numbers = (torch.float32, (n, *SHAPE)), (torch.int64, (n,))
     names = ("labels", "clean_predictions", "adversarial_predictions", "status", "key", "index", "source")
     header = {"attack": "fmn", "options": {}, "class_names": list(NAMES), "data": [{"name": "drawn", "split": "whole"}]}
-    history = artifacts.stage("attack", {}, 0, [model])
+    history = stage("attack", {}, 0, [model])
     layout = {"images": pixels, "adversarial": pixels, **dict.fromkeys(names, numbers)}
-    with row_files.making(str(path), "attack", header, history, layout) as made:
+    with streaming.making(str(path), "attack", header, history, layout) as made:
         for row in range(n):
             for name in ("images", "adversarial"):
                 made.put(name, torch.rand(SHAPE), row)

@@ -13,9 +13,9 @@ from authors import two_nn
 from common import arguments, ratio, rounds, show, spread
 from numba import njit, prange
 
-from fmtool.correlation import idcor, svcca
 from fmtool.correlation.nulls import class_permutation, free_permutation
-from fmtool.correlation.prepared import Options
+from fmtool.correlation.statistics import idcor, svcca
+from fmtool.correlation.statistics.base import Options
 from fmtool.models.classifier import pick_device
 
 CLASSES = 10

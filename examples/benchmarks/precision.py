@@ -12,11 +12,11 @@ import time
 import torch
 from common import arguments, classifiers, pixels, show
 
-from fmtool.mask_fitting import FittedMasks, fit_masks
-from fmtool.mask_steps import FitOptions
-from fmtool.models import PRECISIONS
+from fmtool.masks.fitting import FittedMasks, fit_masks
+from fmtool.masks.optimisation import FitOptions
+from fmtool.masks.spectrum import to_full
 from fmtool.models.classifier import predict
-from fmtool.spectrum import to_full
+from fmtool.models.registry import PRECISIONS
 
 LAMBDA = 0.5
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from common import arguments, classifiers, hardware, pixels
 from torch.profiler import ProfilerActivity, profile
 
-from fmtool.mask_fitting import fit_masks
-from fmtool.mask_steps import FitOptions
+from fmtool.masks.fitting import fit_masks
+from fmtool.masks.optimisation import FitOptions
 
 STEPS = 64
 

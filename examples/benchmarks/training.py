@@ -14,10 +14,10 @@ from common import arguments, rate, ratio, rounds, show, spread
 from torch.utils.data import DataLoader, Dataset
 
 import fmtool
-from fmtool import training
-from fmtool.datasets import to_float
-from fmtool.models import ARCHITECTURES, compiling
+from fmtool.datasets.rows import to_float
+from fmtool.models import compiling, training
 from fmtool.models.classifier import Classifier, pick_device
+from fmtool.models.registry import ARCHITECTURES
 
 BATCH = 64
 STEPS = 80  # of training a timing

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from fmtool.artifacts.output import STREAM
 from fmtool.cli import (
     attack,
     check_masks,
@@ -30,7 +31,6 @@ from fmtool.cli import (
     verify,
 )
 from fmtool.errors import FmtoolError
-from fmtool.targets import STREAM
 
 app = typer.Typer(
     name="fmtool",
@@ -46,7 +46,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from fmtool.health import versions
+        from fmtool.stages.doctor import versions
 
         print(", ".join(f"{name} {number}" for name, number in versions().items()))
         raise typer.Exit

@@ -6,25 +6,26 @@ from typing import Annotated
 
 import typer
 
-from fmtool import distributed
-from fmtool.attacks import ATTACKS, DEFAULT_EPSILON, parse_epsilon, parse_options
-from fmtool.cli import options as opt
+from fmtool.attacks.registry import ATTACKS, DEFAULT_EPSILON, parse_epsilon, parse_options
+from fmtool.cli import options
 from fmtool.cli.completion import one_of
-from fmtool.cli.session import show_result, working
+from fmtool.cli.session import working
+from fmtool.cli.terminal import show_result
 from fmtool.errors import AttackError
+from fmtool.runtime import distributed
 
 EXAMPLE = "fmtool attack model.safetensors --data digits --attack pgd --epsilon 0.3 -o pgd.safetensors"
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("attack", epilog=opt.example(EXAMPLE))(attack)
+    app.command("attack", epilog=options.example(EXAMPLE))(attack)
 
 
 def attack(
-    model: opt.Model,
-    data: opt.Data,
-    output: opt.Output,
+    model: options.Model,
+    data: options.Data,
+    output: options.Output,
     name: Annotated[
         str | None,
         typer.Option(
@@ -67,18 +68,18 @@ def attack(
             help="With --defense: random starts, of which the best counts. [default: 5]",
         ),
     ] = None,
-    limit: opt.Limit = None,
-    size: opt.Size = None,
-    seed: opt.Seed = 0,
-    device: opt.Device = "auto",
-    batch_size: opt.BatchSize = None,
-    factory: opt.Factory = None,
-    allow_other_model: opt.AllowOtherModel = False,
-    shard: opt.Shard = None,
-    restart: opt.Restart = False,
-    form: opt.Format = "table",
-    quiet: opt.Quiet = False,
-    debug: opt.Debug = False,
+    limit: options.Limit = None,
+    size: options.Size = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    batch_size: options.BatchSize = None,
+    factory: options.Factory = None,
+    allow_other_model: options.AllowOtherModel = False,
+    shard: options.Shard = None,
+    restart: options.Restart = False,
+    form: options.Format = "table",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Attack the images that the model gets right, untargeted, through Foolbox (section 4.3).
 
@@ -94,16 +95,17 @@ def attack(
     ):
         pairs = dict(_pair(text) for text in attack_option or [])
         distance = parse_epsilon(epsilon) if epsilon is not None else None
-        from fmtool import artifacts, datasets
+        from fmtool.artifacts import files
+        from fmtool.datasets.data import load
         from fmtool.stages.attack import attack as run
 
         found = run(
-            artifacts.read(model, "model"),
-            datasets.load(data, size=size, limit=limit),
+            files.read(model, "model"),
+            load(data, size=size, limit=limit),
             name,
             epsilon=distance,
             options=parse_options(pairs),
-            defense=None if defense is None else artifacts.read(defense, "class-masks"),
+            defense=None if defense is None else files.read(defense, "class-masks"),
             restarts=restarts,
             seed=seed,
             device=device,

@@ -6,19 +6,20 @@ from typing import Annotated
 
 import typer
 
-from fmtool.cli import options as opt
-from fmtool.cli.session import show, working
+from fmtool.cli import options
+from fmtool.cli.session import working
+from fmtool.cli.terminal import show
 
 EXAMPLE = "fmtool check-masks model.safetensors fmn.safetensors essential.safetensors"
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("check-masks", epilog=opt.example(EXAMPLE))(check_masks)
+    app.command("check-masks", epilog=options.example(EXAMPLE))(check_masks)
 
 
 def check_masks(
-    model: opt.Model,
+    model: options.Model,
     attack: Annotated[
         str, typer.Argument(metavar="ATTACK", help="Attack file with the images that the masks filter, or - .")
     ],
@@ -29,14 +30,14 @@ def check_masks(
     draws: Annotated[
         int, typer.Option("--draws", metavar="N", min=1, help="Draws of random places, averaged for each image.")
     ] = 10,
-    seed: opt.Seed = 0,
-    device: opt.Device = "auto",
-    batch_size: opt.BatchSize = None,
-    factory: opt.Factory = None,
-    allow_other_model: opt.AllowOtherModel = False,
-    form: opt.Format = "table",
-    quiet: opt.Quiet = False,
-    debug: opt.Debug = False,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    batch_size: options.BatchSize = None,
+    factory: options.Factory = None,
+    allow_other_model: options.AllowOtherModel = False,
+    form: options.Format = "table",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Do masks keep their class because of the places they keep? Compare them with masks of the same values elsewhere.
 
@@ -46,14 +47,14 @@ def check_masks(
     another image lies.
     """
     with working(None, quiet=quiet, debug=debug, form=form) as bar:
-        from fmtool import artifacts, row_files
+        from fmtool.artifacts import files, streaming
         from fmtool.stages.check_masks import check_masks as run
-        from fmtool.summaries.checks import check_table
+        from fmtool.tables.checks import check_table
 
         found = run(
-            artifacts.read(model, "model"),
-            row_files.read(attack, "attack"),
-            row_files.read(masks, "masks", "class-masks"),
+            files.read(model, "model"),
+            streaming.read(attack, "attack"),
+            streaming.read(masks, "masks", "class-masks"),
             draws=draws,
             seed=seed,
             device=device,

@@ -6,25 +6,26 @@ from typing import Annotated
 
 import typer
 
-from fmtool.cli import options as opt
-from fmtool.cli.session import read_source, show_result, working
+from fmtool.cli import options
+from fmtool.cli.session import read_source, working
+from fmtool.cli.terminal import show_result
 
 EXAMPLE = "fmtool class-masks model.safetensors pgd-train.safetensors --robust -o robust-pgd.safetensors"
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("class-masks", epilog=opt.example(EXAMPLE))(class_masks)
+    app.command("class-masks", epilog=options.example(EXAMPLE))(class_masks)
 
 
 def class_masks(
-    model: opt.Model,
+    model: options.Model,
     attack: Annotated[
         str | None,
         typer.Argument(metavar="[ATTACK]", help="Attack file of training images, or - ; leave it out with --data."),
     ] = None,
     *,
-    output: opt.Output,
+    output: options.Output,
     robust: Annotated[
         bool,
         typer.Option(
@@ -32,38 +33,38 @@ def class_masks(
             help="Robust essential masks (4.8): each step also turns adversarial images, predicted as the class, back to their true labels.",
         ),
     ] = False,
-    data: opt.OptionalData = None,
+    data: options.OptionalData = None,
     lambda_: Annotated[
         float | None,
         typer.Option(
             "--lambda", metavar="NUMBER", help="Weight of the l1 penalty (A.3). [default: 0.01, with --robust 0.001]"
         ),
     ] = None,
-    min_steps: opt.MinSteps = 500,
-    max_steps: opt.MaxSteps = 5000,
-    limit: opt.Limit = None,
-    size: opt.Size = None,
-    device: opt.Device = "auto",
-    batch_size: opt.BatchSize = None,
-    compile_: opt.Compile = None,
-    factory: opt.Factory = None,
-    allow_other_model: opt.AllowOtherModel = False,
-    restart: opt.Restart = False,
-    form: opt.Format = "table",
-    quiet: opt.Quiet = False,
-    debug: opt.Debug = False,
+    min_steps: options.MinSteps = 500,
+    max_steps: options.MaxSteps = 5000,
+    limit: options.Limit = None,
+    size: options.Size = None,
+    device: options.Device = "auto",
+    batch_size: options.BatchSize = None,
+    compile_: options.Compile = None,
+    factory: options.Factory = None,
+    allow_other_model: options.AllowOtherModel = False,
+    restart: options.Restart = False,
+    form: options.Format = "table",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Fit one frequency mask a class on all of its training images at once (section 4.7), or robust ones (section 4.8).
 
     --data takes the training split unless told otherwise. Failed attacks are left out; unconverged masks are kept and flagged.
     """
     with working(output, quiet=quiet, debug=debug, form=form) as bar:
-        from fmtool import artifacts
+        from fmtool.artifacts import files
         from fmtool.stages.class_masks import class_masks as run
 
         source = read_source(attack, data, default="train", size=size, limit=limit)
         found = run(
-            artifacts.read(model, "model"),
+            files.read(model, "model"),
             source,
             robust=robust,
             lambda_=lambda_,

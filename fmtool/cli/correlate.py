@@ -6,18 +6,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fmtool import artifacts, targets
-from fmtool.cli import options as opt
+from fmtool.artifacts import files
+from fmtool.artifacts.format import METADATA_KEY, parse_header, tensors_in
+from fmtool.artifacts.output import STDOUT, check_target
+from fmtool.cli import options
 from fmtool.cli.completion import one_of, some_of
-from fmtool.cli.session import show, working
-from fmtool.correlation import ALL, DEFAULT, DIMENSIONS, STATISTICS
+from fmtool.cli.session import working
+from fmtool.cli.terminal import show
+from fmtool.correlation.registry import ALL, DEFAULT, DIMENSIONS, STATISTICS
 from fmtool.errors import ArtifactError, FmtoolError, StatisticError
-from fmtool.summaries.correlations import correlation_tables
+from fmtool.tables.correlations import correlation_tables
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fmtool.artifacts import Artifact
+    from fmtool.artifacts.format import Artifact
 
 PICTURE_COUNT = 8  # `plot`'s default; a correlation has no use for it
 EXAMPLE = "fmtool correlate essential.safetensors adversarial.safetensors -o correlation.safetensors"
@@ -25,7 +28,7 @@ EXAMPLE = "fmtool correlate essential.safetensors adversarial.safetensors -o cor
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("correlate", epilog=opt.example(EXAMPLE))(correlate)
+    app.command("correlate", epilog=options.example(EXAMPLE))(correlate)
 
 
 def correlate(
@@ -38,7 +41,7 @@ def correlate(
     b: Annotated[
         str, typer.Argument(metavar="B", help="The other side, joined to A by image, or by row for matrices.")
     ],
-    output: opt.OptionalOutput = None,
+    output: options.OptionalOutput = None,
     statistics: Annotated[
         str,
         typer.Option(
@@ -106,12 +109,12 @@ def correlate(
         str | None,
         typer.Option("--plot", metavar="FILE", help="Picture of the result to draw as well: .png, .pdf or .svg."),
     ] = None,
-    seed: opt.Seed = 0,
-    device: opt.Device = "auto",
-    restart: opt.Restart = False,
-    form: opt.Format = "table",
-    quiet: opt.Quiet = False,
-    debug: opt.Debug = False,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    restart: options.Restart = False,
+    form: options.Format = "table",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Correlate two sets of masks; every statistic beside its permutation null (sections 3.2 and 4.5, Table 1).
 
@@ -144,20 +147,20 @@ def correlate(
             progress=bar,
         )
         if plot is not None:
-            from fmtool import plotting
+            from fmtool.plotting import figure
 
-            plotting.save(plotting.draw([found], PICTURE_COUNT), plot)
-    show(correlation_tables(found.header), form, to_stderr=output in targets.STDOUT)
+            figure.save(figure.draw([found], PICTURE_COUNT), plot)
+    show(correlation_tables(found.header), form, to_stderr=output in STDOUT)
 
 
 def check_plot(plot: str | None, several: bool) -> None:
     """Refuse a picture that can't be written, or of an unknown format, before the work is done."""
     if plot is None:
         return
-    from fmtool import plotting
+    from fmtool.plotting import figure
 
-    targets.check_target(plot)
-    plotting.check_suffix(plot)
+    check_target(plot)
+    figure.check_suffix(plot)
     if several:
         raise FmtoolError("--plot draws one curve: leave out --class-subsets or --subsample, or use `fmtool plot`")
 
@@ -184,14 +187,14 @@ def read_sizes(text: str | None) -> list[int]:
 
 def read_side(source: str) -> tuple[Artifact | Tensor, Tensor | None]:
     """A mask file, or a foreign file's one matrix (n, d), or column (n), and its `labels` if it has any."""
-    if artifacts.looks_made(source):
-        from fmtool import row_files
+    if files.looks_made(source):
+        from fmtool.artifacts import streaming
 
-        return row_files.read(source, "masks"), None  # masks stay there until some are wanted
-    data = artifacts.read_bytes(source)
-    if artifacts.METADATA_KEY in (artifacts.parse_header(data, source).get("__metadata__") or {}):
-        return artifacts.read(source, "masks", data=data), None
-    tensors = artifacts.tensors_in(data, source)
+        return streaming.read(source, "masks"), None  # masks stay there until some are wanted
+    data = files.read_bytes(source)
+    if METADATA_KEY in (parse_header(data, source).get("__metadata__") or {}):
+        return files.read(source, "masks", data=data), None
+    tensors = tensors_in(data, source)
     labels = tensors.pop("labels", None)
     matrices = {
         name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.ndim in (1, 2)

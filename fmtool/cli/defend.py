@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from fmtool.cli import options as opt
-from fmtool.cli.session import save, working
+from fmtool.cli import options
+from fmtool.cli.session import working
+from fmtool.cli.terminal import save
 from fmtool.errors import ArtifactError
 
 EXAMPLE = (
@@ -17,11 +18,11 @@ EXAMPLE = (
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("defend", epilog=opt.example(EXAMPLE))(defend)
+    app.command("defend", epilog=options.example(EXAMPLE))(defend)
 
 
 def defend(
-    model: opt.Model,
+    model: options.Model,
     files: Annotated[
         list[str],
         typer.Argument(
@@ -29,14 +30,14 @@ def defend(
             help="Attack files of test images and class-masks files; told apart by kind, in the table's order.",
         ),
     ],
-    output: opt.OptionalOutput = None,
-    device: opt.Device = "auto",
-    batch_size: opt.BatchSize = None,
-    factory: opt.Factory = None,
-    allow_other_model: opt.AllowOtherModel = False,
-    form: opt.Format = "table",
-    quiet: opt.Quiet = False,
-    debug: opt.Debug = False,
+    output: options.OptionalOutput = None,
+    device: options.Device = "auto",
+    batch_size: options.BatchSize = None,
+    factory: options.Factory = None,
+    allow_other_model: options.AllowOtherModel = False,
+    form: options.Format = "table",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Evaluate the defence: predict, filter by the predicted class's mask, predict again (section 4.8, Table 4).
 
@@ -45,7 +46,7 @@ def defend(
     adaptive, each in the column of its masks.
     """
     with working(output, quiet=quiet, debug=debug, form=form) as bar:
-        from fmtool import artifacts
+        from fmtool.artifacts import files as artifacts
         from fmtool.stages.defend import defend as run
 
         read = [artifacts.read(file, "attack", "class-masks") for file in files]

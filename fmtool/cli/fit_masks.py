@@ -6,27 +6,28 @@ from typing import Annotated
 
 import typer
 
-from fmtool import distributed
-from fmtool.cli import options as opt
+from fmtool.cli import options
 from fmtool.cli.completion import one_of
-from fmtool.cli.session import read_source, show_result, working
-from fmtool.models import PRECISIONS
+from fmtool.cli.session import read_source, working
+from fmtool.cli.terminal import show_result
+from fmtool.models.registry import PRECISIONS
+from fmtool.runtime import distributed
 
 EXAMPLE = "fmtool fit-masks model.safetensors pgd.safetensors --for adversarial --lambda 0.1 -o adversarial.safetensors"
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("fit-masks", epilog=opt.example(EXAMPLE))(fit_masks)
+    app.command("fit-masks", epilog=options.example(EXAMPLE))(fit_masks)
 
 
 def fit_masks(
-    model: opt.Model,
+    model: options.Model,
     attack: Annotated[
         str | None, typer.Argument(metavar="[ATTACK]", help="Attack file, or - ; leave it out with --data.")
     ] = None,
     *,
-    output: opt.Output,
+    output: options.Output,
     purpose: Annotated[
         str,
         typer.Option(
@@ -36,7 +37,7 @@ def fit_masks(
             help="essential: clean images keep their label (M_E). adversarial: adversarial images keep the class that the attack turned them to (M_A).",
         ),
     ],
-    data: opt.OptionalData = None,
+    data: options.OptionalData = None,
     lambda_: Annotated[
         float | None,
         typer.Option(
@@ -45,10 +46,10 @@ def fit_masks(
             help="Weight of the l1 penalty on the mask's entries (A.3: 0.5 for CIFAR-10, 0.01 for Imagenette). [default: min(0.5, 1536 / (c h w))]",
         ),
     ] = None,
-    min_steps: opt.MinSteps = 500,
-    max_steps: opt.MaxSteps = 5000,
-    limit: opt.Limit = None,
-    size: opt.Size = None,
+    min_steps: options.MinSteps = 500,
+    max_steps: options.MaxSteps = 5000,
+    limit: options.Limit = None,
+    size: options.Size = None,
     precision: Annotated[
         str,
         typer.Option(
@@ -67,18 +68,18 @@ def fit_masks(
         ),
     ] = 0.0,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, max=opt.LARGEST_SEED, help="Seed of the draws of --perturb.")
+        int, typer.Option("--seed", min=0, max=options.LARGEST_SEED, help="Seed of the draws of --perturb.")
     ] = 0,
-    device: opt.Device = "auto",
-    batch_size: opt.BatchSize = None,
-    compile_: opt.Compile = None,
-    factory: opt.Factory = None,
-    allow_other_model: opt.AllowOtherModel = False,
-    shard: opt.Shard = None,
-    restart: opt.Restart = False,
-    form: opt.Format = "table",
-    quiet: opt.Quiet = False,
-    debug: opt.Debug = False,
+    device: options.Device = "auto",
+    batch_size: options.BatchSize = None,
+    compile_: options.Compile = None,
+    factory: options.Factory = None,
+    allow_other_model: options.AllowOtherModel = False,
+    shard: options.Shard = None,
+    restart: options.Restart = False,
+    form: options.Format = "table",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Fit a sparse frequency mask for each image that keeps the classifier's verdict (sections 3.1 and 4.4).
 
@@ -91,12 +92,12 @@ def fit_masks(
         working(output, quiet=quiet or rank > 0, debug=debug, form=form) as bar,
         distributed.joined(model, attack) as ranks,
     ):
-        from fmtool import artifacts
+        from fmtool.artifacts import files
         from fmtool.stages.fit_masks import fit_masks as run
 
         source = read_source(attack, data, size=size, limit=limit, by_rows=True)
         found = run(
-            artifacts.read(model, "model"),
+            files.read(model, "model"),
             source,
             purpose,
             lambda_=lambda_,

@@ -7,10 +7,11 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from fmtool.cli import options as opt
-from fmtool.cli.session import save, working
+from fmtool.cli import options
+from fmtool.cli.session import working
+from fmtool.cli.terminal import save
 from fmtool.errors import ModelError
-from fmtool.models import ARCHITECTURES
+from fmtool.models.registry import ARCHITECTURES
 
 EXAMPLE = (
     "fmtool import-model resnet20-12fca82f.th --architecture resnet20 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 "
@@ -21,7 +22,7 @@ T = TypeVar("T", int, float)
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("import-model", epilog=opt.example(EXAMPLE))(import_model)
+    app.command("import-model", epilog=options.example(EXAMPLE))(import_model)
 
 
 def import_model(
@@ -32,12 +33,12 @@ def import_model(
             help="A checkpoint (.pt .pth .th .safetensors, with --architecture), a torchvision name, or package.module:factory, a function that gives an nn.Module.",
         ),
     ],
-    output: opt.Output,
+    output: options.Output,
     architecture: Annotated[
         str | None,
         typer.Option(
             "--architecture",
-            autocompletion=opt.ARCHITECTURE_NAMES,
+            autocompletion=options.ARCHITECTURE_NAMES,
             help=f"What a checkpoint fills: {', '.join(ARCHITECTURES)}, a torchvision name, or package.module:factory.",
         ),
     ] = None,
@@ -76,10 +77,10 @@ def import_model(
         str | None,
         typer.Option("--class-names", metavar="A,B,...", help="Names of the classes. [default: their numbers]"),
     ] = None,
-    seed: opt.Seed = 0,
-    form: opt.Format = "table",
-    quiet: opt.Quiet = False,
-    debug: opt.Debug = False,
+    seed: options.Seed = 0,
+    form: options.Format = "table",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Make a model file of a checkpoint, a torchvision network or your own module.
 

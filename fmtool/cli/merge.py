@@ -6,15 +6,16 @@ from typing import Annotated
 
 import typer
 
-from fmtool.cli import options as opt
-from fmtool.cli.session import show_result, working
+from fmtool.cli import options
+from fmtool.cli.session import working
+from fmtool.cli.terminal import show_result
 
 EXAMPLE = "fmtool merge fmn-test.safetensors fmn-train.safetensors -o fmn.safetensors"
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("merge", epilog=opt.example(EXAMPLE))(merge)
+    app.command("merge", epilog=options.example(EXAMPLE))(merge)
 
 
 def merge(
@@ -24,16 +25,16 @@ def merge(
             metavar="FILE...", help="Attack files, or mask files, about different images; - is standard input."
         ),
     ],
-    output: opt.Output,
+    output: options.Output,
     allow_gaps: Annotated[
         bool,
         typer.Option(
             "--allow-gaps", help="Join shards though some of their set are missing; the history then says which."
         ),
     ] = False,
-    form: opt.Format = "table",
-    quiet: opt.Quiet = False,
-    debug: opt.Debug = False,
+    form: options.Format = "table",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Join attack files, or mask files, about different images into one, rows in the order given.
 
@@ -43,10 +44,10 @@ def merge(
     with working(output, quiet=quiet, debug=debug, form=form):
         from dataclasses import replace
 
-        from fmtool import row_files
+        from fmtool.artifacts import streaming
         from fmtool.stages.merge import merge as run
 
-        found = run([row_files.read(file, "attack", "masks") for file in files], allow_gaps=allow_gaps, output=output)
+        found = run([streaming.read(file, "attack", "masks") for file in files], allow_gaps=allow_gaps, output=output)
     if found.kind == "attack":  # whose table compares all images, in memory
         found = replace(found, tensors=dict(found.tensors))
     show_result(found, output, form)

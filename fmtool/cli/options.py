@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from fmtool.cli.completion import one_of
-from fmtool.datasets import DATASETS
-from fmtool.models import ARCHITECTURES
-from fmtool.tables import FORMATS
+from fmtool.datasets.registry import DATASETS
+from fmtool.models.registry import ARCHITECTURES
+from fmtool.tables.table import FORMATS
 
 DATA_HELP = (
     f"Images: {', '.join(DATASETS)}, a folder or zip with one folder of images a class, or a safetensors file with images "

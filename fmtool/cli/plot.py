@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from fmtool.cli import options as opt
+from fmtool.cli import options
 from fmtool.cli.completion import one_of
 from fmtool.cli.session import working
-from fmtool.plotting import FIGURES, check_suffix
+from fmtool.plotting.figure import check_suffix
+from fmtool.plotting.registry import FIGURES
 
 EXAMPLE = "fmtool plot essential.safetensors adversarial.safetensors --count 8 -o masks.png"
 KINDS = "Files of any kind but model; without --figure, the first figure below that takes them is drawn."
@@ -18,7 +19,7 @@ NAMES = "; ".join(f"{name} (of {one.takes}): {one.text}" for name, one in FIGURE
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("plot", epilog=opt.example(EXAMPLE))(plot)
+    app.command("plot", epilog=options.example(EXAMPLE))(plot)
 
 
 def plot(
@@ -35,7 +36,7 @@ def plot(
             autocompletion=one_of({name: one.text for name, one in FIGURES.items()}),
         ),
     ] = None,
-    count: opt.Count = 8,
+    count: options.Count = 8,
     same_images_as: Annotated[
         list[str] | None,
         typer.Option(
@@ -44,8 +45,8 @@ def plot(
             help="Only images that this file holds too, masks of it that keep their class, though it is not drawn; again for more files. Figures made apart then show the same images.",
         ),
     ] = None,
-    quiet: opt.Quiet = False,
-    debug: opt.Debug = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Draw any artifact: masks, spectra, statistics beside their nulls, curves, the defence; the zero frequency in the centre.
 
@@ -53,9 +54,10 @@ def plot(
     """
     with working(output, quiet=quiet, debug=debug):
         check_suffix(output)
-        from fmtool import plotting
+        from fmtool.artifacts import streaming
+        from fmtool.plotting.figure import draw, save
 
-        found = [plotting.read(file) for file in files]
-        like = [plotting.read(file) for file in same_images_as or ()]
-        plotting.save(plotting.draw(found, count, figure, like), output)
+        found = [streaming.read_any(file) for file in files]
+        like = [streaming.read_any(file) for file in same_images_as or ()]
+        save(draw(found, count, figure, like), output)
     print(output)

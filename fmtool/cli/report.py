@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fmtool.cli import options as opt
+from fmtool.cli import options
 from fmtool.cli.session import working
 
 EXAMPLE = (
@@ -16,7 +16,7 @@ EXAMPLE = (
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("report", epilog=opt.example(EXAMPLE))(report)
+    app.command("report", epilog=options.example(EXAMPLE))(report)
 
 
 def report(
@@ -25,20 +25,20 @@ def report(
         typer.Argument(metavar="FILE...", help="Files of any kinds; they stand in the order of the pipeline."),
     ],
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Page to write; - is standard output.")],
-    count: opt.Count = 8,
-    quiet: opt.Quiet = False,
-    debug: opt.Debug = False,
+    count: options.Count = 8,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Put the tables and figures of any set of files on one self-contained HTML page, for a screen, a phone or print."""
     with working(output, quiet=quiet, debug=debug) as bar:
-        from fmtool import plotting
-        from fmtool import report as page
-        from fmtool.targets import STDOUT, write_bytes
+        from fmtool.artifacts import streaming
+        from fmtool.artifacts.output import STDOUT, write_bytes
+        from fmtool.stages.report import build
 
         found = []
         for number, file in enumerate(files):
             bar("reading", number, len(files))
-            found.append(plotting.read(file))
-        write_bytes(page.build(found, count).encode(), output)
+            found.append(streaming.read_any(file))
+        write_bytes(build(found, count).encode(), output)
     if output not in STDOUT:
         print(output)

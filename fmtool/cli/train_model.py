@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from fmtool.cli import options as opt
+from fmtool.cli import options
 from fmtool.cli.completion import one_of
-from fmtool.cli.session import show_result, working
-from fmtool.models import ARCHITECTURES
+from fmtool.cli.session import working
+from fmtool.cli.terminal import show_result
+from fmtool.models.registry import ARCHITECTURES
 
 # names of the tables in `training`, which imports torch
 RECIPES = {"paper": "A.2 for ResNet-20", "one-cycle": "a short run", "head": "A.2 for new last layers"}
@@ -20,18 +21,18 @@ EXAMPLE = "fmtool train-model --data digits --architecture resnet8 --recipe one-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("train-model", epilog=opt.example(EXAMPLE))(train_model)
+    app.command("train-model", epilog=options.example(EXAMPLE))(train_model)
 
 
 def train_model(
-    data: opt.Data,
-    output: opt.Output,
+    data: options.Data,
+    output: options.Output,
     test_data: Annotated[
         str | None,
         typer.Option(
             "--test-data",
             metavar="SOURCE",
-            autocompletion=opt.DATA_NAMES,
+            autocompletion=options.DATA_NAMES,
             help="Images to report accuracy on; default: the test split of --data, if it has one.",
         ),
     ] = None,
@@ -40,7 +41,7 @@ def train_model(
         typer.Option(
             "--architecture",
             help=f"{', '.join(ARCHITECTURES)}, a torchvision name, or package.module:factory.",
-            autocompletion=opt.ARCHITECTURE_NAMES,
+            autocompletion=options.ARCHITECTURE_NAMES,
         ),
     ] = "resnet20",
     base: Annotated[
@@ -71,16 +72,16 @@ def train_model(
             help="none, crop (shift by up to 4 pixels) or flip-crop. [default: none for digits, else flip-crop]",
         ),
     ] = None,
-    limit: opt.Limit = None,
-    size: opt.Size = None,
-    seed: opt.Seed = 0,
-    device: opt.Device = "auto",
-    compile_: opt.Compile = None,
-    factory: opt.Factory = None,
-    restart: opt.Restart = False,
-    form: opt.Format = "table",
-    quiet: opt.Quiet = False,
-    debug: opt.Debug = False,
+    limit: options.Limit = None,
+    size: options.Size = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    compile_: options.Compile = None,
+    factory: options.Factory = None,
+    restart: options.Restart = False,
+    form: options.Format = "table",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Train a classifier, or a new last layer of one, and report its test accuracy (sections 4.2 and A.2).
 
@@ -90,17 +91,18 @@ def train_model(
     # as with threads that sleep at once. Read when torch is imported, below.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     with working(output, quiet=quiet, debug=debug, form=form) as bar:
-        from fmtool import artifacts, datasets
+        from fmtool.artifacts import files
+        from fmtool.datasets.data import load
         from fmtool.stages.train_model import train_model as run
 
-        images = datasets.load(data, default="train", size=size, limit=limit)
+        images = load(data, default="train", size=size, limit=limit)
         source = test_data or (data.removesuffix(":train") if images.split == "train" else None)
-        test = datasets.load(source, default="test", size=size) if source else None
+        test = load(source, default="test", size=size) if source else None
         model = run(
             images,
             test,
             architecture=architecture,
-            base=artifacts.read(base, "model") if base else None,
+            base=files.read(base, "model") if base else None,
             head_only=head_only,
             recipe=recipe,
             epochs=epochs,

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmtool.correlation.prepared import Options, Prepared
-from fmtool.correlation.statistic import Pairs, Point, Progress, Shuffles, Statistic, evaluate, prepare
+from fmtool.correlation.evaluate import Pairs, Point, Shuffles, Statistic, evaluate, prepare
+from fmtool.correlation.statistics.base import Options, Prepared
 from fmtool.errors import StatisticError
+from fmtool.runtime.progress import Progress
 
 CLASSES, ROWS = 2, 3  # tell these draws apart from the two kinds of shuffle (`nulls`) in the random generator's seed
 

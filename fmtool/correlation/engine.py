@@ -9,12 +9,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fmtool.correlation import ALL, DEFAULT, DIMENSIONS, STATISTICS
 from fmtool.correlation.curves import Setting, over_classes, over_rows
-from fmtool.correlation.prepared import Options
-from fmtool.correlation.statistic import Pairs, Progress, Shuffles, Statistic, evaluate, prepare
+from fmtool.correlation.evaluate import Pairs, Shuffles, Statistic, evaluate, prepare
+from fmtool.correlation.registry import ALL, DEFAULT, DIMENSIONS, STATISTICS
+from fmtool.correlation.statistics.base import Options
 from fmtool.errors import StatisticError, unknown
-from fmtool.kept import NOTHING, Kept
+from fmtool.runtime.journal import NOTHING, Kept
+from fmtool.runtime.progress import Progress
 
 
 def correlate(

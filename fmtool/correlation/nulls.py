@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmtool.correlation import ADJUSTABLE_BELOW
+from fmtool.correlation.registry import ADJUSTABLE_BELOW
 
 INTERVAL = (0.025, 0.975)  # the quantiles that enclose 95 % of the shuffles
 # Values nearer than this, relative to the observed one where that exceeds 1, are ties: the same sum taken in another

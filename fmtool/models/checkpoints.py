@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fmtool import artifacts, kinds
-from fmtool.artifacts import Artifact
+from fmtool.artifacts import files, schema
+from fmtool.artifacts.format import Artifact, parse_header, tensors_in
 from fmtool.errors import ModelError, unknown
-from fmtool.models import ARCHITECTURES
 from fmtool.models.classifier import Classifier
+from fmtool.models.registry import ARCHITECTURES
 
 CHECKPOINT_SUFFIXES = {".pt", ".pth", ".th", ".safetensors", ".bin", ".ckpt"}
 TORCHVISION_OUTPUTS = 1000
@@ -53,7 +53,7 @@ class Specification:
 
 def specification(header: Mapping[str, Any], name: str) -> Specification:
     """A header's fields; ModelError where they are of the wrong kind or don't fit each other."""
-    damaged = kinds.damaged("model", header)
+    damaged = schema.damaged("model", header)
     if damaged:
         raise ModelError(f"{name}: its model header is damaged ({', '.join(damaged)})")
     fields: dict[str, Any] = {key: header[key] for key in Specification.__dataclass_fields__ if key in header}
@@ -153,10 +153,10 @@ def read_weights(path: str, data: bytes | None = None) -> dict[str, Tensor]:
     A nested `state_dict` or `model` is opened, and the `module.` that DataParallel puts before names is removed.
     data: the file's bytes where they have been read already.
     """
-    data = artifacts.read_bytes(path) if data is None else data
+    data = files.read_bytes(path) if data is None else data
     if Path(path).suffix == ".safetensors":
-        artifacts.parse_header(data, path)
-        found: Any = artifacts.tensors_in(data, path)
+        parse_header(data, path)
+        found: Any = tensors_in(data, path)
     else:
         found = _unpickle(data, path)
     for key in ("state_dict", "model", "model_state_dict"):

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fmtool import workers
-from fmtool.artifacts import Rows
-from fmtool.datasets import to_float
+from fmtool.artifacts.format import Rows
+from fmtool.datasets.rows import to_float
 from fmtool.errors import ModelError
-from fmtool.kept import NOTHING, Kept, each
+from fmtool.runtime import threads
+from fmtool.runtime.journal import NOTHING, Kept, each
 
 # Pixels of a batch that a CPU core is fastest at (32 images of 3x32x32), or a GPU; see `batch_size`.
 CPU_BATCH_PIXELS = 32 * 3 * 32 * 32
@@ -144,7 +144,7 @@ def predict(
         found: Tensor = classifier(padded(some, size).to(device)).argmax(1).cpu()
         return found[: len(some)]
 
-    with workers.pool(device) as pool:
+    with threads.pool(device) as pool:
         found = list(each(kept, name, range(0, len(images), size), lambda starts: pool.map(batch, starts)))
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
 

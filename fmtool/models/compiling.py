@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmtool.errors import FmtoolWarning, ModelError, unknown
-from fmtool.models import PRECISIONS
+from fmtool.models.registry import PRECISIONS
 
 # Numbers that go through the network, images times passes times entries an image, from which compiling pays: it takes some
 # 10 to 30 s and saves a sixth to a fifth of the time; 175,000 passes of a 3x32x32 image through ResNet-20 take 2 minutes.

@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from fmtool.artifacts import Artifact
-from fmtool.attacks import title
-from fmtool.correlation import ADJUSTABLE_BELOW
+from fmtool.artifacts.format import Artifact
+from fmtool.attacks.registry import title
+from fmtool.correlation.registry import ADJUSTABLE_BELOW
 from fmtool.errors import ArtifactError
 from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, distinct, plain_axes
-from fmtool.summaries.correlations import HEADINGS
+from fmtool.tables.correlations import HEADINGS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fmtool import spectrum
-from fmtool.artifacts import Artifact
-from fmtool.attacks import title
-from fmtool.datasets import spread
-from fmtool.errors import ArtifactError
+from fmtool.artifacts.format import Artifact
+from fmtool.artifacts.rows import join
+from fmtool.attacks.registry import title
+from fmtool.datasets.rows import spread
+from fmtool.errors import ArtifactError, warn
+from fmtool.masks import spectrum
 from fmtool.plotting.style import TICKS, WIDE, frequency_extent, mask_name
-from fmtool.stages.common import join, warn
-from fmtool.summaries.attacks import attack_name
+from fmtool.tables.attacks import attack_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,28 +12,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from fmtool import radial, spectrum
-from fmtool.artifacts import Artifact
-from fmtool.attacks import OK
+from fmtool.artifacts.format import Artifact
+from fmtool.attacks.registry import OK
 from fmtool.errors import ArtifactError
-from fmtool.plotting.style import (
-    COLOURS,
-    GREY,
-    INK,
-    TICKS,
-    WIDE,
-    distinct,
-    frequency_extent,
-    mask_name,
-    plain_axes,
-    source,
-)
-from fmtool.summaries.spectra import Part, parts_of
+from fmtool.masks import radial, spectrum
+from fmtool.plotting.style import COLOURS, GREY, INK, TICKS, WIDE, distinct, frequency_extent, mask_name, plain_axes
+from fmtool.tables.spectra import Part, parts_of, source
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from fmtool.artifacts import Rows
+    from fmtool.artifacts.format import Rows
 
 GAMMA = (
     0.4  # of the mean mask's colours: entries span three decades and many are exactly 0, which a logarithm can't show

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from fmtool.artifacts import Artifact
-from fmtool.attacks import title
+from fmtool.artifacts.format import Artifact
+from fmtool.attacks.registry import title
 from fmtool.errors import ArtifactError
 from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, plain_axes
-from fmtool.summaries.correlations import HEADINGS
-from fmtool.tables import text_of
+from fmtool.tables.correlations import HEADINGS
+from fmtool.tables.table import text_of
 
 # of a null distribution, fewest and most; between them the root of the number of shuffles. Both nulls together: at most twice.
 BINS = 5, 30

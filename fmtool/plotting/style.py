@@ -7,14 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from fmtool.attacks import title
-from fmtool.errors import ArtifactError
-from fmtool.summaries.spectra import KINDS, Source
+from fmtool.attacks.registry import title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from fmtool.artifacts import Artifact
+    from fmtool.artifacts.format import Artifact
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito, 2008
 INK, GREY = "#000000", "#777777"
@@ -69,26 +67,6 @@ def distinct(names: Sequence[str], files: Sequence[Artifact]) -> list[str]:
         stem = file.name.rpartition("/")[2].removesuffix(".safetensors") or str(number)
         found.append(f"{name}, {stem}" if list(names).count(name) > 1 else name)
     return found
-
-
-def arrays(file: Artifact) -> dict[str, Any]:
-    """The tensors as tables take them: large ones of a file stay there, but for class masks, which are few; none of a model."""
-    from torch import Tensor
-
-    found: dict[str, Any] = {}
-    for name in file.tensors if file.kind != "model" else ():
-        rows = file.rows(name)
-        if len(rows.shape) < 2 or file.kind == "class-masks":
-            rows = rows[:]
-        found[name] = rows.numpy() if isinstance(rows, Tensor) else rows
-    return found
-
-
-def source(file: Artifact) -> Source:
-    """The file as `summaries.spectra` takes it."""
-    if file.kind not in KINDS:
-        raise ArtifactError(f"{file}: expected a {' or '.join(KINDS)} file, got a file of kind {file.kind}")
-    return Source(str(file), file.kind, file.header, arrays(file))
 
 
 def plain_axes(axes: Axes) -> None:

@@ -9,18 +9,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from fmtool import adaptive_attacks, artifacts, attacks, side_files
-from fmtool.adaptive_attacks import RESTARTS
-from fmtool.artifacts import Artifact
-from fmtool.attacks import FAILED, OK, SLOTS_TRIED, WRONG_BEFORE, Attacked
-from fmtool.datasets import Data
-from fmtool.defense import TwoPass
-from fmtool.distributed import ALONE, Ranks, Shard
-from fmtool.errors import AttackError
-from fmtool.stages.common import Progress, Ready, check_data, code_of, data_header, inputs_of, ready, rows_of, warn
+from fmtool.artifacts import files
+from fmtool.artifacts.format import Artifact
+from fmtool.artifacts.history import stage
+from fmtool.attacks import adaptive, foolbox, registry
+from fmtool.attacks.adaptive import RESTARTS
+from fmtool.attacks.foolbox import SLOTS_TRIED, Attacked
+from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
+from fmtool.datasets.data import Data
+from fmtool.datasets.rows import row_seed
+from fmtool.errors import AttackError, warn
+from fmtool.masks.two_pass import TwoPass
+from fmtool.runtime import resume_file
+from fmtool.runtime.distributed import ALONE, Ranks, Shard
+from fmtool.runtime.progress import Progress
+from fmtool.runtime.resume_file import InSide
 from fmtool.stages.defend import two_pass
-from fmtool.stages.faults import halving, note_batch
-from fmtool.stages.kept import InSide
+from fmtool.stages.device_faults import halving, note_batch
+from fmtool.stages.inputs import check_data, data_header, inputs_of, rows_of
+from fmtool.stages.prepare import Ready, code_of, ready
 
 
 @halving
@@ -44,7 +51,7 @@ def attack(
     ranks: Ranks = ALONE,
     progress: Progress | None = None,
 ) -> Artifact:
-    """Attack `data` with a name of `attacks.ATTACKS` or a Foolbox class name; gives an `attack` artifact with every image.
+    """Attack `data` with a name of `registry.ATTACKS` or a Foolbox class name; gives an `attack` artifact with every image.
 
     name: None for fmn, or pgd with a defence. epsilon: the l-inf bound in units of the [0, 1] pixel range (default 8/255 for pgd;
     fmn and deepfool take none). defense: a `class-masks` artifact, whose two-pass classifier is attacked white-box by pgd from
@@ -56,7 +63,7 @@ def attack(
     name = name or ("fmn" if defense is None else "pgd")
     epsilon = _bound(name, epsilon)
     tries = _restarts(name, defense, restarts)
-    built, effect = attacks.build(name, options or {})
+    built, effect = foolbox.build(name, options or {})
     shared = shard is not None or ranks.of > 1
     _check_draws(name, built, tries, shared)
     run = ready(model, ranks.device(device), batch, factory)
@@ -73,7 +80,7 @@ def attack(
         "images": list(data.images.shape),
         **code_of(run.classifier, run.spec),
     }
-    with side_files.resuming(output, work, restart=restart, rank=(ranks.rank, ranks.of)) as side:
+    with resume_file.resuming(output, work, restart=restart, rank=(ranks.rank, ranks.of)) as side:
         note_batch(side)
         common: dict[str, Any] = {"epsilon": epsilon, "progress": progress, "kept": InSide(side)}
         found, counts = _shared_out(
@@ -87,7 +94,7 @@ def attack(
         tensors = {"images": data.pixels(), **found.__dict__, **rows_of(data)}
         made = Artifact("attack", header, tensors, history)
         if output is not None:
-            artifacts.write(made, output)
+            files.write(made, output)
         ranks.written()
     return made
 
@@ -109,7 +116,7 @@ def _described(
         recorded["restarts"] = restarts
         inputs.append(defense)
     header = {"attack": name, "options": effect, **data_header(data, run.spec)}
-    return header, artifacts.stage("attack", recorded, seed, inputs)
+    return header, stage("attack", recorded, seed, inputs)
 
 
 def _some(data: Data, rows: Sequence[int]) -> Data:
@@ -121,7 +128,7 @@ def _some(data: Data, rows: Sequence[int]) -> Data:
 def _try_slots(classifier: nn.Module, data: Data, run: Ready) -> None:
     """Warn where images that are shared out may come out otherwise."""
     first = _some(data, range(min(len(data), SLOTS_TRIED)))
-    if not attacks.same_in_any_slot(classifier, first.pixels(), first.labels, run.batch, run.device):
+    if not foolbox.same_in_any_slot(classifier, first.pixels(), first.labels, run.batch, run.device):
         warn("an image's gradient hangs on its place in the batch here: shared runs may differ in bits from one run")
 
 
@@ -132,12 +139,12 @@ def _attacked(
     images, labels, common = data.pixels(), data.labels, {**common, "batch": run.batch, "device": run.device}
     if target is None:
         seeds = _row_seeds(data, seed)
-        return attacks.run(run.classifier, images, labels, built, row_seeds=seeds, **common), [0, 0, 0]
+        return foolbox.run(run.classifier, images, labels, built, row_seeds=seeds, **common), [0, 0, 0]
 
     def seeds_of(*trial: str | int) -> list[int]:
         return _row_seeds(data, seed, *trial)
 
-    found = adaptive_attacks.run(target, images, labels, built, restarts=tries, row_seeds=seeds_of, **common)
+    found = adaptive.run(target, images, labels, built, restarts=tries, row_seeds=seeds_of, **common)
     return found.attacked, [found.by_two_pass, found.by_class_masks, found.flat]
 
 
@@ -158,8 +165,8 @@ def _shared_out(
 def _records(found: Attacked, counts: list[int], rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
     """One for each row, and one with the counts."""
     for number, row in enumerate(rows):
-        yield row, side_files.pack({name: values[number] for name, values in found.__dict__.items()})
-    yield 0, side_files.pack({"counts": torch.tensor(counts)})
+        yield row, resume_file.pack({name: values[number] for name, values in found.__dict__.items()})
+    yield 0, resume_file.pack({"counts": torch.tensor(counts)})
 
 
 def _joined(records: Iterable[tuple[int, bytes]], data: Data) -> tuple[Attacked, list[int]]:
@@ -171,7 +178,7 @@ def _joined(records: Iterable[tuple[int, bytes]], data: Data) -> tuple[Attacked,
     }
     counts = torch.zeros(3, dtype=torch.int64)
     for row, record in records:
-        values = side_files.unpack(record)
+        values = resume_file.unpack(record)
         counts += values.pop("counts", 0)
         for name, value in values.items():
             columns[name][row] = value
@@ -194,11 +201,11 @@ def _against(defense: Artifact, restarts: int, counts: list[int]) -> dict[str, A
 
 def _bound(name: str, epsilon: float | None) -> float | None:
     """The epsilon in effect."""
-    known = attacks.ATTACKS.get(name)
+    known = registry.ATTACKS.get(name)
     if known is not None and not known.bounded and epsilon is not None:
         raise AttackError(f"--epsilon: {name} looks for the smallest perturbation and takes no bound")
     if known is not None and known.bounded and epsilon is None:
-        return attacks.parse_epsilon(attacks.DEFAULT_EPSILON)
+        return registry.parse_epsilon(registry.DEFAULT_EPSILON)
     return epsilon
 
 
@@ -219,13 +226,13 @@ def _check_draws(name: str, made: Any, restarts: int, shared: bool) -> None:
     """The attack's random numbers allow for restarts, and for sharing the images out."""
     if restarts > 1 and not made.random_start:
         raise AttackError("random_start=False makes every restart the same one: expected --restarts 1 with it")
-    if shared and not attacks.draws_for_each_image(made):
+    if shared and not foolbox.draws_for_each_image(made):
         raise AttackError(f"{name} draws random numbers for whole batches: --shard and torchrun would change them")
 
 
 def _row_seeds(data: Data, seed: int, *trial: str | int) -> list[int]:
     pairs = zip(data.key.tolist(), data.index.tolist(), strict=True)
-    return [attacks.row_seed(seed, key, index, *trial) for key, index in pairs]
+    return [row_seed(seed, key, index, *trial) for key, index in pairs]
 
 
 def _check_found(found: Attacked, name: str, attacked: str, shard: Shard | None) -> None:

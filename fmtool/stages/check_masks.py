@@ -9,60 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fmtool import mask_checks
-from fmtool.artifacts import Artifact, Rows
-from fmtool.attacks import row_seed, title
-from fmtool.errors import ArtifactError, MaskError
-from fmtool.mask_checks import Interval
+from fmtool.artifacts.format import Artifact, Rows
+from fmtool.artifacts.rows import ROWS_OF_FILE, check_range, check_unit, join
+from fmtool.attacks.registry import title
+from fmtool.datasets.rows import row_seed
+from fmtool.errors import ArtifactError, MaskError, warn
+from fmtool.masks import controls
+from fmtool.masks.controls import Control, MaskCheck
+from fmtool.masks.spectrum import filter_images, half_width, kept_entries
 from fmtool.models.classifier import predict
-from fmtool.spectrum import filter_images, half_width, kept_entries
-from fmtool.stages.common import (
-    ROWS_OF_FILE,
-    Progress,
-    Ready,
-    check_attack,
-    check_range,
-    check_same_model,
-    check_unit,
-    join,
-    ready,
-    warn,
-)
-from fmtool.stages.faults import halving
+from fmtool.runtime.progress import Progress
+from fmtool.stages.device_faults import halving
+from fmtool.stages.inputs import check_attack, check_same_model
+from fmtool.stages.prepare import Ready, ready
 
 DRAWS = 10  # of random places an image
 # Which of an image's draws, beside 0, 1, ... for its random places: what breaks ties, and which other mask is taken.
 LOWEST, LARGEST, SAME, OTHER, CHOOSE_SAME, CHOOSE_OTHER = -1, -2, -3, -4, -5, -6
-
-
-@dataclass(frozen=True)
-class Control:
-    """One way of filtering: the share of n images that end in their target, and the fitted masks' share minus it, paired.
-
-    difference: None for the fitted masks themselves; p: of "the fitted masks keep more", None where that isn't tested.
-    """
-
-    name: str
-    n: int
-    kept: Interval
-    difference: Interval | None = None
-    p: float | None = None
-
-
-@dataclass(frozen=True)
-class MaskCheck:
-    """What `check_masks` finds. about: "essential", "adversarial" or "class"; the first control is no filter, the second the
-    masks as they are. kept_entries: their median over the masks, of `entries` of the full spectrum.
-    """
-
-    about: str
-    attack: str | None
-    n: int
-    draws: int
-    flips: int
-    kept_entries: float
-    entries: int
-    controls: list[Control]
 
 
 @dataclass(frozen=True)
@@ -166,7 +129,7 @@ def check_masks(
         attack=masks.header["attack"],
         n=len(every),
         draws=draws,
-        flips=mask_checks.FLIPS,
+        flips=controls.FLIPS,
         kept_entries=float(kept.double().quantile(0.5)),
         entries=run.spec.input_shape[0] * run.spec.input_shape[1] * run.spec.input_shape[2],
         controls=[_control(name, ends[fitted][plan.rows], ends[name], fitted, seed) for name, plan in planned.items()],
@@ -192,11 +155,11 @@ def _run(run: Ready, rows: _Rows, planned: dict[str, _Plan], progress: Progress 
 
 def _control(name: str, fitted: Tensor, ends: Tensor, fitted_name: str, seed: int) -> Control:
     """fitted, ends (m): of the images that have this control."""
-    kept = mask_checks.share(ends)
+    kept = controls.share(ends)
     if name == fitted_name:
         return Control(name, len(ends), kept)
-    p = None if name == "no filter" else mask_checks.sign_flip_p(fitted, ends, seed)
-    return Control(name, len(ends), kept, mask_checks.difference(fitted, ends), p)
+    p = None if name == "no filter" else controls.sign_flip_p(fitted, ends, seed)
+    return Control(name, len(ends), kept, controls.difference(fitted, ends), p)
 
 
 def _same_values(rows: _Rows, every: Tensor, draws: int) -> dict[str, _Plan]:
@@ -207,10 +170,10 @@ def _same_values(rows: _Rows, every: Tensor, draws: int) -> dict[str, _Plan]:
         return lambda images, own, some: _moved(images, own, rows.draws(some, number), torch.zeros_like(own))
 
     def lowest(images: Tensor, own: Tensor, some: Tensor) -> Tensor:
-        return _moved(images, own, mask_checks.lowest_first(h, w).expand(own.shape), rows.draws(some, LOWEST))
+        return _moved(images, own, controls.lowest_first(h, w).expand(own.shape), rows.draws(some, LOWEST))
 
     def largest(images: Tensor, own: Tensor, some: Tensor) -> Tensor:
-        return _moved(images, own, mask_checks.magnitudes(images), rows.draws(some, LARGEST))
+        return _moved(images, own, controls.magnitudes(images), rows.draws(some, LARGEST))
 
     return {
         "random places": _Plan(every, [at_random(number) for number in range(draws)], rows.targets),
@@ -228,14 +191,14 @@ def _of_another_image(rows: _Rows) -> dict[str, _Plan]:
     targets = rows.targets.tolist()
 
     def control(same: bool, choice: int, ties: int) -> _Plan:
-        others = mask_checks.partners(targets, rows.names, rows.choices(choice), same=same)
+        others = controls.partners(targets, rows.names, rows.choices(choice), same=same)
 
         def way(images: Tensor, own: Tensor, some: Tensor) -> Tensor:
             return _moved(images, own, rows.masks[rows.owners[others[some]]], rows.draws(some, ties))
 
         return _Plan((others >= 0).nonzero().flatten(), [way], rows.targets)
 
-    others = mask_checks.partners(targets, rows.names, rows.choices(CHOOSE_OTHER), same=False)
+    others = controls.partners(targets, rows.names, rows.choices(CHOOSE_OTHER), same=False)
     whole: list[Way] = [lambda images, _, some: filter_images(images, rows.masks[rows.owners[others[some]]])]
     return {
         "mask of another image of the same class": control(True, CHOOSE_SAME, SAME),
@@ -264,7 +227,7 @@ def _of_another_class(rows: _Rows, classes: Tensor) -> dict[str, _Plan]:
 
 
 def _moved(images: Tensor, own: Tensor, scores: Tensor, ties: Tensor) -> Tensor:
-    return filter_images(images, mask_checks.rearranged(own, scores, ties, images.shape[-1]))
+    return filter_images(images, controls.rearranged(own, scores, ties, images.shape[-1]))
 
 
 def _of_images(attack: Artifact, masks: Artifact, seed: int) -> _Rows:
@@ -327,7 +290,7 @@ def _check_masks_fit(masks: Artifact, run: Ready) -> Tensor:
     for start in range(0, len(rows), ROWS_OF_FILE):
         some = rows[start : start + ROWS_OF_FILE]
         check_unit(some, str(masks))
-        if not mask_checks.is_symmetric(some, w):
+        if not controls.is_symmetric(some, w):
             raise ArtifactError(f"{masks}: masks are not symmetric: entries k and -k differ")
         kept.append(kept_entries(some, w))
     return torch.cat(kept)

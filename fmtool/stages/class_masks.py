@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fmtool import artifacts, class_mask_fitting, side_files
-from fmtool.artifacts import Artifact
-from fmtool.attacks import OK, WRONG_BEFORE
-from fmtool.datasets import Data, spread, to_float
-from fmtool.errors import MaskError
-from fmtool.kept import Kept
-from fmtool.mask_steps import MAX_STEPS, MIN_STEPS, FitOptions
+from fmtool.artifacts import files
+from fmtool.artifacts.format import Artifact
+from fmtool.artifacts.history import stage
+from fmtool.attacks.registry import OK, WRONG_BEFORE
+from fmtool.datasets.data import Data
+from fmtool.datasets.rows import spread, to_float
+from fmtool.errors import MaskError, warn
+from fmtool.masks import class_fitting
+from fmtool.masks.optimisation import MAX_STEPS, MIN_STEPS, FitOptions
 from fmtool.models import compiling
 from fmtool.models.classifier import predict
-from fmtool.stages.common import Progress, Ready, check_attack, check_data, code_of, data_header, inputs_of, ready, warn
-from fmtool.stages.faults import halving, note_batch
+from fmtool.runtime import resume_file
+from fmtool.runtime.journal import Kept
+from fmtool.runtime.progress import Progress
+from fmtool.runtime.resume_file import InSide
+from fmtool.stages.device_faults import halving, note_batch
 from fmtool.stages.fit_masks import check_fit_options
-from fmtool.stages.kept import InSide
+from fmtool.stages.inputs import check_attack, check_data, data_header, inputs_of
+from fmtool.stages.prepare import Ready, code_of, ready
 
 LAMBDA, ROBUST_LAMBDA = 0.01, 0.001  # A.3
 
@@ -65,31 +71,31 @@ def class_masks(
     }
     recorded = {**fields, "limit": limit, "batch_size": run.batch, "compile": compile_, "device": run.device.type}
     inputs = inputs_of(model, source)
-    work = {"header": header, "history": artifacts.stage("class-masks", recorded, None, inputs)}
-    with side_files.resuming(output, {**work, **code_of(run.classifier, run.spec)}, restart=restart) as side:
+    work = {"header": header, "history": stage("class-masks", recorded, None, inputs)}
+    with resume_file.resuming(output, {**work, **code_of(run.classifier, run.spec)}, restart=restart) as side:
         note_batch(side)
         kept = InSide(side)
         parts = _parts(source, run, robust, limit, kept)
         if compile_ is None:
             compile_ = compiling.pays(sum(len(part.images) for part in parts) * min_steps, run.spec.input_shape)
-        options = FitOptions(used, run.batch, min_steps, max_steps, class_mask_fitting.CLASS_TOLERANCE, compile_)
-        found = class_mask_fitting.fit_class_masks(
+        options = FitOptions(used, run.batch, min_steps, max_steps, class_fitting.CLASS_TOLERANCE, compile_)
+        found = class_fitting.fit_class_masks(
             run.classifier, parts, len(run.spec.class_names), options, run.device, progress, kept
         )
         _warn_of(found, parts, header["class_names"])
         fitted = (found.steps > 0).nonzero().flatten()
         tensors = {"classes": fitted, **{name: values[fitted] for name, values in found.__dict__.items()}}
         header["images"] = [len(part.images) for part in reversed(parts)]
-        history = artifacts.stage("class-masks", {**recorded, "compile": compile_}, None, inputs)
+        history = stage("class-masks", {**recorded, "compile": compile_}, None, inputs)
         made = Artifact("class-masks", header, tensors, history)
         if output is not None:
-            artifacts.write(made, output)
+            files.write(made, output)
     return made
 
 
 def _parts(
     source: Artifact | Data, run: Ready, robust: bool, limit: int | None, kept: Kept
-) -> list[class_mask_fitting.Part]:
+) -> list[class_fitting.Part]:
     """What the masks are fitted to: adversarial images first where they are to be robust, then clean ones."""
     if isinstance(source, Data):
         right = predict(run.classifier, source.images, run.batch, run.device, kept, "clean") == source.labels
@@ -98,7 +104,7 @@ def _parts(
         right = source["status"] != WRONG_BEFORE
         clean, labels = source["images"][right], source["labels"][right]
     rows = spread(labels, limit)
-    parts = [class_mask_fitting.Part(clean[rows], labels[rows], labels[rows])]
+    parts = [class_fitting.Part(clean[rows], labels[rows], labels[rows])]
     if robust and isinstance(source, Artifact):
         parts.insert(0, _turned(source, right.nonzero().flatten()[rows]))
         if not len(parts[0].images):
@@ -106,15 +112,15 @@ def _parts(
     return parts
 
 
-def _turned(attack: Artifact, rows: Tensor) -> class_mask_fitting.Part:
+def _turned(attack: Artifact, rows: Tensor) -> class_fitting.Part:
     """The adversarial images among `rows`: under the mask of the class that they are taken for, back to their true labels."""
     turned = rows[attack["status"][rows] == OK]
-    return class_mask_fitting.Part(
+    return class_fitting.Part(
         attack["adversarial"][turned], attack["labels"][turned], attack["adversarial_predictions"][turned]
     )
 
 
-def _warn_of(found: class_mask_fitting.ClassMasks, parts: list[class_mask_fitting.Part], names: list[str]) -> None:
+def _warn_of(found: class_fitting.ClassMasks, parts: list[class_fitting.Part], names: list[str]) -> None:
     fitted = found.steps > 0
     missing = [name for name, there in zip(names, fitted.tolist(), strict=True) if not there]
     if missing:

@@ -10,17 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fmtool import artifacts, side_files, spectrum
-from fmtool.artifacts import Artifact
-from fmtool.correlation import DEFAULT, Null, Statistic
-from fmtool.correlation import correlate as correlate_rows
+from fmtool.artifacts import files
+from fmtool.artifacts.format import Artifact
+from fmtool.artifacts.history import stage
+from fmtool.artifacts.rows import ROWS_OF_FILE, check_range, check_unit, join
 from fmtool.correlation.engine import chosen
-from fmtool.correlation.statistic import Point
+from fmtool.correlation.engine import correlate as correlate_rows
+from fmtool.correlation.evaluate import Point, Statistic
+from fmtool.correlation.nulls import Null
+from fmtool.correlation.registry import DEFAULT
 from fmtool.errors import ArtifactError, MaskError, StatisticError
+from fmtool.masks import spectrum
 from fmtool.models.classifier import pick_device
-from fmtool.stages.common import ROWS_OF_FILE, Progress, check_range, check_unit, join
-from fmtool.stages.faults import device_errors
-from fmtool.stages.kept import InSide
+from fmtool.runtime import resume_file
+from fmtool.runtime.progress import Progress
+from fmtool.runtime.resume_file import InSide
+from fmtool.stages.device_faults import device_errors
 
 PERMUTATIONS = 999
 PRESETS = {"paper": {"permutations": 100, "strict": True}}  # the authors' code: p from shuffled d strictly below d
@@ -51,7 +56,7 @@ def correlate(
 
     Masks are flattened over the full spectrum; pool: average-pool them first by this odd number. preset "paper": the authors'
     100 permutations and strict inequality. class_subsets, subsample and draws: curves, see `correlation.curves`; what they
-    hold stands in the header. Gives a `correlation` artifact. Errors where nothing is shared or n is too small.
+    hold stands in the header. Gives a `registry` artifact. Errors where nothing is shared or n is too small.
     output: write the file too ("-" for standard output); the same call goes on from a side file beside it when it was killed,
     unless restart.
     """
@@ -77,10 +82,10 @@ def correlate(
         "subsample": list(subsample),
         "device": where.type,
     }
-    history = artifacts.stage("correlate", options, seed, [_input(side) for side in (a, b)])
+    history = stage("correlate", options, seed, [_input(side) for side in (a, b)])
     sides = [_side(side) for side in (a, b)]
     work = {"history": history, "sides": sides, "labels": None if labels is None else _digest(labels)}
-    with side_files.resuming(output, work, restart=restart) as side:
+    with resume_file.resuming(output, work, restart=restart) as side:
         found = correlate_rows(
             x,
             y,
@@ -103,7 +108,7 @@ def correlate(
         }
         made = Artifact("correlation", header, _tensors(found), history)
         if output is not None:
-            artifacts.write(made, output)
+            files.write(made, output)
     return made
 
 

@@ -9,24 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fmtool import artifacts, attacks
-from fmtool.artifacts import Artifact
-from fmtool.defense import TwoPass
-from fmtool.errors import ArtifactError
+from fmtool.artifacts.format import Artifact
+from fmtool.artifacts.history import stage
+from fmtool.artifacts.rows import ROWS, check_range, check_unit, join
+from fmtool.attacks import registry
+from fmtool.errors import ArtifactError, warn
+from fmtool.masks.two_pass import TwoPass
 from fmtool.models.classifier import predict
-from fmtool.stages.common import (
-    ROWS,
-    Progress,
-    Ready,
-    check_attack,
-    check_range,
-    check_same_model,
-    check_unit,
-    join,
-    ready,
-    warn,
-)
-from fmtool.stages.faults import halving
+from fmtool.runtime.progress import Progress
+from fmtool.stages.device_faults import halving
+from fmtool.stages.inputs import check_attack, check_same_model
+from fmtool.stages.prepare import Ready, ready
 
 NO_CELL = -1  # stands in `predictions` where a row has no cell
 
@@ -71,7 +64,7 @@ def defend(
     rows = _rows(attacked, places, class_masks)
     columns = ["none"]
     for file in class_masks:
-        columns.append(_free_name(attacks.masks_title(file.header), columns))
+        columns.append(_free_name(registry.masks_title(file.header), columns))
     first, place = attacked[0], places[0]
     labels = first["labels"][place]
     predictions = torch.full((len(rows), len(columns), len(labels)), NO_CELL)
@@ -89,7 +82,7 @@ def defend(
         "data": first.header["data"],
     }
     tensors = {"predictions": predictions, **{name: first[name][place] for name in ROWS}}
-    history = artifacts.stage(
+    history = stage(
         "defend", {"batch_size": run.batch, "device": run.device.type}, None, [model, *attacked, *class_masks]
     )
     return Artifact("defense", header, tensors, history)
@@ -137,8 +130,8 @@ def _name(file: Artifact, files: Sequence[Artifact]) -> str:
         if one.header["attack"] == name and bool(one.header.get("defense")) == adaptive
     }
     if len(others) > 1 and None not in others:
-        return f"{attacks.title(name)} epsilon {float(file.header['options']['epsilon']):.3g}"
-    return attacks.title(name) if adaptive else name
+        return f"{registry.title(name)} epsilon {float(file.header['options']['epsilon']):.3g}"
+    return registry.title(name) if adaptive else name
 
 
 def _columns_of(file: Artifact, class_masks: Sequence[Artifact]) -> list[int]:
@@ -146,7 +139,7 @@ def _columns_of(file: Artifact, class_masks: Sequence[Artifact]) -> list[int]:
     digest = file.header["defense"]["digest"]
     found = [column for column, masks in enumerate(class_masks, start=1) if masks.digest == digest]
     if not found:
-        name = attacks.masks_title(file.header["defense"])
+        name = registry.masks_title(file.header["defense"])
         raise ArtifactError(
             f"{file}: attacks the {name} class masks {digest[:12]}, which are not among the class-masks files given"
         )

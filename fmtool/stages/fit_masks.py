@@ -9,32 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fmtool import artifacts, mask_fitting, row_files, side_files
-from fmtool.artifacts import Artifact, Rows
-from fmtool.attacks import OK, WRONG_BEFORE, row_seed
-from fmtool.datasets import Data, spread, to_float
-from fmtool.distributed import ALONE, Ranks, Shard
-from fmtool.errors import MaskError, unknown
-from fmtool.mask_jobs import Fit, Resume, State
-from fmtool.mask_steps import MAX_STEPS, MIN_STEPS, FitOptions, default_lambda
+from fmtool.artifacts import streaming
+from fmtool.artifacts.format import Artifact, Rows
+from fmtool.artifacts.history import stage
+from fmtool.attacks.registry import OK, WRONG_BEFORE
+from fmtool.datasets.data import Data
+from fmtool.datasets.rows import row_seed, spread, to_float
+from fmtool.errors import MaskError, unknown, warn
+from fmtool.masks import fitting
+from fmtool.masks.fit_queue import Fit, Resume, State
+from fmtool.masks.optimisation import MAX_STEPS, MIN_STEPS, FitOptions, default_lambda
+from fmtool.masks.spectrum import half_width
 from fmtool.models import compiling
 from fmtool.models.classifier import predict
-from fmtool.side_files import Side
-from fmtool.spectrum import half_width
-from fmtool.stages.common import (
-    Progress,
-    Ready,
-    check_attack,
-    check_data,
-    code_of,
-    data_header,
-    inputs_of,
-    ready,
-    rows_of,
-    warn,
-)
-from fmtool.stages.faults import halving, note_batch
-from fmtool.stages.kept import InSide
+from fmtool.runtime import resume_file
+from fmtool.runtime.distributed import ALONE, Ranks, Shard
+from fmtool.runtime.progress import Progress
+from fmtool.runtime.resume_file import InSide, Side
+from fmtool.stages.device_faults import halving, note_batch
+from fmtool.stages.inputs import check_attack, check_data, data_header, inputs_of, rows_of
+from fmtool.stages.prepare import Ready, code_of, ready
 
 PURPOSES = {
     "essential": "clean images that are classified correctly, to keep their label (M_E)",
@@ -88,7 +82,7 @@ def fit_masks(
     described = (for_, perturb, seed, limit, model, source, run)
     asked = {"compile": compile_, "shard": shard and [shard.number, shard.of], **code_of(run.classifier, run.spec)}
     work, whose = {"described": _described(options, *described), **asked}, (ranks.rank, ranks.of)
-    with side_files.resuming(output, work, restart=restart, rank=whose, holds_rows=True) as side:
+    with resume_file.resuming(output, work, restart=restart, rank=whose, holds_rows=True) as side:
         note_batch(side)
         of, rows, known = _chosen(source, for_, run, limit, shard, side)
         if compile_ is None:
@@ -98,7 +92,7 @@ def fit_masks(
             header["shard"] = shard.field(of)
         starts = _starts(known, run.spec.input_shape, perturb, seed)
         pixels = _Pixels(_pixels(source, for_), rows)
-        mask_fitting.fit_each(
+        fitting.fit_each(
             *(run.classifier, pixels, known["targets"], options, _store_in(side), run.device, progress, starts),
             rows=ranks.rows(range(len(rows))),
             resume=_resume_from(side),
@@ -125,7 +119,7 @@ def _made(
     if not ranks.leads:
         ranks.hand_over(fitted)
         return Artifact("masks", header, {}, history), {}
-    with row_files.making(output, "masks", header, history, _layout(n, shape, known)) as made:
+    with streaming.making(output, "masks", header, history, _layout(n, shape, known)) as made:
         columns = _put(made, ranks.gathered(fitted, progress), n)
         for name, values in {**known, **columns}.items():
             made.put(name, values)
@@ -214,7 +208,7 @@ def _described(
         "compile": options.compile_,
         "device": run.device.type,
     }
-    return header, artifacts.stage("fit-masks", recorded, seed if perturb else None, inputs_of(model, source))
+    return header, stage("fit-masks", recorded, seed if perturb else None, inputs_of(model, source))
 
 
 def _starts(rows: dict[str, Tensor], shape: Sequence[int], perturb: float, seed: int) -> Callable[[int], Tensor] | None:
@@ -222,7 +216,7 @@ def _starts(rows: dict[str, Tensor], shape: Sequence[int], perturb: float, seed:
     if not perturb:
         return None
     keys, indices = rows["key"].tolist(), rows["index"].tolist()
-    return lambda row: mask_fitting.perturbed(shape, perturb, row_seed(seed, keys[row], indices[row]))
+    return lambda row: fitting.perturbed(shape, perturb, row_seed(seed, keys[row], indices[row]))
 
 
 class _Pixels:
@@ -243,7 +237,7 @@ class _Pixels:
 def _store_in(side: Side) -> Callable[[int, Fit], None]:
     def store(row: int, fit: Fit) -> None:
         values = {name: torch.tensor(getattr(fit, name), dtype=dtype) for name, dtype in COLUMNS.items()}
-        side.put(row, side_files.pack({"masks": fit.masks, **values}))
+        side.put(row, resume_file.pack({"masks": fit.masks, **values}))
 
     return store
 
@@ -253,21 +247,21 @@ def _resume_from(side: Side) -> Resume:
 
     def begun(row: int) -> State | None:
         data = side.state(str(row))
-        return None if data is None else side_files.unpack(data)
+        return None if data is None else resume_file.unpack(data)
 
     def save(states: Mapping[int, State]) -> None:
         for row, state in states.items():
-            side.keep(side_files.pack(state), str(row))
+            side.keep(resume_file.pack(state), str(row))
         side.commit()
 
     return Resume(side.rows(), begun, side.due, save)
 
 
-def _put(made: row_files.Made, found: Iterable[tuple[int, bytes]], n: int) -> dict[str, Tensor]:
+def _put(made: streaming.Made, found: Iterable[tuple[int, bytes]], n: int) -> dict[str, Tensor]:
     """Take masks to where they are kept; gives what else there is of each, one column a field (n)."""
     columns = {name: torch.zeros(n, dtype=dtype) for name, dtype in COLUMNS.items()}
     for row, data in found:
-        values = side_files.unpack(data)
+        values = resume_file.unpack(data)
         made.put("masks", values["masks"], row)
         for name, column in columns.items():
             column[row] = values[name]
@@ -283,7 +277,7 @@ COLUMNS = {
 }
 
 
-def _layout(n: int, shape: Sequence[int], known: dict[str, Tensor]) -> row_files.Layout:
+def _layout(n: int, shape: Sequence[int], known: dict[str, Tensor]) -> streaming.Layout:
     c, h, w = shape
     return {
         "masks": (torch.float32, (n, c, h, half_width(w))),

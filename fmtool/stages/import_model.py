@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from fmtool import artifacts
-from fmtool.artifacts import Artifact
+from fmtool.artifacts import files, history
+from fmtool.artifacts.format import Artifact
 from fmtool.errors import ModelError
-from fmtool.models import ARCHITECTURES
 from fmtool.models.checkpoints import (
     CHECKPOINT_SUFFIXES,
     TORCHVISION_OUTPUTS,
@@ -31,6 +30,7 @@ from fmtool.models.checkpoints import (
     to_artifact,
 )
 from fmtool.models.classifier import Classifier
+from fmtool.models.registry import ARCHITECTURES
 
 SMALL_IMAGES = (3, 32, 32)
 IMAGENET_IMAGES = (3, 224, 224)
@@ -68,7 +68,7 @@ def import_model(
     checkpoint = source if is_file else weights if weights not in (None, "default", "none") else None
     torch.manual_seed(seed)
     shape = _input_shape(input_shape, name)
-    data = artifacts.read_bytes(checkpoint) if checkpoint else b""  # once: what is recorded is what was loaded
+    data = files.read_bytes(checkpoint) if checkpoint else b""  # once: what is recorded is what was loaded
     network, outputs = _network(name, shape[0], checkpoint, weights, data)
     if mean is None and std is None and weights != "none" and name not in ARCHITECTURES and ":" not in name:
         mean, std = _torchvision_normalisation(name)
@@ -96,7 +96,7 @@ def import_model(
     inputs = (
         [{"name": Path(checkpoint).name, "split": "", "digest": hashlib.sha256(data).hexdigest()}] if checkpoint else []
     )
-    return to_artifact(classifier, spec, artifacts.stage("import-model", options, seed, inputs))
+    return to_artifact(classifier, spec, history.stage("import-model", options, seed, inputs))
 
 
 def _network(

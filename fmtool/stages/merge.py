@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fmtool import artifacts, row_files
-from fmtool.artifacts import Artifact
-from fmtool.errors import ArtifactError
-from fmtool.stages.common import check_range, shard_of, warn
+from fmtool.artifacts import history as artifacts
+from fmtool.artifacts import streaming
+from fmtool.artifacts.format import Artifact
+from fmtool.artifacts.rows import check_range, shard_of
+from fmtool.errors import ArtifactError, warn
 
 # kind -> the stages whose options must agree: the newest of each that is in the history
 MAKERS = {"attack": ("attack",), "masks": ("fit-masks", "attack")}
@@ -53,7 +54,7 @@ def merge(files: Sequence[Artifact], *, allow_gaps: bool = False, output: str | 
     columns = {name: [file.rows(name) for file in files] for name in first.tensors}
     layout = {name: (rows[0].dtype, (len(sources), *rows[0].shape[1:])) for name, rows in columns.items()}
     places = _places(files) if sharded else torch.arange(len(sources))
-    with row_files.making(output, first.kind, header, history, layout) as made:
+    with streaming.making(output, first.kind, header, history, layout) as made:
         for name, parts in columns.items():
             if len(parts[0].shape) == 1:
                 values = sources if name == "source" and not sharded else torch.cat([rows[:] for rows in parts])

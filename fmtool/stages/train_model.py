@@ -8,23 +8,21 @@ from typing import Any
 
 import torch
 
-from fmtool import artifacts, side_files, training
-from fmtool.artifacts import Artifact
-from fmtool.datasets import DATASETS, Data
-from fmtool.errors import ModelError, unknown
-from fmtool.models import compiling
-from fmtool.models.checkpoints import (
-    Specification,
-    build,
-    check_output,
-    from_artifact,
-    to_artifact,
-    with_head,
-)
+from fmtool.artifacts import files
+from fmtool.artifacts.format import Artifact
+from fmtool.artifacts.history import stage
+from fmtool.datasets.data import Data
+from fmtool.datasets.registry import DATASETS
+from fmtool.errors import ModelError, unknown, warn
+from fmtool.models import compiling, training
+from fmtool.models.checkpoints import Specification, build, check_output, from_artifact, to_artifact, with_head
 from fmtool.models.classifier import Classifier, batch_size, pick_device, predict, prepare
-from fmtool.stages.common import Progress, check_data, check_shape, code_of, data_input, warn
-from fmtool.stages.faults import device_errors
-from fmtool.stages.kept import InSide
+from fmtool.runtime import resume_file
+from fmtool.runtime.progress import Progress
+from fmtool.runtime.resume_file import InSide
+from fmtool.stages.device_faults import device_errors
+from fmtool.stages.inputs import check_data, check_shape, data_input
+from fmtool.stages.prepare import code_of
 
 
 @device_errors()
@@ -84,7 +82,7 @@ def train_model(
         "device": where.type,
     }
     inputs: list[Any] = [*([base] if base else []), data_input(data), *([data_input(test)] if test else [])]
-    history = artifacts.stage("train-model", options, seed, inputs)
+    history = stage("train-model", options, seed, inputs)
     # threads share each piece of work, and so round by their number
     work = {
         "header": spec.header(),
@@ -92,7 +90,7 @@ def train_model(
         "threads": torch.get_num_threads(),
         **code_of(classifier, spec),
     }
-    with side_files.resuming(output, work, restart=restart) as side:
+    with resume_file.resuming(output, work, restart=restart) as side:
         kept = InSide(side)
         how: dict[str, Any] = {"seed": seed, "device": where, "progress": progress, "kept": kept}
         if head_only:
@@ -104,7 +102,7 @@ def train_model(
             spec = dataclasses.replace(spec, accuracy=float((found == test.labels).double().mean()))
         made = to_artifact(classifier, spec, history)
         if output is not None:
-            artifacts.write(made, output)
+            files.write(made, output)
     return made
 
 

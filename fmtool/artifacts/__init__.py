@@ -1,0 +1,1 @@
+"""The files: their format, their history, and their rows."""

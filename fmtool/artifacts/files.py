@@ -1,0 +1,85 @@
+"""Read and write artifacts whole, from paths and through standard input and output."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fmtool.artifacts.format import (
+    LARGEST_HEADER,
+    METADATA_KEY,
+    Artifact,
+    Description,
+    check_layout,
+    describe_header,
+    header_end,
+    serialise,
+    tensors_in,
+)
+from fmtool.artifacts.output import STREAM, write_bytes
+from fmtool.errors import ArtifactError
+
+if TYPE_CHECKING:
+    Buffer = bytes | bytearray | memoryview
+
+
+def write(artifact: Artifact, target: str) -> str:
+    """Write to a path, replaced only when the new file is whole, or to standard output for "-". Returns the digest."""
+    data, digest = serialise(artifact)
+    write_bytes(data, target)
+    return digest
+
+
+def read(source: str, *kinds: str, data: bytes | None = None) -> Artifact:
+    """Read an artifact from a path or "-", of one of these kinds; digest, fields, dtypes and shapes are checked.
+
+    data: the file's bytes where they have been read already.
+    """
+    found = describe(source, *kinds, data=data)
+    tensors = tensors_in(found.data, label(source))
+    artifact = Artifact(found.kind, found.header, tensors, found.history, label(source))
+    artifact.__dict__["digest"] = found.digest  # known already: spares the cached property its work
+    return artifact
+
+
+def describe(source: str, *kinds: str, data: bytes | None = None) -> Description:
+    """Read and check a file's header and digest without importing torch."""
+    name = label(source)
+    data = read_bytes(source) if data is None else data
+    check_layout(data, name)
+    end = header_end(data)
+    return replace(describe_header(data[:end], [memoryview(data)[end:]], name, *kinds), data=data)
+
+
+def read_bytes(source: str) -> bytes:
+    """A whole file, or standard input for "-"."""
+    try:
+        if source != STREAM:
+            return Path(source).read_bytes()
+        if sys.stdin.isatty():
+            raise ArtifactError("standard input is a terminal: expected a file through a pipe for '-'")
+        data = sys.stdin.buffer.read()
+    except OSError as error:
+        raise ArtifactError(f"{label(source)}: can't be read: {error.strerror}") from None
+    if not data:
+        raise ArtifactError("standard input is empty: expected a file (did the command before the pipe fail?)")
+    return data
+
+
+def looks_made(source: str) -> bool:
+    """Whether a path is a regular file whose first bytes speak of fmtool, as far as can be told without reading all of it."""
+    try:
+        if source == STREAM or not Path(source).is_file():
+            return False
+        with open(source, "rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            return size <= LARGEST_HEADER and f'"{METADATA_KEY}":'.encode() in file.read(size)
+    except (OSError, struct.error):
+        return False
+
+
+def label(source: str) -> str:
+    return "standard input" if source == STREAM else source

@@ -1,0 +1,285 @@
+"""The file format: every stage's result is one safetensors file with its provenance in the header.
+
+A file has one metadata entry, `fmtool`, that holds canonical JSON: `kind`, `schema`, `digest`, `history` and the fields of
+its kind. One entry, because safetensors writes several in random order; so the same command gives the same bytes.
+`digest` is the sha256 of the whole file with the digest's own 64 characters set to 0: every changed byte is noticed.
+
+Reading a header needs neither torch nor anything else that is slow to import.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fmtool.artifacts.schema import FIELDS, FRAME, TENSORS, WEIGHTS, damaged
+from fmtool.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    Buffer = bytes | bytearray | memoryview
+
+SCHEMA = 1
+WIDTHS = {"F64": 8, "I64": 8, "F32": 4, "U8": 1, "BOOL": 1}  # bytes, of the dtypes that are written row by row
+METADATA_KEY = "fmtool"
+LARGEST_HEADER = 100_000_000  # bytes, as the library has it
+_BLANK = b'\\"digest\\":\\"' + b"0" * 64  # as it stands in the file, with the key: a name may be 64 zeros too
+
+
+class Rows(Protocol):
+    """Images (n, c, h, w), or other rows, of which a few are wanted at a time: a tensor, or a part of a file."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Any, /) -> Tensor:
+        """rows: a number, a slice or a tensor of numbers."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One stage's result in memory. `tensors` are on the CPU; `header` holds the fields of the kind, ready for JSON."""
+
+    kind: str
+    header: dict[str, Any]
+    tensors: Mapping[str, Tensor]
+    history: list[dict[str, Any]] = field(default_factory=list)
+    name: str = ""  # where it was read from, for messages; not stored
+
+    def __getitem__(self, tensor: str) -> Tensor:
+        return self.tensors[tensor]
+
+    def rows(self, tensor: str) -> Rows:
+        """The same, to be read a few rows at a time where it lies in a file (`streaming`)."""
+        parts: Mapping[str, Rows] = getattr(self.tensors, "parts", self.tensors)
+        return parts[tensor]
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the file that `write` makes of this artifact, as hexadecimal digits."""
+        return serialise(self)[1]
+
+    def input_digest(self, kind: str) -> str | None:
+        """The digest of the input of this kind that the newest stage with such an input took: `merge`, say, takes no model."""
+        named = (entry for stage in reversed(self.history) for entry in stage["inputs"])
+        return next((entry["digest"] for entry in named if entry["kind"] == kind), None)
+
+    def __str__(self) -> str:
+        return self.name or f"the {self.kind} artifact"
+
+
+@dataclass(frozen=True)
+class Description:
+    """A file's header, read without torch: fields, history, and tensor name -> (dtype, shape)."""
+
+    kind: str
+    header: dict[str, Any]
+    history: list[dict[str, Any]]
+    digest: str
+    shapes: dict[str, tuple[str, tuple[int, ...]]]
+    offsets: dict[str, int]  # of the tensors' first bytes, from the end of the header
+    data: bytes = b""
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The tensors as NumPy arrays; none of a model: its weights may be of a type that NumPy does not know."""
+        from safetensors.numpy import load
+
+        return load(self.data) if self.kind != "model" else {}
+
+
+def serialise(artifact: Artifact) -> tuple[bytes, str]:
+    """The file's bytes and its digest. ValueError for NaN in the header, which JSON doesn't know."""
+    from safetensors.torch import save
+
+    # safetensors writes strided tensors wrongly or refuses them, and knows the CPU only
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in artifact.tensors.items()}
+    text = _metadata(artifact.kind, artifact.header, artifact.history)
+    data = save(tensors, metadata={METADATA_KEY: text})
+    digest = hashlib.sha256(data).hexdigest()
+    end = header_end(data)
+    return with_digest(data[:end], digest) + data[end:], digest
+
+
+def serialise_header(
+    kind: str,
+    header: Mapping[str, Any],
+    history: list[dict[str, Any]],
+    shapes: Mapping[str, tuple[str, tuple[int, ...]]],
+) -> bytes:
+    """The first bytes of the same file, up to its tensors, before its digest is known: as the library lays them out."""
+    entries: dict[str, Any] = {"__metadata__": {METADATA_KEY: _metadata(kind, header, history)}}
+    for name, start in offsets_of(shapes).items():
+        dtype, shape = shapes[name]
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, start + _bytes_of(dtype, shape)]}
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def offsets_of(shapes: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, int]:
+    """Where each tensor starts, the widest dtypes first, then by name, as the library orders them."""
+    offsets, at = {}, 0
+    for name in sorted(shapes, key=lambda name: (-WIDTHS[shapes[name][0]], name)):
+        offsets[name] = at
+        at += _bytes_of(*shapes[name])
+    return offsets
+
+
+def with_digest(head: bytes, digest: str) -> bytes:
+    """A header with its digest in the place that was left for it."""
+    return head.replace(_BLANK, _filled(digest), 1)
+
+
+def _metadata(kind: str, header: Mapping[str, Any], history: list[dict[str, Any]]) -> str:
+    meta = {**header, "kind": kind, "schema": SCHEMA, "digest": "0" * 64, "history": history}
+    return _canonical(meta).encode(errors="replace").decode()  # names of files may hold bytes that are not UTF-8
+
+
+def _canonical(meta: Mapping[str, Any]) -> str:
+    return json.dumps(meta, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def _bytes_of(dtype: str, shape: Sequence[int]) -> int:
+    return WIDTHS[dtype] * math.prod(shape)
+
+
+def tensors_in(data: bytes, name: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file whose layout was checked."""
+    from safetensors.torch import load
+
+    try:
+        return load(data)
+    except KeyError as error:
+        raise ArtifactError(f"{name}: holds a tensor of type {error}, which torch doesn't know") from None
+    except (TypeError, RuntimeError) as error:  # no number, but an axis beyond all numbers
+        raise not_whole(name, error) from None
+
+
+def describe_header(head: bytes, rest: Iterable[Buffer], name: str, *kinds: str) -> Description:
+    """The description that a file's first bytes, up to its tensors, hold; `rest` is what follows, for the digest."""
+    entries = json.loads(head[8:])
+    text = _text_of(entries.pop("__metadata__", None))
+    wanted = f"a{'n' if kinds[:1] == ('attack',) else ''} {' or '.join(kinds) or 'fmtool'}"
+    if text is None:
+        raise ArtifactError(f"{name}: expected {wanted} file, got a safetensors file that fmtool did not make")
+    meta = _parse_meta(text, name)
+    kind, digest = meta.pop("kind"), meta.pop("digest")
+    _check_digest(head, rest, str(digest), name)
+    if kinds and kind not in kinds:
+        raise ArtifactError(f"{name}: expected {wanted} file, got a file of kind {kind}")
+    shapes = {key: (str(entry["dtype"]), tuple(entry["shape"])) for key, entry in entries.items()}
+    offsets = {key: int(entry["data_offsets"][0]) for key, entry in entries.items()}
+    history = meta.pop("history")
+    _check_kind(kind, meta, shapes, name)
+    return Description(kind, meta, history, digest, shapes, offsets)
+
+
+def parse_header(data: bytes, name: str) -> dict[str, Any]:
+    """The JSON header of a safetensors file, checked against the file's size and, where fmtool made it, the digest."""
+    check_layout(data, name)
+    end = header_end(data)
+    header: dict[str, Any] = json.loads(data[8:end])
+    text = _text_of(header.get("__metadata__"))
+    if text is not None:
+        _check_digest(data[:end], [memoryview(data)[end:]], str(_parse_meta(text, name)["digest"]), name)
+    return header
+
+
+def check_layout(data: bytes, name: str) -> None:
+    """The bytes are a whole safetensors file whose header can be read."""
+    from safetensors import SafetensorError, deserialize
+
+    try:
+        deserialize(data)  # type: ignore[no-untyped-call]
+        assert isinstance(json.loads(data[8 : header_end(data)]), dict)
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise not_whole(name, error) from None
+
+
+def not_whole(name: str, error: BaseException) -> ArtifactError:
+    """What to raise for what the library says of a file."""
+    reason = str(error).removeprefix("Error while deserializing: ").splitlines()[0]
+    return ArtifactError(f"{name}: not a whole safetensors file ({reason})")
+
+
+def _text_of(metadata: dict[str, str] | None) -> str | None:
+    """Our entry in a header's metadata, which the library takes for null too."""
+    return (metadata or {}).get(METADATA_KEY)
+
+
+def _parse_meta(text: str, name: str) -> dict[str, Any]:
+    """The fields, which are canonical JSON as `_metadata` writes it: no NaN, no name twice, no half of a surrogate pair."""
+    try:
+        meta: dict[str, Any] = json.loads(text)
+        whole = isinstance(meta, dict) and meta.keys() >= FRAME.keys() and _canonical(meta).encode() == text.encode()
+    except (ValueError, RecursionError):
+        whole = False
+    if not whole:
+        raise ArtifactError(f"{name}: its fmtool header is damaged")
+    if meta["schema"] != SCHEMA:
+        raise ArtifactError(f"{name}: written by another version of fmtool (this one reads schema {SCHEMA})")
+    wrong = [key for key, check in FRAME.items() if not check(meta[key])]
+    if wrong:
+        raise ArtifactError(f"{name}: its fmtool header is damaged ({wrong[0]})")
+    del meta["schema"]
+    return meta
+
+
+def _check_digest(head: bytes, rest: Iterable[Buffer], digest: str, name: str) -> None:
+    found = hashlib.sha256(head.replace(_filled(digest), _BLANK, 1))
+    for part in rest:
+        found.update(part)
+    if found.hexdigest() != digest:
+        raise ArtifactError(f"{name}: the content does not match its digest: it was changed or damaged")
+
+
+def _check_kind(
+    kind: str, meta: Mapping[str, Any], shapes: Mapping[str, tuple[str, tuple[int, ...]]], name: str
+) -> None:
+    """Fields, tensors, dtypes and axes are those of the kind."""
+    if kind not in TENSORS:
+        raise ArtifactError(f"{name}: unknown kind {kind!r}, expected one of {', '.join(sorted(TENSORS))}")
+    missing = [key for key in FIELDS[kind] if key not in meta] + [key for key in TENSORS[kind] if key not in shapes]
+    if missing:
+        raise ArtifactError(f"{name}: a file of kind {kind} needs {', '.join(missing)}")
+    wrong = damaged(kind, meta)
+    if wrong:
+        raise ArtifactError(f"{name}: its {kind} header is damaged ({', '.join(wrong)})")
+    known = [*WIDTHS, *(WEIGHTS if kind == "model" else ())]
+    for tensor, (found, _) in shapes.items():
+        if found not in known:
+            raise ArtifactError(f"{name}: tensor {tensor} is {found}, expected one of {', '.join(known)}")
+    sizes: dict[str, int] = {}
+    for tensor, layout in TENSORS[kind].items():
+        dtype, *axes = layout.split()
+        found, shape = shapes[tensor]
+        if (
+            found != dtype
+            or len(shape) != len(axes)
+            or any(size < 1 or sizes.setdefault(axis, size) != size for axis, size in zip(axes, shape, strict=True))
+        ):
+            raise ArtifactError(
+                f"{name}: tensor {tensor} is {found} {list(shape)}, expected {dtype} ({', '.join(axes)})"
+            )
+    if "f" in sizes and [sizes["h"], sizes["f"]] != [meta["image_size"][0], meta["image_size"][1] // 2 + 1]:
+        raise ArtifactError(f"{name}: masks are {list(shapes['masks'][1])}, which does not fit its image_size")
+
+
+def _filled(digest: str) -> bytes:
+    """What stands in the place of `_BLANK` in the end."""
+    return _BLANK[:-64] + digest.encode(errors="replace")
+
+
+def header_end(data: bytes) -> int:
+    return 8 + int(struct.unpack("<Q", data[:8])[0])

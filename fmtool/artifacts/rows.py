@@ -1,0 +1,64 @@
+"""Rows of artifacts: joining files by image, shards, and checks of the values in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fmtool.artifacts.format import Artifact
+from fmtool.errors import ArtifactError
+
+ROWS = ("labels", "key", "index", "source")  # what every file with one row an image says of it
+
+
+MOST_ROWS = 2**40  # of a job, so that no arithmetic on a strange header overflows
+ROWS_OF_FILE = 256  # rows of a file looked at together
+
+
+def shard_of(file: Artifact) -> tuple[int, int, int]:
+    """The number of a shard, of how many, and how many rows they have together."""
+    shard = file.header["shard"]
+    found = [shard.get(name) for name in ("number", "of", "rows")] if isinstance(shard, dict) else []
+    known = [value for value in found if isinstance(value, int)]
+    number, of, rows = known if len(known) == 3 else (0, 0, 0)
+    if not 1 <= number <= min(of, rows) or max(of, rows) > MOST_ROWS:
+        raise ArtifactError(f"{file}: its header names a shard that can't be")
+    return number, of, rows
+
+
+def check_whole(file: Artifact) -> None:
+    """Refuse a part of a job: what is made of it would pass for the whole one's."""
+    if "shard" in file.header:
+        number, of, _ = shard_of(file)
+        raise ArtifactError(
+            f"{file}: is shard {number} of {of}: expected the whole, which fmtool merge makes of its shards"
+        )
+
+
+def check_range(values: Tensor, count: int, name: str) -> None:
+    """(n) int64 within [0, count)."""
+    if len(values) and not 0 <= int(values.min()) <= int(values.max()) < count:
+        raise ArtifactError(f"{name} reach from {int(values.min())} to {int(values.max())}, expected 0 to {count - 1}")
+
+
+def check_unit(values: Tensor, name: str) -> None:
+    """Finite and within [0, 1]."""
+    if values.numel() and not (float(values.min()) >= 0 and float(values.max()) <= 1):
+        raise ArtifactError(f"{name}: entries lie outside [0, 1] or are not finite")
+
+
+def join(files: Sequence[Artifact]) -> list[Tensor]:
+    """Row numbers, one (m) int64 tensor a file, of the images that all files share, by (key, index), in the first one's order."""
+    places = []
+    for file in files:
+        names = list(zip(file["key"].tolist(), file["index"].tolist(), strict=True))
+        place = {name: row for row, name in enumerate(names)}
+        if len(place) != len(names):
+            raise ArtifactError(f"{file}: holds an image twice (key and index are the same)")
+        places.append(place)
+    shared = [name for name in places[0] if all(name in place for place in places[1:])]
+    if not shared:
+        raise ArtifactError(f"{files[0]} and {files[1]} share no image")
+    return [torch.tensor([place[name] for name in shared]) for place in places]

@@ -1,0 +1,210 @@
+"""What a file of each kind holds, as tables: tensors with their dtypes and axes, and checks of the header's fields.
+
+A reader may rely on all that stands here. The digest says that a file is as its writer left it, not that the writer was ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Check = Callable[[Any], bool]
+
+# dtypes of a network's weights, beside those of `format.WIDTHS`, that torch reads
+WEIGHTS = ("F16", "BF16", "F8_E4M3", "F8_E5M2", "I32", "I16", "I8", "U64", "U32", "U16", "C64")
+
+_ROWS = {"labels": "I64 n", "key": "I64 n", "index": "I64 n", "source": "I64 n"}
+# kind -> tensor -> dtype and axes; an axis' letter stands for one size throughout a file. n images, k classes,
+# c channels, h rows, w columns, f = w // 2 + 1 columns of the half spectrum. Kinds without an entry name their tensors freely.
+TENSORS: dict[str, dict[str, str]] = {
+    "model": {},
+    "attack": {
+        "images": "F32 n c h w",
+        "adversarial": "F32 n c h w",
+        "clean_predictions": "I64 n",
+        "adversarial_predictions": "I64 n",
+        "status": "I64 n",
+        **_ROWS,
+    },
+    "masks": {
+        "masks": "F32 n c h f",
+        "targets": "I64 n",
+        "preserved": "BOOL n",
+        "preserved_stored": "BOOL n",
+        "converged": "BOOL n",
+        "steps": "I64 n",
+        "loss": "F32 n",
+        **_ROWS,
+    },
+    "class-masks": {
+        "masks": "F32 k c h f",
+        "classes": "I64 k",
+        "converged": "BOOL k",
+        "steps": "I64 k",
+        "loss": "F32 k",
+    },
+    "correlation": {},
+    "defense": dict(_ROWS),
+}
+LARGEST_IMAGE = 2**23  # numbers an image, some 1670x1670 in colour: a header of a few bytes must not ask for all memory
+LARGEST_NUMBER = 1e300  # whole ones of hundreds of digits don't fit a float
+CELL_PARTS = ("", ", right before", ", adaptive")  # of a defence: headings of both accuracies and of "knew the masks"
+STATISTICS = ("idcor", "svcca", "cosine", "cca", "pwcca", "cka", "dcor")
+
+
+def text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def number(value: Any) -> bool:
+    return isinstance(value, int | float) and not flag(value) and abs(value) <= LARGEST_NUMBER
+
+
+def whole(value: Any) -> bool:
+    return isinstance(value, int) and not flag(value) and 0 <= value < 2**64
+
+
+def plain(value: Any) -> bool:
+    return value is None or text(value) or flag(value) or number(value)
+
+
+def anything(value: Any) -> bool:
+    return True
+
+
+def maybe(check: Check) -> Check:
+    return lambda value: value is None or check(value)
+
+
+def several(check: Check, least: int = 0) -> Check:
+    return lambda value: isinstance(value, list) and len(value) >= least and all(map(check, value))
+
+
+def each(check: Check) -> Check:
+    """An object with any names."""
+    return lambda value: isinstance(value, dict) and all(map(check, value.values()))
+
+
+def record(needed: Mapping[str, Check], others: Mapping[str, Check] | None = None) -> Check:
+    """An object with these fields; `others` may be absent, and more are let pass."""
+    known = {**needed, **(others or {})}
+
+    def check(value: Any) -> bool:
+        return (
+            isinstance(value, dict)
+            and needed.keys() <= value.keys()
+            and all(known[name](field) for name, field in value.items() if name in known)
+        )
+
+    return check
+
+
+def _sizes(count: int) -> Check:
+    """The axes of an image."""
+    axes = several(lambda value: whole(value) and value > 0, count)
+    return lambda value: axes(value) and len(value) == count and math.prod(value) <= LARGEST_IMAGE
+
+
+def _digest(value: Any) -> bool:
+    return text(value) and len(value) == 64
+
+
+NAMES = several(text, 1)
+DATA = several(record({"name": text, "split": text}))
+NUMBERS = several(number)
+_null = record(
+    {**dict.fromkeys(("mean", "low", "high", "p", "floor", "adjusted"), maybe(number)), "reason": maybe(text)}
+)
+_found: dict[str, Check] = {"observed": maybe(number), "null": _null, "within_class": maybe(_null)}
+_statistic = record({
+    "name": lambda value: value in STATISTICS, "n": whole, "dropped": each(whole), "details": each(maybe(number)), **_found,
+})  # fmt: skip
+_refused, _valued = record({"n": whole, "reason": text}), record({"n": whole, **_found})
+_entry = record({
+    "statistic": lambda value: value in STATISTICS,
+    "size": lambda value: whole(value) and value > 0,
+    "points": several(lambda value: _refused(value) or ("reason" not in value and _valued(value))),
+})  # fmt: skip
+_cell = record({"accuracy": number, "accuracy_right_before": number}, {"adaptive": flag})
+_fooled = record({"two_pass": whole, "class_masks": whole})
+
+# kind -> header fields that a reader relies on
+FIELDS: dict[str, dict[str, Check]] = {
+    "model": {
+        "architecture": text, "outputs": whole, "input_shape": _sizes(3), "class_names": NAMES, "mean": maybe(NUMBERS),
+        "std": maybe(NUMBERS), "keep_classes": maybe(several(whole, 1)), "head": maybe(record({"layer": text, "classes": whole})),
+        "accuracy": maybe(number),
+    },
+    "attack": {"attack": text, "options": each(plain), "class_names": NAMES, "data": DATA},
+    "masks": {
+        "for": lambda value: value in ("essential", "adversarial"), "attack": maybe(text), "lambda": number,
+        "image_size": _sizes(2), "basis": text, "layer": text, "class_names": NAMES, "data": DATA,
+    },
+    "class-masks": {
+        "robust": flag, "attack": maybe(text), "lambda": number, "image_size": _sizes(2), "class_names": NAMES,
+        "images": several(whole, 1), "data": DATA,
+    },
+    "correlation": {
+        "statistics": several(_statistic, 1), "n": whole, "permutations": whole, "strict": flag, "dropped": each(whole),
+        "sides": several(record({"for": maybe(text), "attack": maybe(text), "shape": several(whole)}, {"perturb": number})),
+    },
+    "defense": {
+        "matrix": several(several(maybe(_cell)), 1), "rows": several(text), "columns": NAMES, "n": whole, "adaptive": flag,
+    },
+}  # fmt: skip
+# kind -> fields that only some files have
+OTHERS: dict[str, dict[str, Check]] = {
+    "attack": {
+        "defense": maybe(
+            record({"digest": _digest, "robust": flag, "attack": maybe(text), "restarts": whole, "found": _fooled})
+        ),
+    },
+    "masks": {"perturb": number},
+    "correlation": {
+        "dimension": text,
+        "curves": record({}, dict.fromkeys(("class_subsets", "subsample"), several(_entry, 1))),
+    },
+    "defense": {"worst": maybe(several(_cell)), "clean_drop": NUMBERS},
+}
+_stage = record(
+    {
+        "command": text, "options": each(anything), "versions": each(text),
+        "inputs": several(record({"kind": text, "digest": _digest}, {"name": text, "split": text})),
+    },
+    {"seed": whole, "output": _digest},
+)  # fmt: skip
+FRAME: dict[str, Check] = {"kind": text, "schema": whole, "digest": _digest, "history": several(_stage)}
+
+
+def _bounded(header: Mapping[str, Any]) -> bool:
+    """An attack on a defence has an epsilon."""
+    return not header.get("defense") or number(header["options"].get("epsilon"))
+
+
+def _even(header: Mapping[str, Any]) -> bool:
+    """A defence's table is as wide and as high as it says, and no heading of its JSON stands twice."""
+    columns = header["columns"]
+    rows = [*header["matrix"], *(header[name] for name in ("worst", "clean_drop") if header.get(name) is not None)]
+    names = ["no mask" if name == "none" else name for name in columns]
+    headings = {"data", *(name + part for name in names for part in CELL_PARTS)}
+    square = len(header["matrix"]) == len(header["rows"]) and all(len(row) == len(columns) for row in rows)
+    return square and len(headings) == len(CELL_PARTS) * len(columns) + 1
+
+
+# kind -> field -> check of a whole header whose fields are what they should be
+TOGETHER: dict[str, dict[str, Callable[[Mapping[str, Any]], bool]]] = {
+    "attack": {"options": _bounded},
+    "defense": {"matrix": _even},
+}
+
+
+def damaged(kind: str, header: Mapping[str, Any]) -> list[str]:
+    """The names of the fields that are there and are not what the kind has."""
+    checks = {**FIELDS[kind], **OTHERS.get(kind, {})}
+    wrong = [name for name, check in checks.items() if name in header and not check(header[name])]
+    return wrong or [name for name, check in TOGETHER.get(kind, {}).items() if not check(header)]

@@ -1,0 +1,1 @@
+"""Foolbox's attacks, and white-box attacks on the two-pass classifier."""

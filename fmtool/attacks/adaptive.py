@@ -1,0 +1,143 @@
+"""White-box attacks on the two-pass classifier, by an attacker who has the masks (paper, section 4.8, leaves these open).
+
+(a) PGD on the two-pass classifier, which selects the mask anew at each step, the best of several random starts; (b) PGD through
+the mask of one class after the other, kept where the two-pass result is wrong. The first success counts, so that an image is
+right in the end only if it withstood them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fmtool.attacks import foolbox, random_starts
+from fmtool.attacks.foolbox import Attacked
+from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
+from fmtool.masks.two_pass import OneMask, TwoPass
+from fmtool.models.classifier import padded, predict
+from fmtool.runtime import threads
+from fmtool.runtime.journal import NOTHING, Kept, each
+from fmtool.runtime.progress import Progress
+
+RESTARTS = 5  # random starts of (a)
+TRIES = "tries"  # the part of what is kept that says how many tries are finished, and what came of them
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """What came of both ways together, and of each.
+
+    attacked: predictions and status are the two-pass classifier's; where every try failed, the adversarial image is the last
+    one's. by_two_pass: images that (a) fooled; by_class_masks: those that (b) fooled of the ones that (a) left right.
+    flat: images without any gradient where (a) starts first, which PGD can't follow.
+    """
+
+    attacked: Attacked
+    by_two_pass: int
+    by_class_masks: int
+    flat: int
+
+
+def run(
+    two_pass: TwoPass,
+    images: Tensor,
+    labels: Tensor,
+    attack: Any,
+    *,
+    epsilon: float,
+    restarts: int,
+    row_seeds: Callable[[str, int], list[int]],
+    batch: int,
+    device: torch.device,
+    progress: Progress | None = None,
+    kept: Kept = NOTHING,
+) -> Adaptive:
+    """Attack the images that `two_pass` (eval mode, frozen, on `device`) gets right, in batches padded to `batch`.
+
+    images (n, c, h, w) float32 in [0, 1]; labels (n) int64; attack: PGD of `foolbox.build`; epsilon: the l-inf bound;
+    row_seeds: gives a number an image from which its random start is drawn, for ("restart", its number) in (a) and ("mask",
+    the class) in (b); kept: where to go on from.
+    """
+    clean = predict(two_pass, images, batch, device, kept, "clean")
+    status = torch.where(clean == labels, OK, WRONG_BEFORE)
+    attacked = (status == OK).nonzero().flatten()
+    tries: list[tuple[str, int, nn.Module]] = [("restart", number, two_pass) for number in range(restarts)]
+    tries += [("mask", k, OneMask(two_pass.classifier, two_pass.masks[k]).eval()) for k in two_pass.classes]
+    adversarial, begun = images.clone(), kept.part(TRIES)
+    if begun is None:
+        seeds = row_seeds("restart", 0)
+        starts = _begun(images[attacked], [seeds[row] for row in attacked.tolist()], epsilon, attack)
+        flat = flat_gradients(two_pass, starts, labels[attacked], batch, device, kept)
+        first, left, withstood = 0, attacked, len(attacked)
+    else:
+        first, flat, withstood = (int(begun[name]) for name in ("tries", "flat", "withstood"))
+        left = begun["left"]
+        _restore(adversarial, attacked, first, kept)
+    for number, (what, which, network) in enumerate(tries[first:], start=first):
+        made, wanted, seeds = images[left], labels[left], row_seeds(what, which)
+        of = (number + 1, restarts) if what == "restart" else (number + 1 - restarts, len(two_pass.classes))
+        foolbox.perturb_(
+            *(network, made, wanted, torch.arange(len(left)), attack),
+            epsilon=epsilon,
+            row_seeds=[seeds[row] for row in left.tolist()],
+            batch=batch,
+            device=device,
+            progress=_as(f"attacking, {'start' if what == 'restart' else what} {of[0]} of {of[1]}", progress),
+            kept=kept,
+            trial=number,
+            numbers=left.tolist(),
+        )
+        adversarial[left] = made
+        left = left[predict(two_pass, made, batch, device, kept, f"try {number}") == wanted]
+        if number < restarts:
+            withstood = len(left)
+        counts = {"tries": number + 1, "flat": flat, "withstood": withstood}
+        state = {"left": left, **{name: torch.tensor(count) for name, count in counts.items()}}
+        kept.finish(TRIES, state)
+    predictions = predict(two_pass, adversarial, batch, device, kept, "adversarial")
+    status[(status == OK) & (predictions == labels)] = FAILED
+    found = Attacked(adversarial, clean, predictions, status)
+    return Adaptive(found, len(attacked) - withstood, withstood - len(left), flat)
+
+
+def _restore(adversarial: Tensor, rows: Tensor, tries: int, kept: Kept) -> None:
+    """Put in their place the images of the tries that were finished; those of the next one may be there already, in part."""
+    for row in rows.tolist():
+        part = kept.part(str(row))
+        if part is not None and int(part["trial"]) < tries:
+            adversarial[row] = part["adversarial"]
+
+
+def _as(label: str, progress: Progress | None) -> Progress | None:
+    """Progress under another label."""
+    return None if progress is None else lambda _, done, total: progress(label, done, total)
+
+
+def _begun(images: Tensor, seeds: list[int], epsilon: float, attack: Any) -> Tensor:
+    """Where PGD begins on images (n, c, h, w), clipped as Foolbox does it."""
+    if not attack.random_start or not len(images):
+        return images
+    return (images + epsilon * random_starts.starts(images.shape[1:], seeds)).clamp(0, 1)
+
+
+def flat_gradients(
+    classifier: nn.Module, images: Tensor, labels: Tensor, batch: int, device: torch.device, kept: Kept = NOTHING
+) -> int:
+    """How many images have a cross-entropy whose gradient is exactly 0 in every pixel. images (n, c, h, w), labels (n)."""
+
+    def one_batch(start: int) -> Tensor:
+        rows = slice(start, start + batch)
+        some = padded(images[rows], batch).to(device).requires_grad_()
+        with torch.enable_grad():
+            loss = F.cross_entropy(classifier(some), padded(labels[rows], batch).to(device), reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, some)
+        return (gradient == 0).flatten(1).all(dim=1)[: len(images) - start].sum().cpu()
+
+    with threads.pool(device) as pool:
+        counts = each(kept, "flat", range(0, len(images), batch), lambda starts: pool.map(one_batch, starts))
+        return sum(int(count) for count in counts)

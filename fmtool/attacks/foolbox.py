@@ -1,0 +1,301 @@
+"""Foolbox behind one table: untargeted attacks on images that the classifier gets right (paper, section 4.3).
+
+Foolbox is imported when an attack is built, so that this module's table can be read without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fmtool.artifacts.schema import LARGEST_NUMBER
+from fmtool.attacks.random_starts import seeded, starts
+from fmtool.attacks.registry import ATTACKS, FAILED, OK, WRONG_BEFORE
+from fmtool.errors import AttackError, unknown
+from fmtool.runtime.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from fmtool.runtime.journal import Kept
+# what Foolbox raises of options that it takes without a look
+ERRORS = (AssertionError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError)
+SLOTS_TRIED = 4  # images whose gradients are compared between places of a batch
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """adversarial (n, c, h, w) float32 in [0, 1]: as the attack returned them, or the image itself where status is 1;
+    clean_predictions, adversarial_predictions, status (n) int64; success is judged on the float32 image as it is stored.
+    """
+
+    adversarial: Tensor
+    clean_predictions: Tensor
+    adversarial_predictions: Tensor
+    status: Tensor
+
+
+def load_foolbox() -> Any:
+    """The library, whose import warns of a name that SciPy 2 will not have (so `pyproject.toml` stays below that)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import foolbox
+    return foolbox
+
+
+def build(name: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """A Foolbox attack by short name or class name, and all of its options in effect.
+
+    PGD draws its start from what `starts` is set to, see `perturb_`. AttackError for an unknown name or option.
+    """
+    from fmtool.attacks.variants import variant
+
+    foolbox = load_foolbox()
+    class_name = ATTACKS[name].foolbox_class if name in ATTACKS else name
+    base = getattr(foolbox.attacks, class_name, None)
+    if not (inspect.isclass(base) and issubclass(base, foolbox.attacks.Attack)) or inspect.isabstract(base):
+        classes = [
+            key
+            for key, value in vars(foolbox.attacks).items()
+            if inspect.isclass(value) and issubclass(value, foolbox.attacks.Attack) and not inspect.isabstract(value)
+        ]
+        raise AttackError(unknown("attack", name, [*ATTACKS, *classes]))
+    parameters = inspect.signature(base.__init__).parameters
+    for option in options:
+        if option not in parameters or option == "self":
+            raise AttackError(unknown(f"option of attack {name}", option, [key for key in parameters if key != "self"]))
+        _check_option(option, options[option])
+    try:
+        attack = variant(base)(**options)
+    except ERRORS as error:
+        raise AttackError(f"attack {name}: {error}") from None
+    effect = {key: value.default for key, value in parameters.items() if value.default is not inspect.Parameter.empty}
+    effect.update(options)
+    return attack, {key: value if _is_plain(value) else str(value) for key, value in effect.items()}
+
+
+def _check_option(name: str, value: Any) -> None:
+    """AttackError for what no file of ours can hold."""
+    if isinstance(value, int | float) and not abs(value) <= LARGEST_NUMBER:  # nor what is no number
+        raise AttackError(f"--attack-option {name}: expected a number of at most {LARGEST_NUMBER:g}")
+    if isinstance(value, str) and not value.isprintable():
+        raise AttackError(f"--attack-option {name}: expected text that can be printed, got {value!r}")
+
+
+def run(
+    classifier: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attack: Any,
+    *,
+    epsilon: float | None,
+    row_seeds: list[int],
+    batch: int,
+    device: torch.device,
+    progress: Progress | None = None,
+    kept: Kept | None = None,
+) -> Attacked:
+    """Attack the images that `classifier` (eval mode, frozen, on `device`) gets right, in batches padded to `batch`.
+
+    images (n, c, h, w) float32 in [0, 1]; labels (n) int64; epsilon: the l-inf bound, or None for an attack that looks for the
+    smallest perturbation; row_seeds: one number an image, from which its random start is drawn; kept: where to go on from.
+    """
+    import torch
+
+    from fmtool.models.classifier import predict
+    from fmtool.runtime.journal import NOTHING
+
+    kept = kept or NOTHING
+    clean = predict(classifier, images, batch, device, kept, "clean")
+    status = torch.where(clean == labels, OK, WRONG_BEFORE)
+    adversarial = images.clone()
+    perturb_(
+        classifier,
+        adversarial,
+        labels,
+        (status == OK).nonzero().flatten(),
+        attack,
+        epsilon=epsilon,
+        row_seeds=row_seeds,
+        batch=batch,
+        device=device,
+        progress=progress,
+        kept=kept,
+    )
+    predictions = predict(classifier, adversarial, batch, device, kept, "adversarial")
+    status[(status == OK) & (predictions == labels)] = FAILED
+    return Attacked(adversarial, clean, predictions, status)
+
+
+def perturb_(
+    classifier: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    rows: Tensor,
+    attack: Any,
+    *,
+    epsilon: float | None,
+    row_seeds: list[int],
+    batch: int,
+    device: torch.device,
+    progress: Progress | None = None,
+    kept: Kept | None = None,
+    trial: int = 0,
+    numbers: Sequence[int] | None = None,
+) -> None:
+    """Put what the attack makes of `rows` (m) int64, different ones and all of them, in their place in `images`.
+
+    The other arguments are those of `run`; images, labels and row_seeds are of all n images. An image is kept under its
+    number, its row unless given, with the trial's; a batch that is not whole there is attacked again, with the same mates.
+    """
+    import torch
+
+    from fmtool.models.classifier import padded
+    from fmtool.runtime import threads
+    from fmtool.runtime.journal import NOTHING
+
+    kept = kept or NOTHING
+    names = range(len(images)) if numbers is None else numbers
+    # an attack that may draw from torch's one generator takes its batches one after the other
+    keyed = draws_for_each_image(attack)
+    batches = [some for some in threads.batches(rows, batch) if not _restored(images, some, names, trial, kept)]
+    done = len(rows) - sum(len(some) for some in batches)
+
+    def one_batch(some: Tensor) -> Tensor:
+        seeds = [row_seeds[row] for row in some.tolist()]
+        started = copy.copy(attack)
+        if hasattr(attack, "starts"):
+            started.starts = padded(starts(images.shape[1:], seeds), batch).to(device)
+        inputs = (padded(images[some], batch).to(device), padded(labels[some], batch).to(device))
+        with seeded(seeds[0], device) if not keyed else contextlib.nullcontext():
+            made = _attack_batch(classifier, started, *inputs, epsilon)
+        return made[: len(some)].cpu()
+
+    def store(some: Tensor, made: Tensor) -> None:
+        nonlocal done
+        images[some] = made
+        parts = ({"adversarial": image, "trial": torch.tensor(trial)} for image in made)
+        kept.finish_all(dict(zip((str(names[row]) for row in some.tolist()), parts, strict=True)))
+        done += len(some)
+        if progress:
+            progress("attacking", done, len(rows))
+
+    with threads.pool(device, None if keyed else 1) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _run_batches(pool, classifier, batches, one_batch, store)
+
+
+def _run_batches(
+    pool: Executor,
+    classifier: nn.Module,
+    batches: Sequence[Tensor],
+    one_batch: Callable[[Tensor], Tensor],
+    store: Callable[[Tensor, Tensor], None],
+) -> None:
+    """Give `store` each batch and what `one_batch` makes of it, as soon as it is there.
+
+    Ctrl-C or SIGTERM stops what is running at its next forward pass, as nothing else stops Foolbox, and stores what is there.
+    """
+    stop, jobs = threading.Event(), {}
+
+    def look(*_: Any) -> None:
+        if stop.is_set():
+            raise _StoppedError
+
+    hook = classifier.register_forward_pre_hook(look)
+    try:
+        jobs = {pool.submit(one_batch, some): some for some in batches}
+        for job in as_completed(tuple(jobs)):
+            store(jobs[job], job.result())
+            del jobs[job]
+    except BaseException as error:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+        # after an error a batch of another size may be tried, which begins anew
+        for job, some in jobs.items() if not isinstance(error, Exception) else ():
+            if not job.cancelled() and job.exception() is None:
+                store(some, job.result())
+        raise
+    finally:
+        hook.remove()
+
+
+class _StoppedError(Exception):
+    """A batch is left in the middle, because the run ends."""
+
+
+def _restored(images: Tensor, some: Tensor, names: Sequence[int], trial: int, kept: Kept) -> bool:
+    """Whether a whole batch was attacked before the run was interrupted; its images are then put in their place."""
+    import torch
+
+    found = [kept.part(str(names[row])) for row in some.tolist()]
+    parts = [part["adversarial"] for part in found if part is not None and int(part["trial"]) == trial]
+    if len(parts) == len(some):
+        images[some] = torch.stack(parts)
+    return len(parts) == len(some)
+
+
+def draws_for_each_image(attack: Any) -> bool:
+    """Whether an attack of `build` draws nothing but a start for each image, so that images can be shared out."""
+    return hasattr(attack, "starts") or any(isinstance(attack, base) for base in _without_draws())
+
+
+def same_in_any_slot(classifier: nn.Module, images: Tensor, labels: Tensor, batch: int, device: torch.device) -> bool:
+    """Whether the first images' input gradients are bitwise the same in other places of a batch and beside other images."""
+    import torch
+
+    from fmtool.models import compiling
+    from fmtool.models.classifier import padded
+    from fmtool.runtime import threads
+
+    known = min(len(images), batch, SLOTS_TRIED)
+    if not known:
+        return True
+    there = torch.arange(batch - 1, -1, -1) % known  # the first images from the last slot on, and again before them
+
+    def both() -> bool:
+        passes = compiling.input_gradient(classifier, device=device)
+        rows = padded(torch.arange(known), batch)
+        one, other = (passes(images[some].to(device), labels[some].to(device)) for some in (rows, there))
+        return all(torch.equal(a[:known], b.flip(0)[:known]) for a, b in zip(one, other, strict=True))
+
+    with threads.pool(device) as pool:
+        return pool.submit(both).result()
+
+
+def _without_draws() -> tuple[Any, ...]:
+    """Foolbox's classes that draw no random numbers by themselves; gradient attacks are given their starts."""
+    attacks = load_foolbox().attacks
+    return (attacks.LInfFMNAttack, attacks.LinfDeepFoolAttack)
+
+
+def _attack_batch(classifier: nn.Module, attack: Any, images: Tensor, labels: Tensor, epsilon: float | None) -> Tensor:
+    """One batch through Foolbox: its clipped images, which differ from the clean ones also where the attack failed."""
+    import torch
+
+    foolbox = load_foolbox()
+    model = foolbox.PyTorchModel(classifier, bounds=(0, 1), device=images.device)
+    try:
+        _, clipped, _ = attack(model, images, foolbox.criteria.Misclassification(labels), epsilons=epsilon)
+    except NotImplementedError:
+        raise AttackError(f"attack {type(attack).__name__} needs an --epsilon") from None
+    except (*ERRORS, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "one of its checks failed without a message"
+        what = f"attack {type(attack).__name__} can't run on this classifier, or with such an option"
+        raise AttackError(f"{what}: {reason}") from error
+    if not torch.isfinite(clipped).all():
+        raise AttackError(f"attack {type(attack).__name__} gave images that are not finite")
+    made: Tensor = clipped.detach().clamp(0, 1)
+    return made
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)

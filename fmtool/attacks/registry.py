@@ -1,0 +1,65 @@
+"""The attacks that have a short name. Foolbox is not needed to read this table."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from fmtool.errors import AttackError
+
+OK, WRONG_BEFORE, FAILED = 0, 1, 2  # an attacked image's status
+STATUS_NAMES = {OK: "ok", WRONG_BEFORE: "wrong before, not attacked", FAILED: "attack failed"}
+DEFAULT_EPSILON = "8/255"
+
+
+@dataclass(frozen=True)
+class Known:
+    """An attack with a short name: Foolbox's class, the paper's name for it, and whether it takes an epsilon."""
+
+    foolbox_class: str
+    title: str
+    bounded: bool
+
+
+ATTACKS: dict[str, Known] = {
+    "fmn": Known("LInfFMNAttack", "FMN", bounded=False),
+    "pgd": Known("LinfPGD", "PGD", bounded=True),
+    "deepfool": Known("LinfDeepFoolAttack", "DeepFool", bounded=False),
+}
+
+
+def title(name: str) -> str:
+    """The name in tables: the paper's, or Foolbox's class."""
+    return ATTACKS[name].title if name in ATTACKS else name
+
+
+def masks_title(fields: Mapping[str, Any]) -> str:
+    """The name of class masks in tables, from `robust` and `attack` of their header: "robust FMN" or "plain"."""
+    return f"robust {title(str(fields['attack']))}" if fields["robust"] else "plain"
+
+
+def parse_epsilon(text: str) -> float:
+    """ "8/255" or "0.03" as a number above 0 and at most 1."""
+    try:
+        epsilon = float(Fraction(text.replace(" ", "")))
+    except (ValueError, ZeroDivisionError):
+        raise AttackError(f"--epsilon {text}: expected a number or a fraction such as 8/255") from None
+    if not 0 < epsilon <= 1:
+        raise AttackError(
+            f"--epsilon {text}: expected a distance above 0 and at most 1, in units of the [0, 1] pixel range"
+        )
+    return epsilon
+
+
+def parse_options(pairs: Mapping[str, str]) -> dict[str, Any]:
+    """Values of --attack-option as Python literals, or as text where they aren't one."""
+    found: dict[str, Any] = {}
+    for name, value in pairs.items():
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            found[name] = value
+    return found

@@ -1,0 +1,95 @@
+"""Print tables on the terminal, or as JSON, CSV or Markdown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+from fmtool.artifacts import files
+from fmtool.artifacts.output import STDOUT
+from fmtool.errors import printable
+from fmtool.tables.registry import table_of
+from fmtool.tables.table import TEXTS, Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    from fmtool.artifacts.format import Artifact
+
+WIDEST = 1000  # columns that no table needs
+
+
+def save(artifact: Artifact, output: str | None, form: str = "table") -> None:
+    """Write the artifact, then print its table."""
+    if output is not None:
+        files.write(artifact, output)
+    show_result(artifact, output, form)
+
+
+def show_result(artifact: Artifact, output: str | None, form: str) -> None:
+    """Print an artifact's table: to standard output, or to standard error when that carries the file."""
+    from torch import Tensor
+
+    arrays: dict[str, Any] = {}
+    for name in artifact.tensors if artifact.kind != "model" else ():
+        rows = artifact.rows(name)
+        if not isinstance(rows, Tensor) and len(rows.shape) == 1:
+            rows = rows[:]
+        arrays[name] = rows.numpy() if isinstance(rows, Tensor) else rows  # the rows of a large file stay there
+    show(table_of(artifact.kind, artifact.header, arrays), form, to_stderr=output in STDOUT)
+
+
+def show(tables: Table | Sequence[Table], form: str, *, to_stderr: bool = False) -> None:
+    """Print a table, or several, in the asked-for format."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    several = [tables] if isinstance(tables, Table) else tables
+    if form != "table":
+        # by lines: a long text whose reader goes in the middle of it may be lost without an error
+        stream.writelines(TEXTS[form](*several).splitlines(keepends=True))
+        return
+    for table in several:
+        _print(table, stream)
+
+
+def _print(table: Table, stream: TextIO) -> None:
+    """For people."""
+    from rich.console import Console
+
+    # the stream itself is asked: FORCE_COLOR makes rich believe in a terminal where there is none
+    console = Console(file=stream, force_terminal=None if stream.isatty() else False)
+    shown = _rich_table(table, fold=False)
+    if console.is_terminal and _width(console, shown) > console.width:
+        shown = _rich_table(table, fold=True)
+    # wider still, or nobody's screen is known: never cut a number
+    console.width = max(_width(console, shown), console.width)
+    console.print(shown)
+    for note in table.notes:
+        console.print(printable(note), markup=False, highlight=False, soft_wrap=True)
+
+
+def _rich_table(table: Table, *, fold: bool) -> RichTable:
+    """fold: headings take a line a word."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text  # plain: a name in brackets is no markup
+
+    shown = RichTable(
+        title=Text(printable(table.title)),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for heading, number in table.columns.items():
+        text = heading.replace(" ", "\n") if fold else heading
+        shown.add_column(Text(text), justify="right" if number else "left", no_wrap=True)
+    for cells in table.cells():
+        shown.add_row(*map(Text, cells))
+    return shown
+
+
+def _width(console: Console, table: RichTable) -> int:
+    """Columns that the table takes where nothing is cut."""
+    return console.measure(table, options=console.options.update(width=WIDEST)).maximum

@@ -1,0 +1,132 @@
+"""One statistic of paired rows with its nulls, and the same at the points of a curve."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from fmtool.correlation.nulls import Null, class_permutation, free_permutation, summarise
+from fmtool.correlation.statistics.base import Options, Prepared
+from fmtool.runtime.journal import NOTHING, Kept, Tensors, as_tensor, from_tensor
+from fmtool.runtime.progress import Progress
+
+FREE, WITHIN = "shuffled freely", "shuffled within classes"
+SAMPLE = "sample "  # before the name of a sample where it is kept
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Rows of two data sets, row i of one belonging to row i of the other."""
+
+    x: Tensor  # (n, d1) float64
+    y: Tensor  # (n, d2) float64
+    labels: Tensor | None  # (n,) integers, small and not below 0
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def of(self, rows: Tensor) -> Pairs:
+        """Some of them, (m,) int64."""
+        return Pairs(self.x[rows], self.y[rows], None if self.labels is None else self.labels[rows])
+
+
+@dataclass(frozen=True)
+class Shuffles:
+    """How nulls are drawn, and where they are kept; see `engine.correlate`."""
+
+    permutations: int
+    seed: int
+    strict: bool
+    kept: Kept = NOTHING
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One statistic of two paired data sets with its nulls."""
+
+    name: str  # a key of STATISTICS
+    n: int  # rows that entered; what a statistic then left out of them is in dropped
+    observed: float
+    details: dict[str, float]  # numbers that explain it; see the statistic's module
+    dropped: dict[str, int]  # reason -> how many were left out; non-zero entries only
+    null: Null  # rows of y shuffled freely
+    within_class: Null | None  # rows of y shuffled among those of the same label, when there are labels
+    samples: dict[str, Tensor] = field(default_factory=dict)  # see the statistic's module
+    class_subsets: tuple[Point, ...] = ()  # see `curves`; empty unless asked for
+    subsamples: tuple[Point, ...] = ()
+
+
+@dataclass(frozen=True)
+class Point:
+    """A statistic of some of the pairs, or why there is none."""
+
+    size: int  # where it stands on its curve: classes, or pairs asked for
+    n: int  # pairs
+    classes: tuple[int, ...]  # labels of a class subset, ascending, else empty
+    found: Statistic | None
+    reason: str  # why there is no statistic, else ""
+
+
+def prepare(name: str, pairs: Pairs, options: Options) -> Prepared:
+    """Call the statistic's module."""
+    module = importlib.import_module(f"fmtool.correlation.statistics.{name}")
+    return cast("Callable[[Tensor, Tensor, Options], Prepared]", module.prepare)(pairs.x, pairs.y, options)
+
+
+def evaluate(
+    name: str,
+    part: str,
+    prepared: Callable[[], Prepared],
+    labels: Tensor | None,
+    n: int,
+    shuffles: Shuffles,
+    progress: Progress | None = None,
+) -> Statistic:
+    """The statistic with its nulls, the second one when there are labels (n,).
+
+    part: what it is called where it is kept. One that was finished before is not prepared again; of one that was begun the
+    shuffles that were drawn are not drawn again.
+    """
+    kept, kinds = shuffles.kept, {FREE: None} if labels is None else {FREE: None, WITHIN: labels}
+    before = kept.part(part)
+    if before is not None:
+        return _finished(name, n, shuffles.strict, before)
+    ready = prepared()
+    begun = kept.load()
+    drawn = begun if begun is not None and from_tensor(begun["part"]) == part else {"part": as_tensor(part)}
+
+    def null(kind: str, classes: Tensor | None) -> None:
+        """The values of this null in `drawn`."""
+        values = torch.empty(shuffles.permutations, dtype=torch.float64)
+        done = len(drawn.get(kind, ()))
+        if done:
+            values[:done] = drawn[kind]
+        for k in range(done, shuffles.permutations):
+            seed = shuffles.seed
+            permutation = free_permutation(n, seed, k) if classes is None else class_permutation(classes, seed, k)
+            values[k] = ready.shuffled(permutation)
+            drawn[kind] = values[: k + 1]
+            kept.save(lambda: drawn)
+            if progress is not None:
+                progress(f"{name}, {kind}", k + 1, shuffles.permutations)
+
+    for kind, classes in kinds.items():
+        null(kind, classes)
+    numbers = {"observed": ready.observed, "details": ready.details, "dropped": ready.dropped}
+    samples = {f"{SAMPLE}{what}": sample.clone() for what, sample in ready.samples.items()}
+    whole = {"numbers": as_tensor(numbers), **{kind: drawn[kind] for kind in kinds}, **samples}
+    kept.finish(part, whole)
+    return _finished(name, n, shuffles.strict, whole)
+
+
+def _finished(name: str, n: int, strict: bool, part: Tensors) -> Statistic:
+    """A statistic as it is kept."""
+    numbers = from_tensor(part["numbers"])
+    nulls = {kind: summarise(numbers["observed"], part[kind], strict) for kind in (FREE, WITHIN) if kind in part}
+    samples = {key.removeprefix(SAMPLE): sample for key, sample in part.items() if key.startswith(SAMPLE)}
+    return Statistic(name, n, **numbers, null=nulls[FREE], within_class=nulls.get(WITHIN), samples=samples)

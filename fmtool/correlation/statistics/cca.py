@@ -1,0 +1,38 @@
+"""CCA: canonical correlations of all directions of two data sets (paper, section 3.2).
+
+Where there are fewer than twice as many rows as directions, correlations are 1 by force; with as many directions as n - 1,
+as sparse masks have, all of them are, and the statistic says nothing. It says how many (`forced`); SVCCA's choice of main
+directions, or far more rows, are the way out.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fmtool.correlation.statistics.base import Options, Prepared, require_rows
+from fmtool.correlation.statistics.canonical import MIN_ROWS, left_singular, prepared_of
+from fmtool.errors import StatisticError
+
+
+def all_directions(data: Tensor, what: str) -> Tensor:
+    """Orthonormal basis (n, k) of the centred columns of data (n, d) float64; k is their numerical rank.
+
+    Singular values up to max(n, d) * 2.2e-16 of the largest are rounding, the usual bound (NumPy's `matrix_rank`).
+    """
+    varies = data.amin(dim=0) != data.amax(dim=0)
+    if not varies.any():
+        raise StatisticError(f"cca needs rows that vary, but those of {what} are all the same")
+    used = data[:, varies]
+    directions, sizes = left_singular(used - used.mean(dim=0))
+    kept = sizes > max(data.shape) * torch.finfo(data.dtype).eps * sizes[0]
+    return directions[:, kept].contiguous()
+
+
+def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
+    """Mean canonical correlation over the smaller number of directions, x (n, d1) and y (n, d2) float64, n >= 3.
+
+    details, cost and forced correlations: see `canonical.prepared_of`. Raises StatisticError when a side does not vary.
+    """
+    require_rows("cca", len(x), MIN_ROWS)
+    return prepared_of(all_directions(x, "x"), all_directions(y, "y"), options)

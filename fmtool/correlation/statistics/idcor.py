@@ -1,0 +1,91 @@
+"""IdCor, the intrinsic-dimension correlation (Basile et al., I_dCor, arXiv 2406.15812; paper, section 3.2).
+
+If one data set tells something about the other, their concatenation needs fewer dimensions than the two apart:
+IdCor = (d_x + d_y - d_joint) / max(d_x, d_y), all three dimensions by TwoNN unless another estimator is asked for. It is 1
+when one set determines the other and would be 0 for independent ones if dimensions were exact; they aren't, in either
+direction, so read it by its null.
+Even then beware of classes. A free shuffle of well-separated clusters makes many small clusters of few, and their joint
+dimension looks smaller: data that share a class can lie below their free null (p near 1), and the null within classes,
+which leaves the clusters whole, is the one to read.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fmtool.correlation.numerics import neighbours
+from fmtool.correlation.numerics.two_nn import MIN_POINTS, two_nn
+from fmtool.correlation.statistics import idcor_skdim
+from fmtool.correlation.statistics.base import Options, Prepared, non_zero, require_rows
+
+STD_OFFSET = 1e-6  # added to each column's standard deviation, as the authors do
+# Standardised entries are of order 1, so a root mean square below this is what rounding leaves of a row at the centre.
+ROUNDING = 1e-12
+
+
+def standardise(data: Tensor, row_normalise: bool) -> Tensor:
+    """Columns to mean 0 and unbiased standard deviation 1, then rows to unit length: (n, d) float64 -> the same.
+
+    A constant column becomes exactly 0. A row at the centre in every column stays 0 (the authors' code makes it NaN).
+    One-column data are not scaled by rows, which would leave nothing but signs.
+    """
+    columns = data.shape[1]
+    scaled = (data - data.mean(dim=0)) / (data.std(dim=0) + STD_OFFSET)
+    scaled[:, data.amin(dim=0) == data.amax(dim=0)] = 0.0  # whatever rounding left of the mean
+    if not row_normalise or columns == 1:
+        return scaled
+    length = scaled.norm(dim=1, keepdim=True)
+    centre = length <= ROUNDING * columns**0.5
+    return torch.where(centre, 0.0, scaled / torch.where(centre, 1.0, length))
+
+
+def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
+    """IdCor of x (n, d1) and y (n, d2), float64, n >= 10.
+
+    details: dimension_x, dimension_y, dimension_joint. dropped: points that TwoNN can't use, duplicates_* (r1 = 0)
+    and ties_* (r1 = r2), for x, y and joint each. A shuffle leaves dimension_x and dimension_y as they are.
+    Other estimators than TwoNN: see `estimators`.
+
+    subset: on some rows alone, columns stay standardised on all rows and distances are not computed again, so that all rows
+    give the whole's value exactly. A departure: the authors standardise each subset anew (their Figure 4).
+
+    Needs 4 n^2 bytes for all distances, or goes on without them, see `neighbours`. Raises StatisticError where TwoNN does.
+    """
+    scaled_x, scaled_y = (standardise(side, options.row_normalise) for side in (x, y))
+    if options.dimension != "twonn":
+        return idcor_skdim.prepare(scaled_x, scaled_y, options)
+    require_rows("idcor", len(x), MIN_POINTS)
+    return _by_two_nn(neighbours.prepare(scaled_x, scaled_y, torch.device(options.device)))
+
+
+def _by_two_nn(pair: neighbours.Pair) -> Prepared:
+    of_x = two_nn(pair.x, "x")
+    of_y = two_nn(pair.y, "y")
+    larger = max(of_x.value, of_y.value)
+
+    def shuffled(permutation: Tensor) -> float:
+        joint = two_nn(pair.joint(permutation), "a shuffled concatenation")
+        return (of_x.value + of_y.value - joint.value) / larger
+
+    def subset(rows: Tensor) -> Prepared:
+        require_rows("idcor", len(rows), MIN_POINTS)
+        return _by_two_nn(pair.subset(rows))
+
+    of_joint = two_nn(pair.joint(torch.arange(len(pair.x))), "the concatenation")
+    return Prepared(
+        observed=(of_x.value + of_y.value - of_joint.value) / larger,
+        details={"dimension_x": of_x.value, "dimension_y": of_y.value, "dimension_joint": of_joint.value},
+        dropped=non_zero(
+            {
+                "duplicates_x": of_x.duplicates,
+                "duplicates_y": of_y.duplicates,
+                "duplicates_joint": of_joint.duplicates,
+                "ties_x": of_x.ties,
+                "ties_y": of_y.ties,
+                "ties_joint": of_joint.ties,
+            }
+        ),
+        shuffled=shuffled,
+        subset=subset,
+    )

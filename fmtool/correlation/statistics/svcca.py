@@ -1,0 +1,80 @@
+"""SVCCA: canonical correlations of the main directions of two data sets (Raghu et al. 2017; paper, section 3.2).
+
+As the authors' code has it: principal directions of the uncentred data, as many as have a cumulative share of the
+singular values (not of their squares) below 0.99, then CCA of the centred projections.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from fmtool.correlation.statistics.base import Options, Prepared, non_zero, require_rows
+from fmtool.correlation.statistics.canonical import MIN_ROWS, left_singular, prepared_of
+from fmtool.errors import StatisticError
+
+SHARE = 0.99  # of the sum of singular values, which the kept directions stay below
+# A unit direction of which centring leaves less than this is constant over the rows (rounding leaves about 3e-8).
+CONSTANT = 1e-6
+
+
+def main_directions(data: Tensor, what: str, name: str = "svcca") -> Tensor:
+    """Orthonormal left singular vectors (n, k) of data (n, d) float64, not centred.
+
+    k is the number of singular values whose cumulative share is strictly below 0.99, at least 1. name: of the statistic.
+    """
+    used = data[:, (data != 0).any(dim=0)]  # a column of zeros adds no direction; masks have many
+    if used.shape[1] == 0:
+        raise StatisticError(f"{name} needs data that are not all zero, but {what} is")
+    directions, sizes = left_singular(used)
+    share = sizes.cumsum(dim=0) / sizes.sum()
+    return directions[:, : max(1, int((share < SHARE).sum()))]
+
+
+def centred_basis(directions: Tensor) -> Tensor:
+    """Orthonormal basis of orthonormal directions (n, k) after centring: (n, k), or (n, k - 1) if one was constant.
+
+    Centring removes one dimension, that of the constant vector, so no second decomposition is needed: reflect the
+    directions so that only the first has a mean, centre that one and restore its length. It is dropped if nothing of
+    it is left. CCA sees the span alone, so the singular values needn't multiply the directions.
+    """
+    lean = directions.sum(dim=0)  # (k,) how each direction leans to the constant vector
+    axis = torch.zeros_like(lean)
+    axis[0] = 1.0
+    length = lean.norm()
+    mirror = lean / length if length > 0 else axis.clone()
+    mirror += torch.where(mirror[0] < 0, -axis, axis)  # the sign without cancellation
+    mirror /= mirror.norm()
+    basis = directions - 2 * torch.outer(directions @ mirror, mirror)
+    basis -= basis.mean(dim=0)
+    left = basis[:, 0].norm()
+    if left < CONSTANT:
+        return basis[:, 1:]
+    basis[:, 0] /= left
+    return basis
+
+
+def main_basis(data: Tensor, what: str, name: str = "svcca") -> tuple[Tensor, int]:
+    """Centred basis (n, k) of the main directions, and how many directions centring took away (0 or 1)."""
+    directions = main_directions(data, what, name)
+    basis = centred_basis(directions)
+    if basis.shape[1] == 0:
+        raise StatisticError(f"{name} needs rows that vary, but the main direction of {what} is the same in all rows")
+    return basis.contiguous(), directions.shape[1] - basis.shape[1]
+
+
+def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
+    """Mean canonical correlation over the smaller number of directions, x (n, d1) and y (n, d2) float64, n >= 3.
+
+    details: see `canonical.prepared_of`; k1 and k2 are those of the centred projections. dropped: constant_x and
+    constant_y, a direction that centring took away (not among k1, k2).
+
+    Raises StatisticError when a side is all zero or its kept directions don't vary.
+    """
+    require_rows("svcca", len(x), MIN_ROWS)
+    basis_x, constant_x = main_basis(x, "x")
+    basis_y, constant_y = main_basis(y, "y")
+    dropped = non_zero({"constant_x": constant_x, "constant_y": constant_y})
+    return replace(prepared_of(basis_x, basis_y, options), dropped=dropped)

@@ -1,0 +1,344 @@
+"""Fit one frequency mask an image (paper, sections 3.1, 4.4 and A.3).
+
+The authors fit one full-spectrum mask at a time with autograd. Here a batch of images advances together on half the spectrum,
+each with an Adam state of its own, and the gradient with respect to a mask is written out: for x_F = F^-1(M * F x) on h x w
+pixels, dL/dM = Re(F(dL/dx_F) * conj(F x)) / (h w), entry by entry what the full spectrum's loop computes. Each worker thread
+has a batch of its own; on a GPU a step is one CUDA graph.
+
+A finished image leaves its slot to the next one, and the batch is padded: where the classifier's gradient for an image hangs
+on that image alone (ResNet-20 on a CPU does), a mask is bitwise the same in any slot, beside any mates: so an interrupted run
+goes on from its slots' state in any others, and images can be shared out among processes. Steps taken at the start tell whether
+this holds, and a warning says where it doesn't. Images need 501 to some 4,000 steps, so the last ones would keep whole batches
+busy: they go on in a narrower batch, if those steps give the same bits there too, and only then.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, wait
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor, nn
+
+from fmtool.artifacts.format import Rows
+from fmtool.errors import FmtoolWarning, MaskError
+from fmtool.masks.fit_queue import NO_RESUME, Fit, Job, Resume, State
+from fmtool.masks.optimisation import WINDOW, Adam, FitOptions, l1_norm, mask_gradient, settled
+from fmtool.masks.spectrum import half_width, mirror_rows, self_mirrored, symmetrise_
+from fmtool.models import compiling
+from fmtool.runtime import threads
+from fmtool.runtime.progress import Progress
+
+REPORT_EVERY = 0.2  # seconds between calls of `progress`
+SMALLEST = 4  # slots of the narrowest batch
+TRIAL_STEPS = 8  # that a narrower batch must take to the same bits
+GPU_CHECK_EVERY = 16  # steps between looks at which slots have finished: a look makes the host wait for the GPU
+
+
+@dataclass(frozen=True)
+class FittedMasks:
+    """masks (n, c, h, w // 2 + 1) in [0, 1]; steps (n) int64; loss (n) of the last step; converged (n) bool: the stopping test
+    was met; preserved (n) bool: the last forward pass, before the last update, gave the target (the authors' rule);
+    preserved_stored (n) bool: one more pass with the mask as it is returned gives it. All on the CPU.
+    """
+
+    masks: Tensor
+    steps: Tensor
+    loss: Tensor
+    converged: Tensor
+    preserved: Tensor
+    preserved_stored: Tensor
+
+
+def fit_masks(
+    classifier: nn.Module,
+    images: Rows,
+    targets: Tensor,
+    options: FitOptions,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+    starts: Callable[[int], Tensor] | None = None,
+) -> FittedMasks:
+    """One mask an image, all in memory; see `fit_each`."""
+    n, c, h, w = images.shape
+    flags = [torch.zeros(n, dtype=torch.bool) for _ in range(3)]
+    masks, loss = torch.zeros(n, c, h, half_width(w), dtype=images.dtype), torch.zeros(n, dtype=images.dtype)
+    found = FittedMasks(masks, torch.zeros(n, dtype=torch.int64), loss, *flags)
+
+    def store(row: int, fit: Fit) -> None:
+        for one in fields(fit):
+            getattr(found, one.name)[row] = getattr(fit, one.name)
+
+    fit_each(classifier, images, targets, options, store, device, progress, starts)
+    return found
+
+
+def fit_each(
+    classifier: nn.Module,
+    images: Rows,
+    targets: Tensor,
+    options: FitOptions,
+    store: Callable[[int, Fit], None],
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+    starts: Callable[[int], Tensor] | None = None,
+    *,
+    rows: Sequence[int] | None = None,
+    resume: Resume = NO_RESUME,
+) -> None:
+    """One mask an image; `store` gets (row, fit) of each as it is finished, from one thread at a time.
+
+    images (n, c, h, w) float32 or float64; targets (n) int64, the class to keep. The classifier is frozen, in eval mode and
+    on `device`. starts: a row's mask (c, h, w // 2 + 1) before its first step, symmetric, asked for once by any worker; ones
+    unless given. rows: those to fit, if not all. MaskError when there is no image.
+    """
+    n = len(images)
+    if n == 0:
+        raise MaskError("no image is left to fit a mask to")
+    device = device or torch.device("cpu")
+    rows = range(n) if rows is None else rows
+    done = set(resume.done)
+    job = Job(images, targets, [row for row in rows if row not in done], store, starts, resume)
+    total = len(rows)
+
+    def work() -> None:
+        _Slots(images.shape[1:], images.dtype, levels[0], device).run(job, share, levels[1:])
+
+    with threads.pool(device) as pool:
+        if job.left:
+            levels = pool.submit(_levels, classifier, images, targets, options, device).result()
+        count = threads.count(device) if job.left else 0
+        share = -(-job.left // max(count, 1))  # few images are for all workers, not for the first
+        jobs = [pool.submit(work) for _ in range(count)]
+        try:
+            while wait(jobs, timeout=REPORT_EVERY, return_when=FIRST_EXCEPTION).not_done:
+                if any(one.done() and one.exception() for one in jobs):
+                    break
+                job.ask_to_save()
+                if progress:
+                    progress("fitting masks", total - job.left, total)
+        finally:
+            job.stop.set()  # after an error or Ctrl-C; else all have ended
+        for one in jobs:
+            one.result()
+    if progress:
+        progress("fitting masks", total, total)
+
+
+# The options of a batch, which differ in its size alone, and one step of its slots' state, in place.
+Level = tuple[FitOptions, Callable[..., None]]
+
+
+def _levels(
+    classifier: nn.Module, images: Rows, targets: Tensor, options: FitOptions, device: torch.device
+) -> list[Level]:
+    """The whole batch and, on the CPU, half of it and so on, as long as the first images' first steps give the same bits."""
+
+    def level(size: int) -> Level:
+        sized, plain = replace(options, batch=size), _stepper(classifier, options, images.shape[1:], device)
+        if not options.compile_:
+            return sized, plain
+        return sized, compiling.compiled(plain, *filled((sized, plain)).state()) or plain
+
+    def filled(level: Level, *, turned: bool = False) -> _Slots:
+        """The first images in the first slots, or, turned, from the last slot on and beside others."""
+        slots, batch = _Slots(images.shape[1:], images.dtype, level, device), level[0].batch
+        for number in range(batch if turned else min(batch, known)):
+            slots.start(batch - 1 - number if turned else number, (number % known, images[number % known], {}), targets)
+        return slots
+
+    def trial(level: Level, *, turned: bool = False) -> list[Tensor]:
+        """What becomes of the first images in a few steps."""
+        slots = filled(level, turned=turned)
+        for _ in range(TRIAL_STEPS):
+            slots.step()
+        return [(values.flip(0) if turned else values)[:known] for values in slots.state()]
+
+    def same(some: list[Tensor], others: list[Tensor]) -> bool:
+        # a window of losses that isn't full holds NaN
+        return all(bool(((a == b) | (a != a) & (b != b)).all()) for a, b in zip(some, others, strict=True))
+
+    known = min(options.batch, SMALLEST, len(images))
+    levels = [level(options.batch)]
+    expected = trial(levels[0])
+    if not same(trial(levels[0], turned=True), expected):
+        warnings.warn(
+            FmtoolWarning(
+                "an image's steps hang on its place in the batch here: resumed and shared runs may differ in bits"
+            ),
+            stacklevel=2,
+        )
+    while device.type == "cpu" and (size := levels[-1][0].batch // 2) >= SMALLEST:
+        half = level(size)
+        if not same(trial(half), expected):
+            break
+        levels.append(half)
+    return levels
+
+
+def _stepper(
+    classifier: nn.Module, options: FitOptions, shape: Sequence[int], device: torch.device
+) -> Callable[..., None]:
+    """A function of `_Slots.state` that takes one Adam step of every active slot, in place.
+
+    Finished ones keep mask, step count and the verdict of their last step.
+    """
+    passes = compiling.input_gradient(classifier, options.precision, device)
+    h, w = shape[1:]
+
+    def step(
+        masks: Tensor, mean: Tensor, square: Tensor, steps: Tensor, spectra: Tensor, targets: Tensor, window: Tensor,
+        active: Tensor, converged: Tensor, preserved: Tensor, kept: Tensor, checked: Tensor,
+    ) -> None:  # fmt: skip
+        checked.copy_(~active)
+        losses, logits, gradient = passes(torch.fft.irfft2(masks * spectra, s=(h, w)), targets)
+        losses = losses.double() + options.lambda_ * l1_norm(masks, w).double()
+        kept.copy_(logits.argmax(1) == targets)
+        preserved.copy_(torch.where(active, kept, preserved))
+        slope = mask_gradient(gradient, spectra).add_(masks.sign(), alpha=options.lambda_)
+        Adam(masks, mean, square, steps).step(symmetrise_(slope, w), active)
+        # the newest loss last: after a roll of the window, or left as it was in a slot that has finished
+        rolled = torch.cat([window[:, 1:], losses[:, None]], dim=1)
+        window.copy_(torch.where(active[:, None], rolled, window))
+        converged.copy_(torch.where(active, settled(window, options, steps), converged))
+        active.copy_(active & ~converged & (steps <= options.max_steps))
+
+    return step
+
+
+class _Slots:
+    """A worker's batch: what each slot's image, mask, Adam state and stopping test hold. Slots without an image compute idly.
+
+    All of it stays where it is in memory, and a step changes it in place: a CUDA graph replays the same addresses.
+    """
+
+    def __init__(self, shape: Sequence[int], dtype: torch.dtype, level: Level, device: torch.device) -> None:
+        c, h, w = shape
+        self.options, self.advance = level
+        self.shape, self.device = shape, device
+        b, f = self.options.batch, half_width(w)
+        self.adam = Adam.fresh((b, c, h, f), dtype, device)
+        self.spectra = torch.zeros(b, c, h, f, dtype=dtype.to_complex(), device=device)
+        self.targets = torch.zeros(b, dtype=torch.int64, device=device)
+        self.row = [-1] * b  # which image a slot works on; -1: none
+        self.losses = torch.full((b, WINDOW), torch.nan, dtype=torch.float64, device=device)
+        flags = [torch.zeros(b, dtype=torch.bool, device=device) for _ in range(5)]
+        # active: advances; checked: was finished when the last pass began, so that `journal` is the verdict on its final mask
+        self.active, self.converged, self.preserved, self.kept, self.checked = flags
+
+    def state(self) -> list[Tensor]:
+        """All that there is of the slots, each (b, ...), in the order that `_stepper` takes."""
+        own = self.own()
+        adam = [own.pop(name) for name in ("masks", "mean", "square", "steps")]
+        return [*adam, self.spectra, self.targets, *own.values()]
+
+    def own(self) -> dict[str, Tensor]:
+        """The part of it that doesn't follow from image and target, each (b, ...)."""
+        adam, names = self.adam, ("active", "converged", "preserved", "kept", "checked")
+        flags = {name: getattr(self, name) for name in names}
+        moments = {"masks": adam.masks, "mean": adam.mean, "square": adam.square, "steps": adam.steps}
+        return {**moments, "losses": self.losses, **flags}
+
+    def step(self) -> None:
+        """One step of every active slot."""
+        self.advance(*self.state())
+
+    def run(self, job: Job, share: int, narrower: Sequence[Level]) -> None:
+        """Fit what waits, `share` images at first, until nothing does and every slot has finished, or the job is stopped.
+
+        What is left in fewer slots than a narrower batch has goes on there, once no image waits.
+        """
+        step, steps = (self.step, 1) if self.device.type == "cpu" else (_captured(self.step), GPU_CHECK_EVERY)
+        saved = job.asked
+        for slot in self.free()[:share]:
+            self.start(slot, job.take(), job.targets)
+        while busy := len(self.row) - len(self.free()):
+            if job.stop.is_set():
+                job.save(self.begun())
+                return
+            if saved != job.asked:
+                saved = job.asked
+                job.save(self.begun())
+            wide_enough = sum(options.batch >= busy for options, _ in narrower)
+            if wide_enough:  # then no image waits for this worker, or it would be in a slot
+                narrow = _Slots(self.shape, self.adam.masks.dtype, narrower[wide_enough - 1], self.device)
+                narrow.take_over(self)
+                narrow.run(job, 0, narrower[wide_enough:])
+                return
+            for _ in range(steps):
+                step()
+            checked = self.checked.tolist()
+            for slot in [slot for slot, row in enumerate(self.row) if row >= 0 and checked[slot]]:
+                self._store(slot, job.keep)
+                self.start(slot, job.take(), job.targets)
+
+    def free(self) -> list[int]:
+        return [slot for slot, row in enumerate(self.row) if row < 0]
+
+    def begun(self) -> dict[int, State]:
+        """What `start` takes to go on with the images that are in the slots, by row."""
+        values = {name: values.cpu() for name, values in self.own().items()}
+        return {row: {name: one[slot] for name, one in values.items()} for slot, row in enumerate(self.row) if row >= 0}
+
+    def take_over(self, other: _Slots) -> None:
+        """Go on with what is in the slots of another batch, which are no more than there are here."""
+        busy = [slot for slot, row in enumerate(other.row) if row >= 0]
+        for mine, theirs in zip(self.state(), other.state(), strict=True):
+            mine[: len(busy)] = theirs[busy]
+        self.row[: len(busy)] = [other.row[slot] for slot in busy]
+
+    def start(self, slot: int, taken: tuple[int, Tensor, State] | None, targets: Tensor) -> None:
+        """A row's image in a slot; without one the slot is free."""
+        if taken is None:
+            self.row[slot] = -1
+            return
+        self.row[slot], image, begun = taken
+        self.spectra[slot] = torch.fft.rfft2(image.to(self.device))  # alone, so that no mate can change its rounding
+        self.targets[slot] = targets[self.row[slot]]
+        self.losses[slot] = torch.nan
+        self.active[slot] = True
+        self.adam.reset(slot)
+        for name, values in self.own().items():
+            if name in begun:
+                values[slot] = begun[name]
+
+    def _store(self, slot: int, keep: Callable[[int, Fit], None]) -> None:
+        flags = [bool(values[slot]) for values in (self.converged, self.preserved, self.kept)]
+        steps, loss = int(self.adam.steps[slot]), float(self.losses[slot, -1])
+        keep(self.row[slot], Fit(self.adam.masks[slot].cpu(), steps, loss, *flags))
+
+
+def perturbed(shape: Sequence[int], perturb: float, seed: int) -> Tensor:
+    """A start 1 - perturb * u for images of shape (c, h, w): (c, h, w // 2 + 1) float32, u uniform in [0, 1].
+
+    Entries that mirror each other share one draw, so that the mask is symmetric and every entry uniform.
+    """
+    c, h, w = shape
+    u = torch.rand(c, h, half_width(w), generator=torch.Generator().manual_seed(seed))
+    first = torch.minimum(torch.arange(h), mirror_rows(h, u.device))
+    for column in self_mirrored(w):
+        u[..., column] = u[..., first, column]
+    return 1 - perturb * u
+
+
+def _captured(step: Callable[[], None]) -> Callable[[], None]:
+    """The step as one CUDA graph, a single launch; or as it is where something in it can't be captured."""
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    try:
+        with torch.cuda.stream(side):
+            for _ in range(3):  # on idle slots: libraries set themselves up at their first calls
+                step()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        warnings.warn(FmtoolWarning(f"no CUDA graph of the step, which runs as it is: {reason}"), stacklevel=2)
+        torch.cuda.synchronize()
+        return step
+    replay: Callable[[], None] = graph.replay
+    return replay

@@ -1,0 +1,120 @@
+"""What one step of a mask's optimisation is made of: options, Adam, penalty, gradient, stopping test (paper, 3.1 and A.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fmtool.masks.spectrum import column_counts
+from fmtool.models import compiling
+from fmtool.models.compiling import InputGradient
+
+LEARNING_RATE = 0.01  # A.3
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's defaults
+WINDOW = 20  # losses whose mean the stopping test compares with the last one
+MIN_STEPS, MAX_STEPS = 500, 5000  # A.3 names the first; both in the authors' code
+TOLERANCE = 1e-5  # of the stopping test, one mask an image; authors' code
+LAMBDA_TIMES_ENTRIES = 1536  # lambda 0.5 at 3x32x32, 0.01 at 3x224x224 in the paper
+LARGEST_LAMBDA = 0.5
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """lambda_: weight of the l1 penalty, summed over the full spectrum. Stop at step e when e > min_steps and the loss is
+    within `tolerance` of the mean of the last 20, or when e > max_steps. batch: slots that advance together in a worker.
+    compile_: compile the classifier's two passes, which rounds differently. precision: a name of `registry.PRECISIONS`.
+    """
+
+    lambda_: float
+    batch: int
+    min_steps: int = MIN_STEPS
+    max_steps: int = MAX_STEPS
+    tolerance: float = TOLERANCE
+    compile_: bool = False
+    precision: str = "float32"
+
+
+def default_lambda(shape: Sequence[int]) -> float:
+    """min(0.5, 1536 / (c h w)), which is the paper's 0.5 for CIFAR-10 and its 0.01 for Imagenette."""
+    return min(LARGEST_LAMBDA, LAMBDA_TIMES_ENTRIES / (shape[0] * shape[1] * shape[2]))
+
+
+def input_gradient(
+    classifier: nn.Module, shape: Sequence[int], dtype: torch.dtype, options: FitOptions, device: torch.device
+) -> InputGradient:
+    """The classifier's forward and backward passes at the shape of a batch, compiled where that is asked for and can be done."""
+    plain = compiling.input_gradient(classifier, options.precision, device)
+    if options.compile_:
+        images = torch.rand(options.batch, *shape, generator=torch.Generator().manual_seed(0), dtype=dtype).to(device)
+        targets = torch.zeros(options.batch, dtype=torch.int64, device=device)
+        return compiling.compiled(plain, images, targets) or plain
+    return plain
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam over a batch of masks, each with its own step count, clamped to [0, 1] after every step. All change in place.
+
+    masks, mean, square (b, c, h, f); steps (b) int64.
+    """
+
+    masks: Tensor
+    mean: Tensor
+    square: Tensor
+    steps: Tensor
+
+    @classmethod
+    def fresh(cls, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> Adam:
+        """Masks of ones."""
+        masks = torch.ones(shape, dtype=dtype, device=device)
+        steps = torch.zeros(shape[0], dtype=torch.int64, device=device)
+        return cls(masks, torch.zeros_like(masks), torch.zeros_like(masks), steps)
+
+    def reset(self, slot: int) -> None:
+        self.masks[slot] = 1
+        self.mean[slot] = 0
+        self.square[slot] = 0
+        self.steps[slot] = 0
+
+    def step(self, slope: Tensor, active: Tensor) -> None:
+        """slope (b, c, h, f): the full spectrum's gradient, symmetric. Masks that are not `active` (b) stay as they are."""
+        self.steps.add_(active)
+        steps = self.steps.clamp_min(1).double()
+        rate = LEARNING_RATE / (1 - BETA1**steps) * active
+        correction = (1 - BETA2**steps).sqrt()
+        self.mean.lerp_(slope, 1 - BETA1)
+        self.square.mul_(BETA2).addcmul_(slope, slope, value=1 - BETA2)
+        divisor = self.square.sqrt().div_(per_mask(correction, slope)).add_(EPSILON)
+        self.masks.sub_(per_mask(rate, slope) * self.mean / divisor).clamp_(0, 1)
+
+    def step_some(self, slope: Tensor, active: Tensor) -> None:
+        """The same for masks that go on later: the moments of those that are not `active` stay as they are too."""
+        mean, square, keeps = self.mean.clone(), self.square.clone(), ~active.view(-1, 1, 1, 1)
+        self.step(slope, active)
+        self.mean.copy_(torch.where(keeps, mean, self.mean))
+        self.square.copy_(torch.where(keeps, square, self.square))
+
+
+def mask_gradient(gradient: Tensor, spectra: Tensor) -> Tensor:
+    """Gradient with respect to the full spectrum's mask entries (b, c, h, f), from that with respect to filtered images."""
+    h, w = gradient.shape[-2:]
+    turned = torch.fft.rfft2(gradient)
+    slope: Tensor = (turned.real * spectra.real).addcmul_(turned.imag, spectra.imag).div_(h * w)
+    return slope
+
+
+def l1_norm(masks: Tensor, w: int) -> Tensor:
+    """(b) sum of each mask's entries over the full spectrum; they are never negative, so this is the l1 norm."""
+    return (masks.sum(dim=(1, 2)) * column_counts(w, masks)).sum(dim=1)
+
+
+def settled(losses: Tensor, options: FitOptions, steps: Tensor) -> Tensor:
+    """(b) bool: past min_steps, and the last loss within `tolerance` of the mean of the window (NaN until that is full)."""
+    return (steps > options.min_steps) & ((losses[:, -1] - losses.mean(dim=1)).abs() < options.tolerance)
+
+
+def per_mask(values: Tensor, like: Tensor) -> Tensor:
+    return values.to(like.dtype).view(-1, 1, 1, 1)

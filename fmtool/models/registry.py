@@ -1,0 +1,46 @@
+"""Classifiers: a table of architectures, checkpoints in and out, and the classifier that every stage runs.
+
+Importing this package needs neither torch nor torchvision; both are loaded when a model is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network of our own: build(channels, outputs) gives it with fresh weights."""
+
+    build: Callable[[int, int], nn.Module]
+    summary: str
+
+
+def _resnet20(channels: int, outputs: int) -> nn.Module:
+    from fmtool.models.resnet import ResNet
+
+    return ResNet(channels, outputs, blocks=3, width=16)
+
+
+def _resnet8(channels: int, outputs: int) -> nn.Module:
+    from fmtool.models.resnet import ResNet
+
+    return ResNet(channels, outputs, blocks=1, width=8)
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "resnet20": Architecture(_resnet20, "the paper's CIFAR-10 network, 269,722 parameters"),
+    "resnet8": Architecture(_resnet8, "one block a stage, half the width: for small images such as digits"),
+}
+
+# What the network computes in while masks are fitted, `fit-masks --precision`; the masks themselves are always float32.
+PRECISIONS: dict[str, str] = {
+    "float32": "strict, also on a GPU",
+    "tf32": "products of 10-bit fractions on a GPU's tensor cores, sums in float32",
+    "bfloat16": "torch's autocast, products and layers' outputs of 7-bit fractions",
+}

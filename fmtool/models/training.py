@@ -1,0 +1,316 @@
+"""Train a classifier, or only its last layer (paper, A.2). The data set lives in memory and is augmented a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fmtool.datasets.rows import to_float
+from fmtool.errors import ModelError
+from fmtool.models import compiling
+from fmtool.models.checkpoints import last_layer
+from fmtool.models.classifier import Classifier
+from fmtool.runtime.journal import NOTHING, Kept, Tensors, as_tensor, each, from_tensor
+from fmtool.runtime.progress import Progress
+
+MOMENTUM = 0.9  # A.2
+CROP_PADDING = 4  # pixels around an image before a random crop; He et al. (2016), section 4.2
+AHEAD = 256  # images augmented at a time: fewer cost more in calls, more leave the processor's nearest caches
+SCHEDULE = ("last_epoch", "_step_count", "_last_lr")  # what of a schedule's state changes
+AUGMENTATIONS = ("none", "crop", "flip-crop")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. optimizer: "sgd" or "adam"; schedule: "steps" (a tenth after 1/2 and 3/4 of the epochs) or "one-cycle"
+    (rises over `rise` of all steps to `learning_rate`, then falls to nothing), stepped per batch.
+    """
+
+    optimizer: str
+    schedule: str
+    learning_rate: float
+    weight_decay: float
+    epochs: int
+    batch: int = 64
+    rise: float = 0.3
+
+
+RECIPES: dict[str, Recipe] = {
+    # A.2 for ResNet-20 on CIFAR-10
+    "paper": Recipe("sgd", "steps", learning_rate=0.1, weight_decay=1e-4, epochs=200),
+    # a short run of the same network
+    "one-cycle": Recipe("sgd", "one-cycle", learning_rate=0.2, weight_decay=5e-4, epochs=15),
+    # A.2 for new last layers; the authors step this schedule per epoch, so that it never leaves its rise
+    "head": Recipe("adam", "one-cycle", learning_rate=0.01, weight_decay=0.0, epochs=20, rise=0.1),
+}
+
+
+def train(
+    classifier: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    *,
+    augment: str = "none",
+    seed: int = 0,
+    compile_: bool = False,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+    kept: Kept = NOTHING,
+) -> None:
+    """Train all weights in place. images (n, c, h, w) uint8, or float in [0, 1]; labels (n) int64. Leaves eval mode on.
+
+    compile_: compile both passes, which rounds differently; a network that can't be compiled trains as it is. kept: where to go
+    on from, with the same number of torch's threads.
+    """
+    device = device or torch.device("cpu")
+    classifier.to(device).train()
+    classifier.network.to(memory_format=torch.channels_last)
+    images, labels = images.to(device), labels.to(device)
+    ahead = max(1, AHEAD // recipe.batch)
+    course = _Course(classifier, len(images), recipe, ahead, seed, device, kept)
+    update = _Update(classifier, compiling.trainable(classifier, device) if compile_ else classifier)
+    for chunk, taken in course.chunks():
+        ready = augmented(images[chunk], augment, course.generator)
+        batches = zip(torch.split(ready, recipe.batch), torch.split(chunk, recipe.batch), strict=True)
+        for batch, rows in islice(batches, taken, None):
+            update(to_float(batch), labels[rows], course, whole=len(rows) == recipe.batch)
+            course.stepped()
+            if progress:
+                progress("training", course.step, course.steps)
+    classifier.eval()
+
+
+def train_head(
+    classifier: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    *,
+    batch: int,
+    seed: int = 0,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+    kept: Kept = NOTHING,
+) -> None:
+    """Train the last linear layer in place, the rest frozen in eval mode.
+
+    The body's features never change then (the authors' body moves its batch-norm statistics), so they are computed once.
+    images (n, c, h, w) uint8 or float in [0, 1]; batch: images a forward pass of the body; kept: see `train`.
+    """
+    device = device or torch.device("cpu")
+    classifier.to(device).eval()
+    _, head = last_layer(classifier.network)
+    features = _features(classifier, head, images, batch, device, progress, kept)
+    labels = labels.to(device)
+    course = _Course(head, len(images), recipe, 1, seed, device, kept)
+    update = _Update(head, head)
+    for rows, _ in course.chunks():
+        update(features[rows], labels[rows], course)
+        course.stepped()
+        if progress:
+            progress("training the last layer", course.step, course.steps)
+
+
+def augmented(images: Tensor, augment: str, generator: torch.Generator) -> Tensor:
+    """ "crop": each image shifted by up to 4 pixels into black; "flip-crop": mirrored or not too; "none": as they are.
+
+    images (n, c, h, w) of any dtype, which the result keeps.
+    """
+    if augment == "none":
+        return images
+    n, _, h, w = images.shape
+    shift = torch.randint(0, 2 * CROP_PADDING + 1, (2, n), generator=generator, device=images.device)
+    windows = F.pad(images, (CROP_PADDING,) * 4).unfold(2, h, 1).unfold(3, w, 1)  # (n, c, 9, 9, h, w), a view
+    cropped = windows[torch.arange(n, device=images.device), :, shift[0], shift[1]]
+    if augment == "crop":
+        return cropped
+    flip = torch.rand(n, generator=generator, device=images.device) < 0.5
+    return torch.where(flip.view(n, 1, 1, 1), cropped.flip(-1), cropped)
+
+
+class _Course:
+    """What a run of training steps goes through: optimiser, schedule, and the images of each step, drawn by a generator.
+
+    It begins where the one that was killed had got to. ahead: steps whose images are augmented together, so that a state holds
+    what the generator was at before them, and they are augmented again.
+    """
+
+    def __init__(
+        self, trained: nn.Module, n: int, recipe: Recipe, ahead: int, seed: int, device: torch.device, kept: Kept
+    ) -> None:
+        self.trained, self.n, self.batch, self.ahead, self.device, self.kept = (
+            trained,
+            n,
+            recipe.batch,
+            ahead,
+            device,
+            kept,
+        )
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.of_epoch = len(range(0, n, recipe.batch))  # steps
+        self.step, self.steps = 0, recipe.epochs * self.of_epoch
+        self.optimizer, self.scheduler = _optimizer(trained, recipe, self.steps)
+        self.order = torch.zeros(0, dtype=torch.int64, device=device)  # (n) images of this epoch
+        self.drawn = self.generator.get_state()
+        before = kept.load()
+        if before is not None:
+            self._restore(before)
+
+    def chunks(self) -> Iterator[tuple[Tensor, int]]:
+        """The images (m) of the next `ahead` steps, fewer at an epoch's end, and how many of these steps are taken already."""
+        while self.step < self.steps:
+            at = self.step % self.of_epoch
+            if at == 0:
+                self.order = torch.randperm(self.n, generator=self.generator, device=self.device)
+            self.drawn, taken = self.generator.get_state(), at % self.ahead
+            start = (at - taken) * self.batch
+            yield self.order[start : start + self.ahead * self.batch], taken
+
+    def stepped(self) -> None:
+        """A step is taken."""
+        self.step += 1
+        self.kept.save(self._tensors)
+
+    def _tensors(self) -> Tensors:
+        """All that the next steps hang on. Dropout draws from torch's own generators."""
+        moments = {
+            f"moment.{number}.{name}": value
+            for number, weight in enumerate(self.trained.parameters())
+            for name, value in self.optimizer.state[weight].items()
+            if value is not None
+        }
+        between = self.step % self.of_epoch % self.ahead == 0  # all is used that was drawn
+        plain = {
+            "step": self.step,
+            "rates": [group["lr"] for group in self.optimizer.param_groups],
+            "schedule": {name: self.scheduler.state_dict()[name] for name in SCHEDULE},
+        }
+        return {
+            # clones, because safetensors refuses tied weights
+            **{f"weight.{name}": value.clone() for name, value in self.trained.state_dict().items()},
+            **moments,
+            "order": self.order,
+            "drawn": self.generator.get_state() if between else self.drawn,
+            "torch": torch.get_rng_state(),
+            **({"cuda": torch.cuda.get_rng_state(self.device)} if self.device.type == "cuda" else {}),
+            "plain": as_tensor(plain),
+        }
+
+    @torch.no_grad()
+    def _restore(self, before: Tensors) -> None:
+        self.trained.load_state_dict({name[7:]: value for name, value in before.items() if name.startswith("weight.")})
+        weights = list(self.trained.parameters())
+        for key, value in before.items():
+            if key.startswith("moment."):
+                _, number, name = key.split(".")
+                weight = weights[int(number)]
+                # laid out as the weights are, as the optimiser made them; Adam counts its steps on the CPU
+                moment = value if name == "step" else torch.empty_like(weight).copy_(value)
+                self.optimizer.state[weight][name] = moment
+        plain = from_tensor(before["plain"])
+        self.step = plain["step"]
+        for group, rate in zip(self.optimizer.param_groups, plain["rates"], strict=True):
+            group["lr"] = rate
+        self.scheduler.load_state_dict(plain["schedule"])
+        self.order = before["order"].to(self.device)
+        self.generator.set_state(before["drawn"])
+        torch.set_rng_state(before["torch"])
+        if "cuda" in before:
+            torch.cuda.set_rng_state(before["cuda"], self.device)
+
+
+def _optimizer(
+    trained: nn.Module, recipe: Recipe, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    weights, decay = list(trained.parameters()), recipe.weight_decay
+    optimizer: torch.optim.Optimizer
+    if recipe.optimizer == "adam":
+        optimizer = torch.optim.Adam(weights, lr=recipe.learning_rate, weight_decay=decay)
+    else:
+        optimizer = torch.optim.SGD(weights, lr=recipe.learning_rate, momentum=MOMENTUM, weight_decay=decay)
+    if recipe.schedule == "one-cycle":
+        total = max(steps, 4)  # torch divides by zero where the rise is one step long
+        return optimizer, torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=recipe.learning_rate,
+            total_steps=total,
+            pct_start=max(recipe.rise, 2 / total),
+            cycle_momentum=False,
+        )
+    milestones = [steps // 2, steps * 3 // 4]
+    return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones)
+
+
+class _Update:
+    """One optimisation step of `trained`; whole batches go through `compiled`, which may be the same, the rest never does."""
+
+    def __init__(self, trained: nn.Module, compiled: Callable[[Tensor], Tensor]) -> None:
+        self.trained = trained
+        self.compiled: Callable[[Tensor], Tensor] = compiled
+        self.first = compiled is not trained
+
+    def __call__(
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        course: _Course,
+        whole: bool = True,
+    ) -> None:
+        loss = F.cross_entropy(self._forward(inputs, whole), labels)
+        course.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        course.optimizer.step()
+        course.scheduler.step()
+
+    def _forward(self, inputs: Tensor, whole: bool) -> Tensor:
+        if not whole:
+            logits: Tensor = self.trained(inputs)
+            return logits
+        if not self.first:
+            return self.compiled(inputs)
+        self.first = False
+        try:  # compiles both passes before it runs one
+            with compiling.quiet():
+                return self.compiled(inputs)
+        except Exception as error:
+            compiling.cannot(error)
+            self.compiled = self.trained
+        logits = self.compiled(inputs)
+        return logits
+
+
+@torch.no_grad()
+def _features(
+    classifier: Classifier,
+    head: nn.Linear,
+    images: Tensor,
+    batch: int,
+    device: torch.device,
+    progress: Progress | None,
+    kept: Kept,
+) -> Tensor:
+    """(n, features): what reaches the last layer, caught by a hook. ModelError where that layer's output isn't the logits."""
+    caught: list[Tensor] = []
+    hook = head.register_forward_hook(lambda _, inputs, __: caught.append(inputs[0]))
+
+    def one_batch(start: int) -> Tensor:
+        caught.clear()
+        logits = classifier(to_float(images[start : start + batch]).to(device))
+        features = caught[0] if caught else logits
+        if not caught or features.ndim != 2 or not torch.equal(head(features), logits):
+            raise ModelError("the network's last linear layer does not give its logits: train all of it instead")
+        if progress:
+            progress("computing features", min(start + batch, len(images)), len(images))
+        return features
+
+    try:
+        parts = each(kept, "features", range(0, len(images), batch), lambda starts: map(one_batch, starts))
+        return torch.cat([part.to(device) for part in parts])
+    finally:
+        hook.remove()

@@ -1,0 +1,112 @@
+"""Figures behind one table: what each is drawn from and what it shows. Masks and spectra have the zero frequency in the centre.
+
+A figure's module, and with it matplotlib and torch, loads when the figure is drawn, so that the table can be read without them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fmtool.artifacts import output
+from fmtool.artifacts.format import Artifact
+from fmtool.errors import ArtifactError, FmtoolError, unknown
+from fmtool.plotting.registry import FIGURES, Files
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SUFFIXES = (".png", ".pdf", ".svg")
+DOTS = 200  # an inch, of a PNG
+UNIT = {"masks", "images", "adversarial"}  # tensors with entries in [0, 1]
+ROWS = 256  # of them looked at together
+
+
+def draw(files: Files, count: int, figure: str | None = None, like: Files = ()) -> Figure:
+    """The figure of this name in `FIGURES`, or the first that fits the files.
+
+    count: how many images, spread over the classes, that all the files share, and those of `like` too, which are not drawn;
+    those whose masks keep their class in all of them, where there are any.
+    """
+    from fmtool.artifacts.rows import check_unit
+
+    name = figure or _fitting(files)
+    if name not in FIGURES:
+        raise FmtoolError(unknown("--figure", name, FIGURES))
+    known = FIGURES[name]
+    if not known.fits(files):
+        raise ArtifactError(f"--figure {name}: expected {known.takes}, got {_listed(files)}")
+    if like and not known.images:
+        several = ", ".join(name for name, one in FIGURES.items() if one.images)
+        raise FmtoolError(f"--same-images-as goes with figures of single images ({several}), not with {name}")
+    for file in files:
+        for tensor in file.tensors.keys() & UNIT:
+            rows = file.rows(tensor)
+            for start in range(0, len(rows), ROWS):
+                check_unit(rows[start : start + ROWS], f"{file}: {tensor}")
+    module, _, function = known.function.partition(":")
+    make: Callable[..., Figure] = getattr(importlib.import_module(f"fmtool.plotting.{module}"), function)
+    files, like = [_plain(file) for file in files], [_plain(file) for file in like]
+    with _settings():
+        return make(files, count, like) if known.images else make(files)
+
+
+def save(figure: Figure, target: str) -> None:
+    """Write PNG, PDF or SVG by the target's suffix; the same figure gives the same bytes."""
+    output.write_bytes(render(figure, check_suffix(target)[1:], DOTS), target)
+
+
+def render(figure: Figure, form: str, dpi: int) -> bytes:
+    """The picture, form: "png", "pdf" or "svg", without a clock in it; dpi: dots an inch of a PNG."""
+    metadata: dict[str, Any] | None = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(form)
+    content = io.BytesIO()
+    with _settings():
+        figure.savefig(content, format=form, dpi=dpi, bbox_inches="tight", metadata=metadata)
+    return content.getvalue()
+
+
+def check_suffix(target: str) -> str:
+    """The picture's format by its name, an error where that is none of `SUFFIXES`."""
+    suffix = Path(target).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise FmtoolError(f"--output {target}: expected a name that ends in {', '.join(SUFFIXES)}")
+    return suffix
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    """Matplotlib's own defaults and then ours, whatever the reader's matplotlibrc says: a figure is the same for everybody."""
+    import matplotlib
+
+    from fmtool.plotting.style import SETTINGS, any_letters
+
+    with matplotlib.rc_context(), any_letters():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(SETTINGS)
+        yield
+
+
+def _plain(file: Artifact) -> Artifact:
+    """With its names as they are to be read_any: for matplotlib a dollar sign begins a formula."""
+    text = json.dumps(file.header)
+    if "$" not in text + file.name:
+        return file
+    return replace(file, header=json.loads(text.replace("$", r"\\$")), name=file.name.replace("$", r"\$"))
+
+
+def _fitting(files: Files) -> str:
+    for name, known in FIGURES.items():
+        if files and known.fits(files):
+            return name
+    expected = "; ".join(dict.fromkeys(known.takes for known in FIGURES.values()))
+    raise ArtifactError(f"can't draw {_listed(files)}: expected {expected}")
+
+
+def _listed(files: Files) -> str:
+    return ", ".join(f"{file} ({file.kind})" if file.name else f"{file}" for file in files) or "no file"

@@ -1,0 +1,108 @@
+"""The figures: what each is drawn from and what it shows. Read without torch or matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fmtool.artifacts.format import Artifact
+
+Files = Sequence[Artifact]
+
+
+@dataclass(frozen=True)
+class Known:
+    """A figure: the files it takes in words and as a test, "module:function" here, what it shows, and whether it shows
+    single images, so that it takes a count of them and files that limit them.
+    """
+
+    takes: str
+    fits: Callable[[Files], bool]
+    function: str
+    text: str
+    images: bool = False
+
+
+def _kinds(files: Files) -> list[str]:
+    return [file.kind for file in files]
+
+
+def _only(files: Files, *kinds: str) -> bool:
+    return {file.kind for file in files} <= set(kinds)
+
+
+def _curve(files: Files, name: str) -> bool:
+    return _only(files, "correlation") and all(file.header.get("curves", {}).get(name) for file in files)
+
+
+# the first that fits the files is drawn unless a name is given
+FIGURES: dict[str, Known] = {
+    "masks": Known(
+        "masks files",
+        lambda files: _only(files, "masks"),
+        "grids:mask_grid",
+        "masks of single images, those that keep their class (Figures 3, 5)",
+        images=True,
+    ),
+    "filtered": Known(
+        "one attack file and masks files",
+        lambda files: sorted(_kinds(files)) == ["attack"] + ["masks"] * (len(files) - 1) != ["attack"],
+        "grids:filtered_images",
+        "images before and after filtering by masks that keep their class (Figure 1)",
+        images=True,
+    ),
+    "class-masks": Known(
+        "one class-masks file",
+        lambda files: _kinds(files) == ["class-masks"],
+        "grids:class_mask_grid",
+        "a mask a class (Figures 6, 7)",
+    ),
+    "mean-mask": Known(
+        "masks or class-masks files",
+        lambda files: _only(files, "masks", "class-masks"),
+        "spectra:mean_masks",
+        "the mean mask, and its energy against frequency",
+    ),
+    "perturbation": Known(
+        "one attack file",
+        lambda files: _kinds(files) == ["attack"],
+        "spectra:perturbation",
+        "the perturbations' mean amplitude spectrum, and their energy against frequency",
+    ),
+    "radial": Known(
+        "masks and attack files",
+        lambda files: _only(files, "masks", "attack"),
+        "spectra:radial_profiles",
+        "energy of masks and perturbations against frequency, with each mean radial frequency",
+    ),
+    "classes": Known(
+        "correlation files of --class-subsets",
+        lambda files: _curve(files, "class_subsets"),
+        "curves:class_curves",
+        "IdCor and p against the number of classes (Figure 4)",
+    ),
+    "subsample": Known(
+        "one correlation file of --subsample",
+        lambda files: len(files) == 1 and _curve(files, "subsample"),
+        "curves:subsample_curves",
+        "statistics, nulls and adjusted values against n",
+    ),
+    "null": Known(
+        "one correlation file",
+        lambda files: _kinds(files) == ["correlation"],
+        "statistics:null_distributions",
+        "each statistic beside its permutation nulls",
+    ),
+    "cosine": Known(
+        "one correlation file with the cosine",
+        lambda files: _kinds(files) == ["correlation"] and "cosine_pairs" in files[0].tensors,
+        "statistics:cosine_histogram",
+        "the cosines of pairs beside those of masks of different images",
+    ),
+    "defense": Known(
+        "one defense file",
+        lambda files: _kinds(files) == ["defense"],
+        "statistics:defense_matrix",
+        "accuracies after the second pass (Table 4)",
+    ),
+}

@@ -1,0 +1,194 @@
+"""Which part of a job a process does: a shard of it by itself (`--shard I/N`), or its rank's share under torchrun.
+
+Both take every Nth row, so that each part has some of whatever lies together in the data. Shards are files of their own that
+`merge` joins; ranks pass their rows to rank 0, which writes the file. Rows are on the CPU by then, so gloo carries them;
+NCCL is set up beside it where there are GPUs. Importing this module needs no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from fmtool.artifacts.output import STREAM
+from fmtool.errors import FmtoolError
+from fmtool.runtime.progress import Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOOK_EVERY = (
+    0.1  # seconds between looks at what the other ranks have done: a wait inside the library can't be interrupted
+)
+LONGEST = timedelta(days=30)  # that a rank waits for another: one may finish days before the last
+VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `number`, from 1 to `of`, of a job: its rows at positions number - 1, number - 1 + of, ..."""
+
+    number: int
+    of: int
+
+    def rows(self, n: int) -> range:
+        """Positions among all n rows. FmtoolError where there are none."""
+        found = range(self.number - 1, n, self.of)
+        if not found:
+            raise FmtoolError(f"--shard {self.number}/{self.of}: there are only {n} images")
+        return found
+
+    def field(self, n: int) -> dict[str, int]:
+        """What the header of this part of n rows says of it."""
+        return {"number": self.number, "of": self.of, "rows": n}
+
+
+def parse_shard(text: str) -> Shard:
+    """ "2/8" is the second of eight."""
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    number, of = (int(part) for part in found.groups()) if found else (0, 0)
+    if not 1 <= number <= of:
+        raise FmtoolError(f"--shard {text}: expected I/N with I from 1 to N, such as 2/8")
+    return Shard(number, of)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that share a job, of which this one is `rank`, from 0; `store` is what they tell each other by."""
+
+    rank: int = 0
+    of: int = 1
+    store: Any = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the result."""
+        return self.rank == 0
+
+    def rows(self, rows: Sequence[int]) -> Sequence[int]:
+        """This process's share."""
+        return rows[self.rank :: self.of]
+
+    def device(self, name: str) -> str:
+        """A GPU of its own for each process of a machine, where --device names no particular one."""
+        if self.of == 1 or name not in ("auto", "cuda"):
+            return name
+        import torch
+
+        count = torch.cuda.device_count()
+        return f"cuda:{int(os.environ.get('LOCAL_RANK', self.rank)) % count}" if count else name
+
+    def gathered(
+        self, own: Iterable[tuple[int, bytes]], progress: Progress | None = None
+    ) -> Iterator[tuple[int, bytes]]:
+        """On rank 0: its own numbered rows, then what the others hand over, one row at a time."""
+        yield from own
+        for rank in range(1, self.of):
+            self._wait_for(f"finished {rank}", progress, rank)
+            self.store.set(f"turn of {rank}", "")
+            yield from _received(rank)
+
+    def hand_over(self, own: Iterable[tuple[int, bytes]]) -> None:
+        """On the other ranks: give these to rank 0, and keep what there is of them until the result is in its place."""
+        self.store.set(f"finished {self.rank}", "")
+        self._wait_for(f"turn of {self.rank}")
+        _send(own)
+        self._wait_for("written")
+
+    def written(self) -> None:
+        """On rank 0: the result is in its place."""
+        if self.of > 1:
+            self.store.set("written", "")
+
+    def _wait_for(self, key: str, progress: Progress | None = None, done: int = 0) -> None:
+        while not self.store.check([key]):
+            if progress:
+                progress("waiting for other processes", done, self.of)
+            time.sleep(LOOK_EVERY)
+
+
+ALONE = Ranks()
+
+
+def world() -> tuple[int, int]:
+    """This process's rank and how many there are, as torchrun says; (0, 1) without it. FmtoolError for what it would not say."""
+    if not all(name in os.environ for name in VARIABLES):
+        return 0, 1
+    numbers = [os.environ[name] for name in ("RANK", "WORLD_SIZE", "MASTER_PORT")]
+    rank, of, port = (int(text) if re.fullmatch("[0-9]{1,9}", text) else -1 for text in numbers)
+    if not (0 <= rank < of and 0 <= port < 2**16):
+        given = ", ".join(f"{name}={os.environ[name]}" for name in VARIABLES)
+        raise FmtoolError(
+            f"the environment has {given}, which torchrun would not set: expected its values, or none of them"
+        )
+    return rank, of
+
+
+def refuse_ranks(command: str, commands: Iterable[str]) -> None:
+    """FmtoolError for a command that several processes can't share, under torchrun."""
+    if world()[1] > 1 and command not in commands:
+        raise FmtoolError(
+            f"{command} runs in one process: expected {' or '.join(commands)} under torchrun, or one process"
+        )
+
+
+@contextmanager
+def joined(*sources: str | None) -> Iterator[Ranks]:
+    """The processes that torchrun started, for as long as the block lasts; `ALONE` without it.
+
+    sources: what each of them is to read. FmtoolError for standard input, which they can't share.
+    """
+    rank, of = world()
+    if of == 1:
+        yield ALONE
+        return
+    if STREAM in sources:
+        raise FmtoolError("standard input can't be read by several processes: expected a file in place of '-'")
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=LONGEST))
+    except RuntimeError as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise FmtoolError(f"the processes can't meet at {place}: {str(error).splitlines()[0]}") from None
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=of, timeout=LONGEST)
+    try:
+        yield Ranks(rank, of, store)
+    finally:
+        with contextlib.suppress(RuntimeError):  # a peer that has died already
+            dist.destroy_process_group()
+
+
+def _send(rows: Iterable[tuple[int, bytes]]) -> None:
+    import torch
+    import torch.distributed as dist
+
+    for number, data in rows:
+        dist.send(torch.tensor([number, len(data)]), 0)
+        dist.send(torch.frombuffer(bytearray(data), dtype=torch.uint8), 0)
+    dist.send(torch.tensor([-1, 0]), 0)
+
+
+def _received(rank: int) -> Iterator[tuple[int, bytes]]:
+    import torch
+    import torch.distributed as dist
+
+    head = torch.zeros(2, dtype=torch.int64)
+    while True:
+        dist.recv(head, rank)
+        number, size = head.tolist()
+        if number < 0:
+            return
+        data: Tensor = torch.empty(size, dtype=torch.uint8)
+        dist.recv(data, rank)
+        yield number, data.numpy().tobytes()

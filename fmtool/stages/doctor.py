@@ -1,0 +1,186 @@
+"""What in an installation keeps fmtool from working, or from working well. torch is imported in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from fmtool.runtime import cache
+from fmtool.tables.table import Table
+
+OK, NOTE, BROKEN = "ok", "note", "broken"
+DISTRIBUTIONS = {
+    "fmtool": "fourier-masks",
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "foolbox": "foolbox",
+    "safetensors": "safetensors",
+}
+REINSTALL = "install both together, from the same index: pip install --upgrade --force-reinstall torch torchvision"
+LEAST_MEMORY = 4.0  # GiB; importing torch and attacking CIFAR-10 images takes about one
+DRIVER = Path("/proc/driver/nvidia/version")
+SECONDS = 120  # for an import; 11 s were measured on a cold disk
+TORCH_SCRIPT = """
+import json, torch
+found = {"version": torch.__version__, "cuda": torch.version.cuda, "devices": [], "error": ""}
+try:
+    torch.cuda.init()
+    found["devices"] = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+except Exception as error:
+    found["error"] = str(error).strip().splitlines()[0]
+print(json.dumps(found))
+"""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was looked at, how it is (one of OK, NOTE, BROKEN), what was found, and what to do about it."""
+
+    name: str
+    state: str
+    result: str
+    advice: str = ""
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of what fmtool stands on, and Python's; "missing" for what isn't there."""
+    found = {}
+    for name, distribution in DISTRIBUTIONS.items():
+        try:
+            found[name] = version(distribution)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return {**found, "Python": platform.python_version()}
+
+
+def check_all() -> list[Check]:
+    """Every check, those that others rest on first."""
+    torch, found = check_torch()
+    rest = [check_torchvision(), check_gpu(found)] if found else []
+    return [check_versions(), torch, *rest, check_cache(), check_compiler(), check_threads(), check_memory()]
+
+
+def table(checks: list[Check]) -> Table:
+    """A row a check."""
+    rows = [[one.name, one.state, one.result, one.advice or None] for one in checks]
+    return Table("Health", dict.fromkeys(("check", "state", "result", "what to do"), ""), rows)
+
+
+def check_versions() -> Check:
+    """Whether all is installed."""
+    found = versions()
+    text = ", ".join(f"{name} {number}" for name, number in found.items())
+    missing = [DISTRIBUTIONS[name] for name, number in found.items() if number == "missing"]
+    return (
+        Check("versions", BROKEN, text, f"pip install {' '.join(missing)}") if missing else Check("versions", OK, text)
+    )
+
+
+def check_torch() -> tuple[Check, dict[str, Any]]:
+    """Whether torch can be imported, and what it says of itself: version, cuda, devices, error; nothing where it can't."""
+    code, out, err = _python(TORCH_SCRIPT)
+    if code:
+        return Check("torch", BROKEN, f"can't be imported: {_last(err)}", REINSTALL), {}
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    build = f"for CUDA {found['cuda']}" if found["cuda"] else "for the CPU"
+    return Check("torch", OK, f"{found['version']}, built {build}"), found
+
+
+def check_torchvision() -> Check:
+    """Whether it can be imported beside this torch, for which it must have been built."""
+    code, out, err = _python("import torchvision; print(torchvision.__version__)")
+    if not code:
+        return Check("torchvision", OK, f"{out.strip()}, fits torch")
+    if "torchvision::nms does not exist" in err:
+        return Check(
+            "torchvision", BROKEN, "was built for another torch: operator torchvision::nms does not exist", REINSTALL
+        )
+    return Check("torchvision", BROKEN, f"can't be imported: {_last(err)}", REINSTALL)
+
+
+def check_gpu(torch: dict[str, Any]) -> Check:
+    """Whether torch can use the GPU that the machine has."""
+    if torch["devices"]:
+        return Check("GPU", OK, ", ".join(torch["devices"]))
+    driver = _driver()
+    if not driver:
+        return Check("GPU", OK, "none found: everything runs on the CPU")
+    if torch["cuda"] is None:
+        advice = "install a torch that is built for CUDA, and its torchvision, from the package index"
+        return Check("GPU", BROKEN, f"{driver}, but this torch is built for the CPU", advice)
+    advice = f"update the NVIDIA driver, or install a torch for an older CUDA than {torch['cuda']}"
+    if "driver" not in torch["error"]:
+        advice = "see that this user may open /dev/nvidia*, that CUDA_VISIBLE_DEVICES names a GPU, that a container was given one"
+    return Check("GPU", BROKEN, f"{driver}, but torch can't use it: {torch['error'] or 'it finds none'}", advice)
+
+
+def check_cache() -> Check:
+    """Whether data sets can be downloaded to their folder."""
+    folder = cache.cache_folder()
+    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # not its own: that raises
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return Check("cache", OK, f"{folder}{'' if there == folder else ' (is made when it is needed)'}")
+    reason = f"{there} can't be written" if there.is_dir() else f"{there} is no folder"
+    return Check("cache", BROKEN, f"{folder}: {reason}", "name another folder: export FMTOOL_CACHE=FOLDER")
+
+
+def check_compiler() -> Check:
+    """Whether torch.compile has a C++ compiler for the CPU."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found:
+        return Check("C++ compiler", OK, found)
+    return Check(
+        "C++ compiler",
+        NOTE,
+        "none: --compile does nothing on the CPU, and long fits are slower",
+        "install g++, or set CXX",
+    )
+
+
+def check_threads() -> Check:
+    """How many threads torch will take."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS")
+    text = f"{cores} processors" + (f", OMP_NUM_THREADS={asked}" if asked else "")
+    few = cores == 1 or asked == "1"
+    return Check("threads", NOTE if few else OK, text, "everything runs on one thread" if few else "")
+
+
+def check_memory() -> Check:
+    """How much memory the machine has."""
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    few = size < LEAST_MEMORY
+    return Check("memory", NOTE if few else OK, f"{size:.1f} GiB", "take small batches: --batch-size" if few else "")
+
+
+def _python(script: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of a script in a new Python, as this one is set up."""
+    try:
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        return 1, "", f"no answer in {SECONDS} s"
+    return done.returncode, done.stdout, done.stderr
+
+
+def _driver() -> str:
+    """What shows that there is an NVIDIA GPU; nothing where none does."""
+    if DRIVER.exists():
+        return f"{DRIVER} speaks of an NVIDIA driver"
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ""
+    done = subprocess.run([tool, "-L"], capture_output=True, text=True)
+    return (done.stdout.strip() or "nvidia-smi is there").splitlines()[0].partition(" (UUID")[0]
+
+
+def _last(text: str) -> str:
+    return (text.strip() or "it died without a word").splitlines()[-1]

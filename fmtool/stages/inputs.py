@@ -1,0 +1,101 @@
+"""What the stages share: a classifier ready to run, and the checks that inputs belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fmtool.artifacts.format import Artifact, Rows
+from fmtool.artifacts.rows import ROWS, ROWS_OF_FILE, check_range, check_whole
+from fmtool.datasets.data import Data
+from fmtool.errors import ArtifactError, DataError
+from fmtool.models.checkpoints import Specification
+
+
+def check_data(data: Data, spec: Specification) -> None:
+    """The images have the model's input shape, and the classes are as many as its own."""
+    check_shape(data.images, spec, data.name)
+    classes = len(spec.class_names)
+    if data.class_names and len(data.class_names) != classes:
+        raise DataError(f"{data.name}: has {len(data.class_names)} classes, the model {classes}")
+    if len(data) and int(data.labels.max()) >= classes:
+        raise DataError(f"{data.name}: labels reach to {int(data.labels.max())}, the model has {classes} classes")
+
+
+def check_shape(images: Rows, spec: Specification, name: str) -> None:
+    """(n, c, h, w) images of the model's input shape."""
+    if tuple(images.shape[1:]) != tuple(spec.input_shape):
+        raise DataError(f"{name}: images are {_shape(images.shape[1:])}, the model takes {_shape(spec.input_shape)}")
+
+
+def check_attack(
+    attack: Artifact, model: Artifact, spec: Specification, allow_other_model: bool, *, adaptive: bool = False
+) -> None:
+    """The attack was made on this model, its images fit, and its numbers are what the kind promises.
+
+    adaptive: take also an attack on the two-pass classifier.
+    """
+    if attack.header.get("defense") and not adaptive:
+        raise ArtifactError(f"{attack}: was made against the two-pass defence: its predictions are not the model's")
+    check_whole(attack)
+    check_same_model(attack, model, allow_other_model)
+    check_shape(attack.rows("images"), spec, str(attack))
+    classes = len(spec.class_names)
+    if len(attack.header["class_names"]) != classes:
+        raise ArtifactError(f"{attack}: has {len(attack.header['class_names'])} classes, the model {classes}")
+    for name in ("labels", "clean_predictions", "adversarial_predictions"):
+        check_range(attack[name], classes, f"{attack}: {name}")
+    check_range(attack["status"], 3, f"{attack}: status")
+    for name in ("images", "adversarial"):
+        rows = attack.rows(name)
+        for start in range(0, len(rows), ROWS_OF_FILE):
+            low, high = (float(v) for v in rows[start : start + ROWS_OF_FILE].aminmax())
+            if not (low >= 0 and high <= 1):
+                raise ArtifactError(f"{attack}: {name} reach from {low:.6g} to {high:.6g}, expected [0, 1]")
+
+
+def check_same_model(other: Artifact, model: Artifact, allow: bool) -> None:
+    """Refuse a file that was made with another model, unless told otherwise."""
+    made_with = other.input_digest("model")
+    if made_with != model.digest and not allow:
+        raise ArtifactError(
+            f"{other}: was made with model {str(made_with)[:12]}, not with {model} ({model.digest[:12]}); "
+            "--allow-other-model takes it all the same"
+        )
+
+
+def rows_of(source: Artifact | Data) -> dict[str, Tensor]:
+    """labels, key, index, source (n) int64 of a file's or a data set's images."""
+    if isinstance(source, Data):
+        return {
+            "labels": source.labels,
+            "key": source.key,
+            "index": source.index,
+            "source": torch.zeros(len(source), dtype=torch.int64),
+        }
+    return {name: source[name] for name in ROWS}
+
+
+def inputs_of(model: Artifact, source: Artifact | Data) -> list[Any]:
+    """What `history.stage` takes for a model and a file or a data set."""
+    return [model, data_input(source) if isinstance(source, Data) else source]
+
+
+def data_input(data: Data) -> dict[str, Any]:
+    """A data set as an input in a history, with what chose and squeezed its images."""
+    chosen = {name: value for name, value in (("size", data.size), ("limit", data.limit)) if value is not None}
+    return {**data.record(), **chosen, "digest": data.digest}
+
+
+def data_header(source: Artifact | Data, spec: Specification) -> dict[str, Any]:
+    """The header fields that say which images a file is about; classes by the data's names, if it has any."""
+    if isinstance(source, Data):
+        return {"data": [source.record()], "class_names": list(source.class_names or spec.class_names)}
+    return {name: source.header[name] for name in ("data", "class_names")}
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))

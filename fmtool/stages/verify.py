@@ -1,0 +1,144 @@
+"""Files examined together: digests, which were made from which, and what is missing. Needs torch only where data are given."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fmtool.artifacts import history as provenance
+from fmtool.artifacts import replay
+from fmtool.artifacts.files import describe, label, looks_made, read_bytes
+from fmtool.artifacts.format import Artifact, Description, check_layout
+from fmtool.artifacts.history import SHORT
+from fmtool.artifacts.output import STREAM
+from fmtool.errors import ArtifactError, FmtoolError
+from fmtool.runtime.progress import Progress
+from fmtool.tables.table import Table
+
+LARGE = 2**30  # bytes of a file that is not read into memory
+
+
+@dataclass
+class Examined:
+    """A file, or data by name. digests: all that histories may call it by; data have one for each split, size and limit.
+
+    state: "ok", "unknown" (whole, as far as can be told, but no history speaks of it), "missing" or "damaged"; damage: what is
+    wrong with the last two.
+    """
+
+    name: str
+    kind: str = "unknown"  # of a file that no history speaks of
+    digests: list[str] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    state: str = "ok"
+    damage: str = ""
+
+
+def examine(files: Sequence[str], progress: Progress | None = None) -> list[Examined]:
+    """Read and check every file; what fmtool did not make is recognised by the histories of those that it made."""
+    found = []
+    for number, file in enumerate(dict.fromkeys(files)):
+        if progress:
+            progress("reading", number, len(files))
+        found.append(_examined(file))
+    known = {digest for one in found for digest in one.digests}
+    named = {
+        entry["digest"]: entry
+        for one in found
+        for stage in one.history
+        for entry in stage["inputs"]
+        if entry["kind"] == "data"
+    }
+    foreign = [one for one in found if not one.history and not one.damage]
+    for one in foreign:
+        if any(digest in named for digest in one.digests):
+            one.kind = "checkpoint"  # the one kind of input whose digest is that of the file
+    wanted = {digest: entry for digest, entry in named.items() if digest not in known and entry.get("split")}
+    for one in foreign:
+        _recognise(one, wanted)
+        if one.kind == "unknown":
+            one.state = "unknown"
+    return found
+
+
+def table(found: Sequence[Examined]) -> Table:
+    """A row a file; the notes say what is missing."""
+    names = {digest: one.name for one in found for digest in one.digests}
+    rows: list[list[Any]] = []
+    for one in found:
+        made = provenance.makers(one.history, next(iter(one.digests), ""))
+        inputs = one.history[-1]["inputs"] if one.history else []
+        digests = ", ".join(digest[:SHORT] for digest in one.digests)
+        rows.append(
+            [one.name, one.kind, digests or None, one.state, ", ".join(provenance.sources(inputs, made, names)) or None]
+        )
+    missing = provenance.missing({one.name: one.history for one in found}, names)
+    notes = [f"missing: {title}, which led to {', '.join(files)}" for title, files in missing.items()]
+    return Table("Files", dict.fromkeys(("file", "kind", "digest", "state", "made from"), ""), rows, notes)
+
+
+def _examined(file: str) -> Examined:
+    name = label(file)
+    if file != STREAM and (Path(file).is_dir() or _named(file)):
+        return Examined(name)
+    try:
+        if file == STREAM or looks_made(file) or not Path(file).is_file():
+            one = _read(file)
+            return Examined(name, one.kind, [one.digest], one.history)
+        if Path(file).suffix == ".safetensors":
+            check_layout(read_bytes(file), name)
+        return Examined(name, digests=[_sha256(file)])
+    except ArtifactError as error:
+        there = file == STREAM or os.path.exists(file)
+        return Examined(name, state="damaged" if there else "missing", damage=str(error))
+
+
+def _named(file: str) -> bool:
+    """Whether this is the name of a data set, and no file."""
+    from fmtool.datasets.registry import DATASETS
+
+    return file in DATASETS and not os.path.exists(file)
+
+
+def _read(file: str) -> Artifact | Description:
+    """A large file is checked a piece at a time, for which torch is worth importing."""
+    if os.path.isfile(file) and os.path.getsize(file) > LARGE:
+        from fmtool.artifacts import streaming
+
+        return streaming.read(file)
+    return describe(file)
+
+
+def _sha256(file: str) -> str:
+    try:
+        with open(file, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise ArtifactError(f"{file}: can't be read: {error.strerror}") from None
+
+
+def _recognise(one: Examined, wanted: Mapping[str, Mapping[str, Any]]) -> None:
+    """Load a file's images as each history says that it did, and keep the digests that come again."""
+    for digest, entry in wanted.items():
+        if _named(one.name) and entry.get("name") != one.name:
+            continue  # it may have to be downloaded
+        spec = one.name + replay.SUFFIXES.get(entry["split"], "")
+        if _data_digest(spec, entry.get("size"), entry.get("limit")) == digest:
+            one.digests = [digest] if one.kind != "data" else [*one.digests, digest]
+            one.kind = "data"
+
+
+def _data_digest(spec: str, size: Any, limit: Any) -> str | None:
+    """The digest of the images and labels; None where the file holds no such data."""
+    from fmtool.datasets import data
+
+    if not all(value is None or isinstance(value, int) for value in (size, limit)):
+        return None
+    try:
+        return data.load(spec, size=size, limit=limit).digest
+    except FmtoolError:
+        return None

@@ -1,0 +1,1 @@
+"""What an artifact says, as tables. Needs no torch."""

@@ -1,0 +1,57 @@
+"""The table of `check-masks`: how often masks keep their class, beside controls that keep as many entries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fmtool.attacks.registry import title
+from fmtool.tables.table import Table
+
+if TYPE_CHECKING:
+    from fmtool.masks.controls import MaskCheck
+
+WHAT = {
+    "essential": "essential masks on clean images: does the label stay?",
+    "adversarial": "adversarial masks on adversarial images: does the attack's class stay?",
+    "class": "class masks on clean images, each by its true class's: is the image right?",
+}
+
+
+def check_table(found: MaskCheck) -> Table:
+    """A row a control; shares in per cent, differences in percentage points."""
+    columns = {
+        "control": "",
+        "n": "d",
+        "kept %": ".1f",
+        "low": ".1f",
+        "high": ".1f",
+        "masks minus it": "+.1f",
+        "diff low": "+.1f",
+        "diff high": "+.1f",
+        "p": ".3f",
+    }
+    rows: list[list[Any]] = []
+    for one in found.controls:
+        between = one.difference
+        differences = [between.value, between.low, between.high] if between else [None] * 3
+        shares = [one.kept.value, one.kept.low, one.kept.high]
+        per_cent = [None if value is None else 100 * value for value in (*shares, *differences)]
+        rows.append([one.name, one.n, *per_cent, one.p])
+    attack = f", {title(found.attack)}" if found.attack else ""
+    return Table(f"Checked masks ({found.about}{attack})", columns, rows, _notes(found))
+
+
+def _notes(found: MaskCheck) -> list[str]:
+    notes = [
+        f"{WHAT[found.about]} The masks keep a median of {found.kept_entries:g} of {found.entries} entries.",
+        "Controls put the same values on as many entries of the full spectrum elsewhere, symmetric, but where the mask of "
+        f"another class is taken as it is; random places: mean of {found.draws} draws.",
+        "Into that class: how often the other mask turns the image into the other class. Where that is as often as masks keep "
+        "theirs, they make their class rather than find it.",
+        "low, high: 95 % over images, Wilson's for shares, normal for paired differences in percentage points.",
+        f"p: one-sided, the masks keep more than the control; {found.flips} sign flips over images, at least "
+        f"{1 / (1 + found.flips):.3g}.",
+    ]
+    if any(one.n < found.n for one in found.controls):
+        notes.append("Images without such another mask are left out of its row; the difference is over the row's n.")
+    return notes

@@ -1,0 +1,247 @@
+"""Tables of correlations: each statistic beside its nulls, and several files as the paper's Table 1."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fmtool.attacks.registry import title
+from fmtool.correlation.registry import ADJUSTABLE_BELOW
+from fmtool.errors import ArtifactError
+from fmtool.tables.headers import Header
+from fmtool.tables.table import ENDS, Cell, Table, interval, text_of
+
+HEADINGS = {
+    "svcca": "SVCCA",
+    "cosine": "cosine",
+    "idcor": "IdCor",
+    "cca": "CCA",
+    "pwcca": "PWCCA",
+    "cka": "CKA",
+    "dcor": "dCor",
+}
+# Kind of curve: title, heading of its sizes, and what its rows are.
+CURVES = {
+    "class_subsets": (
+        "Correlation against the number of classes",
+        "k",
+        "means over random subsets of k classes, std over the subsets; no mean where one of them has no value; "
+        "adjusted: of the means.",
+    ),
+    "subsample": (
+        "Correlation against the number of pairs",
+        "size",
+        "means over random subsamples without replacement, std over them (a spread at that size, no confidence interval "
+        "at n); the last size is all pairs; adjusted: of the means.",
+    ),
+}
+SIGNIFICANT = 0.05
+
+
+def correlation_table(header: Header) -> Table:
+    """A row a statistic, each beside its nulls."""
+    columns = {
+        "statistic": "",
+        "n": "d",
+        "observed": ".3f",
+        "null mean": ".3f",
+        "null 95 %": "",
+        "p": ".4f",
+        "adjusted": ".3f",
+        "within-class null": ".3f",
+        "within 95 %": "",
+        "within p": ".4f",
+        "within adjusted": ".3f",
+    }
+    rows, notes = [], []
+    for one in header["statistics"]:
+        row = [one["name"], one["n"], one["observed"]]
+        for null in (one["null"], one["within_class"]):
+            between = interval(null["low"], null["high"], ".3f") if null else None
+            row += [null["mean"], between, null["p"], null["adjusted"]] if null else [None] * 4
+            why = f"{one['name']}: no adjusted value, {null['reason']}" if null and null["reason"] else ""
+            notes += [why] if why and why not in notes else []
+        rows.append(row)
+        details = ", ".join(f"{key.replace('_', ' ')} {text_of(value, '.4g')}" for key, value in one["details"].items())
+        notes += [f"{one['name']}: {details}"] if details else []
+        notes += [f"{one['name']}: left out {_counts(one['dropped'])}"] if one["dropped"] else []
+    floor = header["statistics"][0]["null"]["floor"] if header["statistics"] else math.nan
+    rule = "strictly above" if header["strict"] else "at or above"
+    notes.insert(
+        0,
+        f"n = {header['n']} rows; {header['permutations']} permutations; p: share of shuffles {rule} the observed "
+        f"value, floor {floor:.4f}; adjusted: (observed - null mean) / (1 - null mean).",
+    )
+    if header.get("dimension", "twonn") != "twonn" and any(one["name"] == "idcor" for one in header["statistics"]):
+        notes.insert(1, f"idcor: dimensions by {header['dimension']} (scikit-dimension)")
+    if header["dropped"]:
+        notes.insert(1, f"rows left out: {_counts(header['dropped'])}")
+    return Table("Correlation", columns, rows, notes, {"null 95 %": ENDS, "within 95 %": ENDS})
+
+
+def correlation_tables(header: Header) -> list[Table]:
+    """The main table, and one of each curve that was drawn."""
+    return [correlation_table(header), *(curve_table(header, which) for which in CURVES if which in _curves(header))]
+
+
+def curve_table(header: Header, which: str) -> Table:
+    """A row a statistic and size, means over its subsets; which: "class_subsets" or "subsample", that the header has."""
+    heading, size, *notes = CURVES[which]
+    columns = {
+        "statistic": "",
+        size: "d",
+        "subsets": "d",
+        "mean n": ".1f",
+        "observed": ".3f",
+        "std": ".3f",
+        "null mean": ".3f",
+        "adjusted": ".3f",
+        "within adjusted": ".3f",
+        "p mean": ".4f",
+        "p <= 0.05 %": ".0f",
+    }
+    rows: list[list[Any]] = []
+    for entry in _curves(header)[which]:
+        points = [point for point in entry["points"] if "reason" not in point]
+        refused = [point["reason"] for point in entry["points"] if "reason" in point]
+        for reason in refused[:1]:
+            notes.append(f"{entry['statistic']}, {size} {entry['size']}: none for {len(refused)} subsets, {reason}")
+        row = [entry["statistic"], entry["size"], len(points)]
+        rows.append([*row, *_means(points)] if points else [*row, *[None] * (len(columns) - 3)])
+    return Table(heading, columns, rows, notes)
+
+
+def table1(headers: Sequence[Header], names: Sequence[str] = ()) -> Table:
+    """Several correlations, laid out like the paper's Table 1: a row an attack, every statistic beside its null.
+
+    Noise ceilings, two fits of the same masks, come last: they say how high a value can get. names: of the files, which stand
+    behind what rows are about where that is the same. Settings that differ are a column.
+    """
+    held = [{one["name"]: one for one in header["statistics"]} for header in headers]
+    statistics_ = list(dict.fromkeys(name for one in held for name in one))
+    if not set(held[0]).intersection(*held[1:]):
+        raise ArtifactError(
+            "the correlation files share no statistic: expected at least one in all of them for one table"
+        )
+    labels, settings = [_label(header["sides"]) for header in headers], [_settings(header) for header in headers]
+    if len(names) == len(labels):
+        labels = [
+            f"{one or '-'}: {name}" if labels.count(one) > 1 else one for one, name in zip(labels, names, strict=True)
+        ]
+    alike = len(set(settings)) == 1
+    columns: dict[str, str] = {"attack": "", **({} if alike else {"settings": ""}), "n": "d"}
+    for name in statistics_:
+        columns |= {HEADINGS.get(name, name): ".3f", f"{name} null": ".3f", f"{name} adj.": ".3f"}
+        columns |= {f"{name} within adj.": ".3f"}
+        columns |= {f"{name} p": ".4f"} if name == "idcor" else {}
+    rows: list[tuple[bool, list[Any]]] = []
+    for header, holds, label, setting in zip(headers, held, labels, settings, strict=True):
+        row: list[Any] = [label, *([] if alike else [setting]), header["n"]]
+        for name in statistics_:
+            row += _cells(name, holds.get(name))
+        rows.append((is_ceiling(header["sides"]), row))
+    note = (
+        f"null: mean of {settings[0] if alike else 'the permutations'}; adj.: (observed - null) / (1 - null); "
+        "within adj.: the same with the null within classes"
+    )
+    floor = f"; p floor {1 / (1 + headers[0]['permutations']):.4f}" if alike else ""
+    return Table(
+        "Correlation of essential and adversarial masks (as Table 1)",
+        columns,
+        [row for _, row in sorted(rows, key=lambda entry: entry[0])],
+        [f"{note}{floor}"],
+        {HEADINGS["cosine"]: ("", " std")},
+    )
+
+
+def is_ceiling(sides: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether both sides are fits of the same masks, from starts that differ by rounding (`fit-masks --perturb`)."""
+    one, other = ((_purpose(side), side.get("lambda"), side.get("model")) for side in sides)
+    return one == other and bool(one[0]) and sides[0].get("perturb", 0.0) != sides[1].get("perturb", 0.0)
+
+
+def _purpose(side: Mapping[str, Any]) -> str:
+    """What a side's masks keep; essential ones have nothing of the attack in whose file their images came."""
+    attack = f" ({title(side['attack'])})" if side.get("for") == "adversarial" and side["attack"] else ""
+    return f"{side.get('for') or ''}{attack}"
+
+
+def _label(sides: Sequence[Mapping[str, Any]]) -> str | None:
+    """What a row of Table 1 is about: the attack, a noise ceiling, or both sides where they have one purpose, if known."""
+    one, other = map(_purpose, sides)
+    if is_ceiling(sides):
+        return f"noise ceiling, {one}"
+    if sides[0].get("for") and sides[0].get("for") == sides[1].get("for"):
+        return f"{one} and {other}"
+    return next((title(side["attack"]) for side in reversed(sides) if side["attack"]), None)
+
+
+def _settings(header: Header) -> str:
+    """How a file's values and nulls were computed."""
+    return ", ".join(
+        [
+            f"{header['permutations']} permutations",
+            *(["strict p"] if header["strict"] else []),
+            *([f"dimensions by {header['dimension']}"] if header.get("dimension", "twonn") != "twonn" else []),
+            *([f"pooled by {header['pool']}"] if header.get("pool") else []),
+        ]
+    )
+
+
+def _cells(name: str, one: Mapping[str, Any] | None) -> list[Any]:
+    """A statistic's columns of Table 1, empty where the file doesn't hold it."""
+    p = name == "idcor"
+    if one is None:
+        return [None] * (4 + p)
+    within = one["within_class"]
+    cells = [_with_std(one), one["null"]["mean"], one["null"]["adjusted"], within and within["adjusted"]]
+    return [*cells, one["null"]["p"]] if p else cells
+
+
+def _with_std(one: Mapping[str, Any]) -> Any:
+    std = one["details"].get("std") if one["name"] == "cosine" else None
+    if std is None:
+        return one["observed"]
+    return Cell(f"{text_of(one['observed'], '.3f')} ± {text_of(std, '.3f')}", (one["observed"], std))
+
+
+def _counts(dropped: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in dropped.items())
+
+
+def _curves(header: Header) -> Mapping[str, list[dict[str, Any]]]:
+    curves: Mapping[str, list[dict[str, Any]]] = header.get("curves", {})
+    return curves
+
+
+def _means(points: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Of some subsets: n, observed value and its population standard deviation, null, adjusted twice, p, its share up to 0.05."""
+    observed = [point["observed"] for point in points]
+    p = [point["null"]["p"] for point in points]
+    return [
+        _mean([point["n"] for point in points]),
+        _mean(observed),
+        statistics.pstdev(observed) if len(observed) > 1 else None,
+        _mean([point["null"]["mean"] for point in points]),
+        _adjusted(points, "null"),
+        _adjusted(points, "within_class"),
+        _mean(p),
+        100 * sum(value <= SIGNIFICANT for value in p) / len(p),
+    ]
+
+
+def _adjusted(points: Sequence[Mapping[str, Any]], null: str) -> float | None:
+    """Of the mean observed value and the mean null: a mean of the points' own would be one of ratios, and explode."""
+    means = [point[null]["mean"] if point[null] else None for point in points]
+    observed, expected = _mean([point["observed"] for point in points]), _mean(means)
+    if observed is None or expected is None or expected >= ADJUSTABLE_BELOW:
+        return None
+    return (observed - expected) / (1 - expected)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None where one of them is None: a mean of the others would be of other subsets than its neighbours."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known and len(known) == len(values) else None

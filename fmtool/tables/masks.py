@@ -1,0 +1,114 @@
+"""Tables of masks: one an image, and one a class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fmtool.attacks.registry import title
+from fmtool.tables.headers import Arrays, Header
+from fmtool.tables.table import Table
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ROWS = 256  # of a file's masks read at a time
+
+
+def masks_table(header: Header, arrays: Arrays) -> Table:
+    """How many masks keep their class, how sparse they are, and how long they took."""
+    import numpy as np
+
+    masks, steps = arrays["masks"], arrays["steps"]
+    kept = kept_entries(masks, int(header["image_size"][1]))
+    total = masks.shape[1] * header["image_size"][0] * header["image_size"][1]
+    columns = {
+        "for": "",
+        "attack": "",
+        "n": "d",
+        "preserved %": ".1f",
+        "as stored %": ".1f",
+        "converged %": ".1f",
+        "kept entries": ".0f",
+        "of": "d",
+        "steps": ".0f",
+        "most steps": "d",
+        "loss": ".3f",
+    }
+    row = [
+        header["for"],
+        title(header["attack"]) if header["attack"] else None,
+        len(steps),
+        100 * arrays["preserved"].mean(),
+        100 * arrays["preserved_stored"].mean(),
+        100 * arrays["converged"].mean(),
+        float(np.median(kept)),
+        total,
+        float(steps.mean(dtype=float)),
+        int(steps.max()),
+        float(np.median(arrays["loss"].astype(float))),
+    ]
+    perturb = header.get("perturb", 0)
+    started = f", started at 1 - {perturb:g} u with u drawn from [0, 1]" if perturb else ""
+    return Table(
+        "Masks",
+        columns,
+        [row],
+        [f"lambda {header['lambda']:g}{started}. kept entries (above 1e-3) and loss: medians; steps: mean."],
+    )
+
+
+def class_masks_table(header: Header, arrays: Arrays) -> Table:
+    """A row a class: steps, loss, kept entries."""
+    masks, names = arrays["masks"], header["class_names"]
+    kept = kept_entries(masks, int(header["image_size"][1]))
+    total = masks.shape[1] * header["image_size"][0] * header["image_size"][1]
+    columns = {
+        "class": "",
+        "steps": "d",
+        "converged": "",
+        "loss": ".4f",
+        "kept entries": "d",
+        "of": "d",
+        "mean entry": ".3f",
+    }
+    rows = [
+        [
+            names[number] if 0 <= number < len(names) else str(number),
+            int(steps),
+            bool(converged),
+            float(loss),
+            int(count),
+            total,
+            float(mean),
+        ]
+        for number, steps, converged, loss, count, mean in zip(
+            arrays["classes"],
+            arrays["steps"],
+            arrays["converged"],
+            arrays["loss"],
+            kept,
+            masks.mean(axis=(1, 2, 3), dtype=float),  # of numbers as large as they come
+            strict=True,
+        )
+    ]
+    what = f"robust against {title(header['attack'])}" if header["robust"] else "plain"
+    used = " and ".join(f"{n} {name}" for n, name in zip(header["images"], ("clean", "adversarial"), strict=False))
+    return Table("Class masks", columns, rows, [f"{what}, lambda {header['lambda']:g}, fitted to {used} images"])
+
+
+def kept_entries(masks: Any, w: int) -> np.ndarray[Any, Any]:
+    """(n) entries above 1e-3 per mask, counted over the full spectrum: `spectrum.kept_entries` without torch.
+
+    masks (n, c, h, w // 2 + 1): an array, or rows of a file, of which a few are read at a time.
+    """
+    import numpy as np
+
+    counts = np.full(masks.shape[-1], 2)
+    counts[0] = 1
+    if w % 2 == 0:
+        counts[-1] = 1
+    kept = [
+        ((np.asarray(masks[start : start + ROWS]) > 1e-3) * counts).sum(axis=(1, 2, 3))
+        for start in range(0, masks.shape[0], ROWS)
+    ]
+    return np.concatenate(kept or [np.zeros(0)])

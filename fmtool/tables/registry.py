@@ -1,0 +1,49 @@
+"""What an artifact says, as a table: one file a kind. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from fmtool.tables.attacks import attack_table
+from fmtool.tables.correlations import correlation_table, correlation_tables
+from fmtool.tables.defenses import defense_table
+from fmtool.tables.headers import Arrays, Header
+from fmtool.tables.masks import class_masks_table, masks_table
+from fmtool.tables.models import model_table
+from fmtool.tables.table import Table
+
+
+def table_of(kind: str, header: Header, arrays: Arrays) -> Table:
+    """The table of any artifact."""
+    tables: dict[str, Callable[[], Table]] = {
+        "model": lambda: model_table(header),
+        "attack": lambda: attack_table(header, arrays),
+        "masks": lambda: masks_table(header, arrays),
+        "class-masks": lambda: class_masks_table(header, arrays),
+        "correlation": lambda: correlation_table(header),
+        "defense": lambda: defense_table(header),
+    }
+    return tables[kind]()
+
+
+def tables_of(kind: str, header: Header, arrays: Arrays) -> list[Table]:
+    """All tables of any artifact: of a correlation also those of its curves."""
+    return correlation_tables(header) if kind == "correlation" else [table_of(kind, header, arrays)]
+
+
+def joined(made: Sequence[tuple[str, Sequence[Table]]]) -> list[Table]:
+    """Several files' tables, (name, tables) each: one table with a row a file where each has one row of the same columns, else
+    all of them, with the file's name in the title.
+    """
+    tables = [(name, table) for name, several in made for table in several]
+    first = tables[0][1]
+    if len(made) == 1:
+        return list(made[0][1])
+    if any(len(table.rows) != 1 or table.columns != first.columns for _, table in tables):
+        return [replace(table, title=f"{table.title}: {name}") for name, table in tables]
+    notes = dict.fromkeys(note for _, table in tables for note in table.notes)
+    holders = {note: [name for name, table in tables if note in table.notes] for note in notes}
+    told = [note if len(holders[note]) == len(tables) else f"{', '.join(holders[note])}: {note}" for note in notes]
+    columns, rows = {"file": "", **first.columns}, [[name, *table.rows[0]] for name, table in tables]
+    return [Table(first.title, columns, rows, told, first.parts)]

@@ -1,0 +1,202 @@
+"""The table of spectra: how high the frequencies are that masks keep and that perturbations use (paper, A.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fmtool.attacks.registry import OK, title
+from fmtool.errors import ArtifactError
+from fmtool.tables.attacks import attack_name
+from fmtool.tables.headers import Arrays, Header
+from fmtool.tables.table import ENDS, Cell, Table, interval, text_of
+
+if TYPE_CHECKING:
+    from fmtool.artifacts.format import Artifact
+if TYPE_CHECKING:
+    from fmtool.masks.radial import Estimate, Radial
+
+
+def arrays(file: Artifact) -> dict[str, Any]:
+    """The tensors as tables take them: large ones of a file stay there, but for class masks, which are few; none of a model."""
+    from torch import Tensor
+
+    found: dict[str, Any] = {}
+    for name in file.tensors if file.kind != "model" else ():
+        rows = file.rows(name)
+        if len(rows.shape) < 2 or file.kind == "class-masks":
+            rows = rows[:]
+        found[name] = rows.numpy() if isinstance(rows, Tensor) else rows
+    return found
+
+
+def source(file: Artifact) -> Source:
+    """The file as `spectra` takes it."""
+    if file.kind not in KINDS:
+        raise ArtifactError(f"{file}: expected a {' or '.join(KINDS)} file, got a file of kind {file.kind}")
+    return Source(str(file), file.kind, file.header, arrays(file))
+
+
+KINDS = ("masks", "attack", "class-masks")  # the kinds that hold spectra or images
+IMAGES = "images"
+BARS = "▁▂▃▄▅▆▇█"
+DECADES = 3  # of the energy's share that the bars span: 0.1 % to all
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of one of `KINDS`: its name, its header, and its tensors as arrays or as rows of a file."""
+
+    name: str
+    kind: str
+    header: Header
+    arrays: Arrays
+
+
+@dataclass(frozen=True)
+class Part:
+    """One set of spectra in a file. names (n): each row's (key, index), none for class masks; size: [h, w] of the images."""
+
+    name: str
+    attack: str | None
+    radial: Radial
+    names: list[tuple[int, int]]
+    size: tuple[int, int]
+
+
+def parts_of(source: Source) -> list[Part]:
+    """Masks: one part. An attack: the perturbations of the images it succeeded on, then the images, for reference."""
+    from fmtool.masks import radial
+
+    header, arrays = source.header, source.arrays
+    if source.kind not in KINDS:
+        raise ArtifactError(f"{source.name}: expected a {' or '.join(KINDS)} file, got a file of kind {source.kind}")
+    if source.kind == "attack":
+        attack: str | None = attack_name(header)
+        ok = arrays["status"] == OK
+        h, w = (int(side) for side in arrays["images"].shape[-2:])
+        names = _names(arrays)
+        moved = radial.of_images(arrays["adversarial"], arrays["images"], ok)
+        kept = [name for name, one in zip(names, ok, strict=True) if one]
+        images = radial.of_images(arrays["images"])
+        return [
+            Part(f"perturbations ({attack})", attack, moved, kept, (h, w)),
+            Part(IMAGES, None, images, names, (h, w)),
+        ]
+    attack = title(str(header["attack"])) if header["attack"] else None
+    masks, (h, w) = arrays["masks"], (int(side) for side in header["image_size"])
+    if tuple(masks.shape[2:]) != (h, w // 2 + 1):
+        raise ArtifactError(f"{source.name}: masks are {list(masks.shape)}, which does not fit images of {[h, w]}")
+    if source.kind == "masks":
+        name = f"adversarial masks ({attack or '-'})" if header["for"] == "adversarial" else f"{header['for']} masks"
+        attack = attack if header["for"] == "adversarial" else None
+        return [Part(name, attack, radial.of_masks(masks, w), _names(arrays), (h, w))]
+    name = f"class masks (robust against {attack})" if header["robust"] else "class masks (plain)"
+    return [Part(name, attack, radial.of_masks(masks, w), [], (h, w))]
+
+
+def spectrum_table(files: Sequence[Source]) -> Table:
+    """A row a part of a file: mean radial frequency and shares of the energy, and how it differs from the first row's."""
+    columns = {
+        "file": "",
+        "spectra": "",
+        "n": "d",
+        "all zero": "d",
+        "mean frequency": ".4f",
+        "95 %": ".",
+        "at zero %": ".1f",
+        "below 0.125 %": ".1f",
+        "above 0.25 %": ".1f",
+        "pairs": "d",
+        "difference": "+.4f",
+        "difference 95 %": ".",
+    }
+    first: Part | None = None
+    rows: list[list[Any]] = []
+    sizes, images = set(), set()
+    for file in files:
+        for part in parts_of(file):
+            if part.name == IMAGES and frozenset(part.names) in images:
+                continue  # several attacks on the same images
+            images |= {frozenset(part.names)} if part.name == IMAGES else set()
+            rows.append([file.name, *_row(part), *(_paired(first, part) if first else [None] * 3)])
+            first = first or part
+            sizes.add(part.size)
+    notes = [
+        "mean frequency: radial, in cycles per pixel, weighted by energy (a mask's entry squared, |F x|^2 of the rest) over the "
+        "full spectrum and all channels of each image, then the mean over n images; the highest is 0.7071.",
+        "95 %: mean +- 1.96 s / sqrt(n). at zero, below, above: share of the energy; the limits are cycles per pixel.",
+        "all masks count, whether or not they keep their class; perturbations: of the attacks that succeeded.",
+        "difference: to the first row, over the images (pairs) that both hold.",
+        *(
+            f"{_flat(size)} for the same energy at every frequency of {size[0]}x{size[1]} images"
+            for size in sorted(sizes)
+        ),
+    ]
+    return Table("Radial frequency of spectra", columns, rows, notes, {"95 %": ENDS, "difference 95 %": ENDS})
+
+
+def spectrum_lines(source: Source) -> list[str]:
+    """A line a part of a file, for a terminal: mean radial frequency, and the energy's profile as bars."""
+    lines = []
+    for part in parts_of(source):
+        found = _estimate(part.radial.frequency)
+        zero = f", {part.radial.empty} all zero left out" if part.radial.empty else ""
+        head = f"{part.name}: mean radial frequency"
+        if not found.n:
+            lines.append(f"{head} - (n = 0{zero})")
+            continue
+        shares, centres = _estimate(part.radial.profile), part.radial.centres
+        number = (
+            f"{found.mean:.3f} ± {text_of(float(found.high - found.mean), '.3f')} cycles/pixel (n = {found.n}{zero})"
+        )
+        lines.append(f"{head} {number}; energy from 0 |{bars(shares.mean)}| to {centres[-1]:.2f} cycles/pixel")
+    return [*lines, "bars: share of the energy, logarithmic, 0.1 to 100 %"] if lines else []
+
+
+def bars(shares: Any) -> str:
+    """A bar for each share in [0, 1], logarithmic: a space below 0.1 %, full from 42 %."""
+    import numpy as np
+
+    levels = np.floor((np.log10(np.maximum(shares, 1e-12)) / DECADES + 1) * len(BARS)).astype(int)
+    return "".join(BARS[min(level, len(BARS) - 1)] if level >= 0 else " " for level in levels)
+
+
+def _row(part: Part) -> list[Any]:
+    found = _estimate(part.radial.frequency)
+    shares = [100 * float(_estimate(values).mean) for values in (part.radial.zero, part.radial.low, part.radial.high)]
+    return [part.name, found.n, part.radial.empty, float(found.mean), _interval(found, ".4f"), *shares]
+
+
+def _paired(first: Part, part: Part) -> list[Any]:
+    """Pairs, mean difference of the mean radial frequency, and its 95 % interval; nothing where no image is shared."""
+    theirs = dict(zip(first.names, first.radial.frequency, strict=False))
+    found = [
+        (mine, theirs[name]) for name, mine in zip(part.names, part.radial.frequency, strict=False) if name in theirs
+    ]
+    import numpy as np
+
+    difference = _estimate(np.array([mine - other for mine, other in found], dtype=float))
+    return [difference.n, float(difference.mean), _interval(difference, "+.4f")] if difference.n else [None] * 3
+
+
+def _names(arrays: Arrays) -> list[tuple[int, int]]:
+    return list(zip(arrays["key"].tolist(), arrays["index"].tolist(), strict=True))
+
+
+def _estimate(values: Any) -> Estimate:
+    from fmtool.masks import radial
+
+    return radial.estimate(values)
+
+
+def _interval(found: Estimate, form: str) -> Cell:
+    return interval(float(found.low), float(found.high), form)
+
+
+def _flat(size: tuple[int, int]) -> str:
+    from fmtool.masks import radial
+
+    flat = radial.flat(*size)
+    return f"mean frequency {float(flat.frequency[0]):.4f} and {100 * float(flat.high[0]):.1f} % above 0.25"

@@ -1,0 +1,260 @@
+"""What all commands share: help, formats, streams, pipes, quiet, colour and how they end."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Run
+
+import fmtool
+from fmtool.artifacts.files import describe
+from fmtool.cli import app
+from fmtool.errors import FmtoolWarning
+from fmtool.tables import registry
+from fmtool.tables.table import Table, as_csv, as_json
+
+COMMANDS = [
+    "train-model",
+    "import-model",
+    "attack",
+    "fit-masks",
+    "correlate",
+    "class-masks",
+    "defend",
+    "check-masks",
+    "merge",
+    "inspect",
+    "verify",
+    "plot",
+    "report",
+    "doctor",
+]
+SLOW = {"torch", "torchvision", "foolbox", "skdim", "matplotlib", "numba", "sklearn", "scipy", "numpy", "pandas"}
+SLOW_EVEN_FOR_INSPECT = SLOW - {"numpy"}
+
+
+def _fmtool(*arguments: object, **more: object) -> subprocess.CompletedProcess[str]:
+    """`fmtool ARGUMENTS...` in a process of its own."""
+    line = [sys.executable, "-m", "fmtool", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120, **more)  # type: ignore[call-overload, no-any-return]
+
+
+def _imported(*arguments: object) -> set[str]:
+    """The top-level modules that a command line imports."""
+    code = "import sys; from fmtool.__main__ import run; run(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+    line = [sys.executable, "-c", code, *map(str, arguments)]
+    found = subprocess.run(line, check=True, capture_output=True, text=True, timeout=120)
+    return {name.partition(".")[0] for name in found.stderr.split()}
+
+
+# Help ----------------------------------------------------------------------------------------------------------------
+
+
+def test_every_command_of_the_design_exists(run: Run) -> None:
+    outcome = run("--help")
+    assert outcome.code == 0 and outcome.err == ""
+    listed = re.findall(r"^  ([a-z-]+)  ", outcome.out.partition("Commands:")[2], re.M)
+    assert listed == COMMANDS
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_ends_with_an_example_that_parses(command: str, run: Run) -> None:
+    outcome = run(*command.split(), "--help")
+    assert outcome.code == 0 and outcome.err == ""
+    *_, title, example = outcome.out.rstrip().splitlines()
+    assert title.strip() == "Example:"
+    words = shlex.split(example)
+    assert words[0] == "fmtool" and words[1] == (command or "train-model")
+    import typer
+
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    context = commands[words[1]].make_context(words[1], words[2:])  # raises for options that don't exist
+    assert context.params
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_is_explained(command: str) -> None:
+    import typer
+
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert commands[command].help
+    unexplained = [one.name for one in commands[command].params if not one.help]
+    assert unexplained == []
+
+
+def test_help_of_every_command_imports_nothing_slow() -> None:
+    """One process for all of them: none of them may import anything slow."""
+    code = (
+        "import sys; from fmtool.__main__ import run\n"
+        "assert [run([*name.split(), '--help']) for name in sys.argv[1:]] == [0] * len(sys.argv[1:])\n"
+        "run(['--version']); print(*sys.modules, file=sys.stderr)"
+    )
+    line = [sys.executable, "-c", code, "", *COMMANDS]
+    found = subprocess.run(line, check=True, capture_output=True, text=True, timeout=120)
+    assert found.stdout.count("Example:") == 1 + len(COMMANDS)
+    assert {name.partition(".")[0] for name in found.stderr.split()} & SLOW == set()
+
+
+def test_inspect_imports_nothing_slow(files: Path) -> None:
+    found = _imported("inspect", *sorted(files.glob("*.safetensors")))
+    assert "safetensors" in found and found & SLOW_EVEN_FOR_INSPECT == set()
+
+
+def test_bad_usage_and_missing_files_are_told_without_anything_slow(tmp_path: Path) -> None:
+    for line in (["attack"], ["nothing"], ["inspect", tmp_path / "missing"], ["attack", "m", "--data", "digits"]):
+        assert _imported(*line) & SLOW == set()
+
+
+def test_import_fmtool_is_light_and_names_what_it_has() -> None:
+    code = "import sys, fmtool; dir(fmtool); print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert set(found) & SLOW == set()
+    assert all(getattr(fmtool, name) is not None for name in fmtool.__all__)
+    with pytest.raises(AttributeError, match="nothing_at_all"):
+        _ = fmtool.nothing_at_all
+
+
+def test_version_names_what_fmtool_stands_on(run: Run) -> None:
+    outcome = run("--version")
+    assert outcome.code == 0
+    names = ("fmtool", "torch", "torchvision", "foolbox", "safetensors", "Python")
+    assert re.fullmatch(", ".join(rf"{name} \d\S*" for name in names) + "\n", outcome.out)
+
+
+@pytest.mark.parametrize("line", [[], ["inspekt"], ["inspect", "--formatt", "csv"]])
+def test_bad_usage_exits_with_2(line: list[str], run: Run) -> None:
+    outcome = run(*line)
+    assert outcome.code == 2 and "Traceback" not in outcome.err
+
+
+# What is printed -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["model", "fmn", "essential", "plain", "correlation", "defense"])
+def test_formats_say_the_same(name: str, run: Run, files: Path) -> None:
+    path = files / f"{name}.safetensors"
+    found = describe(str(path))
+    table = registry.table_of(found.kind, found.header, found.arrays())
+
+    parsed = json.loads(run("inspect", path, "--format", "json").out, parse_constant=pytest.fail)  # NaN is no JSON
+    assert [list(row) for row in parsed["rows"]] == [table.headings()] * len(table.rows)
+    assert parsed["title"] == table.title and parsed["notes"] == table.notes
+
+    lines = list(csv.reader(io.StringIO(run("inspect", path, "--format", "csv").out)))
+    assert lines[0] == table.headings() and len(lines) == 1 + len(table.rows)
+    for line, row, values in zip(lines[1:], parsed["rows"], table.values(), strict=True):
+        assert line == ["" if value is None else str(raw) for value, raw in zip(row.values(), values, strict=True)]
+
+    rows = run("inspect", path, "--format", "markdown").out.split("\n\n")[0].strip().splitlines()
+    assert len(rows) == 2 + len(table.rows) and re.fullmatch(r"\|( ---:? \|)+", rows[1])
+    assert [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]] == table.cells()
+
+    text = run("inspect", path).out
+    assert all(cell in text for row in table.cells() for cell in row)
+
+
+def test_nan_is_null_in_json_and_empty_in_csv() -> None:
+    table = Table("t", {"a": ".3f", "b": ".3f", "c": ".3f"}, [[float("nan"), float("inf"), 1.5]])
+    assert json.loads(as_json(table))["rows"] == [{"a": None, "b": None, "c": 1.5}]
+    assert as_csv(table) == "a,b,c\n,,1.5\n"
+
+
+def test_quiet_silences_standard_error(files: Path, tmp_path: Path, run: Run) -> None:
+    line = ["class-masks", files / "model.safetensors", "--data", "digits", "--limit", 5, "--max-steps", 3]
+    line += ["--min-steps", 0, "-o", tmp_path / "file"]
+    loud, quiet = run(*line), run(*line, "--quiet")
+    assert loud.code == quiet.code == 0 and loud.out == quiet.out != ""
+    assert "fmtool: warning: no image for the masks of 5, 6, 7, 8, 9: they get none\n" in loud.err
+    assert all(entry.startswith("fmtool: warning: ") for entry in loud.err.splitlines())
+    assert quiet.err == ""
+
+
+def test_progress_off_a_terminal_is_a_line_now_and_then(
+    files: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ["fit-masks", files / "model.safetensors", files / "fmn.safetensors", "--for", "essential", "--limit", 5]
+    line += ["--min-steps", 0, "--max-steps", 3, "-o", tmp_path / "file"]
+    seldom = run(*line)
+    monkeypatch.setattr("fmtool.cli.progress.SECONDS_BETWEEN_LINES", 0.0)
+    often = run(*line)
+    assert seldom.out == often.out and "fitting" not in seldom.err
+    assert re.search(r"^fitting[^\n]*: 5 of 5$", often.err, re.M)
+    assert run(*line, "--quiet").err == ""
+
+
+def test_warnings_reach_those_who_call_the_stages_in_python(files: Path) -> None:
+    model = fmtool.read(str(files / "model.safetensors"))
+    with pytest.warns(FmtoolWarning, match="they get none"):
+        fmtool.class_masks(model, fmtool.load_data("digits", limit=5), min_steps=0, max_steps=3)
+
+
+def test_table_can_be_had_without_a_file(
+    files: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sides = [files / "essential.safetensors", files / "adversarial.safetensors"]
+    outcome = run("correlate", *sides, "--permutations", 9, "--format", "csv", "--statistics", "cosine")
+    assert outcome.code == 0 and outcome.out.startswith("statistic,n,observed,")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_correlations_make_one_table(files: Path, run: Run) -> None:
+    path = files / "correlation.safetensors"
+    outcome = run("inspect", path, path, "--format", "csv")
+    lines = outcome.out.splitlines()
+    assert lines[0].startswith("attack,n,SVCCA,") and len(lines) == 3 and lines[1] == lines[2]
+    assert lines[1].startswith(f"FMN: {path},")  # two rows of one attack are told apart by their files
+
+
+def test_inspect_shows_the_history(files: Path, run: Run) -> None:
+    """A tree: each stage below what was made from it, in full where it comes first, data as leaves."""
+    path = files / "defense.safetensors"
+    short, long = run("inspect", path).out, run("inspect", path, "--history").out
+    for number, command in enumerate(("train-model", "attack", "class-masks", "class-masks", "defend"), start=1):
+        assert f"── {number}. {command}" in short
+    assert "lambda=" not in short and "data digits test" in short
+    found = describe(str(path))
+    start = long.index(f"{path} {found.digest[:12]}\n")
+    tree = long[start : long.index("Accuracy after")]
+    for number, stage in enumerate(found.history, start=1):
+        made = f" -> {stage['output'][:12]}" if "output" in stage else ""
+        head = f"── {number}. {stage['command']}{made}"
+        assert len(re.findall(rf"{re.escape(head)}$", tree, re.M)) == 1
+        data = next((entry for entry in stage["inputs"] if entry["kind"] == "data"), {})
+        said = {**stage["options"], **{key: data[key] for key in ("limit", "size") if data.get(key) is not None}}
+        assert ", ".join(f"{key}={value}" for key, value in sorted(said.items())) in tree
+        assert all(entry["digest"][:12] in tree for entry in stage["inputs"])
+        assert all(f"{key} {value}" in tree for key, value in stage["versions"].items())
+        assert f"seed {stage['seed']}\n" in tree if "seed" in stage else True
+    depth = {line.partition("── ")[2]: line.index("── ") // 4 for line in tree.splitlines() if "── " in line}
+    model, attack = (found.history[place]["output"][:12] for place in (0, 1))
+    assert depth["5. defend"] == 0 and depth[f"1. train-model -> {model}"] == 1
+    assert depth[f"1. train-model -> {model} (as above)"] == 2 and depth[f"2. attack -> {attack}"] == 1
+    data = found.history[0]["inputs"][0]
+    assert depth[f"data digits train {data['digest'][:12]}"] == 2
+
+
+def test_inspect_shows_how_high_the_frequencies_are(files: Path, run: Run) -> None:
+    names = ("essential", "adversarial", "fmn", "robust")
+    paths = [files / f"{name}.safetensors" for name in names]
+    rows = json.loads(run("inspect", "--spectrum", *paths, "--format", "json").out)["rows"]
+    kinds = ["essential masks", "adversarial masks (FMN)", "perturbations (FMN)", "images"]
+    assert [row["spectra"] for row in rows] == [*kinds, "class masks (robust against FMN)"]
+    single = "".join(run("inspect", path).out for path in paths)
+    for row in rows:
+        line = f"{row['spectra']}: mean radial frequency {row['mean frequency']:.3f} ± "
+        assert line in single and f"(n = {row['n']}" in single.partition(line)[2].partition("\n")[0]
+    assert "radial" not in run("inspect", paths[0], "--format", "csv").out
+    refused = run("inspect", "--spectrum", files / "model.safetensors")
+    assert (
+        refused.code == 1 and "expected a masks or attack or class-masks file, got a file of kind model" in refused.err
+    )
+    assert run("inspect", "--spectrum", "--history", paths[0]).code == 1

@@ -1,0 +1,63 @@
+"""fmtool plot: any artifact becomes a picture, and the same one twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import Run
+from PIL import Image
+
+from fmtool.plotting.registry import FIGURES
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
+def test_the_same_picture_has_the_same_bytes(suffix: str, files: Path, tmp_path: Path, run: Run) -> None:
+    targets = [tmp_path / f"{number}.{suffix}" for number in range(2)]
+    for target in targets:
+        found = run("plot", files / "essential.safetensors", "--count", 3, "-o", target)
+        assert found.code == 0, found.err
+        assert found.out.strip() == str(target) and found.err == ""
+    assert targets[0].read_bytes() == targets[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["fmn", "essential", "plain", "plain robust", "fmn essential", "correlation", "defense", "fmn fmn"],
+)
+def test_any_kind_is_drawn_without_naming_a_figure(line: str, files: Path, tmp_path: Path, run: Run) -> None:
+    found = run("plot", *(files / f"{name}.safetensors" for name in line.split()), "-o", tmp_path / "figure.png")
+    assert found.code == 0, found.err
+    with Image.open(tmp_path / "figure.png") as picture:
+        assert min(picture.size) > 200
+
+
+def test_figure_and_same_images_as(files: Path, tmp_path: Path, run: Run) -> None:
+    essential, adversarial = files / "essential.safetensors", files / "adversarial.safetensors"
+    assert run("plot", essential, "--figure", "mean-mask", "-o", tmp_path / "mean.png").code == 0
+    like = ["--same-images-as", adversarial, "--same-images-as", files / "fmn.safetensors"]
+    assert run("plot", essential, *like, "--count", 2, "-o", tmp_path / "a.png").code == 0
+    found = run("plot", essential, "--figure", "mean-mask", *like, "-o", tmp_path / "b.png")
+    assert found.code == 1 and "--same-images-as goes with figures of single images" in found.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "mean.png"]
+
+
+def test_what_makes_no_picture_is_one_line(files: Path, tmp_path: Path, run: Run) -> None:
+    for line, message in {
+        "model": "model.safetensors (model): expected masks files",
+        "correlation --figure masks": "--figure masks: expected masks files",
+        "fmn --figure pie": "unknown --figure 'pie'",
+    }.items():
+        name, *more = line.split()
+        found = run("plot", files / f"{name}.safetensors", *more, "-o", tmp_path / "figure.png")
+        assert found.code == 1 and message in found.err and found.err.count("\n") == 1
+    found = run("plot", files / "missing.safetensors", "-o", tmp_path / "figure.gif")
+    assert found.code == 1 and "expected a name that ends in .png" in found.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_names_every_figure(run: Run) -> None:
+    text = " ".join(run("plot", "--help").out.split())
+    for name, known in FIGURES.items():
+        assert f"{name} (of {known.takes}): {known.text}" in text
+    assert "those whose masks keep their class in all the files" in text

@@ -1,0 +1,18 @@
+"""Small work runs on one thread, and the setting comes back."""
+
+from __future__ import annotations
+
+import numba
+import pytest
+import torch
+
+from fmtool.correlation.numerics.threads import one_thread_if
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_one_thread_inside_and_all_again_outside(small: bool) -> None:
+    before = torch.get_num_threads(), numba.get_num_threads()
+    with pytest.raises(KeyError), one_thread_if(small):
+        assert (torch.get_num_threads(), numba.get_num_threads()) == ((1, 1) if small else before)
+        raise KeyError
+    assert (torch.get_num_threads(), numba.get_num_threads()) == before

@@ -1,0 +1,80 @@
+"""CCA against scikit-learn's and against the textbook's eigenvalues."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.cross_decomposition import CCA
+from torch import Tensor
+
+from fmtool.correlation.statistics.base import Options, Prepared
+from fmtool.correlation.statistics.cca import all_directions, prepare
+from fmtool.errors import StatisticError
+
+
+def normal(rows: int, columns: int, seed: int = 0) -> Tensor:
+    return torch.randn(rows, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def related(rows: int, d1: int, d2: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    x, y = normal(rows, d1, seed), normal(rows, d2, seed + 1)
+    y[:, 0] += 2 * x[:, 1]
+    return x * torch.linspace(1, 3, d1) + 0.5, y * torch.linspace(2, 1, d2) - 0.3
+
+
+def cca(x: Tensor, y: Tensor) -> Prepared:
+    return prepare(x, y, Options())
+
+
+def test_equals_scikit_learn() -> None:
+    x, y = related(300, 6, 5)
+    u, v = CCA(n_components=5, scale=False, max_iter=20_000, tol=1e-14).fit_transform(x.numpy(), y.numpy())
+    expected = np.mean([np.corrcoef(u[:, i], v[:, i])[0, 1] for i in range(5)])
+    # scikit-learn iterates and deflates, one component after the other.
+    assert cca(x, y).observed == pytest.approx(expected, abs=1e-6)
+
+
+def test_equals_the_eigenvalues_of_the_textbook_also_shuffled() -> None:
+    x, y = related(200, 9, 4, seed=3)
+    permutation = torch.randperm(200, generator=torch.Generator().manual_seed(0))
+    for other, found in ((y, cca(x, y).observed), (y[permutation], cca(x, y).shuffled(permutation))):
+        left, right = x - x.mean(dim=0), other - other.mean(dim=0)
+        product = torch.linalg.inv(left.T @ left) @ (left.T @ right) @ torch.linalg.inv(right.T @ right)
+        squares = torch.linalg.eigvals(product @ (right.T @ left)).real.sort(descending=True).values[:4]
+        assert found == pytest.approx(float(squares.clamp(min=0).sqrt().mean()), abs=1e-9)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), scale=st.floats(1e-6, 1e6))
+def test_no_invertible_map_changes_anything(seed: int, scale: float) -> None:
+    x, y = related(60, 6, 5, seed)
+    stretched = torch.linalg.qr(normal(5, 5, seed + 7)).Q * torch.tensor([0.1, 1, 2, 5, 10], dtype=torch.float64)
+    assert cca(x, scale * (y @ stretched) + 3.0).observed == pytest.approx(cca(x, y).observed, abs=1e-9)
+
+
+def test_rank_is_that_of_the_centred_columns() -> None:
+    x = normal(30, 4)
+    wide = torch.cat([x, x[:, :2] + x[:, 2:], torch.ones(30, 3, dtype=torch.float64)], dim=1)
+    basis = all_directions(wide, "x")
+    assert basis.shape == (30, 4)
+    torch.testing.assert_close(basis.T @ basis, torch.eye(4, dtype=torch.float64), atol=1e-12, rtol=0.0)
+    assert basis.sum(dim=0).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(("rows", "forced"), [(40, 0), (18, 3), (11, 10), (8, 7)])
+def test_forced_correlations_are_counted(rows: int, forced: int) -> None:
+    x, y = normal(rows, 10), normal(rows, 10, 1)
+    correlations = torch.linalg.svdvals(all_directions(x, "x").T @ all_directions(y, "y"))
+    found = cca(x, y)
+    assert found.details["forced"] == int((correlations > 1 - 1e-9).sum()) == forced
+    assert found.observed == pytest.approx(float(correlations.mean()), abs=1e-12)
+
+
+def test_errors() -> None:
+    with pytest.raises(StatisticError, match=r"^cca needs at least 3 rows, got 2$"):
+        cca(normal(2, 4), normal(2, 4))
+    with pytest.raises(StatisticError, match=r"^cca needs rows that vary, but those of y are all the same$"):
+        cca(normal(9, 4), torch.ones(9, 4, dtype=torch.float64))

@@ -1,0 +1,133 @@
+"""SVCCA against scikit-learn's CCA and against the textbook's eigenvalues."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.cross_decomposition import CCA
+from torch import Tensor
+
+from fmtool.correlation.statistics.base import Options, Prepared
+from fmtool.correlation.statistics.svcca import centred_basis, main_directions, prepare
+from fmtool.errors import StatisticError
+
+
+def normal(rows: int, columns: int, seed: int = 0) -> Tensor:
+    return torch.randn(rows, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def related(rows: int, d1: int, d2: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Two sets that share two directions, with columns of different size and a mean that is not 0."""
+    x, y = normal(rows, d1, seed), normal(rows, d2, seed + 1)
+    y[:, 0] += 2 * x[:, 1]
+    y[:, 1] += 0.5 * x[:, 0]
+    return x * torch.linspace(1, 3, d1) + 0.5, y * torch.linspace(2, 1, d2) - 0.3
+
+
+def svcca(x: Tensor, y: Tensor) -> Prepared:
+    return prepare(x, y, Options())
+
+
+def truncated(data: Tensor) -> Tensor:
+    """The projections that the authors' code makes: data @ V[:, :k], sizes and all."""
+    _, sizes, directions = np.linalg.svd(data.numpy(), full_matrices=False)
+    kept = max(1, int(np.sum(np.cumsum(sizes) / np.sum(sizes) < 0.99)))
+    return data @ torch.from_numpy(directions[:kept].T.copy())
+
+
+def test_equals_scikit_learns_cca_of_the_truncated_data() -> None:
+    x, y = related(300, 6, 5)
+    left, right = truncated(x).numpy(), truncated(y).numpy()
+    smaller = min(left.shape[1], right.shape[1])
+    u, v = CCA(n_components=smaller, scale=False, max_iter=20_000, tol=1e-14).fit_transform(left, right)
+    expected = np.mean([np.corrcoef(u[:, i], v[:, i])[0, 1] for i in range(smaller)])
+    found = svcca(x, y)
+    # scikit-learn iterates and deflates, one component after the other.
+    assert found.observed == pytest.approx(expected, abs=1e-6)
+    assert found.details == {"directions_x": left.shape[1], "directions_y": right.shape[1], "forced": 0.0}
+
+
+def test_equals_the_eigenvalues_of_the_textbook() -> None:
+    x, y = related(200, 9, 4, seed=3)
+    left, right = (truncated(side) - truncated(side).mean(dim=0) for side in (x, y))
+    product = torch.linalg.inv(left.T @ left) @ (left.T @ right) @ torch.linalg.inv(right.T @ right) @ (right.T @ left)
+    squares = torch.linalg.eigvals(product).real.sort(descending=True).values[: right.shape[1]]
+    assert svcca(x, y).observed == pytest.approx(float(squares.clamp(min=0).sqrt().mean()), abs=1e-9)
+
+
+def test_a_shuffle_equals_a_fresh_run_on_shuffled_rows() -> None:
+    x, y = related(50, 6, 5)
+    permutation = torch.randperm(50, generator=torch.Generator().manual_seed(0))
+    assert svcca(x, y).shuffled(permutation) == pytest.approx(svcca(x, y[permutation]).observed, abs=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), scale=st.floats(1e-6, 1e6))
+def test_rotation_and_isotropic_scale_change_nothing(seed: int, scale: float) -> None:
+    x, y = related(60, 6, 5, seed)
+    rotation = torch.linalg.qr(normal(5, 5, seed + 7)).Q
+    before, after = svcca(x, y), svcca(x, scale * (y @ rotation))
+    assert after.observed == pytest.approx(before.observed, abs=1e-9)
+    assert after.details == before.details
+
+
+def test_how_many_directions_are_kept() -> None:
+    # Orthogonal columns of sizes 90, 8, 1, 1: shares 0.90, 0.98, 0.99, 1, of which two are strictly below 0.99.
+    # With squares it would be one.
+    data = torch.zeros(8, 6, dtype=torch.float64)
+    data[:4, :4] = torch.diag(torch.tensor([90.0, 8.0, 1.01, 0.99], dtype=torch.float64))
+    assert main_directions(data, "x").shape == (8, 2)
+    assert main_directions(data[:, :1], "x").shape == (8, 1)  # one direction has all: at least one is kept
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.1, 5.0])
+def test_centred_basis_spans_the_centred_directions(shift: float) -> None:
+    directions = torch.linalg.qr(normal(30, 5) + shift).Q
+    basis = centred_basis(directions)
+    assert basis.shape == (30, 5)
+    torch.testing.assert_close(basis.T @ basis, torch.eye(5, dtype=torch.float64), atol=1e-12, rtol=0.0)
+    centred = torch.linalg.qr(directions - directions.mean(dim=0)).Q
+    torch.testing.assert_close(basis @ basis.T, centred @ centred.T, atol=1e-12, rtol=0.0)
+
+
+def test_centred_basis_drops_a_constant_direction() -> None:
+    data = normal(30, 5)
+    data[:, 3] = 1.0
+    basis = centred_basis(torch.linalg.qr(data).Q)
+    assert basis.shape == (30, 4)
+    torch.testing.assert_close(basis.T @ basis, torch.eye(4, dtype=torch.float64), atol=1e-12, rtol=0.0)
+    assert basis.mean(dim=0).abs().max() < 1e-15
+
+
+def test_a_constant_direction_is_counted() -> None:
+    x = normal(30, 5)
+    x -= x.mean(dim=0)
+    x[:, 0] = 10.0  # orthogonal to the others: a main direction of its own
+    found = svcca(x, x)
+    assert found.dropped == {"constant_x": 1, "constant_y": 1}
+    assert found.observed == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("rows", "forced"), [(40, 0), (19, 0), (18, 1), (12, 7), (9, 7), (4, 3)])
+def test_forced_correlations_are_counted(rows: int, forced: int) -> None:
+    # Ten columns leave nine directions a side, fewer where there are fewer rows.
+    x, y = normal(rows, 10), normal(rows, 10, 1)
+    correlations = torch.linalg.svdvals(
+        centred_basis(main_directions(x, "x")).T @ centred_basis(main_directions(y, "y"))
+    )
+    found = svcca(x, y)
+    assert found.details["forced"] == int((correlations > 1 - 1e-9).sum()) == forced
+    # Also where the complements are compared in place of the directions.
+    assert found.observed == pytest.approx(float(correlations.mean()), abs=1e-12)
+
+
+def test_too_few_rows_zeros_and_constant_rows() -> None:
+    with pytest.raises(StatisticError, match=r"^svcca needs at least 3 rows, got 2$"):
+        svcca(normal(2, 4), normal(2, 4))
+    with pytest.raises(StatisticError, match=r"^svcca needs data that are not all zero, but y is$"):
+        svcca(normal(9, 4), torch.zeros(9, 4, dtype=torch.float64))
+    with pytest.raises(StatisticError, match=r"^svcca needs rows that vary, but the main direction of x is the same"):
+        svcca(torch.ones(9, 4, dtype=torch.float64), normal(9, 4))

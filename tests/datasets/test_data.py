@@ -1,0 +1,211 @@
+"""Digits, limits, keys and safetensors files; unknown names. Folders, zips and downloads are in test_datasets_files.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import pixel_key
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import save_file
+
+from fmtool.datasets import registry
+from fmtool.datasets.data import load, subset
+from fmtool.datasets.rows import row_keys, spread
+from fmtool.errors import DataError
+
+# Digits --------------------------------------------------------------------------------------------------------------
+
+
+def test_every_fourth_digit_is_a_test_image() -> None:
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    train, test = load("digits:train"), load("digits:test")
+    assert (len(train), len(test)) == (1348, 449)
+    is_test = np.arange(1797) % 4 == 3
+    for data, chosen, split in ((train, ~is_test, "train"), (test, is_test, "test")):
+        assert data.images.shape == (len(data), 1, 8, 8) and data.images.dtype == torch.float32
+        assert np.array_equal(data.images.numpy().reshape(-1, 64) * 16, pixels[chosen])
+        assert np.array_equal(data.labels.numpy(), labels[chosen]) and data.labels.dtype == torch.int64
+        assert torch.equal(data.index, torch.arange(len(data)))
+        assert data.class_names == tuple("0123456789")
+        assert data.record() == {"name": "digits", "split": split}
+
+
+def test_split_without_a_suffix_is_the_callers_default() -> None:
+    assert load("digits").split == "test"
+    assert load("digits", default="train").split == "train"
+    assert load("digits").digest == load("digits:test").digest != load("digits:train").digest
+
+
+def test_all_is_test_then_train_each_with_its_own_index() -> None:
+    both, test, train = load("digits:all"), load("digits:test"), load("digits:train")
+    assert both.split == "test+train" and len(both) == 1797
+    for name in ("images", "labels", "index", "key"):
+        assert torch.equal(getattr(both, name), torch.cat([getattr(test, name), getattr(train, name)]))
+
+
+# Limits --------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(labels=st.lists(st.integers(0, 5), min_size=1, max_size=40), limit=st.integers(1, 45))
+def test_limit_is_spread_evenly_over_the_classes(labels: list[int], limit: int) -> None:
+    rows = spread(torch.tensor(labels), limit).tolist()
+    assert len(rows) == min(limit, len(labels)) and rows == sorted(set(rows))
+    taken = [sum(labels[row] == k for row in rows) for k in range(6)]
+    for k in range(6):
+        places = [row for row, label in enumerate(labels) if label == k]
+        assert [row for row in rows if labels[row] == k] == places[: taken[k]]  # the first of each class first
+        if taken[k] < len(places):  # a class that has more to give is behind none by more than one
+            assert taken[k] >= max(taken) - 1
+
+
+def test_limited_images_keep_key_and_index() -> None:
+    few, every = load("digits:test", limit=25), load("digits:test")
+    assert few.labels.bincount().tolist() == [3, 3, 3, 3, 3, 2, 2, 2, 2, 2]
+    assert torch.equal(few.images, every.images[few.index]) and torch.equal(few.key, every.key[few.index])
+    assert not torch.equal(few.index, torch.arange(25))
+    again = subset(every, 25)
+    assert torch.equal(again.index, few.index) and torch.equal(again.key, few.key)
+    assert len(load("digits:test", limit=10_000)) == 449
+    with pytest.raises(DataError, match="--limit is 0, expected at least 1"):
+        load("digits", limit=0)
+
+
+# Keys ----------------------------------------------------------------------------------------------------------------
+
+
+def test_keys_are_hashes_of_the_pixels() -> None:
+    digits = load("digits", limit=5)
+    assert digits.key.tolist() == [pixel_key(image) for image in digits.images.numpy()]
+    whole = (digits.images * 255).to(torch.uint8)
+    assert row_keys(whole).tolist() == [pixel_key(image) for image in whole.numpy()] != row_keys(whole.float()).tolist()
+    assert row_keys(digits.images.flip(0)).tolist() == digits.key.flip(0).tolist()
+    strided = digits.images.permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2)
+    assert torch.equal(row_keys(strided), digits.key) and digits.key.dtype == torch.int64
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.bfloat16])
+def test_any_float_is_float32_before_it_is_hashed(dtype: torch.dtype, tmp_path: Path) -> None:
+    images = load("digits", limit=5).images.to(dtype)
+    save_file({"images": images, "labels": torch.arange(5)}, tmp_path / "data.safetensors")
+    found = load(str(tmp_path / "data.safetensors"))
+    assert found.images.dtype == torch.float32 and torch.equal(found.images, images.float())
+    assert found.key.tolist() == [pixel_key(image) for image in images.float().numpy()]
+
+
+# Safetensors ---------------------------------------------------------------------------------------------------------
+
+
+def _file(path: Path, images: torch.Tensor, labels: torch.Tensor, meta: dict[str, str] | None = None) -> str:
+    save_file({"images": images, "labels": labels}, path, meta)
+    return str(path)
+
+
+def test_safetensors_with_and_without_class_names(tmp_path: Path) -> None:
+    images = torch.randint(0, 256, (4, 3, 5, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([2, 0, 1, 2])
+    named = load(_file(tmp_path / "a.safetensors", images, labels, {"class_names": '["x", "ü", "z"]', "other": "1"}))
+    bare = load(_file(tmp_path / "b.safetensors", images, labels))
+    assert named.class_names == ("x", "ü", "z") and bare.class_names == ()
+    for data in (named, bare):
+        assert torch.equal(data.images, images) and torch.equal(data.labels, labels) and data.split == "whole"
+        assert data.key.tolist() == [pixel_key(image) for image in images.numpy()]
+        assert torch.equal(data.pixels(), images.float() / 255)
+    assert named.digest == bare.digest and named.name == "a.safetensors"
+
+
+@pytest.mark.parametrize("names", ['"xyz"', "{}", '{"x": 1}', "3", "[]", "[1, 2, 3]", "x,y,z", "["])
+def test_class_names_are_a_json_list(names: str, tmp_path: Path) -> None:
+    source = _file(tmp_path / "a.safetensors", torch.zeros(1, 1, 2, 2), torch.zeros(1).long(), {"class_names": names})
+    with pytest.raises(DataError, match="class_names in its header is not a JSON list of names"):
+        load(source)
+
+
+@pytest.mark.parametrize(("value", "fine"), [(1.0, True), (1 + 5e-7, True), (1 + 1e-5, False), (-5e-7, True), (-1e-5, False),
+                                             (float("nan"), False), (float("inf"), False)])  # fmt: skip
+def test_pixels_beyond_rounding_are_refused_and_within_it_clamped(value: float, fine: bool, tmp_path: Path) -> None:
+    images = torch.full((2, 1, 2, 2), 0.5)
+    images[1, 0, 1, 1] = value
+    source = _file(tmp_path / "a.safetensors", images, torch.zeros(2).long())
+    if fine:
+        found = load(source).images
+        assert float(found.min()) >= 0 and float(found.max()) <= 1
+    else:
+        with pytest.raises(DataError, match=r"pixels reach from .*, expected \[0, 1\]"):
+            load(source)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([0, 3]), r"labels reach from 0 to 3, expected 0 to 2"),
+        (torch.tensor([-1, 0]), r"labels reach from -1 to 0, expected 0 to 2"),
+        (torch.tensor([0, 1], dtype=torch.int32), r"labels are torch.int32 \[2\], expected int64 \[2\]"),
+        (torch.tensor([[0], [1]]), r"labels are torch.int64 \[2, 1\], expected int64 \[2\]"),
+        (torch.tensor([0]), r"labels are torch.int64 \[1\], expected int64 \[2\]"),
+    ],
+)
+def test_labels_out_of_range_or_shape_are_refused(labels: torch.Tensor, message: str, tmp_path: Path) -> None:
+    source = _file(tmp_path / "a.safetensors", torch.zeros(2, 1, 2, 2), labels, {"class_names": '["x", "y", "z"]'})
+    with pytest.raises(DataError, match=message):
+        load(source)
+
+
+def test_tensors_are_squeezed_as_files_are(tmp_path: Path) -> None:
+    """torchvision's antialiased resize and Pillow's differ by a grey level or two of rounding."""
+    digits = load("digits", limit=4)
+    pixels = (digits.images * 255).round().to(torch.uint8).repeat(1, 3, 3, 2)
+    source = _file(tmp_path / "a.safetensors", pixels, digits.labels)
+    found = load(source, size=7)
+    assert found.images.shape == (4, 3, 7, 7) and found.images.dtype == torch.uint8
+    for image, before in zip(found.images, pixels, strict=True):
+        pillow = Image.fromarray(before.permute(1, 2, 0).numpy()).resize((7, 7), Image.Resampling.BILINEAR)
+        difference = image.permute(1, 2, 0).numpy().astype(int) - np.array(pillow)
+        assert abs(difference).max() <= 2
+    few = load(source, size=7, limit=2)
+    assert torch.equal(few.key, found.key[few.index])
+
+
+def test_real_cifar_files(shared_data: Path) -> None:
+    test, train = (load(str(shared_data / f"cifar10-{name}.safetensors")) for name in ("test-1017", "train-5085"))
+    assert test.images.shape == (1017, 3, 32, 32) and train.images.shape == (5085, 3, 32, 32)
+    assert test.class_names[:3] == ("airplane", "automobile", "bird") and test.class_names == train.class_names
+    assert test.labels[:10].tolist() == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]  # as everybody's CIFAR-10 test set begins
+    assert len(set(test.key.tolist())) == 1017 and not set(test.key.tolist()) & set(train.key.tolist())
+
+
+# Unknown sources -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            "digit",
+            r"unknown data set 'digit' \(did you mean 'digits'\?\): expected one of cifar10, digits, imagenette, or the p",
+        ),
+        ("CIFAR-10", r"did you mean 'cifar10'"),
+        ("Imagenet", r"did you mean 'imagenette'"),
+        ("zzz", r"unknown data set 'zzz': expected one of"),
+        ("digits:trian", r"unknown split 'trian' \(did you mean 'train'\?\).* in --data digits:trian"),
+        ("./digits", r"./digits: no such file or folder"),
+        ("data.zip", r"data.zip: no such file or folder"),
+        ("", r"unknown data set ''"),
+    ],
+)
+def test_unknown_source_is_told_with_the_nearest_name(spec: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load(spec)
+
+
+def test_every_data_set_of_the_table_is_named_in_the_help() -> None:
+    from fmtool.cli.options import DATA_HELP
+
+    assert all(name in DATA_HELP and source.summary for name, source in registry.DATASETS.items())

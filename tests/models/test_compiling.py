@@ -1,0 +1,138 @@
+"""Compiled networks: the same numbers, when it is done, and what happens where it can't be."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from reference import fit_one, random_resnet
+from torch import Tensor, nn
+
+import fmtool
+from fmtool.errors import FmtoolWarning, ModelError
+from fmtool.masks.fitting import fit_masks
+from fmtool.masks.optimisation import FitOptions
+from fmtool.masks.spectrum import to_full
+from fmtool.models import compiling, training
+from fmtool.models.classifier import Classifier
+from fmtool.models.registry import ARCHITECTURES
+
+CPU = torch.device("cpu")
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler at hand"
+)
+
+
+def drawn(n: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    images = torch.rand(n, 3, 8, 8, dtype=dtype, generator=torch.Generator().manual_seed(2))
+    return images, torch.arange(n) * 3 % 10
+
+
+@needs_compiler
+def test_compiled_masks_follow_the_one_image_loop_in_float64() -> None:
+    """To 1e-9 over 50 steps, with slots refilled, as the uncompiled ones do."""
+    classifier = random_resnet(3, torch.float64)
+    images, targets = drawn(7)
+    found = fit_masks(classifier, images, targets, FitOptions(0.05, 2, min_steps=0, max_steps=49, compile_=True))
+    for row in range(7):
+        reference = fit_one(classifier, images[row], int(targets[row]), 0.05, min_steps=50, max_steps=49)
+        torch.testing.assert_close(to_full(found.masks[row], 8), reference.mask, rtol=0, atol=1e-9)
+
+
+@needs_compiler
+def test_a_compiled_mask_is_bitwise_the_same_in_any_company() -> None:
+    classifier = random_resnet(3, torch.float32)
+    images, targets = drawn(9, torch.float32)
+    options = FitOptions(0.05, 8, min_steps=60, max_steps=120, compile_=True)
+    whole, few = (fit_masks(classifier, images[rows], targets[rows], options) for rows in (slice(0, 9), slice(5, 9)))
+    assert torch.equal(whole.masks[5:], few.masks) and torch.equal(whole.steps[5:], few.steps)
+
+
+def test_a_network_that_cannot_be_compiled_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no compiler\nand more")
+
+    classifier = random_resnet(3, torch.float32)
+    images, targets = drawn(3, torch.float32)
+    options = FitOptions(0.05, 4, min_steps=3, max_steps=6)
+    plain = fit_masks(classifier, images, targets, options)
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.warns(FmtoolWarning, match="^the network can't be compiled, and runs as it is: no compiler$"):
+        found = fit_masks(classifier, images, targets, dataclasses.replace(options, compile_=True))
+    assert torch.equal(found.masks, plain.masks)
+
+
+def test_a_compiled_network_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = random_resnet(3, torch.float32)
+    images, targets = drawn(4, torch.float32)
+    monkeypatch.setattr(torch, "compile", lambda traced, **_: lambda *given: [2 * part for part in traced(*given)])
+    with pytest.warns(FmtoolWarning, match="computes something else"):
+        assert compiling.compiled(compiling.input_gradient(classifier), images, targets) is None
+
+
+def test_it_is_done_where_there_is_enough_work(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compiling.pays(350 * 500, (3, 32, 32)) and not compiling.pays(340 * 500, (3, 32, 32))
+    assert not compiling.pays(445 * 500, (1, 8, 8))
+    model, attack = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("model", "fmn"))
+    asked: list[bool] = []
+    monkeypatch.setattr(compiling, "compiled", lambda *_: asked.append(True))
+    few = {"min_steps": 2, "max_steps": 3}
+    for given, expected in ((None, False), (True, True), (False, False)):
+        found = fmtool.fit_masks(model, attack, compile_=given, **few)  # type: ignore[arg-type]
+        assert found.history[-1]["options"]["compile"] is expected and bool(asked) is expected
+        asked.clear()
+    monkeypatch.setattr(compiling, "PAYS_FROM", 2 * 64)
+    for stage in (fmtool.fit_masks, fmtool.class_masks):
+        assert stage(model, attack, **few).history[-1]["options"]["compile"] and asked  # type: ignore[operator]
+        asked.clear()
+
+
+@needs_compiler
+def test_training_compiled_gives_the_weights_of_training_uncompiled() -> None:
+    """Over a few steps, the last of which is a batch of another size and never compiled."""
+    images, labels = drawn(20, torch.float32)
+    recipe = dataclasses.replace(training.RECIPES["paper"], epochs=2, batch=8)
+    weights = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        classifier = Classifier(ARCHITECTURES["resnet8"].build(3, 10))
+        training.train(classifier, images, labels, recipe, augment="flip-crop", compile_=compiled)
+        weights.append(classifier.network.linear.weight)
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-3, atol=1e-4)
+
+
+def test_training_goes_on_uncompiled_where_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Tensor) -> Tensor:
+        raise RuntimeError("no compiler")
+
+    images, labels = drawn(16, torch.float32)
+    recipe = dataclasses.replace(training.RECIPES["paper"], epochs=1, batch=8)
+    classifier = Classifier(ARCHITECTURES["resnet8"].build(3, 10))
+    before = classifier.network.linear.weight.clone()
+    monkeypatch.setattr(compiling, "trainable", lambda *_: broken)
+    with pytest.warns(FmtoolWarning, match="can't be compiled"):
+        training.train(classifier, images, labels, recipe, compile_=True)
+    assert not torch.equal(before, classifier.network.linear.weight)
+
+
+def test_bfloat16_changes_what_the_network_computes_and_not_the_dtypes() -> None:
+    classifier: nn.Module = random_resnet(3, torch.float32)
+    images, targets = drawn(4, torch.float32)
+    strict, rough = (compiling.input_gradient(classifier, name)(images, targets) for name in ("float32", "bfloat16"))
+    for one, other in zip(strict, rough, strict=True):
+        assert one.dtype == other.dtype == torch.float32
+        assert 1e-5 < float((one - other).norm() / one.norm()) < compiling.SAME
+
+
+def test_precision_is_recorded_and_checked(files: Path) -> None:
+    model, attack = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("model", "fmn"))
+    few = {"min_steps": 2, "max_steps": 3, "device": "cpu"}
+    found = fmtool.fit_masks(model, attack, precision="bfloat16", **few)  # type: ignore[arg-type]
+    assert found.header["precision"] == found.history[-1]["options"]["precision"] == "bfloat16"
+    with pytest.raises(ModelError, match=r"unknown --precision 'bfloat'.*did you mean 'bfloat16'"):
+        fmtool.fit_masks(model, attack, precision="bfloat", **few)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="only a GPU computes in it"):
+        fmtool.fit_masks(model, attack, precision="tf32", **few)  # type: ignore[arg-type]

@@ -1,0 +1,219 @@
+"""Training: augmentation against a written-out loop, recipes, and the last layer alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from dying import through
+from torch import Tensor, nn
+
+import fmtool
+from fmtool.errors import ModelError
+from fmtool.models import training
+from fmtool.models.classifier import Classifier
+from fmtool.models.registry import ARCHITECTURES
+from fmtool.models.training import RECIPES, Recipe, augmented
+from fmtool.runtime.journal import NOTHING, Kept
+
+
+def test_every_crop_is_a_window_of_the_padded_image() -> None:
+    """Each augmented image equals one of the 81 windows of the image with 4 black pixels around, mirrored or not."""
+    images = torch.randint(1, 256, (30, 3, 6, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for augment in ("crop", "flip-crop"):
+        made = augmented(images, augment, torch.Generator().manual_seed(1))
+        assert made.shape == images.shape and made.dtype == images.dtype
+        mirrored, moved = 0, set()
+        for image, result in zip(images, made, strict=True):
+            found = [
+                (flip, top, left)
+                for flip in (False, True)
+                for top in range(9)
+                for left in range(9)
+                if torch.equal(_window(image.flip(-1) if flip else image, top, left), result)
+            ]
+            assert len(found) == 1
+            mirrored += found[0][0]
+            moved.add(found[0][1:])
+        assert len(moved) > 15
+        assert 5 < mirrored < 25 if augment == "flip-crop" else mirrored == 0
+
+
+def _window(image: torch.Tensor, top: int, left: int) -> torch.Tensor:
+    wide = torch.zeros(3, 14, 15, dtype=image.dtype)
+    wide[:, 4:10, 4:11] = image
+    return wide[:, top : top + 6, left : left + 7]
+
+
+def test_no_augmentation_is_the_image() -> None:
+    images = torch.rand(4, 1, 8, 8)
+    assert torch.equal(augmented(images, "none", torch.Generator()), images)
+
+
+def test_the_papers_recipe() -> None:
+    """A.2: SGD 0.1 with momentum 0.9 and weight decay 1e-4, a tenth after epochs 100 and 150 of 200, batches of 64."""
+    recipe = RECIPES["paper"]
+    assert recipe == Recipe("sgd", "steps", 0.1, 1e-4, 200, 64)
+    optimizer, scheduler = training._optimizer(nn.Linear(2, 2), recipe, steps=200)
+    rates = []
+    for _ in range(200):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[0] == rates[99] == 0.1
+    assert rates[100] == rates[149] == pytest.approx(0.01)
+    assert rates[150] == rates[199] == pytest.approx(0.001)
+    assert optimizer.defaults["momentum"] == 0.9
+
+
+def test_the_heads_recipe_reaches_its_peak_and_falls() -> None:
+    """OneCycle stepped per batch: its peak of 0.01 after a tenth of the steps, then down to nearly nothing."""
+    optimizer, scheduler = training._optimizer(nn.Linear(2, 2), RECIPES["head"], steps=100)
+    rates = []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert max(rates) == pytest.approx(0.01) and rates.index(max(rates)) == 9
+    assert rates[-1] < 1e-6
+
+
+def test_trains_to_a_good_accuracy_and_the_same_weights_twice(files: Path) -> None:
+    data, test = fmtool.load_data("digits:train", limit=600), fmtool.load_data("digits:test")
+    options = {"architecture": "resnet8", "recipe": "one-cycle", "epochs": 8, "learning_rate": 0.05, "batch": 32}
+    one, two = (fmtool.train_model(data, test, **options) for _ in range(2))  # type: ignore[arg-type]
+    assert one.digest == two.digest
+    assert one.header["accuracy"] > 0.9
+    other = fmtool.train_model(data, test, seed=1, **options)  # type: ignore[arg-type]
+    assert not torch.equal(one["conv1.weight"], other["conv1.weight"])
+
+
+def test_head_only_replaces_the_last_layer_and_leaves_the_rest(files: Path) -> None:
+    """A model of other classes: the digits' parity, learned by a new last layer alone, batch-norm statistics untouched."""
+    model = fmtool.read(str(files / "model.safetensors"))
+    data = fmtool.load_data("digits:train", limit=400)
+    parity = dataclasses.replace(data, labels=data.labels % 2, class_names=("even", "odd"))
+    made = fmtool.train_model(parity, parity, base=model, head_only=True)
+    assert made.header["class_names"] == ["even", "odd"]
+    assert made.header["head"] == {"layer": "linear", "classes": 2}
+    assert made.header["accuracy"] > 0.75
+    for name, tensor in model.tensors.items():
+        if not name.startswith("linear"):
+            assert torch.equal(made[name], tensor), name
+    assert made["linear.weight"].shape[0] == 2
+    again = fmtool.attack(made, parity, "LinfFastGradientAttack", epsilon=0.1)  # it loads and runs
+    assert float((again["clean_predictions"] == again["labels"]).double().mean()) == made.header["accuracy"]
+
+
+def test_training_on_from_a_models_weights(files: Path) -> None:
+    model = fmtool.read(str(files / "model.safetensors"))
+    data = fmtool.load_data("digits:train", limit=200)
+    made = fmtool.train_model(data, base=model, recipe="one-cycle", epochs=1, learning_rate=1e-6)
+    torch.testing.assert_close(made["linear.weight"], model["linear.weight"], atol=1e-3, rtol=0)
+    assert [stage["command"] for stage in made.history] == ["train-model", "train-model"]
+
+
+class Probabilities(nn.Module):
+    """A last linear layer whose output is not what the network gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.linear(images.flatten(1)).softmax(1)
+
+
+def test_a_head_that_does_not_give_the_logits_is_refused() -> None:
+    classifier = Classifier(Probabilities())
+    with pytest.raises(ModelError, match="does not give its logits"):
+        training.train_head(
+            classifier, torch.rand(6, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2]), RECIPES["head"], batch=4
+        )
+
+
+def test_impossible_requests(files: Path) -> None:
+    data = fmtool.load_data("digits:train", limit=50)
+    with pytest.raises(ModelError, match="--head-only needs --from"):
+        fmtool.train_model(data, head_only=True)
+    with pytest.raises(ModelError, match=r"unknown recipe 'papre' .did you mean 'paper'"):
+        fmtool.train_model(data, recipe="papre")
+    with pytest.raises(ModelError, match="names no classes"):
+        fmtool.train_model(dataclasses.replace(data, class_names=()))
+    model = fmtool.read(str(files / "model.safetensors"))
+    with pytest.raises(ModelError, match="--head-only replaces"):
+        fmtool.train_model(dataclasses.replace(data, class_names=("a", "b"), labels=data.labels % 2), base=model)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 10, 20])
+def test_one_cycle_of_few_steps(steps: int) -> None:
+    """torch's schedule divides by zero where its rise is one step long, as with 10 steps and a rise of a tenth."""
+    optimizer, scheduler = training._optimizer(nn.Linear(2, 2), RECIPES["head"], steps)
+    for _ in range(steps):
+        optimizer.step()
+        scheduler.step()
+    assert 0 < optimizer.param_groups[0]["lr"] <= 0.01
+
+
+class Forgetful(nn.Module):
+    """A network with dropout, batch-norm statistics, and a weight that is tied to another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.same = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3)
+        self.same.weight = self.conv.weight
+        self.norm, self.dropout, self.linear = nn.BatchNorm2d(8), nn.Dropout(0.5), nn.Linear(8, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        hidden = self.norm(self.conv(images) + self.same(images)).relu().mean(dim=(2, 3))
+        logits: torch.Tensor = self.linear(self.dropout(hidden))
+        return logits
+
+
+def trained(kept: Kept, recipe: Recipe, compile_: bool = False, head: bool = False) -> dict[str, Tensor]:
+    """Weights and buffers after training on 38 images with batches of 8, five an epoch, the last one of 6."""
+    torch.manual_seed(0)
+    network = ARCHITECTURES["resnet8"].build(3, 3) if compile_ else Forgetful()
+    classifier = Classifier(network)
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (38, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 3, (38,), generator=generator)
+    if head:
+        training.train_head(classifier, images, labels, recipe, batch=16, seed=3, kept=kept)
+    else:
+        training.train(classifier, images, labels, recipe, augment="flip-crop", seed=3, compile_=compile_, kept=kept)
+    return classifier.state_dict()
+
+
+SHORT = {
+    "sgd, steps": Recipe("sgd", "steps", 0.1, 1e-4, epochs=4, batch=8),
+    "sgd, one-cycle": Recipe("sgd", "one-cycle", 0.2, 5e-4, epochs=4, batch=8),
+    "adam, one-cycle": Recipe("adam", "one-cycle", 0.01, 0.0, epochs=4, batch=8, rise=0.1),
+}
+
+
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("recipe", SHORT.values(), ids=SHORT)
+def test_a_run_that_is_killed_gives_the_same_weights(
+    recipe: Recipe, head: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its first step, in a block of augmented images, at its end, at an epoch's end, after the rate fell, at the end."""
+    monkeypatch.setattr(training, "AHEAD", 16)  # blocks of two steps, epochs of five
+    whole = trained(NOTHING, recipe, head=head)
+    found = through(lambda kept: trained(kept, recipe, head=head), [0, 2, 3, 4, 9, 11, 16, 19])
+    assert found.keys() == whole.keys()
+    for name, values in whole.items():
+        assert torch.equal(found[name], values), name
+    other = trained(NOTHING, dataclasses.replace(recipe, epochs=3), head=head)
+    assert not torch.equal(whole["network.linear.weight"], other["network.linear.weight"])
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler at hand")
+def test_a_compiled_run_that_is_killed_gives_the_same_weights() -> None:
+    recipe = SHORT["sgd, one-cycle"]
+    whole = trained(NOTHING, recipe, compile_=True)
+    found = through(lambda kept: trained(kept, recipe, compile_=True), [3, 11])
+    assert all(torch.equal(found[name], values) for name, values in whole.items())

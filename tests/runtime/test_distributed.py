@@ -1,0 +1,179 @@
+"""torchrun: the processes write one file, of the bytes of a single process; one that dies ends the job, which then goes on."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Run
+
+from fmtool.errors import FmtoolError
+from fmtool.runtime import distributed
+from fmtool.runtime.distributed import ALONE, VARIABLES, Ranks
+
+FIT = "fit-masks MODEL FMN --for essential --limit 24 --lambda 0.1 --min-steps 600 --max-steps 900 --batch-size 8"
+ATTACK = "attack MODEL --data digits --limit 61 --attack fmn --batch-size 8"
+ADAPTIVE = "attack MODEL --data digits --limit 40 --defense ROBUST --restarts 2 --epsilon 0.08 --batch-size 8"
+OFTEN = "from fmtool.runtime import resume_file; resume_file.SECONDS_BETWEEN = 0.2; from fmtool.__main__ import main; main()"
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.fixture
+def often(tmp_path: Path) -> Path:
+    """fmtool as a script that saves more often, so that a test is short."""
+    (tmp_path / "bin").mkdir()
+    path = tmp_path / "bin" / "often.py"
+    path.write_text(OFTEN)
+    return path
+
+
+def words(line: str, files: Path, target: Path) -> list[str]:
+    names = {name.upper(): str(files / f"{name}.safetensors") for name in ("model", "fmn", "robust")}
+    return [*(names.get(word, word) for word in line.split()), "-o", str(target)]
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != "bin")
+
+
+@pytest.mark.parametrize("line", [FIT, ATTACK, ADAPTIVE], ids=["fit-masks", "attack", "adaptive"])
+def test_two_processes_write_the_bytes_of_one(line: str, files: Path, tmp_path: Path) -> None:
+    outcomes = []
+    for before, name in (([sys.executable], "one"), (TORCHRUN, "two")):
+        done = subprocess.run(
+            [*before, "-m", "fmtool", *words(line, files, tmp_path / name)],
+            capture_output=True, text=True, timeout=300, env=ONE_THREAD,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        outcomes.append(done)
+    assert (tmp_path / "two").read_bytes() == (tmp_path / "one").read_bytes()
+    assert outcomes[1].stdout == outcomes[0].stdout  # the table, once
+    assert left(tmp_path) == ["one", "two"]
+
+
+def test_a_process_that_dies_ends_the_job_which_then_goes_on(files: Path, tmp_path: Path, often: Path) -> None:
+    """The others save what they have. The same command gives the bytes that it would have given."""
+    line = FIT.replace("--min-steps 600", "--min-steps 2500").replace("--max-steps 900", "--max-steps 3000")
+    target = tmp_path / "target"
+    command = [*TORCHRUN, str(often), *words(line, files, target)]
+    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD)
+    sides = [tmp_path / ".target.resume", tmp_path / ".target.1-of-2.resume"]
+    sizes = (1 << 15,) * 2  # more than empty tables
+    deadline = time.monotonic() + 120
+    while not all(side.exists() and side.stat().st_size > size for side, size in zip(sides, sizes, strict=True)):
+        assert job.poll() is None and time.monotonic() < deadline, job.communicate()
+        time.sleep(0.05)
+    (victim,) = [child for child in children(job.pid) if environment(child).get("RANK") == "1"]
+    os.kill(victim, signal.SIGKILL)
+    _, err = job.communicate(timeout=120)
+    assert job.returncode != 0 and "rank      : 1" in err and "Signal 9 (SIGKILL)" in err, err
+    assert err.count("what is done is saved: the same command goes on from there") == 1, err
+    assert not target.exists() and all(side.exists() for side in sides)
+    subprocess.run(command, check=True, capture_output=True, env=ONE_THREAD, timeout=300)
+    whole = [sys.executable, "-m", "fmtool", *words(line, files, tmp_path / "whole")]
+    subprocess.run(whole, check=True, capture_output=True, env=ONE_THREAD, timeout=300)
+    assert target.read_bytes() == (tmp_path / "whole").read_bytes()
+    assert left(tmp_path) == ["target", "whole"]
+
+
+def children(process: int) -> Iterator[int]:
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if path.read_text().rpartition(")")[2].split()[1] == str(process):
+                yield int(path.parent.name)
+        except OSError:  # has ended meanwhile
+            continue
+
+
+def environment(process: int) -> dict[str, str]:
+    text = Path(f"/proc/{process}/environ").read_bytes().decode()
+    return dict(entry.split("=", 1) for entry in text.split("\0") if "=" in entry)
+
+
+def test_other_commands_and_standard_input_are_refused(files: Path, tmp_path: Path) -> None:
+    """In one line each; nothing waits for anything."""
+    fit = FIT.replace("FMN", "-")
+    for line, message in (
+        ("inspect MODEL", "inspect runs in one process"),
+        (fit, "standard input can't be read by several"),
+    ):
+        arguments = words(line, files, tmp_path / "x")[: None if line is fit else -2]
+        as_rank = {**ONE_THREAD, "RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+        done = subprocess.run(
+            [sys.executable, "-m", "fmtool", *arguments], capture_output=True, text=True, env=as_rank, timeout=60
+        )
+        assert done.returncode == 1 and re.fullmatch(rf"fmtool: error: {message}[^\n]+\n", done.stderr), done.stderr
+    assert left(tmp_path) == []
+
+
+def test_the_environment_of_torchrun_is_needed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """WORLD_SIZE alone, as some clusters set it, means nothing."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert distributed.world() == (0, 1)
+    distributed.refuse_ranks("inspect", ["attack"])
+    with distributed.joined("-") as ranks:
+        assert ranks is ALONE
+    for name, value in zip(VARIABLES, ("3", "4", "host", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+    assert distributed.world() == (3, 4)
+    with pytest.raises(FmtoolError, match="inspect runs in one process: expected attack under torchrun"):
+        distributed.refuse_ranks("inspect", ["attack"])
+    distributed.refuse_ranks("attack", ["attack"])
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless one is named, or there are none; more processes than GPUs share them."""
+    import torch
+
+    monkeypatch.setenv("LOCAL_RANK", "5")
+    cases = (
+        (8, "auto", "cuda:5"),
+        (4, "cuda", "cuda:1"),
+        (8, "cuda:2", "cuda:2"),
+        (8, "cpu", "cpu"),
+        (0, "auto", "auto"),
+    )
+    for count, name, expected in cases:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        assert Ranks(5, 8).device(name) == expected
+    assert ALONE.device("auto") == "auto"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"RANK": "abc"}, {"RANK": "2"}, {"WORLD_SIZE": "0"}, {"MASTER_PORT": "1x"}, {"MASTER_PORT": "70000"}]
+)
+def test_an_environment_that_torchrun_did_not_make_is_one_line(
+    wrong: dict[str, str], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in {**right, **wrong}.items():
+        monkeypatch.setenv(name, value)
+    outcome = run("inspect", "file")
+    ((name, value),) = wrong.items()
+    assert outcome.code == 1 and outcome.out == "" and outcome.err.count("\n") == 1
+    assert f"{name}={value}" in outcome.err and "which torchrun would not set" in outcome.err
+
+
+def test_processes_that_can_not_meet_are_told(
+    run: Run, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for name, value in zip(VARIABLES, ("0", "2", "127.0.0.1", str(port)), strict=True):
+            monkeypatch.setenv(name, value)
+        outcome = run(*words(FIT, files, tmp_path / "never"))
+    assert outcome.code == 1 and list(tmp_path.iterdir()) == []
+    assert outcome.err.splitlines()[-1].startswith(f"fmtool: error: the processes can't meet at 127.0.0.1:{port}: ")

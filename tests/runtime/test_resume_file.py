@@ -1,0 +1,277 @@
+"""Side files: what is there after an error, who may write, whose work it is, and that nothing is left in the end."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fmtool.artifacts.output import replacing
+from fmtool.errors import ArtifactError, FmtoolWarning
+from fmtool.runtime import resume_file, signals
+from fmtool.runtime.resume_file import NOWHERE, InSide, pack, resuming, unpack
+
+WORK = {"history": [1, "ü"], "shapes": [[3, 4]]}
+
+
+def begin(target: Path, work: dict[str, object] = WORK) -> None:
+    """Two rows and two states, then Ctrl-C."""
+    with (
+        pytest.warns(FmtoolWarning, match="what is done is saved: the same command goes on from there"),
+        pytest.raises(KeyboardInterrupt),
+        resuming(str(target), work) as side,
+    ):
+        side.put(7, b"seven")
+        side.put(3, b"three")
+        side.keep(b"first")
+        side.keep(b"second")
+        side.keep(b"of five", "5")
+        raise KeyboardInterrupt
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_same_work_goes_on_and_leaves_nothing(tmp_path: Path) -> None:
+    begin(tmp_path / "x")
+    assert names(tmp_path) == [".x.resume"]
+    with resuming(str(tmp_path / "x"), WORK) as side:
+        assert side.rows() == [3, 7] and side.row(7) == b"seven"
+        assert (side.state(), side.state("5"), side.state("6")) == (b"second", b"of five", None)
+        side.put(5, b"five")
+        assert side.state("5") is None  # a finished row's own state goes
+    assert names(tmp_path) == []
+
+
+def test_other_work_begins_anew_and_says_so(tmp_path: Path) -> None:
+    begin(tmp_path / "x")
+    with (
+        pytest.warns(FmtoolWarning, match="x: begins anew, as what was begun before had other inputs or options"),
+        resuming(str(tmp_path / "x"), {**WORK, "more": 1}) as side,
+    ):
+        assert side.rows() == [] and side.state() is None and not side.begun()
+    assert names(tmp_path) == []
+
+
+def test_restart_begins_anew_without_a_word(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    begin(tmp_path / "x")
+    recwarn.clear()
+    with resuming(str(tmp_path / "x"), WORK, restart=True) as side:
+        assert not side.begun()
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("content", [b"", b"no database at all" * 100, b"SQLite format 3\0" + bytes(500)])
+def test_a_damaged_side_file_never_blocks(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / ".x.resume").write_bytes(content)
+    with resuming(str(tmp_path / "x"), WORK) as side:
+        assert not side.begun()
+        side.put(1, b"")
+    assert names(tmp_path) == []
+
+
+def test_a_flipped_bit_costs_its_row_alone(tmp_path: Path) -> None:
+    begin(tmp_path / "x")
+    data = (tmp_path / ".x.resume").read_bytes()
+    assert data.count(b"seven") == data.count(b"of five") == 1
+    (tmp_path / ".x.resume").write_bytes(data.replace(b"seven", b"sevem").replace(b"of five", b"of fivd"))
+    with (
+        pytest.warns(FmtoolWarning, match="x: 2 saved parts are damaged, and are made anew"),
+        resuming(str(tmp_path / "x"), WORK) as side,
+    ):
+        assert side.rows() == [3] and (side.state(), side.state("5")) == (b"second", None)
+
+
+def test_somebody_elses_tables_are_dropped(tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / ".x.resume")
+    database.execute("create table rows (a text)")
+    database.commit()
+    database.close()
+    with (
+        pytest.warns(FmtoolWarning, match="begins anew, as what was begun before had a damaged side file"),
+        resuming(str(tmp_path / "x"), WORK) as side,
+    ):
+        side.put(1, b"one")
+        assert side.row(1) == b"one"
+
+
+def test_a_second_command_on_the_same_target_is_refused(tmp_path: Path) -> None:
+    with resuming(str(tmp_path / "x"), WORK) as side:
+        side.put(1, b"one")
+        with pytest.raises(ArtifactError, match="x: another command is writing it"), resuming(str(tmp_path / "x"), {}):
+            pass
+        assert side.row(1) == b"one"
+        with resuming(str(tmp_path / "y"), WORK):  # another target is free
+            pass
+    assert names(tmp_path) == []
+
+
+def test_an_error_before_anything_is_done_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="bad"), resuming(str(tmp_path / "x"), WORK):
+        raise ArtifactError("bad")
+    assert names(tmp_path) == []
+
+
+def test_an_error_keeps_what_is_done_without_the_line_of_an_interruption(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    with pytest.raises(ArtifactError, match="bad"), resuming(str(tmp_path / "x"), WORK) as side:
+        side.put(1, b"one")
+        raise ArtifactError("bad")
+    assert not recwarn.list
+    with resuming(str(tmp_path / "x"), WORK) as side:
+        assert side.rows() == [1]
+
+
+def test_links_are_followed_to_where_the_target_lies(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "x").symlink_to(tmp_path / "there" / "y")
+    begin(tmp_path / "x")
+    assert names(tmp_path / "there") == [".y.resume"]
+    with resuming(str(tmp_path / "there" / "y"), WORK) as side:
+        assert side.rows() == [3, 7]
+
+
+@pytest.mark.parametrize("target", [None, "-", "/dev/stdout", "/dev/null"])
+def test_without_a_file_there_is_nothing_to_go_on_from(target: str | None) -> None:
+    """Rows are held, where that is wanted, in a file without a name."""
+    with resuming(target, WORK) as side:
+        side.put(1, b"one")
+        assert side is NOWHERE and side.rows() == [] and side.state() is None and not side.due()
+    with resuming(target, WORK, holds_rows=True) as side:
+        side.put(1, b"one")
+        assert side.rows() == [1] and side.row(1) == b"one"
+        side.committed = -1e9
+        assert not side.due()
+
+
+def test_each_process_has_a_side_file_and_other_numbers_of_processes_begin_anew(tmp_path: Path) -> None:
+    for rank in (0, 1, 2):
+        with pytest.raises(KeyError), resuming(str(tmp_path / "x"), WORK, rank=(rank, 3)) as side:
+            side.put(rank, b"")
+            raise KeyError
+    assert names(tmp_path) == [".x.1-of-3.resume", ".x.2-of-3.resume", ".x.resume"]
+    with pytest.warns(FmtoolWarning, match="begins anew"), resuming(str(tmp_path / "x"), WORK, rank=(0, 2)) as side:
+        assert not side.begun()
+        assert names(tmp_path) == [".x.resume"]  # those of three processes are gone
+
+
+def test_targets_that_killed_commands_left_half_written_are_removed(tmp_path: Path) -> None:
+    """Those that are being filled stay, and other files with such names."""
+    left, others = f".x.{'0' * 16}.tmp", [f".x.{'1' * 16}.tmp.bak", ".xx.1.tmp", ".x.tmp", f".y.{'2' * 16}.tmp"]
+    for name in (left, *others):
+        (tmp_path / name).touch()
+    with replacing(str(tmp_path / "x")):
+        (filled,) = set(names(tmp_path)) - {left, *others}
+        with resuming(str(tmp_path / "x"), WORK):
+            pass
+        assert names(tmp_path) == sorted([filled, *others])
+
+
+def test_only_one_of_many_is_inside_at_a_time(tmp_path: Path) -> None:
+    """Also when one has just removed the file that others have opened."""
+    code = f"""
+import os, sys, time
+from fmtool.errors import ArtifactError
+from fmtool.side_files import resuming
+inside, end, times = {str(tmp_path / "inside")!r}, time.monotonic() + 4, 0
+while time.monotonic() < end:
+    try:
+        with resuming({str(tmp_path / "x")!r}, {{}}) as side:
+            os.close(os.open(inside, os.O_CREAT | os.O_EXCL))  # FileExistsError with another one inside
+            side.put(1, b"one")
+            side.commit()
+            os.unlink(inside)
+        times += 1
+    except ArtifactError as error:
+        assert "another command is writing it" in str(error), error
+assert times
+"""
+    several = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [one.communicate()[1] for one in several] == ["", "", ""]
+    assert names(tmp_path) == []
+
+
+def test_a_signal_waits_for_a_whole_state_and_the_next_one_does_not(tmp_path: Path) -> None:
+    target = str(tmp_path / "x")
+    with (
+        pytest.warns(FmtoolWarning, match="what is done is saved"),
+        pytest.raises(KeyboardInterrupt),
+        resuming(target, WORK) as side,
+    ):
+        kept = InSide(side)
+        signal.raise_signal(signal.SIGINT)
+        kept.save(lambda: {"newest": torch.ones(1)})
+        raise AssertionError("goes on")
+    with pytest.warns(FmtoolWarning), pytest.raises(KeyboardInterrupt), resuming(target, WORK) as side:
+        assert InSide(side).load() == {"newest": torch.ones(1)}
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("goes on")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_waits_no_longer_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "LONGEST", 0.1)
+    with pytest.raises(KeyboardInterrupt), resuming(str(tmp_path / "x"), WORK) as side:
+        InSide(side)
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(20)
+    assert names(tmp_path) == []
+
+
+def test_without_anything_that_puts_it_off_a_signal_is_obeyed_at_once(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), resuming(str(tmp_path / "x"), WORK):
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("goes on")
+
+
+def test_it_is_time_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with resuming(str(tmp_path / "x"), WORK) as side:
+        assert not side.due()
+        side.committed -= resume_file.SECONDS_BETWEEN
+        assert side.due()
+        side.commit()
+        assert not side.due()
+
+
+def test_what_is_committed_is_on_disk_and_what_is_not_is_not(tmp_path: Path) -> None:
+    """A copy of the files, as they lie there, is what SIGKILL leaves."""
+    with resuming(str(tmp_path / "x"), WORK) as side:
+        side.put(1, b"one" * 10_000)
+        side.keep(b"state")
+        side.commit()
+        side.put(2, b"two" * 10_000_000)  # more than the cache: the database spills it into the file
+        side.keep(b"later")
+        for name in (".x.resume", ".x.resume-journal"):
+            (tmp_path / name.replace("x", "copy")).write_bytes((tmp_path / name).read_bytes())
+    with resuming(str(tmp_path / "copy"), WORK) as side:
+        assert side.rows() == [1] and side.state() == b"state"
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ArtifactError, match=r"x: the side file \.x\.resume can't be written"),
+        resuming(str(tmp_path / "missing" / "x"), WORK),
+    ):
+        pass
+
+
+def test_tensors_come_back_bit_by_bit() -> None:
+    tensors = {
+        "a": torch.rand(3, 4).t(),
+        "b": torch.tensor([float("nan"), -0.0]),
+        "c": torch.tensor(5),
+        "d": torch.ones(2) > 0,
+    }
+    found = unpack(pack(tensors))
+    for name, values in tensors.items():
+        assert found[name].dtype == values.dtype
+        assert found[name].numpy().tobytes() == values.contiguous().numpy().tobytes()

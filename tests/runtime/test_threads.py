@@ -1,0 +1,41 @@
+"""Worker threads: how many, on how many threads of torch, and what becomes of errors."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from fmtool.runtime import threads as workers
+
+CPU = torch.device("cpu")
+
+
+def test_as_many_as_torch_has_threads_each_on_one_of_them() -> None:
+    threads, gate = torch.get_num_threads(), threading.Barrier(workers.count(CPU), timeout=30)
+    with workers.pool(CPU) as pool:
+        found = list(
+            pool.map(lambda _: (gate.wait(), torch.get_num_threads(), threading.get_ident())[1:], range(threads))
+        )
+    assert len({name for _, name in found}) == threads  # the barrier lets none go before all are there
+    assert {count for count, _ in found} == {1}
+    assert torch.get_num_threads() == threads  # of this thread
+    assert workers.count(torch.device("cuda")) == 1
+
+
+def test_an_error_is_raised_and_work_not_begun_is_dropped() -> None:
+    begun: list[int] = []
+
+    def work(number: int) -> None:
+        begun.append(number)
+        raise ValueError(str(number))
+
+    with pytest.raises(ValueError, match="0"), workers.pool(CPU, 1) as pool:
+        list(pool.map(work, range(1000)))
+    assert len(begun) < 1000
+
+
+def test_batches() -> None:
+    assert [part.tolist() for part in workers.batches(torch.arange(5), 2)] == [[0, 1], [2, 3], [4]]
+    assert workers.batches(torch.arange(0), 2) == ()

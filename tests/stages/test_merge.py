@@ -1,0 +1,240 @@
+"""merge: rows one after the other, what it refuses, and that every later stage takes what it makes."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Run
+from safetensors.torch import save_file
+
+import fmtool
+from fmtool.artifacts import history as artifacts
+from fmtool.artifacts.format import Artifact
+from fmtool.errors import ArtifactError, FmtoolWarning
+
+FEW: dict[str, Any] = {"lambda_": 0.1, "min_steps": 20, "max_steps": 30}
+PGD: dict[str, Any] = {"name": "pgd", "epsilon": 0.3, "options": {"steps": 3}}
+
+
+@pytest.fixture(scope="module")
+def model(files: Path) -> Artifact:
+    return fmtool.read(str(files / "model.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def halves(model: Artifact) -> list[Artifact]:
+    """The same attack on 30 test images and on 25 training images."""
+    return [
+        fmtool.attack(model, fmtool.load_data(f"digits:{s}", limit=n), **PGD) for s, n in (("test", 30), ("train", 25))
+    ]
+
+
+def with_header(artifact: Artifact, **fields: object) -> Artifact:
+    return dataclasses.replace(artifact, header={**artifact.header, **fields})
+
+
+def with_options(artifact: Artifact, **options: object) -> Artifact:
+    """As if its stage had been run with other options."""
+    last = artifact.history[-1]
+    changed = {**last, "options": {**last["options"], **options}}
+    return dataclasses.replace(artifact, history=[*artifact.history[:-1], changed])
+
+
+def test_rows_follow_one_another(halves: list[Artifact]) -> None:
+    found = fmtool.merge(halves)
+    assert found.kind == "attack" and set(found.tensors) == set(halves[0].tensors)
+    for name in set(found.tensors) - {"source"}:
+        assert torch.equal(found[name], torch.cat([file[name] for file in halves])), name
+    assert found["source"].tolist() == [0] * 30 + [1] * 25
+    assert found.header["data"] == [{"name": "digits", "split": "test"}, {"name": "digits", "split": "train"}]
+    assert {k: v for k, v in found.header.items() if k != "data"} == {
+        k: v for k, v in halves[0].header.items() if k != "data"
+    }
+    last = found.history[-1]
+    assert (last["command"], last["options"], "seed" in last) == ("merge", {}, False)
+    assert [entry["digest"] for entry in last["inputs"]] == [file.digest for file in halves]
+    assert [stage["command"] for stage in found.history] == ["train-model", "attack", "attack", "merge"]
+
+
+def test_order_is_the_one_given_and_one_file_is_itself(halves: list[Artifact]) -> None:
+    found = fmtool.merge(halves[::-1])
+    assert torch.equal(found["key"], torch.cat([halves[1]["key"], halves[0]["key"]]))
+    assert [entry["split"] for entry in found.header["data"]] == ["train", "test"]
+    alone = fmtool.merge(halves[:1])
+    assert all(torch.equal(alone[name], halves[0][name]) for name in alone.tensors)
+
+
+def test_merges_can_be_merged_and_equal_entries_are_one(model: Artifact) -> None:
+    """Parts of one split, and a part of another between them: the sources are renumbered."""
+    whole = fmtool.attack(model, fmtool.load_data("digits:all", limit=40), **PGD)
+    parts = [
+        dataclasses.replace(whole, tensors={name: tensor[rows] for name, tensor in whole.tensors.items()})
+        for rows in (slice(0, 10), slice(10, 20), slice(20, 40))
+    ]
+    strange = with_header(parts[1], data=[{"name": "unused", "split": ""}, {"name": "other", "split": ""}])
+    strange = dataclasses.replace(strange, tensors={**strange.tensors, "source": torch.ones(10, dtype=torch.int64)})
+    two = fmtool.merge([parts[0], strange])
+    found = fmtool.merge([parts[2], two])
+    assert [entry["name"] for entry in found.header["data"]] == ["digits", "unused", "other"]
+    assert found["source"].tolist() == [0] * 30 + [2] * 10
+    assert found.input_digest("model") == model.digest and found.input_digest("attack") == parts[2].digest
+
+
+def test_the_file_has_the_bytes_of_the_artifact_in_memory(
+    halves: list[Artifact], files: Path, tmp_path: Path, run: Run
+) -> None:
+    paths = [tmp_path / "one", tmp_path / "two"]
+    for file, path in zip(halves, paths, strict=True):
+        fmtool.write(file, str(path))
+    outcome = run("merge", *paths, "-o", tmp_path / "whole")
+    assert outcome.code == 0 and outcome.err == "" and re.search(r"PGD +55 ", outcome.out), outcome
+    fmtool.write(fmtool.merge(halves), str(tmp_path / "expected"))
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "expected").read_bytes()
+    assert run("merge", *paths, "-o", paths[0]).code == 0  # a target that is read from
+    assert paths[0].read_bytes() == (tmp_path / "whole").read_bytes()
+    assert "merge" in run("inspect", tmp_path / "whole").out
+
+
+def test_later_stages_take_merged_files(model: Artifact, halves: list[Artifact], tmp_path: Path) -> None:
+    """attack twice, merged, masks of all; and masks of each, merged, are the same masks."""
+    attacked = fmtool.merge(halves)
+    essential, adversarial = (fmtool.fit_masks(model, attacked, name, **FEW) for name in ("essential", "adversarial"))
+    parts = fmtool.merge([fmtool.fit_masks(model, half, "essential", **FEW) for half in halves])
+    for name in essential.tensors:
+        assert torch.equal(parts[name], essential[name]), name
+    assert parts.header == essential.header and parts.input_digest("model") == model.digest
+    found = fmtool.correlate(parts, adversarial, statistics=["cosine"], permutations=9)
+    assert (
+        found.header["statistics"]
+        == fmtool.correlate(essential, adversarial, statistics=["cosine"], permutations=9).header["statistics"]
+    )
+    robust = fmtool.class_masks(model, attacked, robust=True, min_steps=5, max_steps=6)
+    table = fmtool.defend(model, [attacked], [robust])
+    assert table.header["n"] == 55 and robust.header["data"] == table.header["data"] == attacked.header["data"]
+    assert fmtool.check_masks(model, attacked, parts, draws=1).n == len(essential["labels"])
+
+
+def test_images_are_apart(model: Artifact, halves: list[Artifact]) -> None:
+    again = fmtool.attack(model, fmtool.load_data("digits:test", limit=10), **PGD)
+    shared = len(set(again["index"].tolist()) & set(halves[0]["index"].tolist()))
+    assert shared
+    with pytest.raises(ArtifactError, match=f"they share {shared} images, index "):
+        fmtool.merge([halves[0], halves[1], again])
+    twice = dataclasses.replace(again, tensors={n: torch.cat([t, t]) for n, t in again.tensors.items()})
+    with pytest.raises(ArtifactError, match="holds an image twice"):
+        fmtool.merge([twice])
+
+
+def test_what_differs_in_more_than_its_images_is_refused(model: Artifact, halves: list[Artifact], files: Path) -> None:
+    one, two = halves
+    masks = [fmtool.fit_masks(model, half, "essential", limit=4, **FEW) for half in halves]
+    other = dataclasses.replace(model, tensors={**model.tensors, "linear.bias": model["linear.bias"] + 1})
+    longer = fmtool.fit_masks(model, two, "essential", limit=4, lambda_=0.1, min_steps=20, max_steps=31)
+    stronger = [dict(stage) for stage in masks[1].history]
+    stronger[-2]["options"] = {**stronger[-2]["options"], "epsilon": 0.5}
+    cases: list[tuple[list[Artifact], str]] = [
+        ([one, masks[0]], "a file of kind masks and one of kind attack"),
+        ([fmtool.read(str(files / "plain.safetensors"))], "expected files of kind attack or masks to merge"),
+        ([], "at least one file"),
+        ([one, fmtool.attack(other, fmtool.load_data("digits:train", limit=9), **PGD)], "made with model "),
+        ([one, with_header(two, class_names=list("abcdefghij"))], "their class names differ"),
+        ([one, with_options(two, steps=40)], "option 'steps' of attack is 40 and 3"),
+        ([one, with_options(two, epsilon=0.1)], "option 'epsilon' of attack is 0.1 and 0.3"),
+        (
+            [one, fmtool.attack(model, fmtool.load_data("digits:train", limit=9), seed=1, **PGD)],
+            "option 'seed' of attack is 1 and 0",
+        ),
+        ([one, with_header(two, defense="abc")], "defense is abc and None"),
+        ([masks[0], longer], "option 'max_steps' of fit-masks is 31 and 30"),
+        ([masks[0], with_options(masks[1], perturb=0.1)], "option 'perturb' of fit-masks is 0.1 and 0.0"),
+        ([masks[0], dataclasses.replace(masks[1], history=stronger)], "option 'epsilon' of attack is 0.5 and 0.3"),
+        (
+            [masks[0], fmtool.fit_masks(model, two, "adversarial", limit=4, **FEW)],
+            "option 'for' of fit-masks is adversarial and essential",
+        ),
+        (
+            [one, dataclasses.replace(two, tensors={**two.tensors, "more": two["key"]})],
+            "more of the tensors is torch.int64",
+        ),
+    ]
+    for files_, pattern in cases:
+        with pytest.raises(ArtifactError, match=re.escape(pattern)) as caught:
+            fmtool.merge(files_)
+        assert "\n" not in str(caught.value)
+    assert len(fmtool.merge([with_header(one, defense="abc"), with_header(two, defense="abc")])["key"]) == 55
+
+
+def test_limit_may_differ_and_rounding_is_a_warning(halves: list[Artifact]) -> None:
+    one, two = halves
+    assert len(fmtool.merge([with_options(one, limit=30), with_options(two, limit=7)])["key"]) == 55
+    with pytest.warns(FmtoolWarning, match="other batch_size of attack"):
+        fmtool.merge([one, with_options(two, batch_size=1)])
+    older = {**two.history[-1], "versions": {"fmtool": "0.0.1"}}
+    with pytest.warns(FmtoolWarning, match="other versions of attack"):
+        fmtool.merge([one, dataclasses.replace(two, history=[*two.history[:-1], older])])
+
+
+def test_masks_made_before_there_was_a_perturb_started_at_ones(model: Artifact, halves: list[Artifact]) -> None:
+    one, two = (fmtool.fit_masks(model, half, "essential", limit=4, **FEW) for half in halves)
+    header = {name: value for name, value in one.header.items() if name != "perturb"}
+    last = one.history[-1]
+    options = {name: value for name, value in last["options"].items() if name != "perturb"}
+    older = dataclasses.replace(one, header=header, history=[*one.history[:-1], {**last, "options": options}])
+    assert len(fmtool.merge([older, two])["key"]) == len(fmtool.merge([two, older])["key"]) == 8
+
+
+def test_an_inputs_digest_is_the_newest_stages(model: Artifact, halves: list[Artifact]) -> None:
+    """Of the first input of the kind that a stage took; stages without one are passed over."""
+    two = fmtool.merge(halves)
+    assert two.input_digest("model") == model.digest and two.input_digest("attack") == halves[0].digest
+    assert two.input_digest("masks") is None
+    history = artifacts.stage("fit-masks", {}, None, [dataclasses.replace(model, header={"x": 1}), two])
+    newer = Artifact("masks", {}, {}, history)
+    assert newer.input_digest("attack") == two.digest and newer.input_digest("model") != model.digest
+
+
+@pytest.mark.parametrize(
+    ("line", "pattern"),
+    [
+        ("fmn fmn", r"they share 60 images"),
+        ("fmn essential", r"a file of kind masks and one of kind attack"),
+        ("plain plain", r"expected an attack or masks file, got a file of kind class-masks"),
+        ("essential adversarial", r"option 'for' of fit-masks is adversarial and essential"),
+        ("fmn missing", r"missing.safetensors: can't be read"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(line: str, pattern: str, run: Run, files: Path, tmp_path: Path) -> None:
+    outcome = run("merge", *(files / f"{name}.safetensors" for name in line.split()), "-o", tmp_path / "out")
+    assert outcome.code == 1 and outcome.out == ""
+    assert re.fullmatch(r"fmtool: error: [^\n]+\n", outcome.err) and re.search(pattern, outcome.err), outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_usage_exits_with_2(run: Run, files: Path) -> None:
+    for line in (["merge"], ["merge", files / "fmn.safetensors"], ["merge", "-o", "out"]):
+        outcome = run(*line)
+        assert outcome.code == 2 and outcome.out == "" and "Traceback" not in outcome.err
+
+
+def test_two_halves_by_other_files_of_data(files: Path, tmp_path: Path, run: Run) -> None:
+    """Two data files with images of their own: attacked, merged and fitted on the command line."""
+    digits = fmtool.load_data("digits:test", limit=24)
+    for number, rows in enumerate((slice(0, 12), slice(12, 24))):
+        save_file(
+            {"images": digits.images[rows], "labels": digits.labels[rows]}, tmp_path / f"data{number}.safetensors"
+        )
+        attack = ["attack", files / "model.safetensors", "--data", tmp_path / f"data{number}.safetensors"]
+        assert run(*attack, "--attack", "pgd", "--epsilon", 0.3, "-o", tmp_path / f"half{number}").code == 0
+    assert run("merge", tmp_path / "half0", tmp_path / "half1", "-o", tmp_path / "whole").code == 0
+    few = ["--lambda", 0.1, "--min-steps", 5, "--max-steps", 6]
+    for name in ("essential", "adversarial"):
+        line = ["fit-masks", files / "model.safetensors", tmp_path / "whole", "--for", name, *few]
+        assert run(*line, "-o", tmp_path / name).code == 0
+    assert run("correlate", tmp_path / "essential", tmp_path / "adversarial", "--permutations", 3).code == 0
+    data = fmtool.read(str(tmp_path / "essential")).header["data"]
+    assert [Path(entry["name"]).name for entry in data] == ["data0.safetensors", "data1.safetensors"]
