@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 from fmtool.runtime.signals import SIGNALS
 
@@ -34,7 +36,7 @@ def run(arguments: Sequence[str]) -> int:
     except FmtoolError as error:
         if error.__dict__.get("debug"):
             traceback.print_exc()
-        _tell(f"fmtool: error: {' '.join(str(error).split())}")
+        print(f"fmtool: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except OSError as error:
         if error.errno not in WRITING:
@@ -42,15 +44,19 @@ def run(arguments: Sequence[str]) -> int:
         # without this Python would complain again when it closes standard output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if error.errno != errno.EPIPE:  # then the reader has gone, which is no error
-            _tell(f"fmtool: error: standard output can't be written: {error.strerror}")
+            print(f"fmtool: error: standard output can't be written: {error.strerror}", file=sys.stderr)
         return 1
     return 0
 
 
-def _tell(line: str) -> None:
-    """On standard error, if that can be written."""
-    with contextlib.suppress(OSError):
-        print(line, file=sys.stderr)
+class _Dropping(io.FileIO):
+    """Drops what can't be written: the disk is full, the reader or the terminal has gone, a pipe doesn't block."""
+
+    def write(self, data: Any, /) -> int:
+        written = None
+        with contextlib.suppress(OSError):
+            written = super().write(data)
+        return written or len(data)
 
 
 _stopped: list[int] = []  # signals that came
@@ -84,13 +90,20 @@ def main() -> None:
 
 
 def _mend_streams() -> None:
-    """Of closed streams Python makes None."""
+    """Replace closed streams, of which Python makes None, and let no write to standard error fail.
+
+    Finished work ends with 0 whatever becomes of standard error. To catch the errors where lines are printed isn't enough: the
+    buffer keeps a line that couldn't be written, Python tries again at exit, and then ends with 120.
+    """
     if sys.stdin is None:
         sys.stdin = open(os.devnull)  # noqa: SIM115
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    elif isinstance(sys.stderr, io.TextIOWrapper):
+        buffer = io.BufferedWriter(_Dropping(sys.stderr.fileno(), "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(buffer, sys.stderr.encoding, sys.stderr.errors, line_buffering=True)
     if sys.stdout is None:
-        _tell("fmtool: error: standard output is closed")
+        print("fmtool: error: standard output is closed", file=sys.stderr)
         sys.exit(1)
 
 

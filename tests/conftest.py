@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ import pytest
 
 import fmtool
 from fmtool.__main__ import run as run_command
+
+os.environ.pop("PYTHONUNBUFFERED", None)  # without buffers, streams that can't be written have fewer ways to fail
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pty
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import Run
-
-import fmtool
 
 
 def _hear() -> None:
@@ -142,14 +143,121 @@ def test_closed_and_full_streams(redirected: str, code: int, said: str, files: P
     assert found.returncode == code and found.stderr.startswith(said) and found.stderr.count("\n") == code
 
 
-def test_a_full_disk_behind_standard_error_ends_no_work(files: Path, tmp_path: Path) -> None:
-    """This one warns, that most masks don't keep their class."""
-    line = ["fit-masks", files / "model.safetensors", files / "fmn.safetensors", "--for", "essential", "--lambda", 9]
-    words = [*map(str, line), "--min-steps", "20", "--max-steps", "30", "-o", str(tmp_path / "file")]
-    with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "fmtool", *words]
-        assert subprocess.run(command, stderr=full, stdout=subprocess.PIPE, timeout=120).returncode == 0
-    assert fmtool.read(str(tmp_path / "file")).kind == "masks"
+def _full() -> tuple[int, ...]:
+    return (os.open("/dev/full", os.O_WRONLY),)
+
+
+def _read_only() -> tuple[int, ...]:
+    return (os.open(os.devnull, os.O_RDONLY),)
+
+
+def _blocked() -> tuple[int, ...]:
+    """A pipe that is full and doesn't wait until it is read; its other end is open until the command has ended."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(write, bytes(4096))
+    waiting.append(read)
+    return (write,)
+
+
+waiting: list[int] = []  # ends of pipes that nobody reads
+STREAMS = {  # standard errors that can't be written: the descriptor, and its other end where that is closed by and by
+    "full": _full,
+    "read-only": _read_only,
+    "blocked": _blocked,
+    "pipe": lambda: tuple(reversed(os.pipe())),
+    "terminal": lambda: tuple(reversed(pty.openpty())),
+}
+WRITES = {
+    "a line": "print('line', file=sys.stderr)",
+    "half a line": "print('half', end='', file=sys.stderr)",
+    "more than a buffer holds": "print('line' * 100_000, file=sys.stderr)",
+    "a warning": "warnings.warn('line')",
+    "a log": "logging.warning('line')",
+    "an error in a thread": "thread = threading.Thread(target=lambda: 1 / 0); thread.start(); thread.join()",
+}
+OFTEN = """
+import os
+from fmtool import __main__
+from fmtool.cli import progress
+
+ends, draw = ENDS, progress.Bar.__call__
+
+def draw_and_lose(*arguments):
+    draw(*arguments)
+    while ends:
+        os.close(ends.pop())
+
+progress.SECONDS_BETWEEN_LINES, progress.Bar.__call__ = 0.0, draw_and_lose
+__main__.main()
+"""
+
+
+@pytest.fixture(params=[*STREAMS, "closed"])
+def unwritable(request: pytest.FixtureRequest) -> Iterator[tuple[int | None, list[int]]]:
+    """Standard error, or None for a closed one, and what has to be closed before it can't be written."""
+    stream, *ends = STREAMS[request.param]() if request.param != "closed" else (None,)
+    yield stream, ends
+    for one in (stream, *ends, *waiting):
+        if one is not None:
+            os.close(one)
+    waiting.clear()
+
+
+def _ends_well(code: str, stream: int | None, ends: list[int], *words: str) -> bytes:
+    """What a program prints that must end with 0; ends: to be left to it alone."""
+    close = (lambda: os.close(2)) if stream is None else None
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=stream, pass_fds=ends, preexec_fn=close,
+        env={**os.environ, "TERM": "xterm"},
+    )  # fmt: skip
+    while ends:
+        os.close(ends.pop())
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    return out
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_standard_error_that_cannot_be_written_ends_no_work(
+    write: str, unwritable: tuple[int | None, list[int]]
+) -> None:
+    stream, ends = unwritable
+    while ends:
+        os.close(ends.pop())
+    code = f"""
+import logging, sys, threading, warnings
+from fmtool import __main__
+def run(arguments):
+    {WRITES[write]}
+    print("done")
+    return 0
+__main__.run = run
+__main__.main()
+"""
+    assert _ends_well(code, stream, ends) == b"done\n"
+
+
+@pytest.fixture(scope="module")
+def progressing(files: Path) -> tuple[list[str], bytes]:
+    """A command that shows its progress, warns, and prints a table beside the file on standard output, and that file."""
+    words = f"class-masks {files}/model.safetensors --data digits --limit 50 --min-steps 0 --max-steps 3 -o -".split()
+    code = [sys.executable, "-c", OFTEN.replace("ENDS", "[]"), *words]
+    done = subprocess.run(code, capture_output=True, timeout=120)
+    assert done.returncode == 0
+    for part in (rb"^.*: \d+ of \d+$", b"^fmtool: warning: ", b"^Class masks"):
+        assert re.search(part, done.stderr, re.M), done.stderr
+    return words, done.stdout
+
+
+def test_standard_error_that_is_lost_in_the_middle_ends_no_work(
+    unwritable: tuple[int | None, list[int]], progressing: tuple[list[str], bytes]
+) -> None:
+    stream, ends = unwritable
+    words, file = progressing
+    assert _ends_well(OFTEN.replace("ENDS", str(ends)), stream, ends, *words) == file
 
 
 def test_letters_that_a_stream_cannot_show_are_escaped(files: Path) -> None:

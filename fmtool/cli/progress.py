@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from types import TracebackType
@@ -47,5 +46,4 @@ class Bar:
             self.progress.update(self.tasks[label], completed=done)
         elif not self.quiet and time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
-            with contextlib.suppress(OSError):  # a full disk behind standard error ends no work
-                print(f"{label}: {done} of {total}", file=sys.stderr, flush=True)
+            print(f"{label}: {done} of {total}", file=sys.stderr, flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,8 +33,7 @@ def working(output: str | None, *, quiet: bool, debug: bool, form: str = "table"
 
             def line(message: Warning | str, category: type[Warning], *rest: object, **more: object) -> None:
                 if issubclass(category, FmtoolWarning):
-                    with contextlib.suppress(OSError):  # a full disk behind standard error ends no work
-                        bar.console.print(f"fmtool: warning: {message}", markup=False, highlight=False, soft_wrap=True)
+                    bar.console.print(f"fmtool: warning: {message}", markup=False, highlight=False, soft_wrap=True)
                 else:
                     show(message, category, *rest, **more)  # type: ignore[arg-type]
 
