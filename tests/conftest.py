@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import fmtool
 from fmtool.__main__ import run as run_command
 
 os.environ.pop("PYTHONUNBUFFERED", None)  # without buffers, streams that can't be written have fewer ways to fail
+os.environ["NUMBA_NUM_THREADS"] = "2"  # also on one processor: what must not depend on the number is tried with two
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -71,6 +72,23 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
     return call
 
 
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """Set how many threads torch and Numba have in this thread, Numba at most 2; both come back."""
+    import numba
+    import torch
+
+    before = torch.get_num_threads(), numba.get_num_threads()
+
+    def call(threads: int) -> None:
+        torch.set_num_threads(threads)
+        numba.set_num_threads(min(threads, 2))
+
+    yield call
+    torch.set_num_threads(before[0])
+    numba.set_num_threads(before[1])
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real images and weights; tests that need it are skipped where it is absent."""
@@ -89,6 +107,16 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("files")
     make_files(folder)
     return folder
+
+
+def commands_with(option: str) -> list[str]:
+    """The commands that have an option, by the application itself: a table of tests that lacks one fails."""
+    import typer
+
+    from fmtool.cli import app
+
+    group = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    return [name for name, command in group.items() if any(option in one.opts for one in command.params)]
 
 
 def factory(forward: str, before: str = "") -> str:

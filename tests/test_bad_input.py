@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Run
+from conftest import Run, commands_with
 from forged import forge_all
 
 import fmtool
@@ -219,7 +219,7 @@ CASES = {  # -o OUT is added where it is not written
     "a target that is a folder": ("fit-masks MODEL FMN --for essential -o bad/folder", r"is a folder"),
     "a picture of no kind": ("plot files/essential -o OUT.gif", r"expected a name that ends in \.png"),
 }  # fmt: skip
-EVERYWHERE = {  # commands that work: what is wrong is the option added
+EVERYWHERE = {  # a line that works of every command: what is wrong is the option added
     "train-model": "train-model --data digits --architecture resnet8 --epochs 1 --limit 20 -o OUT",
     "import-model": "import-model resnet8 -o OUT",
     "attack": "attack MODEL --data digits --limit 9 -o OUT",
@@ -227,8 +227,13 @@ EVERYWHERE = {  # commands that work: what is wrong is the option added
     "class-masks": "class-masks MODEL FMN -o OUT",
     "defend": "defend MODEL FMN files/plain -o OUT",
     "correlate": "correlate files/essential files/adversarial -o OUT",
+    "check-masks": "check-masks MODEL FMN files/essential",
+    "merge": "merge files/essential -o OUT",
     "inspect": "inspect MODEL",
+    "verify": "verify MODEL",
     "plot": "plot files/essential -o OUT.png",
+    "report": "report files/correlation -o OUT",
+    "doctor": "doctor",
 }
 
 
@@ -296,18 +301,18 @@ def test_bad_input_is_refused_in_one_line(case: str, refused: Refused) -> None:
     refused(line if " -o " in line or line.startswith("inspect") else f"{line} -o OUT", pattern)
 
 
-@pytest.mark.parametrize("command", [name for name in EVERYWHERE if name != "plot"])  # plot prints no table
+@pytest.mark.parametrize("command", commands_with("--format"))
 def test_unknown_format_is_refused_by_every_command(command: str, refused: Refused) -> None:
     refused(f"{EVERYWHERE[command]} --format cvs", r"unknown --format 'cvs' \(did you mean 'csv'\?\): expected one of")
 
 
-@pytest.mark.parametrize("command", ["train-model", "attack", "fit-masks", "class-masks", "defend"])
+@pytest.mark.parametrize("command", commands_with("--device"))
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])
 def test_device_that_is_not_there_is_refused_by_every_command(command: str, device: str, refused: Refused) -> None:
     refused(f"{EVERYWHERE[command]} --device {device}", rf"--device {device}: expected auto, cpu, or a GPU")
 
 
-@pytest.mark.parametrize("command", EVERYWHERE)
+@pytest.mark.parametrize("command", commands_with("--debug"))
 @pytest.mark.parametrize("added", ["--no-such-option", "--debug=maybe"])
 def test_bad_usage_exits_with_2_and_writes_nothing(
     command: str, added: str, run: Run, words: Callable[..., list[str]], tmp_path: Path
@@ -345,7 +350,7 @@ def test_numbers_out_of_range_and_missing_arguments_exit_with_2(
     assert list((tmp_path / "target").iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["train-model", "import-model", "attack", "fit-masks", "class-masks", "plot"])
+@pytest.mark.parametrize("command", sorted({*commands_with("--output")} - {"correlate", "defend"}))  # theirs is a table
 def test_commands_whose_result_is_a_file_ask_for_a_target(
     command: str, run: Run, words: Callable[..., list[str]]
 ) -> None:
@@ -376,7 +381,7 @@ def test_debug_shows_where_an_error_arose(run: Run, files: Path) -> None:
     assert outcome.err.startswith("Traceback") and outcome.err.splitlines()[-1].startswith("fmtool: error: ")
 
 
-@pytest.mark.parametrize("command", ["train-model", "import-model", "attack", "fit-masks", "correlate", "check-masks"])
+@pytest.mark.parametrize("command", commands_with("--seed"))
 def test_seeds_that_no_file_could_hold_are_bad_usage(command: str, run: Run) -> None:
     outcome = run(command, "x", "--seed", 2**63)
     assert outcome.code == 2 and "Invalid value for '--seed'" in outcome.err

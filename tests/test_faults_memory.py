@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import re
+import sys
 import warnings
 import weakref
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from fmtool.errors import FmtoolWarning, ModelError
 from fmtool.runtime import resume_file
 from fmtool.stages import device_faults
 
-FORWARD = """if len(images) > LIMIT and (images.requires_grad or not GRADIENTS):
+FORWARD = """if len(images) > LIMIT and (images.requires_grad or not GRADIENTS) and not (images == 0.5).all():
     raise ERROR
 return self.linear(images.flatten(1))"""
 ERRORS = {
@@ -38,11 +40,8 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> Callable[
 
     def call(limit: int, error: str) -> str:
         name = f"faulty_{limit}_{abs(hash(error))}"
-        text = factory(FORWARD).replace("LIMIT", str(limit)).replace("ERROR", ERRORS[error])
-        text = text.replace("GRADIENTS", str("gradients" in error))
-        (tmp_path / f"{name}.py").write_text(
-            text.replace("> 0 and", "> 2 and")
-        )  # the check at the start is of two images
+        text = factory(FORWARD, f"LIMIT = {limit}").replace("ERROR", ERRORS[error])
+        (tmp_path / f"{name}.py").write_text(text.replace("GRADIENTS", str("gradients" in error)))
         found = run("import-model", f"{name}:make", "--input-shape", "1,8,8", "-o", tmp_path / f"{name}.safetensors")
         assert found.code == 0, found.err
         return name
@@ -80,16 +79,35 @@ def test_out_of_memory_halves_the_batch(
         assert fmtool.read(str(tmp_path / "result")).history[-1]["options"]["batch_size"] == 64
 
 
-@pytest.mark.parametrize("error", [error for error in ERRORS if "gradients" not in error])
+@pytest.mark.parametrize("command", STAGES)
+@pytest.mark.parametrize("error", ["memory of a GPU", "memory"])
+def test_memory_that_is_too_little_for_one_image_is_an_error(
+    command: str,
+    error: str,
+    made: Callable[[int, str], str],
+    run: Run,
+    files: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once the batch has been halved down to one; the grey images of the check at the start are let through."""
+    name = made(100, error)
+    monkeypatch.setattr(sys.modules[name], "LIMIT", 0)
+    target = ["-o", str(tmp_path / "result")] if command != "check-masks" else []
+    found = run(*words(STAGES[command].format(name), files, "")[:-2], "--batch-size", 4, *target)
+    assert found.code == 1 and found.out == "" and not (tmp_path / "result").exists()
+    *warned, last = found.err.splitlines()
+    assert [re.findall(r"out of memory with (\d) images", line) for line in warned] == [["4"], ["2"]], found.err
+    assert re.match(r"fmtool: error: out of memory \(.*\): expected a smaller --batch-size, or a device", last), (
+        found.err
+    )
+
+
+@pytest.mark.parametrize("error", ["a lost GPU", "an old lost GPU"])
 def test_device_that_fails_is_an_error_and_no_run_elsewhere(
     error: str, made: Callable[[int, str], str], run: Run, files: Path, tmp_path: Path
 ) -> None:
-    line = STAGES["defend"].format(made(0 if "memory" in error else 100, error))
-    if "memory" in error:  # not even one image: the first passes of two images are let through
-        line += " --batch-size 4"
-        found = run(*words(line, files, tmp_path / "result"))
-        assert found.code == 0 and found.err.count("out of memory") == 1
-        return
+    line = STAGES["defend"].format(made(100, error))
     found = run(*words(line, files, tmp_path / "result"))
     assert found.code == 1 and found.out == "" and not (tmp_path / "result").exists()
     assert found.err.startswith("fmtool: error: the GPU failed, and nothing was computed elsewhere: CUDA error: ")

@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
-from conftest import Run
+from conftest import Run, commands_with
 
 import fmtool
 from fmtool.__main__ import run as run_command
-from fmtool.cli import app
 from fmtool.tables.table import Table, as_json
 
 TOOL = f"{shlex.quote(sys.executable)} -m fmtool"
@@ -70,7 +68,6 @@ WRITES = {
     "merge": "merge FOLDER/essential",
     "report": "report FOLDER/correlation",
 }
-COMMANDS = [command.name for command in app.registered_commands]
 
 
 def words(line: str, files: Path, out: Path) -> list[str]:
@@ -90,10 +87,8 @@ def shell(line: str, **more: Any) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_command_is_walked_over() -> None:
-    assert set(READS) == set(COMMANDS)
-    group = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    writers = {name for name, command in group.items() if any("--output" in one.opts for one in command.params)}
-    assert writers - {"plot"} == set(WRITES)  # a picture's format is told by its name
+    assert set(READS) == set(commands_with("--debug"))
+    assert set(commands_with("--output")) - {"plot"} == set(WRITES)  # a picture's format is told by its name
 
 
 @pytest.mark.parametrize("line", [line for lines in READS.values() for line in lines])
@@ -231,9 +226,7 @@ def test_json_is_one_document_of_the_schema(line: str, run: Run, files: Path, tm
 
 
 def test_every_command_with_a_table_has_its_json_tried() -> None:
-    group = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    formatted = {name for name, command in group.items() if any("--format" in one.opts for one in command.params)}
-    assert {line.split()[0] for line in TABLES} == formatted
+    assert {line.split()[0] for line in TABLES} == set(commands_with("--format"))
 
 
 def test_numbers_that_are_not_are_null_in_each_of_several_tables() -> None:

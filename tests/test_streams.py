@@ -281,6 +281,6 @@ def test_bugs_give_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("fmtool.artifacts.files.describe", broken)
+    monkeypatch.setattr("fmtool.cli.inspect.describe", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         run("inspect", "file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,16 +103,13 @@ def test_the_header_says_against_what_and_by_which_way(files: Path, adaptive: Ar
     assert "defense" not in load(files, "fmn").header
 
 
-def test_the_same_file_from_any_number_of_threads(files: Path, data: Any) -> None:
-    before, digests = torch.get_num_threads(), set()
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            model, robust = load(files, "model"), load(files, "robust")
-            made = fmtool.attack(model, data, defense=robust, restarts=2, batch=8, **FEW)
-            digests.add(made.digest)
-    finally:
-        torch.set_num_threads(before)
+def test_the_same_file_from_any_number_of_threads(files: Path, data: Any, set_threads: Callable[[int], None]) -> None:
+    digests = set()
+    for threads in (1, 2):
+        set_threads(threads)
+        model, robust = load(files, "model"), load(files, "robust")
+        made = fmtool.attack(model, data, defense=robust, restarts=2, batch=8, **FEW)
+        digests.add(made.digest)
     assert len(digests) == 1
 
 

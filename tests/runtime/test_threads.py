@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,15 +13,14 @@ from fmtool.runtime import threads as workers
 CPU = torch.device("cpu")
 
 
-def test_as_many_as_torch_has_threads_each_on_one_of_them() -> None:
-    threads, gate = torch.get_num_threads(), threading.Barrier(workers.count(CPU), timeout=30)
+def test_as_many_as_torch_has_threads_each_on_one_of_them(set_threads: Callable[[int], None]) -> None:
+    set_threads(3)
+    gate = threading.Barrier(3, timeout=60)
     with workers.pool(CPU) as pool:
-        found = list(
-            pool.map(lambda _: (gate.wait(), torch.get_num_threads(), threading.get_ident())[1:], range(threads))
-        )
-    assert len({name for _, name in found}) == threads  # the barrier lets none go before all are there
+        found = list(pool.map(lambda _: (gate.wait(), torch.get_num_threads(), threading.get_ident())[1:], range(3)))
+    assert len({name for _, name in found}) == 3  # the barrier lets none go before all are there
     assert {count for count, _ in found} == {1}
-    assert torch.get_num_threads() == threads  # of this thread
+    assert torch.get_num_threads() == workers.count(CPU) == 3  # of this thread
     assert workers.count(torch.device("cuda")) == 1
 
 

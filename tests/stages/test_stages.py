@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -285,18 +286,17 @@ def test_classes_go_by_the_datas_names_where_it_has_any(files: Path) -> None:
     assert nameless.header["class_names"] == model.header["class_names"]
 
 
-def test_attacks_and_masks_do_not_hang_on_the_number_of_threads(files: Path) -> None:
+def test_attacks_and_masks_do_not_depend_on_the_number_of_threads(
+    files: Path, set_threads: Callable[[int], None]
+) -> None:
     """Each batch has one thread, however many there are; the digests are of files made by 1, 2 and 3."""
-    before, digests = torch.get_num_threads(), set()
+    digests = set()
     model, data = load(files, "model"), fmtool.load_data("digits:test", limit=40)
     few = {"min_steps": 20, "max_steps": 30, "batch": 8}
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            attacked = fmtool.attack(model, data, "pgd", epsilon=0.2, batch=8)
-            masks = fmtool.fit_masks(model, attacked, "adversarial", lambda_=0.1, **few)  # type: ignore[arg-type]
-            robust = fmtool.class_masks(model, attacked, robust=True, **few)  # type: ignore[arg-type]
-            digests.add((attacked.digest, masks.digest, robust.digest))
-    finally:
-        torch.set_num_threads(before)
+    for threads in (1, 2, 3):
+        set_threads(threads)
+        attacked = fmtool.attack(model, data, "pgd", epsilon=0.2, batch=8)
+        masks = fmtool.fit_masks(model, attacked, "adversarial", lambda_=0.1, **few)  # type: ignore[arg-type]
+        robust = fmtool.class_masks(model, attacked, robust=True, **few)  # type: ignore[arg-type]
+        digests.add((attacked.digest, masks.digest, robust.digest))
     assert len(digests) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numba
 import numpy as np
 import numpy.typing as npt
@@ -155,15 +157,14 @@ def test_the_pass_for_gpus_agrees_with_the_lists() -> None:
         np.testing.assert_array_max_ulp(one, other, maxulp=2)
 
 
-def test_results_do_not_depend_on_the_number_of_threads() -> None:
+@pytest.mark.parametrize("keep", Keep)
+def test_results_do_not_depend_on_the_number_of_threads(keep: Keep, set_threads: Callable[[int], None]) -> None:
     data, permutation = normal(SMALL, 40), torch.randperm(SMALL, generator=torch.Generator().manual_seed(1))
-    before = numba.get_num_threads()
     results = []
-    try:
-        for threads in range(1, before + 1):
-            numba.set_num_threads(threads)
-            one = side(data, Keep.MATRIX)
-            results.append((one.distances.matrix.tobytes(), two_nearest_joint(one, one, permutation).tobytes()))
-    finally:
-        numba.set_num_threads(before)
-    assert len(set(results)) == 1
+    for threads in (1, 2):
+        set_threads(threads)
+        assert numba.get_num_threads() == threads
+        one = side(data, keep)
+        arrays = (one.distances.block(0, TILE * 4), one.nearest, one.at, two_nearest_joint(one, one, permutation))
+        results.append([array.tobytes() for array in arrays])
+    assert results[0] == results[1]
