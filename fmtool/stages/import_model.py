@@ -1,4 +1,4 @@
-"""Make a `model` artifact of a checkpoint, a torchvision network or somebody's own module (paper, section 4.2)."""
+"""Make a `model` artifact from a checkpoint, a torchvision network or a third-party module (paper, section 4.2)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,31 @@ SMALL_IMAGES = (3, 32, 32)
 IMAGENET_IMAGES = (3, 224, 224)
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file of weights, read once, so that what is recorded is what was loaded."""
+
+    path: str
+    content: bytes = field(repr=False)
+
+    def record(self) -> dict[str, str]:
+        """The file as an input in a history."""
+        return {"name": Path(self.path).name, "split": "", "digest": hashlib.sha256(self.content).hexdigest()}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from: an architecture (a name, or "package.module:factory") and its weights.
+
+    weights: "file" (those of `checkpoint`), "default" (torchvision's download), "none" (fresh) or "own" (what the name or the
+    factory brings).
+    """
+
+    architecture: str
+    weights: str
+    checkpoint: Checkpoint | None = None
+
+
 def import_model(
     source: str,
     *,
@@ -54,73 +80,78 @@ def import_model(
     module's own unless told. mean, std: the normalisation put inside the model; a torchvision name with its default weights
     or with a checkpoint brings its weights' own. keep_classes: the outputs to keep, in the order of the data's classes.
     """
-    is_file = Path(source).suffix in CHECKPOINT_SUFFIXES and ":" not in source
-    if is_file and architecture is None:
-        raise ModelError(f"{source}: a checkpoint needs --architecture (a name, or package.module:factory)")
-    if is_file and weights is not None:
-        raise ModelError("--weights goes with the name of a network; SOURCE is a checkpoint already")
-    name = architecture if is_file and architecture else source
-    if is_file and not os.path.isfile(source):
-        raise ModelError(f"{source}: no such file")
-    if not is_file and architecture is not None:
-        suffixes = " ".join(sorted(CHECKPOINT_SUFFIXES))
-        raise ModelError(f"--architecture goes with a checkpoint ({suffixes}), which {source} is not")
-    checkpoint = source if is_file else weights if weights not in (None, "default", "none") else None
     torch.manual_seed(seed)
-    shape = _input_shape(input_shape, name)
-    data = files.read_bytes(checkpoint) if checkpoint else b""  # once: what is recorded is what was loaded
-    network, outputs = _network(name, shape[0], checkpoint, weights, data)
-    if mean is None and std is None and weights != "none" and name not in ARCHITECTURES and ":" not in name:
-        mean, std = _torchvision_normalisation(name)
+    origin = read_source(source, architecture, weights)
+    shape = _input_shape(input_shape, origin.architecture)
+    network, outputs = _network(origin, shape[0])
+    if mean is None and std is None and origin.weights != "none":
+        mean, std = _own_normalisation(origin.architecture)
     _check_normalisation(mean, std, shape[0])
-    kept = list(keep_classes) if keep_classes is not None else None
-    classifier = Classifier(network, mean, std, kept).eval()
+    classes = list(keep_classes) if keep_classes is not None else None
+    classifier = Classifier(network, mean, std, classes).eval()
     outputs = outputs or _count(Classifier(network, mean, std).eval(), shape)
-    count = len(kept) if kept else outputs
-    if kept is not None:
-        _check_kept(kept, outputs)
+    count = len(classes) if classes else outputs
+    if classes is not None:
+        _check_classes(classes, outputs)
     names = tuple(class_names) if class_names else tuple(str(number) for number in range(count))
     if len(names) != count:
         raise ModelError(f"--class-names: {len(names)} names for {count} classes")
-    spec = Specification(name, outputs, shape, names, _tuple(mean), _tuple(std), tuple(kept) if kept else None)
+    spec = Specification(
+        origin.architecture, outputs, shape, names, _tuple(mean), _tuple(std), tuple(classes) if classes else None
+    )
     check_output(classifier, spec, count)
     options: dict[str, Any] = {
-        "architecture": name,
-        "weights": "file" if checkpoint else weights or "own",
-        "keep_classes": kept,
+        "architecture": origin.architecture,
+        "weights": origin.weights,
+        "keep_classes": classes,
         "input_shape": list(shape),
         "class_names": list(class_names) if class_names else None,
         "mean": spec.mean and list(spec.mean),
         "std": spec.std and list(spec.std),
     }
-    inputs = (
-        [{"name": Path(checkpoint).name, "split": "", "digest": hashlib.sha256(data).hexdigest()}] if checkpoint else []
-    )
+    inputs = [origin.checkpoint.record()] if origin.checkpoint else []
     return to_artifact(classifier, spec, history.stage("import-model", options, seed, inputs))
 
 
-def _network(
-    name: str, channels: int, checkpoint: str | None, weights: str | None, data: bytes
-) -> tuple[nn.Module, int | None]:
-    """The filled network and its number of outputs, None where only a forward pass will tell."""
+def read_source(source: str, architecture: str | None, weights: str | None) -> Origin:
+    """What SOURCE, --architecture and --weights name together. ModelError where they contradict each other."""
+    if Path(source).suffix in CHECKPOINT_SUFFIXES and ":" not in source:
+        if architecture is None:
+            raise ModelError(f"{source}: a checkpoint needs --architecture (a name, or package.module:factory)")
+        if weights is not None:
+            raise ModelError("--weights goes with the name of a network; SOURCE is a checkpoint already")
+        if not os.path.isfile(source):
+            raise ModelError(f"{source}: no such file")
+        return Origin(architecture, "file", Checkpoint(source, files.read_bytes(source)))
+    if architecture is not None:
+        suffixes = " ".join(sorted(CHECKPOINT_SUFFIXES))
+        raise ModelError(f"--architecture goes with a checkpoint ({suffixes}), which {source} is not")
+    if weights in (None, "default", "none"):
+        return Origin(source, weights or "own")
+    return Origin(source, "file", Checkpoint(weights, files.read_bytes(weights)))
+
+
+def _network(origin: Origin, channels: int) -> tuple[nn.Module, int | None]:
+    """The network with its weights and its number of outputs, None where only a forward pass will tell."""
+    name, checkpoint = origin.architecture, origin.checkpoint
     if ":" in name:
+        if origin.weights == "default":
+            raise ModelError("--weights default goes with torchvision's names: a factory brings its own weights")
         network = build_network(name, channels, 0)
         if checkpoint:
-            load_weights(network, read_weights(checkpoint, data), checkpoint)
-        elif weights == "default":
-            raise ModelError("--weights default goes with torchvision's names: a factory brings its own weights")
+            load_weights(network, read_weights(checkpoint.path, checkpoint.content), checkpoint.path)
         return network, None
     if checkpoint:
-        found = read_weights(checkpoint, data)
-        outputs = outputs_of(found, build_network(name, channels, TORCHVISION_OUTPUTS)) or TORCHVISION_OUTPUTS
+        state = read_weights(checkpoint.path, checkpoint.content)
+        outputs = outputs_of(state, build_network(name, channels, TORCHVISION_OUTPUTS)) or TORCHVISION_OUTPUTS
         network = build_network(name, channels, outputs)
-        load_weights(network, found, checkpoint)
+        load_weights(network, state, checkpoint.path)
         return network, outputs
     if name in ARCHITECTURES:
-        if weights == "default":
+        if origin.weights == "default":
             raise ModelError(f"{name}: has no default weights: give --weights FILE, or make them with train-model")
         return build_network(name, channels, 10), 10
-    if weights == "none":
+    if origin.weights == "none":
         return build_network(name, channels, TORCHVISION_OUTPUTS), TORCHVISION_OUTPUTS
     return _downloaded(name, channels)
 
@@ -128,9 +159,8 @@ def _network(
 def _downloaded(name: str, channels: int) -> tuple[nn.Module, int]:
     build_network(name, channels, TORCHVISION_OUTPUTS)  # an unknown name is told before anything is downloaded
     try:
-        with contextlib.redirect_stdout(
-            sys.stderr
-        ):  # torch announces downloads; standard output may be the model's file
+        # torch announces downloads, and standard output may be the model's file
+        with contextlib.redirect_stdout(sys.stderr):
             network = build_network(name, channels, TORCHVISION_OUTPUTS, weights="DEFAULT")
     except OSError as error:
         raise ModelError(
@@ -139,11 +169,14 @@ def _downloaded(name: str, channels: int) -> tuple[nn.Module, int]:
     return network, TORCHVISION_OUTPUTS
 
 
-def _torchvision_normalisation(name: str) -> tuple[Sequence[float] | None, Sequence[float] | None]:
-    models = load_torchvision()
-    if name not in models.list_models():
+def _own_normalisation(architecture: str) -> tuple[Sequence[float] | None, Sequence[float] | None]:
+    """Mean and std of torchvision's default weights; None for other networks."""
+    if ":" in architecture or architecture in ARCHITECTURES:
         return None, None
-    transforms = models.get_model_weights(name).DEFAULT.transforms()
+    models = load_torchvision()
+    if architecture not in models.list_models():
+        return None, None
+    transforms = models.get_model_weights(architecture).DEFAULT.transforms()
     return getattr(transforms, "mean", None), getattr(transforms, "std", None)
 
 
@@ -159,16 +192,16 @@ def _check_normalisation(mean: Sequence[float] | None, std: Sequence[float] | No
         raise ModelError(f"--std {','.join(map(str, std))}: expected numbers above 0")
 
 
-def _check_kept(kept: list[int], outputs: int) -> None:
-    if not kept or len(set(kept)) != len(kept) or not all(0 <= number < outputs for number in kept):
+def _check_classes(classes: list[int], outputs: int) -> None:
+    if not classes or len(set(classes)) != len(classes) or not all(0 <= number < outputs for number in classes):
         raise ModelError(f"--keep-classes: expected different numbers from 0 to {outputs - 1}")
 
 
 def _input_shape(shape: Sequence[int] | None, name: str) -> tuple[int, int, int]:
-    found = tuple(shape) if shape is not None else SMALL_IMAGES if name in ARCHITECTURES else IMAGENET_IMAGES
-    if len(found) != 3 or min(found) < 1:
-        raise ModelError(f"--input-shape {','.join(map(str, found))}: expected channels,height,width")
-    return found[0], found[1], found[2]
+    chosen = tuple(shape) if shape is not None else SMALL_IMAGES if name in ARCHITECTURES else IMAGENET_IMAGES
+    if len(chosen) != 3 or min(chosen) < 1:
+        raise ModelError(f"--input-shape {','.join(map(str, chosen))}: expected channels,height,width")
+    return chosen[0], chosen[1], chosen[2]
 
 
 @torch.no_grad()
