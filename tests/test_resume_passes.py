@@ -20,6 +20,7 @@ from fmtool.datasets.data import Data
 from fmtool.errors import FmtoolWarning, MaskError
 from fmtool.models.classifier import Classifier
 from fmtool.runtime import resume_file, threads
+from fmtool.runtime.distributed import Shard
 from fmtool.runtime.resume_file import Side
 
 FEW: dict[str, Any] = {"min_steps": 5, "max_steps": 5}
@@ -123,8 +124,7 @@ def test_an_error_that_would_come_again_leaves_nothing(files: Path, tmp_path: Pa
     with pytest.raises(fmtool.errors.AttackError, match="nothing to attack"):
         fmtool.attack(model, wrong, output=str(tmp_path / "attack"))
     with pytest.raises(fmtool.errors.FmtoolError, match="there are only"):
-        shard = fmtool.distributed.Shard(99, 99)
-        fmtool.fit_masks(model, data, output=str(tmp_path / "masks"), shard=shard)
+        fmtool.fit_masks(model, data, output=str(tmp_path / "masks"), shard=Shard(99, 99))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -93,8 +93,12 @@ def test_signals_end_a_command_with_their_code(number: signal.Signals, code: int
     line = [sys.executable, "-m", "fmtool", "inspect", str(tmp_path / "fifo")]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_hear)
     writer = _opened(tmp_path / "fifo", process)
-    time.sleep(0.5)  # until it waits: Python can't see a signal that comes just before a system call begins to
-    process.send_signal(number)
+    for seconds in (5, 60):
+        process.send_signal(number)
+        # Python can't see a signal that comes just before a system call begins to wait: then the next one does it
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+            break
     out, err = process.communicate(timeout=60)
     os.close(writer)
     assert process.returncode == code and out == "" and "Traceback" not in err
