@@ -21,8 +21,9 @@ from fmtool.artifacts.format import Description
 from fmtool.artifacts.output import write_bytes
 from fmtool.attacks.registry import FAILED, WRONG_BEFORE, title
 from fmtool.cli.terminal import show
+from fmtool.correlation.registry import statistic_kind
 from fmtool.errors import FmtoolError
-from fmtool.tables.correlations import HEADINGS, is_ceiling
+from fmtool.tables.correlations import is_ceiling
 from fmtool.tables.table import Table, as_csv, as_markdown
 
 Paper = Mapping[str, Mapping[str, float]]  # row -> column -> value, of one table
@@ -85,7 +86,7 @@ def correlations(files: Sequence[Description], paper: Paper, name: str, *, by_mo
         attack, model = attack_of(file), network(file)
         known = paper.get(f"{attack} {model}" if by_model else attack, {})
         for one in file.header["statistics"]:
-            row: list[Any] = [title(attack), *([model] if by_model else []), HEADINGS.get(one["name"], one["name"])]
+            row: list[Any] = [title(attack), *([model] if by_model else []), statistic_kind(one["name"]).heading]
             row.append(with_std(known.get(one["name"]), known.get(f"{one['name']} std"), ".2f"))
             row.append(with_std(one["observed"], one["details"].get("std"), ".3f"))
             row += [known.get(f"{one['name']} p"), *null_cells(one)]

@@ -6,6 +6,7 @@ A reader may rely on all that stands here. The digest says that a file is as its
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -50,7 +51,7 @@ TENSORS: dict[str, dict[str, str]] = {
 LARGEST_IMAGE = 2**23  # numbers an image, some 1670x1670 in colour: a header of a few bytes must not ask for all memory
 LARGEST_NUMBER = 1e300  # whole ones of hundreds of digits don't fit a float
 CELL_PARTS = ("", ", right before", ", adaptive")  # of a defence: headings of both accuracies and of "knew the masks"
-STATISTICS = ("idcor", "svcca", "cosine", "cca", "pwcca", "cka", "dcor")
+STATISTIC = re.compile("[a-z][a-z0-9_]{0,39}")  # the name of one, which is a part of names of tensors and of headings
 
 
 def text(value: Any) -> bool:
@@ -110,6 +111,10 @@ def _sizes(count: int) -> Check:
     return lambda value: axes(value) and len(value) == count and math.prod(value) <= LARGEST_IMAGE
 
 
+def _statistic_name(value: Any) -> bool:
+    return text(value) and STATISTIC.fullmatch(value) is not None
+
+
 def _digest(value: Any) -> bool:
     return text(value) and len(value) == 64
 
@@ -122,11 +127,11 @@ _null = record(
 )
 _found: dict[str, Check] = {"observed": maybe(number), "null": _null, "within_class": maybe(_null)}
 _statistic = record({
-    "name": lambda value: value in STATISTICS, "n": whole, "dropped": each(whole), "details": each(maybe(number)), **_found,
+    "name": _statistic_name, "n": whole, "dropped": each(whole), "details": each(maybe(number)), **_found,
 })  # fmt: skip
 _refused, _valued = record({"n": whole, "reason": text}), record({"n": whole, **_found})
 _entry = record({
-    "statistic": lambda value: value in STATISTICS,
+    "statistic": _statistic_name,
     "size": lambda value: whole(value) and value > 0,
     "points": several(lambda value: _refused(value) or ("reason" not in value and _valued(value))),
 })  # fmt: skip
@@ -196,9 +201,16 @@ def _even(header: Mapping[str, Any]) -> bool:
     return square and len(headings) == len(CELL_PARTS) * len(columns) + 1
 
 
+def _distinct(header: Mapping[str, Any]) -> bool:
+    """No statistic stands twice."""
+    names = [one["name"] for one in header["statistics"]]
+    return len(set(names)) == len(names)
+
+
 # kind -> field -> check of a whole header whose fields are what they should be
 TOGETHER: dict[str, dict[str, Callable[[Mapping[str, Any]], bool]]] = {
     "attack": {"options": _bounded},
+    "correlation": {"statistics": _distinct},
     "defense": {"matrix": _even},
 }
 

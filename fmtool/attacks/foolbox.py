@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import inspect
 import threading
 import warnings
@@ -60,7 +61,9 @@ def build(name: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
 
     foolbox = load_foolbox()
     class_name = ATTACKS[name].foolbox_class if name in ATTACKS else name
-    base = getattr(foolbox.attacks, class_name, None)
+    module, _, own_class = class_name.partition(":") if name in ATTACKS else (class_name, "", "")
+    place = importlib.import_module(f"fmtool.attacks.{module}") if own_class else foolbox.attacks
+    base = getattr(place, own_class or class_name, None)
     if not (inspect.isclass(base) and issubclass(base, foolbox.attacks.Attack)) or inspect.isabstract(base):
         classes = [
             key

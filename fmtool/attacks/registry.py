@@ -1,4 +1,8 @@
-"""The attacks that have a short name. Foolbox is not needed to read this table."""
+"""The attacks that have a short name. Reading this table imports nothing heavy.
+
+To add an attack, write `fmtool/attacks/<module>.py` with a subclass of a Foolbox attack and add one line to `ATTACKS`; an attack
+that Foolbox has needs the line alone.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +21,9 @@ DEFAULT_EPSILON = "8/255"
 
 @dataclass(frozen=True)
 class Known:
-    """An attack with a short name: Foolbox's class, the paper's name for it, and whether it takes an epsilon."""
+    """An attack with a short name: its class, its name in tables, and whether it takes an epsilon."""
 
-    foolbox_class: str
+    foolbox_class: str  # a class of `foolbox.attacks`, or "module:Class" of a subclass in `fmtool/attacks`
     title: str
     bounded: bool
 

@@ -47,8 +47,9 @@ def correlate(
         typer.Option(
             "--statistics",
             metavar="NAMES",
-            autocompletion=some_of(STATISTICS),
-            help="; ".join(f"{name}: {text}" for name, text in STATISTICS.items()) + f"; {ALL}: every one of them.",
+            autocompletion=some_of({name: kind.measures for name, kind in STATISTICS.items()}),
+            help="; ".join(f"{name}: {kind.measures}" for name, kind in STATISTICS.items())
+            + f"; {ALL}: every one of them.",
         ),
     ] = ",".join(DEFAULT),
     permutations: Annotated[

@@ -86,7 +86,7 @@ def chosen(statistics: Sequence[str], x: Tensor, y: Tensor) -> list[str]:
     for name in statistics:
         if name not in STATISTICS and name != ALL:
             raise StatisticError(unknown("statistic", name, [*STATISTICS, ALL]))
-    every = [name for name in STATISTICS if name != "cosine" or x.shape[-1:] == y.shape[-1:]]
+    every = [name for name, kind in STATISTICS.items() if not kind.equal_widths or x.shape[-1:] == y.shape[-1:]]
     return list(dict.fromkeys(one for name in statistics for one in (every if name == ALL else [name])))
 
 

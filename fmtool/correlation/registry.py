@@ -1,29 +1,54 @@
-"""The statistics, and how IdCor's dimensions are estimated. Nothing heavy is imported to read these tables.
+"""The statistics, and the estimators of IdCor's dimensions. Reading these tables imports nothing heavy.
 
-A new statistic is one file `fmtool/correlation/statistics/<name>.py` with a function `prepare` (see `base`) and one line here.
+To add a statistic, write `fmtool/correlation/statistics/<name>.py` with a function `prepare` (see `statistics/base.py`) and add
+one line to `STATISTICS`. The command line, the file format, tables and figures read the rest from that line.
 """
 
 from __future__ import annotations
 
-# With the null's mean above this, (observed - mean) / (1 - mean) magnifies noise 20 times.
+from dataclasses import dataclass
+
+# A null mean above this would magnify noise 20 times in (observed - mean) / (1 - mean).
 ADJUSTABLE_BELOW = 0.95
 
-# Name of the statistic, which is also the name of its module here, and what it measures.
-STATISTICS: dict[str, str] = {
-    "svcca": "mean canonical correlation of the main directions (linear)",
-    "cosine": "mean cosine similarity of the paired rows",
-    "idcor": "intrinsic-dimension correlation, IdCor (non-linear)",
-    "cca": "mean canonical correlation of all directions (linear)",
-    "pwcca": "canonical correlations weighted by what they explain of A (linear, asymmetric)",
-    "cka": "linear centred kernel alignment",
-    "dcor": "distance correlation (non-linear)",
+
+@dataclass(frozen=True)
+class StatisticKind:
+    """One statistic: its heading in tables and figures, and what it measures."""
+
+    heading: str
+    measures: str
+    equal_widths: bool = False  # needs as many columns in y as in x
+    p_in_table1: bool = False  # Table 1 gives its p
+    std_in_table1: bool = False  # Table 1 gives its `std` detail, behind the value
+
+
+# The name on the command line and in files, which is also the module's name in `statistics`.
+STATISTICS: dict[str, StatisticKind] = {
+    "svcca": StatisticKind("SVCCA", "mean canonical correlation of the main directions (linear)"),
+    "cosine": StatisticKind(
+        "cosine", "mean cosine similarity of the paired rows", equal_widths=True, std_in_table1=True
+    ),
+    "idcor": StatisticKind("IdCor", "intrinsic-dimension correlation, IdCor (non-linear)", p_in_table1=True),
+    "cca": StatisticKind("CCA", "mean canonical correlation of all directions (linear)"),
+    "pwcca": StatisticKind(
+        "PWCCA", "canonical correlations weighted by the share of A that they explain (linear, asymmetric)"
+    ),
+    "cka": StatisticKind("CKA", "linear centred kernel alignment"),
+    "dcor": StatisticKind("dCor", "distance correlation (non-linear)"),
 }
 DEFAULT = ("svcca", "cosine", "idcor")  # the paper's (section 4.5)
 ALL = "all"  # in place of a name: every one of them
 
-# How IdCor's dimensions are estimated: the class of `skdim.id` and what it does. TwoNN is our own, see `dimension.py`.
-# Left out: danco, whose answer for sparse masks is the number of columns; fishers, which gives none (NaN) where all points
-# are separable, as they are in so many columns; and mind_ml, which looks no further than dimension 10.
+
+def statistic_kind(name: str) -> StatisticKind:
+    """The row of `STATISTICS`; for a name that is not in the table, as in a file of a newer version, a row that says so."""
+    return STATISTICS.get(name) or StatisticKind(f"{name} (unknown statistic)", "")
+
+
+# Estimators of IdCor's dimensions: the class of `skdim.id` and what it does. TwoNN is our own (`numerics/two_nn.py`).
+# Left out: danco, which returns the number of columns for sparse masks; fishers, which returns NaN where all points are
+# separable, as they are in so many columns; and mind_ml, which stops at dimension 10.
 DIMENSIONS: dict[str, tuple[str, str]] = {
     "twonn": ("TwoNN", "two nearest neighbours (fast)"),
     "mle": ("MLE", "maximum likelihood of 20 neighbours"),

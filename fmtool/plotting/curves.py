@@ -13,10 +13,9 @@ from matplotlib.ticker import NullLocator
 
 from fmtool.artifacts.format import Artifact
 from fmtool.attacks.registry import title
-from fmtool.correlation.registry import ADJUSTABLE_BELOW
+from fmtool.correlation.registry import ADJUSTABLE_BELOW, statistic_kind
 from fmtool.errors import ArtifactError
 from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, distinct, plain_axes
-from fmtool.tables.correlations import HEADINGS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +48,7 @@ def class_curves(files: Sequence[Artifact]) -> Figure:
         _line(share, mine, _null("p"), "--", band=False, color=colour, alpha=0.5, linewidth=1)
         adjusted = _adjusted(mine)
         right.plot(list(adjusted), list(adjusted.values()), marker=marker, color=colour, label=name, markersize=3.5)
-    heading = HEADINGS.get(statistic, statistic)
+    heading = statistic_kind(statistic).heading
     left.set_ylabel(heading)
     left.set_title("means over subsets; bands: lowest to highest", fontsize=7)
     share.set_ylabel("p")
@@ -106,7 +105,7 @@ def subsample_curves(files: Sequence[Artifact]) -> Figure:
         adjusted = _adjusted(mine)
         below.plot(list(adjusted), list(adjusted.values()), "-", color=COLOURS[0])
         below.axhline(0, color=GREY, linewidth=0.6)
-        above.set_title(HEADINGS.get(statistic, statistic))
+        above.set_title(statistic_kind(statistic).heading)
         below.set_xlabel("n (log scale)")
         for axes in (above, below):
             _log_sizes(axes, [entry["size"] for entry in mine])

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from fmtool.artifacts.format import Artifact
 from fmtool.attacks.registry import title
+from fmtool.correlation.registry import statistic_kind
 from fmtool.errors import ArtifactError
 from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, plain_axes
-from fmtool.tables.correlations import HEADINGS
 from fmtool.tables.table import text_of
 
 # of a null distribution, fewest and most; between them the root of the number of shuffles. Both nulls together: at most twice.
@@ -79,11 +79,11 @@ def null_distributions(files: Sequence[Artifact]) -> Figure:
                 axes.hist(values, bins=edges, color=colour, alpha=0.55, label=name)
         if one["observed"] is not None:
             axes.axvline(one["observed"], color=INK, linewidth=1.2, label="observed")
-        lines = [f"{HEADINGS.get(one['name'], one['name'])} {text_of(_number(one['observed']), '.3f')}, n = {one['n']}"]
+        lines = [f"{statistic_kind(one['name']).heading} {text_of(_number(one['observed']), '.3f')}, n = {one['n']}"]
         lines += [_verdict("", one["null"])]
         lines += [_verdict("in classes: ", one["within_class"])] if one["within_class"] else []
         axes.set_title("\n".join(lines), fontsize=7)
-        axes.set_xlabel(HEADINGS.get(one["name"], one["name"]))
+        axes.set_xlabel(statistic_kind(one["name"]).heading)
         axes.set_ylabel("shuffles" if place % columns == 0 else "")
         plain_axes(axes)
     for axes in cells[len(statistics) :]:

@@ -8,20 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fmtool.attacks.registry import title
-from fmtool.correlation.registry import ADJUSTABLE_BELOW
+from fmtool.correlation.registry import ADJUSTABLE_BELOW, statistic_kind
 from fmtool.errors import ArtifactError
 from fmtool.tables.headers import Header
 from fmtool.tables.table import ENDS, Cell, Table, interval, text_of
 
-HEADINGS = {
-    "svcca": "SVCCA",
-    "cosine": "cosine",
-    "idcor": "IdCor",
-    "cca": "CCA",
-    "pwcca": "PWCCA",
-    "cka": "CKA",
-    "dcor": "dCor",
-}
 # Kind of curve: title, heading of its sizes, and what its rows are.
 CURVES = {
     "class_subsets": (
@@ -133,9 +124,9 @@ def table1(headers: Sequence[Header], names: Sequence[str] = ()) -> Table:
     alike = len(set(settings)) == 1
     columns: dict[str, str] = {"attack": "", **({} if alike else {"settings": ""}), "n": "d"}
     for name in statistics_:
-        columns |= {HEADINGS.get(name, name): ".3f", f"{name} null": ".3f", f"{name} adj.": ".3f"}
-        columns |= {f"{name} within adj.": ".3f"}
-        columns |= {f"{name} p": ".4f"} if name == "idcor" else {}
+        kind = statistic_kind(name)
+        columns |= {kind.heading: ".3f", f"{name} null": ".3f", f"{name} adj.": ".3f", f"{name} within adj.": ".3f"}
+        columns |= {f"{name} p": ".4f"} if kind.p_in_table1 else {}
     rows: list[tuple[bool, list[Any]]] = []
     for header, holds, label, setting in zip(headers, held, labels, settings, strict=True):
         row: list[Any] = [label, *([] if alike else [setting]), header["n"]]
@@ -152,7 +143,7 @@ def table1(headers: Sequence[Header], names: Sequence[str] = ()) -> Table:
         columns,
         [row for _, row in sorted(rows, key=lambda entry: entry[0])],
         [f"{note}{floor}"],
-        {HEADINGS["cosine"]: ("", " std")},
+        {kind.heading: ("", " std") for kind in map(statistic_kind, statistics_) if kind.std_in_table1},
     )
 
 
@@ -192,7 +183,7 @@ def _settings(header: Header) -> str:
 
 def _cells(name: str, one: Mapping[str, Any] | None) -> list[Any]:
     """A statistic's columns of Table 1, empty where the file doesn't hold it."""
-    p = name == "idcor"
+    p = statistic_kind(name).p_in_table1
     if one is None:
         return [None] * (4 + p)
     within = one["within_class"]
@@ -201,7 +192,7 @@ def _cells(name: str, one: Mapping[str, Any] | None) -> list[Any]:
 
 
 def _with_std(one: Mapping[str, Any]) -> Any:
-    std = one["details"].get("std") if one["name"] == "cosine" else None
+    std = one["details"].get("std") if statistic_kind(one["name"]).std_in_table1 else None
     if std is None:
         return one["observed"]
     return Cell(f"{text_of(one['observed'], '.3f')} ± {text_of(std, '.3f')}", (one["observed"], std))

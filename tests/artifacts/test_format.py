@@ -27,7 +27,6 @@ from fmtool.artifacts import schema
 from fmtool.artifacts.files import describe, read
 from fmtool.artifacts.format import Artifact, serialise
 from fmtool.artifacts.schema import FIELDS, TENSORS
-from fmtool.correlation.registry import STATISTICS
 from fmtool.errors import ArtifactError
 
 DTYPES = {"F32": torch.float32, "I64": torch.int64, "BOOL": torch.bool}
@@ -203,8 +202,19 @@ def test_a_defences_table_is_as_wide_and_high_as_its_headings(more: dict[str, ob
         fmtool.read(str(tmp_path / "file"))
 
 
-def test_fields_name_the_statistics_that_there_are() -> None:
-    assert set(schema.STATISTICS) == set(STATISTICS)
+@pytest.mark.parametrize("names", [["svcca", "svcca"], ["SVCCA"], ["n null"], [""], [3]])
+def test_a_statistic_has_a_name_that_tensors_and_headings_can_bear(names: list[object], tmp_path: Path) -> None:
+    """A name that this version doesn't know is none of it: the record is what is checked."""
+    header = HEADERS["correlation"]
+    (record,) = header["statistics"]
+    fmtool.write(
+        Artifact("correlation", {**header, "statistics": [{**record, "name": "newer"}]}, {}), str(tmp_path / "a")
+    )
+    assert fmtool.read(str(tmp_path / "a")).header["statistics"][0]["name"] == "newer"
+    damaged = {**header, "statistics": [{**record, "name": name} for name in names]}
+    fmtool.write(Artifact("correlation", damaged, {}), str(tmp_path / "b"))
+    with pytest.raises(ArtifactError, match=r"its correlation header is damaged \(statistics\)"):
+        fmtool.read(str(tmp_path / "b"))
 
 
 # The same commands twice, in two processes and folders --------------------------------------------------------------
