@@ -36,7 +36,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert names == {path.relative_to(ROOT).as_posix() for path in (ROOT / "fmtool").rglob("*.py")}
+    sources = [path for path in (ROOT / "fmtool").rglob("*") if path.suffix in (".py", ".html")]
+    assert names == {path.relative_to(ROOT).as_posix() for path in sources}
     metadata = next(name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("METADATA"))
     text = zipfile.ZipFile(wheel).read(metadata).decode()
     assert text.count("\nRequires-Dist: ") == len(PROJECT["project"]["dependencies"]) + len(
@@ -74,7 +75,7 @@ def test_the_installed_wheel_runs_the_quickstart(wheel: Path, tmp_path: Path) ->
 
 def test_the_lowest_versions_that_are_promised_are_those_that_are_tested() -> None:
     """`tests/run.sh --full` installs them from this list."""
-    promised = [re.match(r"([a-z-]+)>=([\d.]+)", line) for line in PROJECT["project"]["dependencies"]]
+    promised = [re.match(r"([a-z0-9-]+)>=([\d.]+)", line) for line in PROJECT["project"]["dependencies"]]
     tested = dict(line.split("==") for line in (ROOT / "tests" / "constraints-minimum.txt").read_text().split())
     assert all(promised) and {one[1] for one in promised if one} == set(tested)
     for one in promised:

@@ -1,17 +1,19 @@
-"""One self-contained page of any set of artifacts: every table, the figures that fit them, and where they come from.
+"""One self-contained HTML page about any set of artifacts: their tables, the figures that fit them, and their histories.
 
-The page needs no other file and no network, reads on a phone and in print, and holds no clock: the same files give the same page.
+The page needs no other file and no network, can be read on a phone and in print, and carries no date: the same files give the
+same page. Its markup is `report.html`, beside this module.
 """
 
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fmtool.artifacts.format import Artifact
-from fmtool.errors import ArtifactError
+from fmtool.artifacts.history import SHORT
+from fmtool.errors import ArtifactError, printable
 from fmtool.plotting.figure import draw, render
 from fmtool.tables.correlations import table1
 from fmtool.tables.registry import joined, tables_of
@@ -28,77 +30,80 @@ SECTIONS = {
     "class-masks": "Class masks",
     "defense": "Defence",
 }
-STYLE = """
-:root { color-scheme: light; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 72rem; color: #1a1a1a; background: #fff;
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.6rem; margin: .5rem 0; } h2 { font-size: 1.3rem; margin: 2.2rem 0 .6rem; border-bottom: 2px solid #1f4e79; }
-h3 { font-size: 1.02rem; margin: 1.4rem 0 .3rem; }
-nav a { margin-right: 1rem; white-space: nowrap; } a { color: #1f4e79; }
-.wide { overflow-x: auto; } .wide:focus { outline: 2px solid #1f4e79; }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; margin: .3rem 0; }
-th, td { padding: .25rem .6rem; text-align: left; border-bottom: 1px solid #ddd; vertical-align: top; }
-th { border-bottom: 2px solid #888; font-weight: 600; } .number { text-align: right; white-space: nowrap; }
-.note, figcaption, .file { font-size: .82rem; color: #444; margin: .2rem 0; }
-.file, code { font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
-figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; }
-pre { font-size: .78rem; white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f6f6; padding: .6rem; }
-@media print { body { max-width: none; font-size: 10pt; padding: 0; } nav { display: none; } .wide { overflow: visible; }
-  table { font-size: 7pt; } th, td { padding: .1rem .25rem; } h2, h3 { break-after: avoid; } figure, tr { break-inside: avoid; } }
-"""
+
+Kinds = dict[str, list[Artifact]]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What is drawn of which files, and the words below it."""
+    """A figure to draw of some files, with its caption."""
 
     files: Sequence[Artifact]
-    figure: str  # a name of `registry.FIGURES`
+    figure: str  # a name of `FIGURES`
     caption: str
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture as it stands on the page: PNG in base64, or else the reason why it can't be drawn."""
+
+    caption: str
+    png: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page says of the files of one kind."""
+
+    kind: str
+    heading: str
+    tables: Sequence[Table]
+    pictures: Sequence[Drawn]
 
 
 def build(files: Sequence[Artifact], count: int = 8) -> str:
     """The page, HTML. files: of any kinds, in the order in which they are to stand in their sections.
 
-    count: how many images the grids show. ArtifactError when there is no file.
+    count: number of images that grids show. ArtifactError where there is no file.
     """
     if not files:
         raise ArtifactError("expected at least one file for the report")
     by_kind = {kind: [file for file in files if file.kind == kind] for kind in SECTIONS}
-    present = [kind for kind in SECTIONS if by_kind[kind]]
-    parts = [
-        "<h1>Frequencies of a classifier and of attacks on it</h1>",
-        f'<p class="note">{len(files)} files, read by fmtool. Masks and spectra have the zero frequency in the centre.</p>',
-        "<nav>"
-        + "".join(f'<a href="#{kind}">{SECTIONS[kind]}</a>' for kind in present)
-        + '<a href="#files">Files</a></nav>',
-    ]
-    for kind in present:
-        parts.append(f'<section id="{kind}"><h2>{SECTIONS[kind]}</h2>')
-        if kind == "correlation" and len(by_kind[kind]) > 1:
-            parts += map(_table, _overview(by_kind[kind]))
-        if kind == "masks":
-            parts.append(_table(spectrum_table([source(one) for one in [*by_kind["masks"], *by_kind["attack"]]])))
-        made = [(str(file), tables_of(file.kind, file.header, arrays(file))) for file in by_kind[kind]]
-        parts += map(_table, joined(made))
-        parts += [_figure(picture, count) for picture in PICTURES[kind](by_kind)]
-        parts.append("</section>")
-    parts += [
-        '<section id="files"><h2>Files and what made them</h2>',
-        _table(_file_table(files)),
-        _stages(files),
-        "</section>",
-    ]
-    head = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><title>fmtool report</title>'
-        f"<style>{STYLE}</style></head><body>\n"
+    return _template().render(
+        count=len(files),
+        sections=[_section(kind, by_kind, count) for kind in SECTIONS if by_kind[kind]],
+        file_table=_file_table(files),
+        stages=_stages(files),
     )
-    return head + "\n".join(parts) + "\n</body></html>\n"
 
 
-Kinds = dict[str, list[Artifact]]
+def _template() -> Any:
+    """`report.html`; whatever it shows is escaped, and characters that can't be printed are shown as their codes."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("fmtool", "stages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=lambda value: value if isinstance(value, Markup) else printable(str(value)),
+    )
+    return environment.get_template("report.html")
+
+
+def _section(kind: str, by_kind: Kinds, count: int) -> Section:
+    files = by_kind[kind]
+    tables: list[Table] = []
+    if kind == "correlation" and len(files) > 1:
+        tables += _overview(files)
+    if kind == "masks":
+        tables.append(spectrum_table([source(file) for file in [*files, *by_kind["attack"]]]))
+    tables += joined([(str(file), tables_of(kind, file.header, arrays(file))) for file in files])
+    return Section(kind, SECTIONS[kind], tables, [_draw(picture, count) for picture in PICTURES[kind](by_kind)])
 
 
 def _pictures_of_attacks(files: Kinds) -> list[Picture]:
@@ -178,34 +183,13 @@ def _overview(files: Sequence[Artifact]) -> list[Table]:
         return []
 
 
-def _figure(picture: Picture, count: int) -> str:
-    """The picture, or why there is none, such as an attack that never succeeded: the rest of the page stands all the same."""
-    words = html.escape(picture.caption)
+def _draw(picture: Picture, count: int) -> Drawn:
+    """A picture that can't be drawn, such as that of an attack that never succeeded, leaves its reason on the page."""
     try:
-        drawn = draw(picture.files, count, picture.figure)
+        png = render(draw(picture.files, count, picture.figure), "png", DOTS_PER_INCH)
     except ArtifactError as error:
-        return f'<p class="note">{words}: no picture, {html.escape(str(error))}</p>'
-    data = base64.b64encode(render(drawn, "png", DOTS_PER_INCH)).decode()
-    return f'<figure><img alt="{words}" src="data:image/png;base64,{data}"><figcaption>{words}</figcaption></figure>'
-
-
-def _table(table: Table) -> str:
-    """Scrolls sideways by itself where the screen is narrower."""
-    classes = [' class="number"' if form else "" for form in table.columns.values()]
-    cells = zip(table.columns, classes, strict=True)
-    head = "".join(f'<th scope="col"{kind}>{html.escape(name)}</th>' for name, kind in cells)
-    rows = "".join(
-        "<tr>"
-        + "".join(f"<td{kind}>{html.escape(cell)}</td>" for cell, kind in zip(row, classes, strict=True))
-        + "</tr>"
-        for row in table.cells()
-    )
-    notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in table.notes)
-    title = html.escape(table.title)
-    return (
-        f'<h3>{title}</h3><div class="wide" tabindex="0" role="region" aria-label="{title}"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>{notes}"
-    )
+        return Drawn(picture.caption, "", str(error))
+    return Drawn(picture.caption, base64.b64encode(png).decode(), "")
 
 
 def _file_table(files: Iterable[Artifact]) -> Table:
@@ -214,19 +198,15 @@ def _file_table(files: Iterable[Artifact]) -> Table:
     )
 
 
-def _stages(files: Iterable[Artifact]) -> str:
-    """Every stage that led to one of the files, once, as a numbered list."""
-    seen: dict[str, str] = {}
+def _stages(files: Iterable[Artifact]) -> list[tuple[str, str]]:
+    """Every stage that led to one of the files, once: the first digits of what it made, and what it did."""
+    stages: dict[tuple[str, str], None] = {}  # a set that keeps the order
     for file in files:
         for entry in [*file.history[:-1], *({**last, "output": file.digest} for last in file.history[-1:])]:
-            inputs = (
-                ", ".join(f"{one.get('name') or one['kind']} {one['digest'][:12]}" for one in entry["inputs"])
-                or "nothing"
-            )
+            names = [f"{one.get('name') or one['kind']} {one['digest'][:SHORT]}" for one in entry["inputs"]]
             options = " ".join(f"{name}={value}" for name, value in sorted(entry["options"].items()))
             versions = ", ".join(f"{name} {number}" for name, number in sorted(entry["versions"].items()))
             seed = f" seed={entry['seed']}" if "seed" in entry else ""
-            made = str(entry.get("output", ""))[:12]
-            text = f"{entry['command']} from {inputs}: {options}{seed}; by {versions}"
-            seen[f"{made} {text}"] = f"<li><code>{html.escape(made)}</code> {html.escape(text)}</li>"
-    return f'<h3>Stages, and the first digits of what they made</h3><ol class="note">{"".join(seen.values())}</ol>'
+            text = f"{entry['command']} from {', '.join(names) or 'nothing'}: {options}{seed}; by {versions}"
+            stages[str(entry.get("output", ""))[:SHORT], text] = None
+    return list(stages)

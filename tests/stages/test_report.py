@@ -75,9 +75,22 @@ def test_the_same_files_give_the_same_page(page: str, files: Path) -> None:
 
 
 def test_names_are_text_not_markup(files: Path) -> None:
-    model = dataclasses.replace(fmtool.read(str(files / "model.safetensors")), name="<b>&.safetensors")
-    found = Page(report.build([model]))
-    assert "<b>&.safetensors" in found.text
+    """Of files, classes and captions; and what can't be printed is shown as its code."""
+    named = {"name": '<b>&\x1b\udce9 "a".safetensors'}
+    shown = '<b>&\\x1b\\udce9 "a".safetensors'
+    model, plain = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("model", "plain"))
+    text = report.build([dataclasses.replace(model, **named)])
+    assert shown in Page(text).text and text.encode().isascii()
+    header = {**plain.header, "class_names": ["<script>", "{{ 1 + 1 }}", *plain.header["class_names"][2:]]}
+    page = Page(report.build([dataclasses.replace(plain, header=header, **named)]))
+    assert {"<script>", "{{ 1 + 1 }}"} <= set(page.text) and page.images[0]["alt"] == shown
+
+
+def test_a_figure_that_cannot_be_drawn_leaves_its_reason(files: Path) -> None:
+    attack = fmtool.read(str(files / "fmn.safetensors"))
+    attack["status"][:] = 2
+    page = Page(report.build([attack]))
+    assert not page.images and "no picture, " in " ".join(page.text) and "no attack succeeded" in " ".join(page.text)
 
 
 def test_a_single_file_of_any_kind_makes_a_page(files: Path) -> None:
