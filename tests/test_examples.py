@@ -101,10 +101,11 @@ def test_imagenette_runs_without_a_download(tmp_path: Path) -> None:
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     lines = done.stdout.replace("\\\n", " ").splitlines()
-    for line in lines:
-        if re.match(r"fmtool (attack|fit-masks) ", line):
-            assert "--factory packaged:efficientnet_lite0" in line
-            assert "--data sample.zip:all" in line or "fmn.safetensors" in line or "--for adversarial" in line
+    runs = [line for line in lines if re.match(r"fmtool (attack|fit-masks) ", line)]
+    assert {line.split()[1] for line in runs} == {"attack", "fit-masks"}
+    for line in runs:
+        assert "--factory packaged:efficientnet_lite0" in line
+        assert "--data sample.zip:all" in line or "fmn.safetensors" in line or "--for adversarial" in line
     assert "weights" not in done.stdout and "--keep-classes 0,217,482" in done.stdout
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Run, factory
+from conftest import Run, commands_with, factory
 from test_faults import FEW, LINES, words
 
 import fmtool
@@ -252,7 +252,9 @@ def test_bugs_stay_bugs() -> None:
 def test_gpu_that_is_not_there(run: Run, files: Path, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    for command in ("attack", "fit-masks", "class-masks", "defend", "train-model", "correlate"):
-        found = run(*words(LINES[command], files, tmp_path / "result"), "--device", "cuda")
+    lines = {**LINES, "check-masks": "check-masks IN/model IN/fmn IN/essential"}
+    for command in commands_with("--device"):
+        target = ["-o", tmp_path / "result"] if command in LINES else []
+        found = run(*words(lines[command], files, "")[:-2], *target, "--device", "cuda")
         assert found.code == 1 and found.err.startswith("fmtool: error: --device cuda: expected auto, cpu, or a GPU")
         assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,8 @@ from conftest import Run
 import fmtool
 from fmtool.artifacts import streaming
 from fmtool.artifacts.files import describe
-from fmtool.artifacts.format import WIDTHS, Artifact, offsets_of, serialise
+from fmtool.artifacts.format import Artifact, offsets_of, serialise
+from fmtool.artifacts.schema import TENSORS
 from fmtool.artifacts.streaming import FileRows, making
 from fmtool.errors import ArtifactError
 
@@ -59,10 +60,10 @@ def test_the_same_bytes_as_the_library_writes_at_once(n: int, tmp_path: Path) ->
 
 def test_bool_and_narrow_tensors_are_laid_out_as_the_library_does(files: Path) -> None:
     """The widest dtypes first, then names: every kind of file that fmtool writes."""
-    for path in files.glob("*.safetensors"):
-        found = describe(str(path))
-        if all(dtype in WIDTHS for dtype, _ in found.shapes.values()):
-            assert offsets_of(found.shapes) == found.offsets, path.name
+    described = [describe(str(path)) for path in files.glob("*.safetensors")]
+    assert {one.kind for one in described} == set(TENSORS)
+    for one in described:
+        assert offsets_of(one.shapes) == one.offsets, one.kind
 
 
 def test_rows_by_number_slice_and_tensor(tmp_path: Path) -> None:
