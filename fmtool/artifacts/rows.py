@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from fmtool.artifacts.format import Artifact
 from fmtool.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fmtool.artifacts.format import Artifact
 
 ROWS = ("labels", "key", "index", "source")  # what every file with one row an image says of it
 
@@ -49,11 +51,18 @@ def check_unit(values: Tensor, name: str) -> None:
         raise ArtifactError(f"{name}: entries lie outside [0, 1] or are not finite")
 
 
+def image_names(keys: Any, indices: Any) -> list[tuple[int, int]]:
+    """What each row's image is known by, (key, index); keys, indices: (n) int64 tensors or arrays."""
+    return list(zip(keys.tolist(), indices.tolist(), strict=True))
+
+
 def join(files: Sequence[Artifact]) -> list[Tensor]:
     """Row numbers, one (m) int64 tensor a file, of the images that all files share, by (key, index), in the first one's order."""
+    import torch
+
     places = []
     for file in files:
-        names = list(zip(file["key"].tolist(), file["index"].tolist(), strict=True))
+        names = image_names(file["key"], file["index"])
         place = {name: row for row, name in enumerate(names)}
         if len(place) != len(names):
             raise ArtifactError(f"{file}: holds an image twice (key and index are the same)")

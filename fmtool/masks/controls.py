@@ -19,7 +19,6 @@ from fmtool.masks import radial
 from fmtool.masks.spectrum import half_width, mirror_rows, self_mirrored
 
 FLIPS = 999  # of signs, in a test of paired differences
-Z95 = 1.959964  # the normal distribution's 97.5 % quantile
 TIE = 1e-9  # sums of differences nearer than this are ties: they differ by rounding alone
 
 
@@ -119,9 +118,9 @@ def share(kept: Tensor) -> Interval:
     n = len(kept)
     if not n:
         return Interval(math.nan, math.nan, math.nan)
-    mean, z2 = float(kept.double().mean()), Z95**2
+    mean, z2 = float(kept.double().mean()), radial.Z95**2
     centre = (mean + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(mean * (1 - mean) / n + z2 / (4 * n * n))
+    half = radial.Z95 / (1 + z2 / n) * math.sqrt(mean * (1 - mean) / n + z2 / (4 * n * n))
     return Interval(mean, min(mean, max(0.0, centre - half)), max(mean, min(1.0, centre + half)))  # despite rounding
 
 
@@ -129,7 +128,7 @@ def difference(a: Tensor, b: Tensor) -> Interval:
     """The mean of the paired differences a - b (n), with the normal approximation's interval over the pairs."""
     paired = a.double() - b.double()
     mean = float(paired.mean()) if len(paired) else math.nan
-    half = Z95 * float(paired.std()) / math.sqrt(len(paired)) if len(paired) > 1 else math.nan
+    half = radial.Z95 * float(paired.std()) / math.sqrt(len(paired)) if len(paired) > 1 else math.nan
     return Interval(mean, mean - half, mean + half)
 
 

@@ -18,7 +18,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 BLOCK = 2**26  # bytes of float64 worked on at a time
 LOW, HIGH = 0.125, 0.25  # cycles per pixel: a quarter and half of the highest frequency along an axis
-NORMAL = 1.96  # standard errors to either side of a mean that hold it 95 times in 100
+Z95 = 1.959964  # the 97.5 % quantile of the normal distribution: standard errors to either side of a 95 % interval
 EXACT = 12  # decimals: 0.125 must be 0.125 however it was reached
 
 
@@ -109,7 +109,7 @@ def estimate(values: Array) -> Estimate:
     kept = values[~np.isnan(values).any(axis=tuple(range(1, values.ndim)))]
     n = len(kept)
     mean = kept.mean(axis=0) if n else np.full(values.shape[1:], np.nan)
-    error = NORMAL * kept.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(values.shape[1:], np.nan)
+    error = Z95 * kept.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(values.shape[1:], np.nan)
     return Estimate(mean, mean - error, mean + error, n)
 
 

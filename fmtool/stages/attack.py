@@ -12,6 +12,7 @@ from torch import nn
 from fmtool.artifacts import files
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import stage
+from fmtool.artifacts.rows import image_names
 from fmtool.attacks import adaptive, foolbox, registry
 from fmtool.attacks.adaptive import RESTARTS
 from fmtool.attacks.foolbox import SLOTS_TRIED, Attacked
@@ -231,8 +232,7 @@ def _check_draws(name: str, made: Any, restarts: int, shared: bool) -> None:
 
 
 def _row_seeds(data: Data, seed: int, *trial: str | int) -> list[int]:
-    pairs = zip(data.key.tolist(), data.index.tolist(), strict=True)
-    return [row_seed(seed, key, index, *trial) for key, index in pairs]
+    return [row_seed(seed, *name, *trial) for name in image_names(data.key, data.index)]
 
 
 def _check_found(found: Attacked, name: str, attacked: str, shard: Shard | None) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fmtool.artifacts.format import Artifact, Rows
-from fmtool.artifacts.rows import ROWS_OF_FILE, check_range, check_unit, join
+from fmtool.artifacts.rows import ROWS_OF_FILE, check_range, check_unit, image_names, join
 from fmtool.attacks.registry import title
 from fmtool.datasets.rows import row_seed
 from fmtool.errors import ArtifactError, MaskError, warn
@@ -268,8 +268,8 @@ def _of_classes(attack: Artifact, masks: Artifact, seed: int) -> _Rows:
 def _rows(
     attack: Artifact, images: Rows, places: Tensor, masks: Artifact, owners: Tensor, targets: Tensor, seed: int
 ) -> _Rows:
-    names = list(zip(attack["key"][places].tolist(), attack["index"][places].tolist(), strict=True))
-    seeds = [row_seed(seed, key, index) for key, index in names]
+    names = image_names(attack["key"][places], attack["index"][places])
+    seeds = [row_seed(seed, *name) for name in names]
     return _Rows(images, places, masks.rows("masks"), owners, targets, names, seeds)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from fmtool.artifacts import history as artifacts
 from fmtool.artifacts import streaming
 from fmtool.artifacts.format import Artifact
-from fmtool.artifacts.rows import check_range, shard_of
+from fmtool.artifacts.rows import check_range, image_names, shard_of
 from fmtool.errors import ArtifactError, warn
 
 # kind -> the stages whose options must agree: the newest of each that is in the history
@@ -168,7 +168,7 @@ def _check_apart(files: Sequence[Artifact]) -> None:
     """No image, known by key and index, is in two files or twice in one: later stages could not tell its rows apart."""
     owner: dict[tuple[int, int], Artifact] = {}
     for file in files:
-        names = list(zip(file["key"].tolist(), file["index"].tolist(), strict=True))
+        names = image_names(file["key"], file["index"])
         again = [name for name in names if name in owner]
         if again:
             raise ArtifactError(

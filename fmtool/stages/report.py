@@ -13,6 +13,7 @@ from typing import Any
 
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import SHORT
+from fmtool.artifacts.rows import image_names
 from fmtool.errors import ArtifactError, printable
 from fmtool.plotting.figure import draw, render
 from fmtool.tables.correlations import table1
@@ -70,12 +71,13 @@ def build(files: Sequence[Artifact], count: int = 8) -> str:
     if not files:
         raise ArtifactError("expected at least one file for the report")
     by_kind = {kind: [file for file in files if file.kind == kind] for kind in SECTIONS}
-    return _template().render(
+    page: str = _template().render(
         count=len(files),
         sections=[_section(kind, by_kind, count) for kind in SECTIONS if by_kind[kind]],
         file_table=_file_table(files),
         stages=_stages(files),
     )
+    return page
 
 
 def _template() -> Any:
@@ -172,7 +174,7 @@ def _together(files: Sequence[Artifact]) -> list[Artifact]:
 
 
 def _names(file: Artifact) -> set[tuple[int, int]]:
-    return set(zip(file["key"].tolist(), file["index"].tolist(), strict=True))
+    return set(image_names(file["key"], file["index"]))
 
 
 def _overview(files: Sequence[Artifact]) -> list[Table]:

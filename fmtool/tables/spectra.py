@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fmtool.artifacts.rows import image_names
 from fmtool.attacks.registry import OK, title
 from fmtool.errors import ArtifactError
 from fmtool.tables.attacks import attack_name
@@ -76,7 +77,7 @@ def parts_of(source: Source) -> list[Part]:
         attack: str | None = attack_name(header)
         ok = arrays["status"] == OK
         h, w = (int(side) for side in arrays["images"].shape[-2:])
-        names = _names(arrays)
+        names = image_names(arrays["key"], arrays["index"])
         moved = radial.of_images(arrays["adversarial"], arrays["images"], ok)
         kept = [name for name, one in zip(names, ok, strict=True) if one]
         images = radial.of_images(arrays["images"])
@@ -91,7 +92,7 @@ def parts_of(source: Source) -> list[Part]:
     if source.kind == "masks":
         name = f"adversarial masks ({attack or '-'})" if header["for"] == "adversarial" else f"{header['for']} masks"
         attack = attack if header["for"] == "adversarial" else None
-        return [Part(name, attack, radial.of_masks(masks, w), _names(arrays), (h, w))]
+        return [Part(name, attack, radial.of_masks(masks, w), image_names(arrays["key"], arrays["index"]), (h, w))]
     name = f"class masks (robust against {attack})" if header["robust"] else "class masks (plain)"
     return [Part(name, attack, radial.of_masks(masks, w), [], (h, w))]
 
@@ -179,10 +180,6 @@ def _paired(first: Part, part: Part) -> list[Any]:
 
     difference = _estimate(np.array([mine - other for mine, other in found], dtype=float))
     return [difference.n, float(difference.mean), _interval(difference, "+.4f")] if difference.n else [None] * 3
-
-
-def _names(arrays: Arrays) -> list[tuple[int, int]]:
-    return list(zip(arrays["key"].tolist(), arrays["index"].tolist(), strict=True))
 
 
 def _estimate(values: Any) -> Estimate:

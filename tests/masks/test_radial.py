@@ -93,7 +93,7 @@ def test_spectra_without_energy_are_counted_and_left_out() -> None:
 def test_interval_is_the_normal_one() -> None:
     values = np.random.default_rng(0).normal(size=50)
     found = radial.estimate(values)
-    error = 1.96 * np.sqrt(((values - values.mean()) ** 2).sum() / 49 / 50)
+    error = 1.959964 * np.sqrt(((values - values.mean()) ** 2).sum() / 49 / 50)
     assert (found.low, found.high) == (pytest.approx(values.mean() - error), pytest.approx(values.mean() + error))
     assert np.isnan(radial.estimate(values[:1]).low) and radial.estimate(values[:1]).mean == values[0]
 
@@ -161,7 +161,7 @@ def test_table_pairs_images_with_the_first_row() -> None:
     assert (one["at zero %"], one["below 0.125 %"], one["above 0.25 %"]) == (25, 25, 25)
     assert (two["spectra"], two["n"], two["all zero"]) == ("adversarial masks (FMN)", 2, 1)
     assert two["pairs"] == 2 and two["difference"] == pytest.approx((1 + 2) / 2 / 8)
-    error = 1.96 * np.std([1 / 8, 2 / 8], ddof=1) / np.sqrt(2)
+    error = 1.959964 * np.std([1 / 8, 2 / 8], ddof=1) / np.sqrt(2)
     assert two["difference 95 %"].text == f"{1.5 / 8 - error:+.4f} to {1.5 / 8 + error:+.4f}"
     assert "8x8" in table.notes[-1]
 
