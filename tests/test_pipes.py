@@ -132,9 +132,7 @@ def test_every_result_goes_to_standard_output(
 def test_standard_input_stands_for_one_file(line: str, run: Run, files: Path, tmp_path: Path) -> None:
     outcome = run(*words(line, files, tmp_path))
     assert (outcome.code, outcome.out, list(tmp_path.iterdir())) == (1, "", [])
-    assert (
-        outcome.err == "fmtool: error: '-' stands for several files, but standard input holds one: expected it once\n"
-    )
+    assert outcome.err == "fmtool: error: '-' is given several times, but standard input holds one file\n"
 
 
 # Pipelines -----------------------------------------------------------------------------------------------------------

@@ -277,7 +277,7 @@ def test_a_file_that_is_read_is_not_replaced(more: list[str], files: Path, tmp_p
     shutil.copy(files / "model.safetensors", file)
     words = [word.format(file, tmp_path, tmp_path.name) for word in more]
     outcome = run("attack", file, "--data", "digits", "--limit", 5, *words)
-    assert outcome.code == 1 and "is read by this command and would be replaced" in outcome.err
+    assert outcome.code == 1 and "is an input of this command and would be replaced" in outcome.err
     assert file.read_bytes() == (files / "model.safetensors").read_bytes()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from typing import Annotated, Any
 
@@ -25,12 +26,16 @@ from fmtool.cli import (
     import_model,
     inspect,
     merge,
+    options,
     plot,
     report,
     train_model,
     verify,
 )
 from fmtool.errors import FmtoolError
+
+ANY_SEED = f"0<=x<={options.LARGEST_SEED}"
+TYPE = re.compile(r" <[^|<>]*>|(?<= )<([^<>]*)>")  # a type of the parser, or its list of choices
 
 app = typer.Typer(
     name="fmtool",
@@ -39,7 +44,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help answers sooner, and does not fold the example that one can paste
     context_settings={"help_option_names": ["--help", "-h"]},
     help="Which frequencies does an image classifier need, which does an adversarial attack use, how strongly are the two "
-    "correlated, and can frequency masks undo the attack? Stages exchange safetensors files; '-' is standard input or output.",
+    "correlated, and can frequency masks undo the attack? Commands exchange safetensors files; '-' is standard input or output.",
     epilog="\b\nExample:\n  fmtool train-model --data digits --architecture resnet8 --recipe one-cycle -o model.safetensors",
 )
 
@@ -63,19 +68,27 @@ def _root(
 
 
 class _Command(TyperCommand):
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Without the parser's own names for types, such as <int range>: metavars say what a value is."""
+        write_list = formatter.write_dl
+        formatter.write_dl = lambda rows, *rest, **more: write_list(
+            [(TYPE.sub(r"\1", name), text.replace(ANY_SEED, "x>=0")) for name, text in rows], *rest, **more
+        )
+        super().format_options(ctx, formatter)
+
     def invoke(self, ctx: Any) -> Any:
-        """Standard input can be read once, and a file that is read is not to be replaced, but by `merge`, which adds to it."""
+        """Refuse to read standard input twice, and to replace a file that is being read (except in `merge`, which adds to it)."""
         output = ctx.params.get("output")
         given = [value for name, value in ctx.params.items() if name != "output"]
         flat = [one for value in given for one in (value if isinstance(value, list | tuple) else [value])]
         if flat.count(STREAM) > 1:
-            raise FmtoolError("'-' stands for several files, but standard input holds one: expected it once")
+            raise FmtoolError("'-' is given several times, but standard input holds one file")
         if output is not None and os.path.isfile(output) and ctx.info_name != "merge":
             names = [one for one in flat if isinstance(one, str)]
             for name in [*names, *(name.rpartition(":")[0] for name in names)]:  # with the split of data, and without
                 if os.path.isfile(name) and os.path.samefile(output, name):
                     raise FmtoolError(
-                        f"{output}: is read by this command and would be replaced: expected another --output"
+                        f"{output}: is an input of this command and would be replaced: choose another --output"
                     )
         return super().invoke(ctx)
 

@@ -19,7 +19,9 @@ EXAMPLE = "fmtool attack model.safetensors --data digits --attack pgd --epsilon 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("attack", epilog=options.example(EXAMPLE))(attack)
+    app.command(
+        "attack", short_help="Attack the images that the model classifies correctly.", epilog=options.example(EXAMPLE)
+    )(attack)
 
 
 def attack(
@@ -32,7 +34,7 @@ def attack(
             "--attack",
             metavar="NAME",
             autocompletion=one_of({name: known.foolbox_class for name, known in ATTACKS.items()}),
-            help=f"{', '.join(ATTACKS)} (FMN and DeepFool look for the smallest l-inf perturbation, PGD stays within --epsilon), or the name of a Foolbox attack class. [default: fmn, or pgd with --defense]",
+            help=f"{', '.join(ATTACKS)} (FMN and DeepFool minimise the l-inf perturbation, PGD stays within --epsilon), or the name of a Foolbox attack class. [default: fmn; pgd with --defense]",
         ),
     ] = None,
     epsilon: Annotated[
@@ -40,7 +42,7 @@ def attack(
         typer.Option(
             "--epsilon",
             metavar="DISTANCE",
-            help=f"Largest l-inf distance, such as 8/255 of the [0, 1] pixel range. [default for pgd: {DEFAULT_EPSILON}]",
+            help=f"Largest l-inf distance on the [0, 1] pixel scale, such as 8/255. [default for pgd: {DEFAULT_EPSILON}]",
         ),
     ] = None,
     attack_option: Annotated[
@@ -48,7 +50,7 @@ def attack(
         typer.Option(
             "--attack-option",
             metavar="KEY=VALUE",
-            help="An argument of the Foolbox class, such as steps=100; may be repeated.",
+            help="Argument of the Foolbox class, such as steps=100. May be repeated.",
         ),
     ] = None,
     defense: Annotated[
@@ -56,7 +58,7 @@ def attack(
         typer.Option(
             "--defense",
             metavar="CLASSMASKS",
-            help="Attack the two-pass classifier with these class masks, which the attack knows (section 4.8).",
+            help="Attack the two-pass classifier that uses these class masks, with full knowledge of them (section 4.8).",
         ),
     ] = None,
     restarts: Annotated[
@@ -65,7 +67,7 @@ def attack(
             "--restarts",
             metavar="N",
             min=1,
-            help="With --defense: random starts, of which the best counts. [default: 5]",
+            help="With --defense: number of random starts; the best one counts. [default: 5]",
         ),
     ] = None,
     limit: options.Limit = None,
@@ -81,16 +83,16 @@ def attack(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Attack the images that the model gets right, untargeted, through Foolbox (section 4.3).
+    """Attack the images that the model classifies correctly, with untargeted attacks from Foolbox (section 4.3).
 
-    Images that are wrong before are kept in the file and flagged, not attacked; whether an attack worked is judged on the
-    float32 image as it is stored. With --defense, PGD attacks the two-pass classifier, then through the mask of each class alone
-    what is still right; right before, wrong and worked are then said of the two-pass classifier. Under torchrun the processes
-    share the images, and the first one writes the file.
+    Misclassified images are kept in the file and flagged, but not attacked. Success is judged on the float32 image as stored.
+    With --defense, PGD attacks the two-pass classifier, and then what is still classified correctly through each class's mask
+    alone; predictions and success are those of the two-pass classifier. Under torchrun the processes share the images, and the
+    first one writes the file.
     """
     rank, _ = distributed.world()
     with (
-        working(output, quiet=quiet or rank > 0, debug=debug, form=form) as bar,
+        working(output, quiet=quiet or rank > 0, debug=debug) as bar,
         distributed.joined(model, defense) as ranks,
     ):
         pairs = dict(_pair(text) for text in attack_option or [])

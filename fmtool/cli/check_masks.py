@@ -15,20 +15,22 @@ EXAMPLE = "fmtool check-masks model.safetensors fmn.safetensors essential.safete
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("check-masks", epilog=options.example(EXAMPLE))(check_masks)
+    app.command(
+        "check-masks", short_help="Compare masks with controls at other frequencies.", epilog=options.example(EXAMPLE)
+    )(check_masks)
 
 
 def check_masks(
     model: options.Model,
     attack: Annotated[
-        str, typer.Argument(metavar="ATTACK", help="Attack file with the images that the masks filter, or - .")
+        str, typer.Argument(metavar="ATTACK", help="Attack file with the images to filter, or - for standard input.")
     ],
     masks: Annotated[
         str,
-        typer.Argument(metavar="MASKS", help="Mask file of fit-masks, or class-masks file; - is standard input."),
+        typer.Argument(metavar="MASKS", help="File from fit-masks or class-masks, or - for standard input."),
     ],
     draws: Annotated[
-        int, typer.Option("--draws", metavar="N", min=1, help="Draws of random places, averaged for each image.")
+        int, typer.Option("--draws", metavar="N", min=1, help="Random controls per image, averaged.")
     ] = 10,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -39,14 +41,14 @@ def check_masks(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Do masks keep their class because of the places they keep? Compare them with masks of the same values elsewhere.
+    """Does a mask preserve its class because of the frequencies it keeps? Compare it with the same values at other frequencies.
 
-    Essential masks filter the clean images of ATTACK, adversarial ones its adversarial images, class masks all of its clean
-    images, each by its true class's mask (section 4.7). Controls have the same number of entries of the full spectrum, symmetric,
-    with the same values: at random places, at the lowest frequencies, at the image's largest magnitudes, or where the mask of
-    another image lies.
+    Essential masks filter the clean images of ATTACK, adversarial masks its adversarial images, and class masks all of its clean
+    images, each with its true class's mask (section 4.7). A control has as many entries as the mask, with the same values and the
+    same symmetry: at random frequencies, at the lowest ones, at those with the image's largest magnitudes, or at those of another
+    image's mask.
     """
-    with working(None, quiet=quiet, debug=debug, form=form) as bar:
+    with working(None, quiet=quiet, debug=debug) as bar:
         from fmtool.artifacts import files, streaming
         from fmtool.stages.check_masks import check_masks as run
         from fmtool.tables.checks import check_table

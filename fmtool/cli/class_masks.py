@@ -15,14 +15,18 @@ EXAMPLE = "fmtool class-masks model.safetensors pgd-train.safetensors --robust -
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("class-masks", epilog=options.example(EXAMPLE))(class_masks)
+    app.command("class-masks", short_help="Fit a frequency mask to each class.", epilog=options.example(EXAMPLE))(
+        class_masks
+    )
 
 
 def class_masks(
     model: options.Model,
     attack: Annotated[
         str | None,
-        typer.Argument(metavar="[ATTACK]", help="Attack file of training images, or - ; leave it out with --data."),
+        typer.Argument(
+            metavar="ATTACK", help="Attack file of training images, or - for standard input. Omit it with --data."
+        ),
     ] = None,
     *,
     output: options.Output,
@@ -30,14 +34,14 @@ def class_masks(
         bool,
         typer.Option(
             "--robust",
-            help="Robust essential masks (4.8): each step also turns adversarial images, predicted as the class, back to their true labels.",
+            help="Fit robust masks (4.8): each step also turns adversarial images that are predicted as the class back to their true labels.",
         ),
     ] = False,
     data: options.OptionalData = None,
     lambda_: Annotated[
         float | None,
         typer.Option(
-            "--lambda", metavar="NUMBER", help="Weight of the l1 penalty (A.3). [default: 0.01, with --robust 0.001]"
+            "--lambda", metavar="NUMBER", help="Weight of the l1 penalty (A.3). [default: 0.01; 0.001 with --robust]"
         ),
     ] = None,
     min_steps: options.MinSteps = 500,
@@ -54,11 +58,11 @@ def class_masks(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Fit one frequency mask a class on all of its training images at once (section 4.7), or robust ones (section 4.8).
+    """Fit one frequency mask per class to all of its training images (section 4.7), or a robust one (section 4.8).
 
-    --data takes the training split unless told otherwise. Failed attacks are left out; unconverged masks are kept and flagged.
+    --data uses the training split by default. Failed attacks are left out. Masks that do not converge are kept and flagged.
     """
-    with working(output, quiet=quiet, debug=debug, form=form) as bar:
+    with working(output, quiet=quiet, debug=debug) as bar:
         from fmtool.artifacts import files
         from fmtool.stages.class_masks import class_masks as run
 

@@ -13,7 +13,7 @@ from fmtool.cli import options
 from fmtool.cli.completion import one_of, some_of
 from fmtool.cli.session import working
 from fmtool.cli.terminal import show
-from fmtool.correlation.registry import ALL, DEFAULT, DIMENSIONS, STATISTICS
+from fmtool.correlation.registry import ALL, DEFAULT, DIMENSIONS, STATISTICS, Preset
 from fmtool.errors import ArtifactError, FmtoolError, StatisticError
 from fmtool.tables.correlations import correlation_tables
 
@@ -28,18 +28,20 @@ EXAMPLE = "fmtool correlate essential.safetensors adversarial.safetensors -o cor
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("correlate", epilog=options.example(EXAMPLE))(correlate)
+    app.command(
+        "correlate", short_help="Correlate two sets of masks, with permutation nulls.", epilog=options.example(EXAMPLE)
+    )(correlate)
 
 
 def correlate(
     a: Annotated[
         str,
         typer.Argument(
-            metavar="A", help="Mask file, or any safetensors file with one matrix (n, d); - is standard input."
+            metavar="A", help="Mask file, or any safetensors file with one matrix (n, d); - reads standard input."
         ),
     ],
     b: Annotated[
-        str, typer.Argument(metavar="B", help="The other side, joined to A by image, or by row for matrices.")
+        str, typer.Argument(metavar="B", help="The other side, matched to A by image, or by row for matrices.")
     ],
     output: options.OptionalOutput = None,
     statistics: Annotated[
@@ -49,25 +51,22 @@ def correlate(
             metavar="NAMES",
             autocompletion=some_of({name: kind.measures for name, kind in STATISTICS.items()}),
             help="; ".join(f"{name}: {kind.measures}" for name, kind in STATISTICS.items())
-            + f"; {ALL}: every one of them.",
+            + f"; {ALL}: all of these.",
         ),
     ] = ",".join(DEFAULT),
     permutations: Annotated[
-        int | None, typer.Option("--permutations", metavar="N", min=1, help="Shuffles of each null. [default: 999]")
+        int | None,
+        typer.Option("--permutations", metavar="N", min=1, help="Permutations for each null. [default: 999]"),
     ] = None,
     preset: Annotated[
-        str | None,
-        typer.Option(
-            "--preset",
-            metavar="paper",
-            help="paper: the authors' 100 permutations and strict inequality.",
-            autocompletion=one_of({"paper": "100 permutations and strict inequality"}),
-        ),
+        Preset | None,
+        typer.Option("--preset", metavar="paper", help="paper: the authors' 100 permutations and strict inequality."),
     ] = None,
     no_row_normalise: Annotated[
         bool,
         typer.Option(
-            "--no-row-normalise", help="IdCor without scaling rows to unit length (the authors' code scales them)."
+            "--no-row-normalise",
+            help="Compute IdCor without scaling rows to unit length (the authors' code scales them).",
         ),
     ] = False,
     dimension: Annotated[
@@ -78,20 +77,22 @@ def correlate(
             autocompletion=one_of({name: text for name, (_, text) in DIMENSIONS.items()}),
             help="How IdCor estimates dimensions. "
             + "; ".join(f"{name}: {text}" for name, (_, text) in DIMENSIONS.items())
-            + ". All but twonn by scikit-dimension, anew for every shuffle.",
+            + ". All but twonn use scikit-dimension and start over for every permutation.",
         ),
     ] = "twonn",
     pool: Annotated[
         int | None,
         typer.Option(
-            "--pool", metavar="P", help="Average-pool masks by this odd number first (4.5.2: 7 takes 224x224 to 32x32)."
+            "--pool",
+            metavar="P",
+            help="First average-pool masks by this odd number (4.5.2: 7 reduces 224x224 to 32x32).",
         ),
     ] = None,
     class_subsets: Annotated[
         bool,
         typer.Option(
             "--class-subsets",
-            help="Also each statistic for random subsets of k classes, k from 1 to all of them (4.7, Figure 4): one more table.",
+            help="Add a table of each statistic for random subsets of k classes, from 1 to all (4.7, Figure 4).",
         ),
     ] = False,
     subsample: Annotated[
@@ -99,16 +100,16 @@ def correlate(
         typer.Option(
             "--subsample",
             metavar="SIZES",
-            help="Also each statistic for random subsamples of these numbers of pairs, like 100,200,400: one more table.",
+            help="Add a table of each statistic for random subsamples of these sizes, such as 100,200,400.",
         ),
     ] = None,
     draws: Annotated[
         int,
-        typer.Option("--draws", metavar="N", min=1, help="Random subsets for each k, and subsamples for each size."),
+        typer.Option("--draws", metavar="N", min=1, help="Random subsets for each k, or subsamples for each size."),
     ] = 10,
     plot: Annotated[
         str | None,
-        typer.Option("--plot", metavar="FILE", help="Picture of the result to draw as well: .png, .pdf or .svg."),
+        typer.Option("--plot", metavar="FILE", help="Also draw the result to this file: .png, .pdf or .svg."),
     ] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -117,13 +118,13 @@ def correlate(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Correlate two sets of masks; every statistic beside its permutation null (sections 3.2 and 4.5, Table 1).
+    """Correlate two sets of masks, each statistic with its permutation null (sections 3.2 and 4.5, Table 1).
 
-    Statistics of masks are far from 0 by chance, in either direction: read the adjusted value, (observed - null mean) /
-    (1 - null mean), and the within-class null, which asks whether it is the image or only its class. A table of each curve
-    that was asked for comes after the main one, in every format; as JSON they make one list.
+    By chance alone, these statistics can lie far from 0 in either direction. Read the adjusted value, (observed - null mean) /
+    (1 - null mean), and the within-class null, which shows whether the correlation goes beyond the class. Each curve adds a table
+    after the main one; in JSON all tables form one list.
     """
-    with working(output, quiet=quiet, debug=debug, form=form) as bar:
+    with working(output, quiet=quiet, debug=debug) as bar:
         check_plot(plot, class_subsets and subsample is not None)
         from fmtool.stages.correlate import correlate as run
 

@@ -18,7 +18,9 @@ EXAMPLE = (
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("defend", epilog=options.example(EXAMPLE))(defend)
+    app.command(
+        "defend", short_help="Evaluate the two-pass defence with class masks.", epilog=options.example(EXAMPLE)
+    )(defend)
 
 
 def defend(
@@ -27,7 +29,7 @@ def defend(
         list[str],
         typer.Argument(
             metavar="ATTACK... CLASSMASKS...",
-            help="Attack files of test images and class-masks files; told apart by kind, in the table's order.",
+            help="Attack files of test images and class-masks files, in the order of the table's rows and columns.",
         ),
     ],
     output: options.OptionalOutput = None,
@@ -39,13 +41,13 @@ def defend(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Evaluate the defence: predict, filter by the predicted class's mask, predict again (section 4.8, Table 4).
+    """Evaluate the defence: predict, filter with the predicted class's mask, predict again (section 4.8, Table 4).
 
-    A row for the clean images and each attack, a column for no mask and each set of class masks. Attacks made without --defense
-    know nothing of the masks: their numbers say little about an attacker who does. Those made with it share the last row, marked
-    adaptive, each in the column of its masks.
+    The table has a row for the clean images and for each attack, and a column for no mask and for each set of class masks. An
+    attack made without --defense ignores the masks, so its row says little about an attacker who knows them. Attacks made with
+    --defense share the last row, marked adaptive, each in the column of its masks.
     """
-    with working(output, quiet=quiet, debug=debug, form=form) as bar:
+    with working(output, quiet=quiet, debug=debug) as bar:
         from fmtool.artifacts import files as artifacts
         from fmtool.stages.defend import defend as run
 

@@ -13,15 +13,15 @@ EXAMPLE = "fmtool doctor"
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("doctor", epilog=options.example(EXAMPLE))(doctor)
+    app.command("doctor", short_help="Check the installation.", epilog=options.example(EXAMPLE))(doctor)
 
 
 def doctor(form: options.Format = "table", quiet: options.Quiet = False, debug: options.Debug = False) -> None:
-    """Check the installation: torch and torchvision that fit, a GPU that torch can use, a cache folder, a compiler.
+    """Check the installation: matching torch and torchvision, a usable GPU, a cache folder, a compiler.
 
-    Exit code 1 if something is broken; a note is only worth knowing.
+    The exit code is 1 if something is broken. Notes are for information only.
     """
-    with working(None, quiet=quiet, debug=debug, form=form):
+    with working(None, quiet=quiet, debug=debug):
         from fmtool.stages.doctor import BROKEN, check_all, table
 
         checks = check_all()

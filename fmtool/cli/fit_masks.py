@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 
 from fmtool.cli import options
-from fmtool.cli.completion import one_of
 from fmtool.cli.session import read_source, working
 from fmtool.cli.terminal import show_result
-from fmtool.models.registry import PRECISIONS
+from fmtool.models.registry import PRECISIONS, Precision
 from fmtool.runtime import distributed
 
 EXAMPLE = "fmtool fit-masks model.safetensors pgd.safetensors --for adversarial --lambda 0.1 -o adversarial.safetensors"
@@ -18,23 +17,23 @@ EXAMPLE = "fmtool fit-masks model.safetensors pgd.safetensors --for adversarial 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("fit-masks", epilog=options.example(EXAMPLE))(fit_masks)
+    app.command("fit-masks", short_help="Fit a frequency mask to each image.", epilog=options.example(EXAMPLE))(
+        fit_masks
+    )
 
 
 def fit_masks(
     model: options.Model,
     attack: Annotated[
-        str | None, typer.Argument(metavar="[ATTACK]", help="Attack file, or - ; leave it out with --data.")
+        str | None, typer.Argument(metavar="ATTACK", help="Attack file, or - for standard input. Omit it with --data.")
     ] = None,
     *,
     output: options.Output,
     purpose: Annotated[
-        str,
+        options.Purpose,
         typer.Option(
             "--for",
-            metavar="essential|adversarial",
-            autocompletion=one_of({"essential": "of clean images", "adversarial": "of adversarial images"}),
-            help="essential: clean images keep their label (M_E). adversarial: adversarial images keep the class that the attack turned them to (M_A).",
+            help="essential: clean images keep their label (M_E). adversarial: adversarial images keep the class they were turned into (M_A).",
         ),
     ],
     data: options.OptionalData = None,
@@ -43,7 +42,7 @@ def fit_masks(
         typer.Option(
             "--lambda",
             metavar="NUMBER",
-            help="Weight of the l1 penalty on the mask's entries (A.3: 0.5 for CIFAR-10, 0.01 for Imagenette). [default: min(0.5, 1536 / (c h w))]",
+            help="Weight of the l1 penalty on the mask (A.3: 0.5 for CIFAR-10, 0.01 for Imagenette). [default: min(0.5, 1536 / (c h w))]",
         ),
     ] = None,
     min_steps: options.MinSteps = 500,
@@ -51,12 +50,10 @@ def fit_masks(
     limit: options.Limit = None,
     size: options.Size = None,
     precision: Annotated[
-        str,
+        Precision,
         typer.Option(
             "--precision",
-            metavar="NAME",
-            autocompletion=one_of(PRECISIONS),
-            help="Of the network; " + "; ".join(f"{name}: {text}" for name, text in PRECISIONS.items()) + ".",
+            help="Precision of the network. " + "; ".join(f"{name}: {text}" for name, text in PRECISIONS.items()) + ".",
         ),
     ] = "float32",
     perturb: Annotated[
@@ -64,11 +61,12 @@ def fit_masks(
         typer.Option(
             "--perturb",
             metavar="NUMBER",
-            help="Start at 1 - NUMBER * u, u in [0, 1] drawn for each entry, instead of at ones: how reproducible is a mask? 1e-7 is a rounding.",
+            help="Start from 1 - NUMBER * u, with u drawn from [0, 1] for each entry, instead of ones, to see how reproducible a mask is. 1e-7 amounts to rounding.",
         ),
     ] = 0.0,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, max=options.LARGEST_SEED, help="Seed of the draws of --perturb.")
+        int,
+        typer.Option("--seed", metavar="N", min=0, max=options.LARGEST_SEED, help="Seed of the draws of --perturb."),
     ] = 0,
     device: options.Device = "auto",
     batch_size: options.BatchSize = None,
@@ -81,15 +79,15 @@ def fit_masks(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Fit a sparse frequency mask for each image that keeps the classifier's verdict (sections 3.1 and 4.4).
+    """Fit to each image a sparse frequency mask that preserves its predicted class (sections 3.1 and 4.4).
 
-    Adam at 0.01 on cross-entropy + lambda * sum |M|, entries kept in [0, 1], until the loss settles (A.3). Images that were wrong
-    before the attack, and failed attacks, are never used. With --data, essential masks need no attack file. Under torchrun the
-    processes share the images, and the first one writes the file.
+    Minimises cross-entropy + lambda * sum |M| with Adam (learning rate 0.01), with entries clamped to [0, 1], until the loss
+    settles (A.3). Images misclassified before the attack and failed attacks are never used. With --data, essential masks need no
+    attack file. Under torchrun the processes share the images, and the first one writes the file.
     """
     rank, _ = distributed.world()
     with (
-        working(output, quiet=quiet or rank > 0, debug=debug, form=form) as bar,
+        working(output, quiet=quiet or rank > 0, debug=debug) as bar,
         distributed.joined(model, attack) as ranks,
     ):
         from fmtool.artifacts import files

@@ -22,7 +22,11 @@ T = TypeVar("T", int, float)
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("import-model", epilog=options.example(EXAMPLE))(import_model)
+    app.command(
+        "import-model",
+        short_help="Import a checkpoint, a named network or your own module.",
+        epilog=options.example(EXAMPLE),
+    )(import_model)
 
 
 def import_model(
@@ -30,7 +34,7 @@ def import_model(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A checkpoint (.pt .pth .th .safetensors, with --architecture), a torchvision name, or package.module:factory, a function that gives an nn.Module.",
+            help="A checkpoint (.pt .pth .th .safetensors; needs --architecture), a torchvision name, or package.module:factory, a function that returns an nn.Module.",
         ),
     ],
     output: options.Output,
@@ -38,14 +42,17 @@ def import_model(
         str | None,
         typer.Option(
             "--architecture",
+            metavar="NAME",
             autocompletion=options.ARCHITECTURE_NAMES,
-            help=f"What a checkpoint fills: {', '.join(ARCHITECTURES)}, a torchvision name, or package.module:factory.",
+            help=f"Network that the checkpoint belongs to: {', '.join(ARCHITECTURES)}, a torchvision name, or package.module:factory.",
         ),
     ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
-            "--weights", help="For a name: default (torchvision's download), none, or a checkpoint. [default: default]"
+            "--weights",
+            metavar="SOURCE",
+            help="Weights for a named network: default (torchvision's download), none, or a checkpoint. [default: default]",
         ),
     ] = None,
     mean: Annotated[
@@ -53,7 +60,7 @@ def import_model(
         typer.Option(
             "--mean",
             metavar="R,G,B",
-            help="Normalisation put inside the model: (image - mean) / std. A torchvision name brings its own.",
+            help="Put the normalisation (image - mean) / std inside the model. A torchvision name brings its own.",
         ),
     ] = None,
     std: Annotated[str | None, typer.Option("--std", metavar="R,G,B", help="See --mean.")] = None,
@@ -62,7 +69,7 @@ def import_model(
         typer.Option(
             "--input-shape",
             metavar="C,H,W",
-            help="Shape of its images. [default: 3,32,32 for our own architectures, else 3,224,224]",
+            help="Shape of one input image. [default: 3,32,32 for fmtool's own architectures, else 3,224,224]",
         ),
     ] = None,
     keep_classes: Annotated[
@@ -70,7 +77,7 @@ def import_model(
         typer.Option(
             "--keep-classes",
             metavar="I,J,...",
-            help="Keep these outputs alone, in the order of the data's classes (a 1000-class network on ten classes).",
+            help="Keep only these outputs, in the order of the data's classes, as for a 1000-class network on ten classes.",
         ),
     ] = None,
     class_names: Annotated[
@@ -82,12 +89,12 @@ def import_model(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Make a model file of a checkpoint, a torchvision network or your own module.
+    """Make a model file from a checkpoint, a torchvision network or your own module.
 
-    Images are in [0, 1] everywhere: if the network wants them normalised, --mean and --std put that inside the model. Logits
-    are expected, not probabilities. A pickled checkpoint that would run code is refused.
+    Images are in [0, 1] everywhere. If the network expects normalised images, --mean and --std put the normalisation inside the
+    model. The network must return logits, not probabilities. A pickled checkpoint that would run code is refused.
     """
-    with working(output, quiet=quiet, debug=debug, form=form):
+    with working(output, quiet=quiet, debug=debug):
         from fmtool.stages.import_model import import_model as run
 
         model = run(

@@ -24,7 +24,9 @@ EXAMPLE = "fmtool inspect correlation-fmn.safetensors correlation-pgd.safetensor
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("inspect", epilog=options.example(EXAMPLE))(inspect)
+    app.command("inspect", short_help="Show what files hold, and how they were made.", epilog=options.example(EXAMPLE))(
+        inspect
+    )
 
 
 def inspect(
@@ -32,32 +34,32 @@ def inspect(
         list[str],
         typer.Argument(
             metavar="FILE...",
-            help="Files of any kind, or -. Several correlation files make one table like the paper's Table 1, other files of a kind one with a row each.",
+            help="Files of any kind, or - for standard input. Several correlation files form one table like the paper's Table 1; other files of one kind form a table with a row each.",
         ),
     ],
     history: Annotated[
         bool,
         typer.Option(
             "--history",
-            help="Show options, seed and versions of every stage in the tree of what led to the file, and the shell commands that make it again.",
+            help="Show every stage that led to the file, with its options, seed and versions, and the shell commands that would make the file again.",
         ),
     ] = False,
     spectrum: Annotated[
         bool,
         typer.Option(
             "--spectrum",
-            help=f"One table for all files ({', '.join(KINDS)}): mean radial frequency and shares of the energy, with intervals.",
+            help=f"Show one table for all files ({', '.join(KINDS)}): mean radial frequency and shares of the energy, with intervals.",
         ),
     ] = False,
     form: options.Format = "table",
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show what files hold: kind, tensors, the result as a table, the spectrum of masks, and the stages that led to it.
+    """Show what files hold: kind, tensors, the result as a table, the spectrum of masks, and the stages that made them.
 
-    The digest is checked: a file that was changed or damaged is refused.
+    The digest is checked: a file that has been changed or damaged is refused.
     """
-    with working(None, quiet=quiet, debug=debug, form=form):
+    with working(None, quiet=quiet, debug=debug):
         if history and (spectrum or form != "table"):
             raise FmtoolError("--history goes with neither --spectrum nor --format: it prints a tree")
         found = [describe(file, *(KINDS if spectrum else ())) for file in files]

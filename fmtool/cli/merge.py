@@ -15,33 +15,36 @@ EXAMPLE = "fmtool merge fmn-test.safetensors fmn-train.safetensors -o fmn.safete
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("merge", epilog=options.example(EXAMPLE))(merge)
+    app.command(
+        "merge",
+        short_help="Join files about different images, or the shards of a job.",
+        epilog=options.example(EXAMPLE),
+    )(merge)
 
 
 def merge(
     files: Annotated[
         list[str],
         typer.Argument(
-            metavar="FILE...", help="Attack files, or mask files, about different images; - is standard input."
+            metavar="FILE...", help="Attack files, or mask files, about different images; - reads standard input."
         ),
     ],
     output: options.Output,
     allow_gaps: Annotated[
         bool,
-        typer.Option(
-            "--allow-gaps", help="Join shards though some of their set are missing; the history then says which."
-        ),
+        typer.Option("--allow-gaps", help="Join shards even if some are missing; the history records which are there."),
     ] = False,
     form: options.Format = "table",
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Join attack files, or mask files, about different images into one, rows in the order given.
+    """Join attack files, or mask files, about different images into one, with rows in the order given.
 
-    They must come from the same model with the same options, --limit aside; data sets may differ, and the file lists them all.
-    Files that share an image are refused. The shards of one job, in any order, become the file that the job would make at once.
+    The files must come from the same model with the same options, apart from --limit. Their data sets may differ; the new file
+    lists them all. Files that share an image are refused. The shards of a job, in any order, become the file that a single run
+    would have written.
     """
-    with working(output, quiet=quiet, debug=debug, form=form):
+    with working(output, quiet=quiet, debug=debug):
         from dataclasses import replace
 
         from fmtool.artifacts import streaming

@@ -13,13 +13,13 @@ from fmtool.plotting.figure import check_suffix
 from fmtool.plotting.registry import FIGURES
 
 EXAMPLE = "fmtool plot essential.safetensors adversarial.safetensors --count 8 -o masks.png"
-KINDS = "Files of any kind but model; without --figure, the first figure below that takes them is drawn."
+KINDS = "Files of any kind but model. Without --figure, the first figure below that accepts them is drawn."
 NAMES = "; ".join(f"{name} (of {one.takes}): {one.text}" for name, one in FIGURES.items())
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("plot", epilog=options.example(EXAMPLE))(plot)
+    app.command("plot", short_help="Draw masks, spectra, statistics and curves.", epilog=options.example(EXAMPLE))(plot)
 
 
 def plot(
@@ -32,7 +32,7 @@ def plot(
         typer.Option(
             "--figure",
             metavar="NAME",
-            help=f"Which figure. {NAMES}.",
+            help=f"Figure to draw. {NAMES}.",
             autocompletion=one_of({name: one.text for name, one in FIGURES.items()}),
         ),
     ] = None,
@@ -42,15 +42,16 @@ def plot(
         typer.Option(
             "--same-images-as",
             metavar="FILE",
-            help="Only images that this file holds too, masks of it that keep their class, though it is not drawn; again for more files. Figures made apart then show the same images.",
+            help="Draw only images that this file also holds, with masks that preserve their class, so that separate figures show the same images. May be repeated.",
         ),
     ] = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Draw any artifact: masks, spectra, statistics beside their nulls, curves, the defence; the zero frequency in the centre.
+    """Draw any artifact: masks, spectra, statistics beside their nulls, curves, the defence. The zero frequency is in the centre.
 
-    Figures of single images show those whose masks keep their class in all the files; where there is none, any, with a warning.
+    Figures of single images show images whose masks preserve the class in all files, or any images, with a warning, if there are
+    none.
     """
     with working(output, quiet=quiet, debug=debug):
         check_suffix(output)

@@ -16,20 +16,24 @@ EXAMPLE = (
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("report", epilog=options.example(EXAMPLE))(report)
+    app.command("report", short_help="Put tables and figures on one HTML page.", epilog=options.example(EXAMPLE))(
+        report
+    )
 
 
 def report(
     files: Annotated[
         list[str],
-        typer.Argument(metavar="FILE...", help="Files of any kinds; they stand in the order of the pipeline."),
+        typer.Argument(metavar="FILE...", help="Files of any kind; the page shows them in pipeline order."),
     ],
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Page to write; - is standard output.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="Page to write; - writes to standard output.")
+    ],
     count: options.Count = 8,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Put the tables and figures of any set of files on one self-contained HTML page, for a screen, a phone or print."""
+    """Put the tables and figures of any set of files on one self-contained HTML page, for screens, phones and print."""
     with working(output, quiet=quiet, debug=debug) as bar:
         from fmtool.artifacts import streaming
         from fmtool.artifacts.output import STDOUT, write_bytes

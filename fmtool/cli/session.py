@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from fmtool.artifacts import files
 from fmtool.artifacts.output import check_target
-from fmtool.errors import FmtoolError, FmtoolWarning, unknown
-from fmtool.tables.table import FORMATS
+from fmtool.errors import FmtoolError, FmtoolWarning
 
 if TYPE_CHECKING:
     from fmtool.artifacts.format import Artifact
@@ -19,13 +18,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def working(output: str | None, *, quiet: bool, debug: bool, form: str = "table") -> Iterator[Bar]:
-    """Check the target and format first, then give a progress bar; warnings become lines on standard error."""
+def working(output: str | None, *, quiet: bool, debug: bool) -> Iterator[Bar]:
+    """Check the target first, then give a progress bar; warnings become lines on standard error."""
     try:
         from fmtool.cli.progress import Bar
 
-        if form not in FORMATS:
-            raise FmtoolError(unknown("--format", form, FORMATS))
         check_target(output)
         with warnings.catch_warnings(), Bar(quiet) as bar:
             warnings.simplefilter("ignore" if quiet else "always", FmtoolWarning)

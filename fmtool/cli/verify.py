@@ -16,7 +16,11 @@ EXAMPLE = "fmtool verify defense.safetensors model.safetensors fmn.safetensors r
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("verify", epilog=options.example(EXAMPLE))(verify)
+    app.command(
+        "verify",
+        short_help="Check files for damage, and find what each was made from.",
+        epilog=options.example(EXAMPLE),
+    )(verify)
 
 
 def verify(
@@ -24,19 +28,19 @@ def verify(
         list[str],
         typer.Argument(
             metavar="FILE...",
-            help="Files of any kind, or - ; also data (names of data sets, folders, zips, safetensors files) and checkpoints that they were made from.",
+            help="Files of any kind, or - for standard input, and the checkpoints and data they were made from (names of data sets, folders, zips, safetensors files).",
         ),
     ],
     form: options.Format = "table",
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Check the digests of files, find which of them were made from which, and say what is missing.
+    """Check the digests of files, find which were made from which, and list missing inputs.
 
-    Files are known by their content, whatever their names. An input that none of the files provides is no error, nor is a file
-    that no history speaks of; a damaged or missing file is: a line each, and exit code 1.
+    Files are recognised by content, not by name. Each damaged or missing file is reported on a line of its own, and the exit code
+    is 1. An input that none of the files provides is not an error, nor is a file that no history mentions.
     """
-    with working(None, quiet=quiet, debug=debug, form=form) as bar:
+    with working(None, quiet=quiet, debug=debug) as bar:
         from fmtool.stages.verify import examine, table
 
         found = examine(files, progress=bar)

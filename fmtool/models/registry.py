@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +39,8 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 # What the network computes in while masks are fitted, `fit-masks --precision`; the masks themselves are always float32.
-PRECISIONS: dict[str, str] = {
+Precision = Literal["float32", "tf32", "bfloat16"]
+PRECISIONS: dict[Precision, str] = {
     "float32": "strict, also on a GPU",
     "tf32": "products of 10-bit fractions on a GPU's tensor cores, sums in float32",
     "bfloat16": "torch's autocast, products and layers' outputs of 7-bit fractions",
