@@ -21,6 +21,12 @@ from fmtool.errors import FmtoolWarning
 from fmtool.tables import registry
 from fmtool.tables.table import Table, as_csv, as_json
 
+CHOICES = {  # of each option that takes one of a few names
+    "for": "essential|adversarial",
+    "format": "table|json|csv|markdown",
+    "precision": "float32|tf32|bfloat16",
+    "preset": "paper",
+}
 COMMANDS = [
     "train-model",
     "import-model",
@@ -63,6 +69,19 @@ def test_every_command_of_the_design_exists(run: Run) -> None:
     assert outcome.code == 0 and outcome.err == ""
     listed = re.findall(r"^  ([a-z-]+)  ", outcome.out.partition("Commands:")[2], re.M)
     assert listed == COMMANDS
+
+
+def test_summaries_are_whole(run: Run) -> None:
+    listed = run("--help").out.partition("Commands:")[2].partition("Example:")[0].strip().splitlines()
+    assert len(listed) == len(COMMANDS), listed  # none is wrapped
+    assert all(re.fullmatch(r" *[a-z-]+ +[A-Z].*[^.]\.", line) for line in listed), listed
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_no_types_of_the_parser(command: str, run: Run) -> None:
+    shown = run(command, "--help").out
+    assert re.findall(r"<[^>]*>|9223372036854775807", shown) == []
+    assert all(f"--{name} {choices}" in shown for name, choices in CHOICES.items() if f"--{name} " in shown)
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
