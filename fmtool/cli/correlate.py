@@ -50,8 +50,7 @@ def correlate(
             "--statistics",
             metavar="NAMES",
             autocompletion=some_of({name: kind.measures for name, kind in STATISTICS.items()}),
-            help="; ".join(f"{name}: {kind.measures}" for name, kind in STATISTICS.items())
-            + f"; {ALL}: all of these.",
+            help="; ".join(f"{name}: {kind.measures}" for name, kind in STATISTICS.items()) + f"; {ALL}: all of these.",
         ),
     ] = ",".join(DEFAULT),
     permutations: Annotated[

@@ -6,15 +6,12 @@ one line to `STATISTICS`. The command line, the file format, tables and figures 
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 from dataclasses import dataclass
 
 # A null mean above this would magnify noise 20 times in (observed - mean) / (1 - mean).
-=======
 from typing import Literal
 
 # With the null's mean above this, (observed - mean) / (1 - mean) magnifies noise 20 times.
->>>>>>> e7df264 (Help in plain English: whole summaries, no types of the parser, closed choices (#15))
 ADJUSTABLE_BELOW = 0.95
 
 
