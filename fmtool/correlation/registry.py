@@ -7,11 +7,9 @@ one line to `STATISTICS`. The command line, the file format, tables and figures 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-# A null mean above this would magnify noise 20 times in (observed - mean) / (1 - mean).
 from typing import Literal
 
-# With the null's mean above this, (observed - mean) / (1 - mean) magnifies noise 20 times.
+# A null mean above this would magnify noise 20 times in (observed - mean) / (1 - mean).
 ADJUSTABLE_BELOW = 0.95
 
 
