@@ -15,6 +15,7 @@ import pytest
 
 import fmtool
 from fmtool.__main__ import run as run_command
+from fmtool.artifacts.format import Artifact
 
 os.environ.pop("PYTHONUNBUFFERED", None)  # without buffers, streams that can't be written have fewer ways to fail
 os.environ["NUMBA_NUM_THREADS"] = "2"  # also on one processor: what must not depend on the number is tried with two
@@ -117,6 +118,12 @@ def commands_with(option: str) -> list[str]:
 
     group = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     return [name for name, command in group.items() if any(option in one.opts for one in command.params)]
+
+
+@pytest.fixture
+def load(files: Path) -> Callable[[str], Artifact]:
+    """A shared file by its name."""
+    return lambda name: fmtool.read(str(files / f"{name}.safetensors"))
 
 
 def factory(forward: str, before: str = "") -> str:

@@ -1,0 +1,71 @@
+"""The table of an attack: its numbers counted by hand."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fmtool.masks import radial
+from fmtool.tables.attacks import attack_table
+from fmtool.tables.table import Table, as_json
+
+
+def row_of(table: Table) -> dict[str, Any]:
+    """The only row, by heading."""
+    (row,) = table.rows
+    return dict(zip(table.columns, row, strict=True))
+
+
+def attack_arrays(distances: list[float], status: list[int]) -> dict[str, np.ndarray]:
+    """Five pixels an image; image i moved by distances[i] in one of them; label 0, turned to 1 where the attack worked."""
+    n = len(status)
+    images = np.full((n, 1, 1, 5), 0.5, dtype=np.float32)
+    moved = images.copy()
+    moved[:, 0, 0, 2] += distances
+    states = np.array(status)
+    return {
+        "images": images, "adversarial": moved, "status": states, "labels": np.zeros(n, dtype=int),
+        "adversarial_predictions": (states != 2).astype(int), "clean_predictions": (states == 1).astype(int),
+    }  # fmt: skip
+
+
+def test_attack_figures_are_over_the_images_right_before() -> None:
+    """An attack that failed counts as infinitely far, however near its image is; images wrong before don't count."""
+    header = {"attack": "fmn", "options": {"steps": 100, "unused": None}}
+    arrays = attack_arrays([0.1, 0.2, 0.3, 0.0, 0.0], [0, 0, 0, 2, 1])
+    row = row_of(attack_table(header, arrays))
+    assert row["n"] == 5
+    assert row["clean accuracy %"] == pytest.approx(80)
+    assert row["accuracy attacked %"] == pytest.approx(20)
+    assert row["success %"] == pytest.approx(75)
+    assert row["median l-inf"] == pytest.approx(0.25)  # of 0.1, 0.2, 0.3, infinity
+    assert row["in 1/255"] == pytest.approx(0.25 * 255)
+
+
+def test_distances_are_measured_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    header = {"attack": "fmn", "options": {}}
+    arrays = attack_arrays([0.1, 0.4, 0.3, 0.2, 0.0], [0, 0, 0, 0, 2])
+    whole = attack_table(header, arrays)
+    monkeypatch.setattr(radial, "BLOCK", 2 * 8 * 5)  # two images
+    assert attack_table(header, arrays) == whole and row_of(whole)["median l-inf"] == pytest.approx(0.3)
+
+
+def test_a_median_that_is_infinite_is_written_so() -> None:
+    table = attack_table({"attack": "fmn", "options": {}}, attack_arrays([0.1, 0, 0], [0, 2, 2]))
+    assert table.cells()[0][-1] == "inf"
+    assert json.loads(as_json(table))["rows"][0]["in 1/255"] is None
+
+
+def test_an_attack_on_the_two_pass_classifier_is_called_adaptive() -> None:
+    found = {"two_pass": 1, "class_masks": 2}
+    defense = {"digest": "0", "robust": True, "attack": "fmn", "restarts": 5, "found": found}
+    header = {"attack": "pgd", "options": {}, "defense": defense}
+    table = attack_table(header, attack_arrays([0.1, 0.2, 0.3], [0, 0, 0]))
+    assert row_of(table)["attack"] == "adaptive PGD on robust FMN"
+    assert "accuracies are the two-pass classifier's. 1 images fooled" in table.notes[1]
+    assert "from 5 random starts, 2 more through the mask" in table.notes[1]
+    plain = {**header, "defense": {**defense, "robust": False, "attack": None}}
+    assert row_of(attack_table(plain, attack_arrays([0.1], [0])))["attack"] == "adaptive PGD on plain"
