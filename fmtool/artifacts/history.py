@@ -3,51 +3,116 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fmtool.artifacts.format import Artifact
 
-if TYPE_CHECKING:
-    Buffer = bytes | bytearray | memoryview
+Stage = Mapping[str, Any]  # one entry of a history, as `stage` makes it
+Input = Artifact | tuple[str, Artifact] | Mapping[str, Any]
+SHORT = 12  # digits of a digest that are shown
+DISTRIBUTIONS = {"fmtool": "fourier-masks", "torch": "torch", "foolbox": "foolbox"}  # what can change a result's bytes
 
 
 def stage(
-    command: str, options: Mapping[str, Any], seed: int | None, inputs: Iterable[Artifact | Mapping[str, Any]]
+    command: str,
+    options: Mapping[str, Any],
+    seed: int | None,
+    inputs: Iterable[Input],
+    *,
+    arguments: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """The history of a result: the stages that made its inputs, each named once, then this one.
 
-    `options` are those that change the result, with the values in effect; `inputs` are artifacts or, for data,
-    {name, split, digest} and what chose its images. A stage whose result is known carries that result's digest as `output`.
+    options: those that change the result, under the command line's names ("--batch-size"), with the values in effect, see
+    `option_words`; those that are None are left out, and so are flags that are off. inputs: artifacts; (option, artifact) for
+    one that an option such as --from takes; and data as {option, name, split, digest} with the options that chose its images
+    (`limit`, `size`). arguments: what else the command line takes without an option. A stage whose result is known carries that
+    result's digest as `output`.
     """
     history: list[dict[str, Any]] = []
     named: list[dict[str, Any]] = []
     for source in inputs:
-        if isinstance(source, Artifact):
-            named.append({"kind": source.kind, "digest": source.digest})
-            for entry in [*source.history[:-1], *({**last, "output": source.digest} for last in source.history[-1:])]:
+        option, given = source if isinstance(source, tuple) else ("", source)
+        if isinstance(given, Artifact):
+            named.append(_artifact_input(given, option))
+            for entry in with_outputs(given.history, given.digest):
                 if entry not in history:
                     history.append(entry)
         else:
-            named.append({"kind": "data", **source})
-    entry = {"command": command, "options": dict(options), "inputs": named, "versions": versions()}
+            named.append({"kind": "data", **given})
+    recorded = {name: value for name, value in options.items() if value is not None}
+    entry: dict[str, Any] = {"command": command, "options": recorded, "inputs": named, "versions": versions()}
+    if arguments:
+        entry["arguments"] = list(arguments)
     if seed is not None:
         entry["seed"] = seed
     return [*history, entry]
 
 
+def _artifact_input(artifact: Artifact, option: str) -> dict[str, Any]:
+    """Shards have one history, that of the whole: which shard a file is, is said where it is taken."""
+    entry = {"kind": artifact.kind, "digest": artifact.digest}
+    shard = shard_text(artifact.header)
+    return {**entry, **({"option": option} if option else {}), **({"shard": shard} if shard else {})}
+
+
+def shard_text(header: Mapping[str, Any]) -> str:
+    """The shard that a file is, as --shard takes it; empty for a whole file."""
+    shard = header.get("shard")
+    return f"{shard.get('number')}/{shard.get('of')}" if isinstance(shard, dict) else ""
+
+
 def versions() -> dict[str, str]:
     """The installed versions that can change a result's bytes."""
-    found = {}
-    for name, distribution in (("fmtool", "fourier-masks"), ("torch", "torch"), ("foolbox", "foolbox")):
+    installed = {}
+    for name, distribution in DISTRIBUTIONS.items():
         with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(distribution)
-    return found
+            installed[name] = version(distribution)
+    return installed
 
 
-Stage = Mapping[str, Any]  # one entry of a history, see `history.stage`
-SHORT = 12  # digits of a digest that are shown
+def option_words(name: str, value: Any) -> list[str]:
+    """A recorded option as words of the command line: True is a flag, False its --no- form, a list has commas, a mapping
+    repeats the option as KEY=VALUE. Options that schema 1 recorded, under Python's names, are one word name=value."""
+    if not name.startswith("--"):
+        return [f"{name}={value}"]
+    if isinstance(value, bool):
+        return [name if value else name.replace("--", "--no-", 1)]
+    if isinstance(value, dict):
+        return [word for key, entry in value.items() for word in (name, f"{key}={entry!r}")]
+    return [name, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+
+
+def options_text(stage: Stage) -> str:
+    """A stage's options and seed as the command line takes them, with those that chose the images of its data."""
+    options = {**stage["options"], **chosen_by(stage)}
+    words = [word for name, value in sorted(options.items()) for word in option_words(name, value)]
+    return shlex.join([*words, *(["--seed", str(stage["seed"])] if "seed" in stage else [])])
+
+
+def chosen_by(stage: Stage) -> dict[str, Any]:
+    """The options that chose the images of a stage's data, which are recorded with the data."""
+    data: Mapping[str, Any] = next((entry for entry in stage["inputs"] if entry["kind"] == "data"), {})
+    return {f"--{name}": value for name, value in data.items() if name not in NAMED and value is not None}
+
+
+NAMED = {"kind", "option", "name", "split", "digest"}  # what an input that is data says beside the options that chose it
+
+
+def names_of_schema_1(stage: Stage) -> bool:
+    """Whether the options are recorded under other names than the command line's, as schema 1 had them."""
+    return any(not name.startswith("--") for name in stage["options"])
+
+
+def plain_options(stage: Stage) -> dict[str, Any]:
+    """Options to be compared, recorded by whichever schema: names without dashes, entries of mappings on their own."""
+    plain: dict[str, Any] = {}
+    for name, value in stage["options"].items():
+        plain |= value if isinstance(value, dict) else {name.removeprefix("--").replace("-", "_"): value}
+    return plain
 
 
 def title(entry: Mapping[str, Any]) -> str:
@@ -57,32 +122,45 @@ def title(entry: Mapping[str, Any]) -> str:
     return ", ".join([" ".join([*words, str(entry["digest"])[:SHORT]]), *chosen])
 
 
+def data_argument(entry: Mapping[str, Any]) -> str:
+    """An input that is data as --data takes it: name and, of a source with splits, which of them."""
+    name, split = str(entry.get("name", "")), str(entry.get("split", ""))
+    if split in ("", "whole"):
+        return name
+    return f"{name}:{'all' if '+' in split else split}"
+
+
+def with_outputs(history: Sequence[Stage], digest: str) -> list[dict[str, Any]]:
+    """The stages of a file's history, the last one with the file's digest as `output`."""
+    return [*map(dict, history[:-1]), *({**last, "output": digest} for last in history[-1:])]
+
+
 def makers(history: Sequence[Stage], digest: str = "") -> dict[str, Stage]:
     """digest -> the stage that made a file with it; `digest` is that of the file whose history this is."""
-    last = [{**history[-1], "output": digest}] if history else []
-    return {stage["output"]: stage for stage in [*history[:-1], *last] if "output" in stage}
+    return {stage["output"]: stage for stage in with_outputs(history, digest) if "output" in stage}
 
 
-def sources(inputs: Iterable[Mapping[str, Any]], made: Mapping[str, Stage], names: Mapping[str, str]) -> list[str]:
-    """Names of the given files that inputs are, or else were made from; names: digest -> name of a given file."""
-    found: dict[str, None] = {}
+def sources(inputs: Iterable[Mapping[str, Any]], made_by: Mapping[str, Stage], names: Mapping[str, str]) -> list[str]:
+    """Names of the given files that inputs are, or else were made from. made_by: digest -> stage; names: digest -> given file."""
+    given: dict[str, None] = {}
     ahead, seen = [entry["digest"] for entry in inputs][::-1], set[str]()
     while ahead:
         digest = ahead.pop()
         if digest in names:
-            found[names[digest]] = None
-        elif digest in made and digest not in seen:  # a forged history may go round
-            ahead += [entry["digest"] for entry in made[digest]["inputs"]][::-1]
+            given[names[digest]] = None
+        elif digest in made_by and digest not in seen:  # a forged history may go round
+            ahead += [entry["digest"] for entry in made_by[digest]["inputs"]][::-1]
         seen.add(digest)
-    return list(found)
+    return list(given)
 
 
 def missing(histories: Mapping[str, Sequence[Stage]], known: Iterable[str]) -> dict[str, list[str]]:
     """Title of an input that no given file provides -> the files that it led to. histories: file -> history; known: digests."""
-    provided, found = set(known), dict[str, list[str]]()
+    provided = set(known)
+    led_to: dict[str, list[str]] = {}
     for file, history in histories.items():
         for stage in history:
             for entry in stage["inputs"]:
-                if entry["digest"] not in provided and file not in found.setdefault(title(entry), []):
-                    found[title(entry)].append(file)
-    return found
+                if entry["digest"] not in provided and file not in led_to.setdefault(title(entry), []):
+                    led_to[title(entry)].append(file)
+    return led_to
