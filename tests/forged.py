@@ -44,7 +44,7 @@ def forge_all(files: Path, folder: Path) -> None:
     for name, content in {
         "empty": b"", "text": b"images, labels and hope", "truncated": model[:-10],
         "changed": model[:-10] + bytes([model[-10] ^ 1]) + model[-9:],
-        "schema": model.replace(b'\\"schema\\":1', b'\\"schema\\":2'),
+        "schema": model.replace(b'\\"schema\\":2', b'\\"schema\\":3'),
     }.items():  # fmt: skip
         (folder / f"{name}.safetensors").write_bytes(content)
     (folder / "folder").mkdir()

@@ -76,7 +76,7 @@ def test_out_of_memory_halves_the_batch(
     assert again.code == 0 and "out of memory" not in again.err and again.out == found.out
     if target:
         assert (tmp_path / "result").read_bytes() == (tmp_path / "again").read_bytes()
-        assert fmtool.read(str(tmp_path / "result")).history[-1]["options"]["batch_size"] == 64
+        assert fmtool.read(str(tmp_path / "result")).history[-1]["options"]["--batch-size"] == 64
 
 
 @pytest.mark.parametrize("command", STAGES)

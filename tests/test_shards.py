@@ -74,8 +74,9 @@ def test_gaps_are_refused_unless_told(parts: list[Artifact]) -> None:
     assert "shard" not in found.header
     assert (found.history[-1]["command"], found.history[-1]["options"]) == (
         "merge",
-        {"shards": [3, 1], "of": 3},
+        {"--allow-gaps": True},
     )
+    assert [entry["shard"] for entry in found.history[-1]["inputs"]] == ["3/3", "1/3"]
 
 
 def test_what_is_no_set_of_shards_is_refused(files: Path, model: Artifact, parts: list[Artifact]) -> None:

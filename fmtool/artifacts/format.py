@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     Buffer = bytes | bytearray | memoryview
 
-SCHEMA = 1
+SCHEMA = 2  # 1 recorded the options of histories under other names than the command line's
+SCHEMAS_READ = (1, SCHEMA)
 WIDTHS = {"F64": 8, "I64": 8, "F32": 4, "U8": 1, "BOOL": 1}  # bytes, of the dtypes that are written row by row
 METADATA_KEY = "fmtool"
 LARGEST_HEADER = 100_000_000  # bytes, as the library has it
@@ -84,6 +85,7 @@ class Description:
     """A file's header, read without torch: fields, history, and tensor name -> (dtype, shape)."""
 
     kind: str
+    schema: int
     header: dict[str, Any]
     history: list[dict[str, Any]]
     digest: str
@@ -174,7 +176,7 @@ def describe_header(head: bytes, rest: Iterable[Buffer], name: str, *kinds: str)
     if text is None:
         raise ArtifactError(f"{name}: expected {wanted} file, got a safetensors file that fmtool did not make")
     meta = _parse_meta(text, name)
-    kind, digest = meta.pop("kind"), meta.pop("digest")
+    kind, schema, digest = (meta.pop(field) for field in ("kind", "schema", "digest"))
     _check_digest(head, rest, str(digest), name)
     if kinds and kind not in kinds:
         raise ArtifactError(f"{name}: expected {wanted} file, got a file of kind {kind}")
@@ -182,7 +184,7 @@ def describe_header(head: bytes, rest: Iterable[Buffer], name: str, *kinds: str)
     offsets = {key: int(entry["data_offsets"][0]) for key, entry in entries.items()}
     history = meta.pop("history")
     _check_kind(kind, meta, shapes, name)
-    return Description(kind, meta, history, digest, shapes, offsets)
+    return Description(kind, schema, meta, history, digest, shapes, offsets)
 
 
 def parse_header(data: bytes, name: str) -> dict[str, Any]:
@@ -227,12 +229,12 @@ def _parse_meta(text: str, name: str) -> dict[str, Any]:
         whole = False
     if not whole:
         raise ArtifactError(f"{name}: its fmtool header is damaged")
-    if meta["schema"] != SCHEMA:
-        raise ArtifactError(f"{name}: written by another version of fmtool (this one reads schema {SCHEMA})")
+    if meta["schema"] not in SCHEMAS_READ:
+        known = " and ".join(map(str, SCHEMAS_READ))
+        raise ArtifactError(f"{name}: written by another version of fmtool (this one reads schema {known})")
     wrong = [key for key, check in FRAME.items() if not check(meta[key])]
     if wrong:
         raise ArtifactError(f"{name}: its fmtool header is damaged ({wrong[0]})")
-    del meta["schema"]
     return meta
 
 

@@ -12,6 +12,7 @@ from fmtool.artifacts.format import Artifact
 
 Stage = Mapping[str, Any]  # one entry of a history, as `stage` makes it
 Input = Artifact | tuple[str, Artifact] | Mapping[str, Any]
+DATA_FIELDS = {"kind", "option", "name", "split", "digest"}  # of an input that is data; its others chose the images
 SHORT = 12  # digits of a digest that are shown
 DISTRIBUTIONS = {"fmtool": "fourier-masks", "torch": "torch", "foolbox": "foolbox"}  # what can change a result's bytes
 
@@ -44,12 +45,12 @@ def stage(
         else:
             named.append({"kind": "data", **given})
     recorded = {name: value for name, value in options.items() if value is not None}
-    entry: dict[str, Any] = {"command": command, "options": recorded, "inputs": named, "versions": versions()}
+    newest: dict[str, Any] = {"command": command, "options": recorded, "inputs": named, "versions": versions()}
     if arguments:
-        entry["arguments"] = list(arguments)
+        newest["arguments"] = list(arguments)
     if seed is not None:
-        entry["seed"] = seed
-    return [*history, entry]
+        newest["seed"] = seed
+    return [*history, newest]
 
 
 def _artifact_input(artifact: Artifact, option: str) -> dict[str, Any]:
@@ -96,10 +97,7 @@ def options_text(stage: Stage) -> str:
 def chosen_by(stage: Stage) -> dict[str, Any]:
     """The options that chose the images of a stage's data, which are recorded with the data."""
     data: Mapping[str, Any] = next((entry for entry in stage["inputs"] if entry["kind"] == "data"), {})
-    return {f"--{name}": value for name, value in data.items() if name not in NAMED and value is not None}
-
-
-NAMED = {"kind", "option", "name", "split", "digest"}  # what an input that is data says beside the options that chose it
+    return {f"--{name}": value for name, value in data.items() if name not in DATA_FIELDS and value is not None}
 
 
 def names_of_schema_1(stage: Stage) -> bool:

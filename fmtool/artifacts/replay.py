@@ -71,7 +71,9 @@ def _name(entry: Mapping[str, Any]) -> str:
 def _permission(stage: Stage, made_by: Mapping[str, Stage]) -> list[str]:
     """The option that takes files which were made with another model, where there are any."""
     model = next((entry["digest"] for entry in stage["inputs"] if entry["kind"] == "model"), None)
-    others = [_model_of(entry["digest"], made_by) for entry in stage["inputs"] if entry["kind"] not in ("model", "data")]
+    others = [
+        _model_of(entry["digest"], made_by) for entry in stage["inputs"] if entry["kind"] not in ("model", "data")
+    ]
     return ["--allow-other-model"] if model and any(other not in (None, model) for other in others) else []
 
 
@@ -92,7 +94,9 @@ def _reason(stage: Stage) -> str:
     """Why no command line makes this; nothing where one does."""
     command, options = stage["command"], stage["options"]
     if names_of_schema_1(stage):
-        return "fmtool 0.1 recorded its options, listed above, under other names; make the file again to have its commands"
+        return (
+            "fmtool 0.1 recorded its options, listed above, under other names; make the file again to have its commands"
+        )
     data = [entry for entry in stage["inputs"] if entry["kind"] == "data"]
     if command == "correlate" and data:
         return "it took matrices, of which the history holds no file name and no labels"

@@ -179,9 +179,11 @@ OTHERS: dict[str, dict[str, Check]] = {
 _stage = record(
     {
         "command": text, "options": each(anything), "versions": each(text),
-        "inputs": several(record({"kind": text, "digest": _digest}, {"name": text, "split": text})),
+        "inputs": several(
+            record({"kind": text, "digest": _digest}, {"option": text, "shard": text, "name": text, "split": text})
+        ),
     },
-    {"seed": whole, "output": _digest},
+    {"seed": whole, "output": _digest, "arguments": several(text)},
 )  # fmt: skip
 FRAME: dict[str, Check] = {"kind": text, "schema": whole, "digest": _digest, "history": several(_stage)}
 

@@ -26,8 +26,8 @@ def history_tree(file: str, one: Description, whole: bool) -> Tree:
 
     stages = list(enumerate(one.history, start=1))
     made = {stage["output"]: (number, stage) for number, stage in stages if "output" in stage}
-    shard = one.header.get("shard")
-    part = f", shard {shard.get('number')}/{shard.get('of')}" if isinstance(shard, dict) else ""
+    shard = history.shard_text(one.header)
+    part = f", shard {shard}" if shard else ""
     tree = Tree(Text(printable(f"{files.label(file)} {one.digest[:SHORT]}{part}")))
     shown: set[int] = set()
 
@@ -50,14 +50,10 @@ def history_tree(file: str, one: Description, whole: bool) -> Tree:
 
 def _stage_lines(number: int, stage: dict[str, Any]) -> list[str]:
     """Command and output's digest, options and seed, versions. Options that chose the images of data are their input's."""
-    data: dict[str, Any] = next((entry for entry in stage["inputs"] if entry["kind"] == "data"), {})
-    chosen = {key: data[key] for key in ("limit", "size") if data.get(key) is not None}
-    said = {**stage["options"], **chosen}
-    options = [f"{key}={value}" for key, value in sorted(said.items())]
-    options += [f"seed {stage['seed']}"] if "seed" in stage else []
+    options = history.options_text(stage)
     versions = ", ".join(f"{key} {value}" for key, value in sorted(stage["versions"].items()))
     made = f" -> {stage['output'][:SHORT]}" if "output" in stage else ""
-    lines = [f"{number}. {stage['command']}{made}", *([", ".join(options)] if options else []), f"by {versions}"]
+    lines = [f"{number}. {stage['command']}{made}", *([options] if options else []), f"by {versions}"]
     return [printable(line) for line in lines]
 
 

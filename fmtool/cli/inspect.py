@@ -9,7 +9,7 @@ import typer
 
 from fmtool.artifacts import replay
 from fmtool.artifacts.files import describe, label
-from fmtool.artifacts.format import SCHEMA, Description
+from fmtool.artifacts.format import Description
 from fmtool.cli import options
 from fmtool.cli.history_tree import history_tree, show_tree
 from fmtool.cli.session import working
@@ -90,11 +90,11 @@ def inspect(
 def _show_commands(found: Iterable[Description]) -> None:
     """Last, so that a shell can be given the end of the output."""
     for one in found:
-        print("\n".join(replay.commands(one.history, one.digest, one.header.get("shard"))))
+        print("\n".join(replay.commands(one.history, one.kind, one.digest, one.header)))
 
 
 def _summary(file: str, one: Description) -> list[str]:
-    lines = [f"{printable(label(file))}: kind {one.kind}, schema {SCHEMA}, digest {one.digest}"]
+    lines = [f"{printable(label(file))}: kind {one.kind}, schema {one.schema}, digest {one.digest}"]
     shown = list(one.shapes.items()) if one.kind != "model" else []
     lines += [f"  {printable(name)}: {dtype} {list(shape)}" for name, (dtype, shape) in sorted(shown)]
     if one.kind == "model":

@@ -72,7 +72,7 @@ def attack(
     target = None if defense is None else two_pass(defense, model, run, allow_other_model)
     if shared:
         _try_slots(target or run.classifier, data, run)
-    header, history = _described(name, {**effect, "epsilon": epsilon}, run, seed, model, data, defense, tries)
+    header, history = _described(name, epsilon, effect, run, seed, model, data, defense, tries)
     if shard is not None:
         header["shard"], data = shard.field(len(data)), _some(data, shard.rows(len(data)))
     work = {
@@ -102,6 +102,7 @@ def attack(
 
 def _described(
     name: str,
+    epsilon: float | None,
     effect: dict[str, Any],
     run: Ready,
     seed: int,
@@ -111,12 +112,15 @@ def _described(
     restarts: int,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The header, but for what was found, and the history of the attack."""
-    recorded = {"attack": name, "batch_size": run.batch, "device": run.device.type, **effect}
-    inputs = inputs_of(model, data)
-    if defense is not None:
-        recorded["restarts"] = restarts
-        inputs.append(defense)
-    header = {"attack": name, "options": effect, **data_header(data, run.spec)}
+    recorded = {
+        "--attack": name,
+        "--epsilon": epsilon,
+        "--attack-option": effect,
+        "--restarts": None if defense is None else restarts,
+        **run.recorded(),
+    }
+    inputs = [*inputs_of(model, data), *([("--defense", defense)] if defense is not None else [])]
+    header = {"attack": name, "options": {**effect, "epsilon": epsilon}, **data_header(data, run.spec)}
     return header, stage("attack", recorded, seed, inputs)
 
 

@@ -69,7 +69,15 @@ def class_masks(
         "image_size": list(run.spec.input_shape[1:]),
         **data_header(source, run.spec),
     }
-    recorded = {**fields, "limit": limit, "batch_size": run.batch, "compile": compile_, "device": run.device.type}
+    recorded = {
+        "--robust": robust or None,
+        "--lambda": used,
+        "--min-steps": min_steps,
+        "--max-steps": max_steps,
+        "--limit": limit,
+        "--compile": compile_,
+        **run.recorded(),
+    }
     inputs = inputs_of(model, source)
     work = {"header": header, "history": stage("class-masks", recorded, None, inputs)}
     with resume_file.resuming(output, {**work, **code_of(run.classifier, run.spec)}, restart=restart) as side:
@@ -86,7 +94,7 @@ def class_masks(
         fitted = (found.steps > 0).nonzero().flatten()
         tensors = {"classes": fitted, **{name: values[fitted] for name, values in found.__dict__.items()}}
         header["images"] = [len(part.images) for part in reversed(parts)]
-        history = stage("class-masks", {**recorded, "compile": compile_}, None, inputs)
+        history = stage("class-masks", {**recorded, "--compile": compile_}, None, inputs)
         made = Artifact("class-masks", header, tensors, history)
         if output is not None:
             files.write(made, output)

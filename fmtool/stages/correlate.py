@@ -75,14 +75,19 @@ def correlate(
         "class_subsets": class_subsets,
         "draws": draws,
     }
-    options = {
-        "statistics": chosen(statistics, x, y),
-        **arguments,
-        "pool": pool,
-        "subsample": list(subsample),
-        "device": where.type,
+    recorded = {
+        "--statistics": chosen(statistics, x, y),
+        "--permutations": count,
+        "--preset": preset,
+        "--row-normalise": row_normalise and None,
+        "--dimension": dimension,
+        "--pool": pool,
+        "--class-subsets": class_subsets or None,
+        "--subsample": list(subsample) or None,
+        "--draws": draws,
+        "--device": where.type,
     }
-    history = stage("correlate", options, seed, [_input(side) for side in (a, b)])
+    history = stage("correlate", recorded, seed, [_input(side) for side in (a, b)])
     sides = [_side(side) for side in (a, b)]
     work = {"history": history, "sides": sides, "labels": None if labels is None else _digest(labels)}
     with resume_file.resuming(output, work, restart=restart) as side:
@@ -101,7 +106,10 @@ def correlate(
         header = {
             "statistics": [_record(one) for one in found],
             "n": len(x),
-            **{name: options[name] for name in ("permutations", "strict", "dimension", "pool")},
+            "permutations": count,
+            "strict": strict,
+            "dimension": dimension,
+            "pool": pool,
             "dropped": dropped,
             "sides": sides,
             **_curves(found),

@@ -82,9 +82,7 @@ def defend(
         "data": first.header["data"],
     }
     tensors = {"predictions": predictions, **{name: first[name][place] for name in ROWS}}
-    history = stage(
-        "defend", {"batch_size": run.batch, "device": run.device.type}, None, [model, *attacked, *class_masks]
-    )
+    history = stage("defend", run.recorded(), None, [model, *attacked, *class_masks])
     return Artifact("defense", header, tensors, history)
 
 

@@ -202,11 +202,15 @@ def _described(
         **data_header(source, run.spec),
     }
     recorded = {
-        **chosen,
-        "limit": limit,
-        "batch_size": options.batch,
-        "compile": options.compile_,
-        "device": run.device.type,
+        "--for": for_,
+        "--lambda": options.lambda_,
+        "--min-steps": options.min_steps,
+        "--max-steps": options.max_steps,
+        "--precision": options.precision,
+        "--perturb": perturb or None,
+        "--limit": limit,
+        "--compile": options.compile_,
+        **run.recorded(),
     }
     return header, stage("fit-masks", recorded, seed if perturb else None, inputs_of(model, source))
 

@@ -46,7 +46,12 @@ class Checkpoint:
 
     def record(self) -> dict[str, str]:
         """The file as an input in a history."""
-        return {"name": Path(self.path).name, "split": "", "digest": hashlib.sha256(self.content).hexdigest()}
+        return {
+            "option": "--weights",
+            "name": Path(self.path).name,
+            "split": "",
+            "digest": hashlib.sha256(self.content).hexdigest(),
+        }
 
 
 @dataclass(frozen=True)
@@ -101,16 +106,16 @@ def import_model(
     )
     check_output(classifier, spec, count)
     options: dict[str, Any] = {
-        "architecture": origin.architecture,
-        "weights": origin.weights,
-        "keep_classes": classes,
-        "input_shape": list(shape),
-        "class_names": list(class_names) if class_names else None,
-        "mean": spec.mean and list(spec.mean),
-        "std": spec.std and list(spec.std),
+        "--weights": origin.weights if origin.weights in ("default", "none") else None,
+        "--keep-classes": classes,
+        "--input-shape": list(shape),
+        "--class-names": list(class_names) if class_names else None,
+        "--mean": spec.mean and list(spec.mean),
+        "--std": spec.std and list(spec.std),
     }
     inputs = [origin.checkpoint.record()] if origin.checkpoint else []
-    return to_artifact(classifier, spec, history.stage("import-model", options, seed, inputs))
+    stages = history.stage("import-model", options, seed, inputs, arguments=[origin.architecture])
+    return to_artifact(classifier, spec, stages)
 
 
 def read_source(source: str, architecture: str | None, weights: str | None) -> Origin:

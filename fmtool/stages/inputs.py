@@ -84,10 +84,10 @@ def inputs_of(model: Artifact, source: Artifact | Data) -> list[Any]:
     return [model, data_input(source) if isinstance(source, Data) else source]
 
 
-def data_input(data: Data) -> dict[str, Any]:
-    """A data set as an input in a history, with what chose and squeezed its images."""
+def data_input(data: Data, option: str = "--data") -> dict[str, Any]:
+    """A data set that `option` takes, as an input in a history, with the options that chose and squeezed its images."""
     chosen = {name: value for name, value in (("size", data.size), ("limit", data.limit)) if value is not None}
-    return {**data.record(), **chosen, "digest": data.digest}
+    return {"option": option, **data.record(), **chosen, "digest": data.digest}
 
 
 def data_header(source: Artifact | Data, spec: Specification) -> dict[str, Any]:

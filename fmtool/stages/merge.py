@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fmtool.artifacts import history as artifacts
 from fmtool.artifacts import streaming
 from fmtool.artifacts.format import Artifact
+from fmtool.artifacts.history import plain_options, stage
 from fmtool.artifacts.rows import check_range, image_names, shard_of
 from fmtool.errors import ArtifactError, warn
 
 # kind -> the stages whose options must agree: the newest of each that is in the history
 MAKERS = {"attack": ("attack",), "masks": ("fit-masks", "attack")}
-CHOICE = {"limit"}  # options that only choose images
+CHOICE = {"limit", "factory"}  # options that only choose images, or allow a model to be loaded
 UNSAID = {"perturb": 0.0}  # what files mean that were made before there was such an option
 ROUNDING = {"batch_size", "compile", "device"}  # options that may change no more than rounding
 LISTED = 5  # missing shards that a message names
@@ -41,7 +41,7 @@ def merge(files: Sequence[Artifact], *, allow_gaps: bool = False, output: str | 
     for other in files[1:]:
         _check_alike(other, first)
     sharded = any("shard" in file.header for file in files)
-    part = _check_shards(files, allow_gaps) if sharded else {}
+    gaps = sharded and _check_shards(files, allow_gaps)
     _check_apart(files)
     data: list[dict[str, str]] = []
     sources = torch.cat([_renumbered(file, data) for file in files])
@@ -49,8 +49,8 @@ def merge(files: Sequence[Artifact], *, allow_gaps: bool = False, output: str | 
     header["data"] = first.header["data"] if sharded else data
     if isinstance(header.get("defense"), dict):
         header["defense"] = {**header["defense"], "found": _summed([file.header["defense"]["found"] for file in files])}
-    at_once = sharded and not part
-    history = first.history if at_once else artifacts.stage("merge", part, None, files)
+    at_once = sharded and not gaps
+    history = first.history if at_once else stage("merge", {"--allow-gaps": gaps or None}, None, files)
     columns = {name: [file.rows(name) for file in files] for name in first.tensors}
     layout = {name: (rows[0].dtype, (len(sources), *rows[0].shape[1:])) for name, rows in columns.items()}
     places = _places(files) if sharded else torch.arange(len(sources))
@@ -67,8 +67,8 @@ def merge(files: Sequence[Artifact], *, allow_gaps: bool = False, output: str | 
     return made.artifact
 
 
-def _check_shards(files: Sequence[Artifact], allow_gaps: bool) -> dict[str, Any]:
-    """The files are shards of one job, each a different one; says which they are unless they are all."""
+def _check_shards(files: Sequence[Artifact], allow_gaps: bool) -> bool:
+    """The files are shards of one job, each a different one; says whether some are missing."""
     owner: dict[int, Artifact] = {}
     for file in files:
         if "shard" not in file.header:
@@ -92,7 +92,7 @@ def _check_shards(files: Sequence[Artifact], allow_gaps: bool) -> dict[str, Any]
         some = ", ".join(islice(absent, LISTED)) + (", ..." if gaps > LISTED else "")
         are = "is missing, number" if gaps == 1 else "are missing, numbers"
         raise ArtifactError(f"{gaps} of {of} shards {are} {some}: --allow-gaps takes the others all the same")
-    return {"shards": list(owner), "of": of} if gaps else {}
+    return gaps > 0
 
 
 def _places(files: Sequence[Artifact]) -> Tensor:
@@ -124,7 +124,7 @@ def _check_alike(other: Artifact, first: Artifact) -> None:
     _check_same(_layout(other), _layout(first), both, " of the tensors")
     for made_by in MAKERS[first.kind]:
         one, two = _newest(other, made_by), _newest(first, made_by)
-        rounding = sorted(name for name in ROUNDING if one["options"].get(name) != two["options"].get(name))
+        rounding = sorted(name for name in ROUNDING if plain_options(one).get(name) != plain_options(two).get(name))
         if rounding or one["versions"] != two["versions"]:
             what = ", ".join([*rounding, *(["versions"] if one["versions"] != two["versions"] else [])])
             warn(f"{other} and {first} were made with other {what} of {made_by}: their rows are rounded otherwise")
@@ -146,9 +146,9 @@ def _newest(file: Artifact, command: str) -> dict[str, Any]:
 
 
 def _options(file: Artifact, command: str) -> dict[str, Any]:
-    stage = _newest(file, command)
-    options = {name: value for name, value in stage["options"].items() if name not in CHOICE | ROUNDING}
-    return {**UNSAID, **options, "seed": stage.get("seed")}
+    newest = _newest(file, command)
+    options = {name: value for name, value in plain_options(newest).items() if name not in CHOICE | ROUNDING}
+    return {**UNSAID, **options, "seed": newest.get("seed")}
 
 
 def _fields(file: Artifact) -> dict[str, Any]:

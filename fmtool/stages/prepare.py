@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -22,6 +23,15 @@ class Ready:
     device: torch.device
     batch: int
 
+    def recorded(self) -> dict[str, Any]:
+        """What every history records of how the network was run, under the command line's names."""
+        return {"--batch-size": self.batch, "--device": self.device.type, "--factory": factory_of(self.spec)}
+
+
+def factory_of(spec: Specification) -> str | None:
+    """What --factory must repeat for the network to be built, where third-party code builds it."""
+    return spec.architecture if ":" in spec.architecture else None
+
 
 def ready(model: Artifact, device: str, batch: int | None, factory: str | None) -> Ready:
     """Load a `model` artifact for attacking and mask fitting."""
@@ -34,7 +44,7 @@ def ready(model: Artifact, device: str, batch: int | None, factory: str | None) 
 
 def code_of(classifier: Classifier, spec: Specification) -> dict[str, str]:
     """What tells whether somebody's factory still builds the same network: a digest of its logits on two images."""
-    if ":" not in spec.architecture:
+    if factory_of(spec) is None:
         return {}
     where = next((tensor.device for tensor in [*classifier.parameters(), *classifier.buffers()]), torch.device("cpu"))
     images = torch.rand(2, *spec.input_shape, generator=torch.Generator().manual_seed(0)).to(where)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fmtool.artifacts.format import Artifact
-from fmtool.artifacts.history import SHORT
+from fmtool.artifacts.history import SHORT, options_text, with_outputs
 from fmtool.artifacts.rows import image_names
 from fmtool.errors import ArtifactError, printable
 from fmtool.plotting.figure import draw, render
@@ -204,11 +204,9 @@ def _stages(files: Iterable[Artifact]) -> list[tuple[str, str]]:
     """Every stage that led to one of the files, once: the first digits of what it made, and what it did."""
     stages: dict[tuple[str, str], None] = {}  # a set that keeps the order
     for file in files:
-        for entry in [*file.history[:-1], *({**last, "output": file.digest} for last in file.history[-1:])]:
+        for entry in with_outputs(file.history, file.digest):
             names = [f"{one.get('name') or one['kind']} {one['digest'][:SHORT]}" for one in entry["inputs"]]
-            options = " ".join(f"{name}={value}" for name, value in sorted(entry["options"].items()))
             versions = ", ".join(f"{name} {number}" for name, number in sorted(entry["versions"].items()))
-            seed = f" seed={entry['seed']}" if "seed" in entry else ""
-            text = f"{entry['command']} from {', '.join(names) or 'nothing'}: {options}{seed}; by {versions}"
+            text = f"{entry['command']} from {', '.join(names) or 'nothing'}: {options_text(entry)}; by {versions}"
             stages[str(entry.get("output", ""))[:SHORT], text] = None
     return list(stages)

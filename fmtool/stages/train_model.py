@@ -22,7 +22,7 @@ from fmtool.runtime.progress import Progress
 from fmtool.runtime.resume_file import InSide
 from fmtool.stages.device_faults import device_errors
 from fmtool.stages.inputs import check_data, check_shape, data_input
-from fmtool.stages.prepare import code_of
+from fmtool.stages.prepare import code_of, factory_of
 
 
 @device_errors()
@@ -73,15 +73,22 @@ def train_model(
     if compile_ is None:
         compile_ = not head_only and compiling.pays(len(data) * chosen.epochs, spec.input_shape)
     options = {
-        "recipe": recipe,
-        **dataclasses.asdict(chosen),
-        "augment": augment,
-        "architecture": spec.architecture,
-        "head_only": head_only,
-        "compile": compile_,
-        "device": where.type,
+        "--recipe": recipe,
+        "--epochs": chosen.epochs,
+        "--learning-rate": chosen.learning_rate,
+        "--batch-size": chosen.batch,
+        "--augment": augment,
+        "--architecture": None if base else spec.architecture,
+        "--head-only": head_only or None,
+        "--compile": compile_,
+        "--device": where.type,
+        "--factory": factory_of(spec) if base else None,
     }
-    inputs: list[Any] = [*([base] if base else []), data_input(data), *([data_input(test)] if test else [])]
+    inputs: list[Any] = [
+        *([("--from", base)] if base else []),
+        data_input(data),
+        *([data_input(test, "--test-data")] if test else []),
+    ]
     history = stage("train-model", options, seed, inputs)
     # threads share each piece of work, and so round by their number
     work = {

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from fmtool.artifacts import history as provenance
-from fmtool.artifacts import replay
 from fmtool.artifacts.files import describe, label, looks_made, read_bytes
 from fmtool.artifacts.format import Artifact, Description, check_layout
 from fmtool.artifacts.history import SHORT
@@ -126,7 +125,7 @@ def _recognise(one: Examined, wanted: Mapping[str, Mapping[str, Any]]) -> None:
     for digest, entry in wanted.items():
         if _named(one.name) and entry.get("name") != one.name:
             continue  # it may have to be downloaded
-        spec = one.name + replay.SUFFIXES.get(entry["split"], "")
+        spec = provenance.data_argument({**entry, "name": one.name})
         if _data_digest(spec, entry.get("size"), entry.get("limit")) == digest:
             one.digests = [digest] if one.kind != "data" else [*one.digests, digest]
             one.kind = "data"

@@ -286,7 +286,8 @@ def test_history_names_every_stage_and_the_digest_of_every_input(twice: tuple[Pa
     assert plain == [made["model"].digest, fmtool.load_data("digits:train", limit=40).digest]
     assert robust == [made["model"].digest, made["pgd"].digest]
     assert [entry["kind"] for entry in history[2]["inputs"]] == ["model", "data"]
-    assert history[1]["seed"] == 1 and history[1]["options"]["steps"] == 3 and history[1]["options"]["epsilon"] == 0.3
+    assert history[1]["seed"] == 1 and history[1]["options"]["--epsilon"] == 0.3
+    assert history[1]["options"]["--attack-option"]["steps"] == 3
     for stage in history:
         assert stage["versions"].keys() == {"fmtool", "torch", "foolbox"}
     assert [stage["command"] for stage in made["correlation"].history] == [
@@ -394,7 +395,7 @@ def _inspect(stdin: int | None = None, content: bytes | None = None) -> subproce
 def test_standard_input_is_read_for_a_dash(files: Path) -> None:
     found = _inspect(content=(files / "defense.safetensors").read_bytes())
     assert found.returncode == 0 and found.stderr == b""
-    assert found.stdout.startswith(b"standard input: kind defense, schema 1, digest ")
+    assert found.stdout.startswith(b"standard input: kind defense, schema 2, digest ")
 
 
 def test_empty_standard_input_is_told() -> None:

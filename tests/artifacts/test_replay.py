@@ -201,33 +201,33 @@ def test_the_commands_are_the_end_of_what_is_printed_and_the_tree_says_as_much(
         assert all(one.startswith(("# ", "fmtool ")) for one in out[start:].strip().splitlines())
         assert out.count("\nfmtool ") == out[start:].count("\nfmtool ") >= 2
     out = run("inspect", "--history", tmp_path / "shard").out
-    assert re.search(r"shard [0-9a-f]{12}, shard 2/3\n", out) and "limit=6" in out and "limit=None" not in out
+    assert re.search(r"shard [0-9a-f]{12}, shard 2/3\n", out)
+    assert re.search(r" --attack pgd --attack-option \S+.* --batch-size \d+ .*--limit 6 --seed 0\n", out)
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"inputs": [{"kind": "data", "name": "matrix", "split": "", "digest": "a" * 64}], "command": "correlate"}, "matrices"),
-        ({"command": "refine-masks"}, "no such command"),
-        ({"options": {"init": "<object>"}}, "object of Python"),
-        ({"command": "train-model"}, "did not record --recipe"),
-        ({"command": "train-model", "options": {"recipe": "paper"}}, "test images"),
-        ({"options": {"limit": 3}}, "other images than --limit"),
+        ({"options": {"--attack-option": {"init": "<object>"}}}, "object of Python"),
+        ({"command": "train-model"}, "test images"),
+        ({"options": {"--limit": 3}}, "other images than --limit"),
+        ({"options": {"limit": 3}}, "fmtool 0.1 recorded its options, listed above, under other names"),
         ({"inputs": [{"kind": "data", "name": "", "split": "test", "digest": "a" * 64}]}, "no name"),
-        ({"command": "import-model", "options": {"input_shape": [1], "class_names": ["a,b"]}}, "a comma"),
+        ({"command": "import-model", "options": {"--input-shape": [1], "--class-names": ["a,b"]}}, "a comma"),
     ],
 )  # fmt: skip
 def test_what_no_command_makes_is_said_in_a_comment(change: dict[str, Any], reason: str) -> None:
-    data = {"kind": "data", "name": "digits", "split": "train", "digest": "a" * 64}
+    data = {"kind": "data", "option": "--data", "name": "digits", "split": "train", "digest": "a" * 64}
     stage = {"command": "fit-masks", "options": {}, "inputs": [data], "versions": {"fmtool": "1"}, **change}
-    *_, last = replay.commands([stage], "b" * 64)
+    *_, last = replay.commands([stage], "masks", "b" * 64, {})
     assert last.startswith(f"# {stage['command']} can't be given as a command: ") and reason in last
 
 
 def test_names_can_neither_end_a_comment_nor_a_word() -> None:
-    data = {"kind": "data", "name": "x\nrm -rf $HOME; 'y", "split": "test", "digest": "a" * 64}
-    stage = {"command": "fit-masks", "options": {"a b\n": "$(c)"}, "inputs": [data], "versions": {"fmtool": "1"}}
-    lines = replay.commands([stage], "\n;" * 32)
+    data = {"kind": "data", "option": "--data", "name": "x\nrm -rf $HOME; 'y", "split": "test", "digest": "a" * 64}
+    stage = {"command": "fit-masks", "options": {"--a b\n": "$(c)"}, "inputs": [data], "versions": {"fmtool": "1"}}
+    lines = replay.commands([stage], "masks", "\n;" * 32, {})
     assert [line[:2] for line in lines] == ["# ", "# ", "fm"] and all("\n" not in line for line in lines[:-1])
     assert shlex.split(lines[-1])[2:6] == ["--data", data["name"] + ":test", "--a b\n", "$(c)"]
 
@@ -257,4 +257,4 @@ def test_histories_that_go_round_end() -> None:
     made = makers(history, "m")
     assert sources(history[-1]["inputs"], made, {"x": "file"}) == []
     assert sources(history[-1]["inputs"], made, {"c": "file"}) == ["file"]
-    assert len([line for line in replay.commands(history, "m") if line.startswith("fmtool")]) == 4
+    assert len([line for line in replay.commands(history, "masks", "m", {}) if line.startswith("fmtool")]) == 4

@@ -98,7 +98,7 @@ def test_the_header_says_against_what_and_by_which_way(files: Path, adaptive: Ar
     assert found["two_pass"] + found["class_masks"] == int((adaptive["status"] == OK).sum()) > 0
     assert adaptive.header["attack"] == "pgd" and adaptive.header["options"]["steps"] == 8
     last = adaptive.history[-1]
-    assert last["options"]["restarts"] == 5 and last["seed"] == 0
+    assert last["options"]["--restarts"] == 5 and last["seed"] == 0
     assert [entry["digest"] for entry in last["inputs"]] == [model.digest, data.digest, robust.digest]
     assert "defense" not in load(files, "fmn").header
 

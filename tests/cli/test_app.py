@@ -16,6 +16,7 @@ from conftest import Run
 
 import fmtool
 from fmtool.artifacts.files import describe
+from fmtool.artifacts.history import options_text
 from fmtool.cli import app
 from fmtool.errors import FmtoolWarning
 from fmtool.tables import registry
@@ -239,7 +240,7 @@ def test_inspect_shows_the_history(files: Path, run: Run) -> None:
     short, long = run("inspect", path).out, run("inspect", path, "--history").out
     for number, command in enumerate(("train-model", "attack", "class-masks", "class-masks", "defend"), start=1):
         assert f"── {number}. {command}" in short
-    assert "lambda=" not in short and "data digits test" in short
+    assert "--lambda" not in short and "data digits test" in short
     found = describe(str(path))
     start = long.index(f"{path} {found.digest[:12]}\n")
     tree = long[start : long.index("Accuracy after")]
@@ -247,12 +248,9 @@ def test_inspect_shows_the_history(files: Path, run: Run) -> None:
         made = f" -> {stage['output'][:12]}" if "output" in stage else ""
         head = f"── {number}. {stage['command']}{made}"
         assert len(re.findall(rf"{re.escape(head)}$", tree, re.M)) == 1
-        data = next((entry for entry in stage["inputs"] if entry["kind"] == "data"), {})
-        said = {**stage["options"], **{key: data[key] for key in ("limit", "size") if data.get(key) is not None}}
-        assert ", ".join(f"{key}={value}" for key, value in sorted(said.items())) in tree
+        assert f"{options_text(stage)}\n" in tree
         assert all(entry["digest"][:12] in tree for entry in stage["inputs"])
         assert all(f"{key} {value}" in tree for key, value in stage["versions"].items())
-        assert f"seed {stage['seed']}\n" in tree if "seed" in stage else True
     depth = {line.partition("── ")[2]: line.index("── ") // 4 for line in tree.splitlines() if "── " in line}
     model, attack = (found.history[place]["output"][:12] for place in (0, 1))
     assert depth["5. defend"] == 0 and depth[f"1. train-model -> {model}"] == 1

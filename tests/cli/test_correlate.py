@@ -34,7 +34,7 @@ def test_all_statistics_with_nulls_and_samples(sides: tuple[Path, Path], run: Ru
     assert found["cosine_all_pairs_histogram"].sum() == n * (n - 1)
     assert found.header["dimension"] == "twonn" and "curves" not in found.header
     assert found.header["sides"][0]["perturb"] == 0.0
-    assert found.history[-1]["options"]["statistics"] == list(STATISTICS)
+    assert found.history[-1]["options"]["--statistics"] == list(STATISTICS)
 
 
 def test_curves_are_recorded_and_printed(sides: tuple[Path, Path], run: Run, tmp_path: Path) -> None:

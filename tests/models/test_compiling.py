@@ -82,11 +82,11 @@ def test_it_is_done_where_there_is_enough_work(files: Path, monkeypatch: pytest.
     few = {"min_steps": 2, "max_steps": 3}
     for given, expected in ((None, False), (True, True), (False, False)):
         found = fmtool.fit_masks(model, attack, compile_=given, **few)  # type: ignore[arg-type]
-        assert found.history[-1]["options"]["compile"] is expected and bool(asked) is expected
+        assert found.history[-1]["options"]["--compile"] is expected and bool(asked) is expected
         asked.clear()
     monkeypatch.setattr(compiling, "PAYS_FROM", 2 * 64)
     for stage in (fmtool.fit_masks, fmtool.class_masks):
-        assert stage(model, attack, **few).history[-1]["options"]["compile"] and asked  # type: ignore[operator]
+        assert stage(model, attack, **few).history[-1]["options"]["--compile"] and asked  # type: ignore[operator]
         asked.clear()
 
 
