@@ -135,6 +135,7 @@ def test_what_differs_in_more_than_its_images_is_refused(model: Artifact, halves
     masks = [fmtool.fit_masks(model, half, "essential", limit=4, **FEW) for half in halves]
     other = dataclasses.replace(model, tensors={**model.tensors, "linear.bias": model["linear.bias"] + 1})
     longer = fmtool.fit_masks(model, two, "essential", limit=4, lambda_=0.1, min_steps=20, max_steps=31)
+    effect = two.history[-1]["options"]["--attack-option"]
     stronger = [dict(stage) for stage in masks[1].history]
     stronger[-2]["options"] = {**stronger[-2]["options"], "--epsilon": 0.5}
     cases: list[tuple[list[Artifact], str]] = [
@@ -143,7 +144,7 @@ def test_what_differs_in_more_than_its_images_is_refused(model: Artifact, halves
         ([], "at least one file"),
         ([one, fmtool.attack(other, fmtool.load_data("digits:train", limit=9), **PGD)], "made with model "),
         ([one, with_header(two, class_names=list("abcdefghij"))], "their class names differ"),
-        ([one, with_options(two, {"--attack-option": {"steps": 40}})], "option 'steps' of attack is 40 and 3"),
+        ([one, with_options(two, {"--attack-option": {**effect, "steps": 40}})], "option 'steps' of attack is 40 and 3"),
         ([one, with_options(two, {"--epsilon": 0.1})], "option 'epsilon' of attack is 0.1 and 0.3"),
         (
             [one, fmtool.attack(model, fmtool.load_data("digits:train", limit=9), seed=1, **PGD)],
