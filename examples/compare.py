@@ -18,6 +18,7 @@ import typer
 
 from fmtool.artifacts.files import describe
 from fmtool.artifacts.format import Description
+from fmtool.artifacts.history import plain_options
 from fmtool.artifacts.output import write_bytes
 from fmtool.attacks.registry import FAILED, WRONG_BEFORE, title
 from fmtool.cli.terminal import show
@@ -210,8 +211,9 @@ def expect(files: Sequence[Description], *kinds: str) -> None:
 
 def network(file: Description) -> str:
     """The architecture that the history names: a short name, or the last part of a factory's."""
-    made = (entry["options"].get("architecture") for entry in reversed(file.history))
-    return next((str(name).rpartition(":")[2] for name in made if name), "-")
+    stages = reversed(file.history)
+    names = (plain_options(stage).get("architecture") or next(iter(stage.get("arguments", ())), "") for stage in stages)
+    return next((str(name).rpartition(":")[2] for name in names if name), "-")
 
 
 def attack_of(file: Description) -> str:
@@ -221,11 +223,11 @@ def attack_of(file: Description) -> str:
 
 def epsilon(file: Description) -> float:
     """That of the attack which made the file or led to it."""
-    made = (entry["options"].get("epsilon") for entry in reversed(file.history) if entry["command"] == "attack")
-    found = next(made, None)
-    if found is None:
+    attacks = (stage for stage in reversed(file.history) if stage["command"] == "attack")
+    bound = next((plain_options(stage).get("epsilon") for stage in attacks), None)
+    if bound is None:
         raise FmtoolError("expected files of an attack with an epsilon")
-    return float(found)
+    return float(bound)
 
 
 def success_rate(file: Description) -> float:

@@ -56,8 +56,8 @@ def correlation(name: str, purposes: tuple[str, str], epsilon: float | None = No
             for place, purpose in enumerate(purposes)
         ],
     }  # fmt: skip
-    attack = {"command": "attack", "options": {"attack": name, "epsilon": epsilon}, "inputs": [], "versions": {}}
-    model = {"command": "import-model", "options": {"architecture": "resnet20"}, "inputs": [], "versions": {}}
+    attack = {"command": "attack", "options": {"--attack": name, "--epsilon": epsilon}, "inputs": [], "versions": {}}
+    model = {"command": "import-model", "options": {}, "arguments": ["resnet20"], "inputs": [], "versions": {}}
     return Description("correlation", header, [model, attack], "", {}, {})
 
 
@@ -91,7 +91,7 @@ def test_table_3_puts_the_papers_rows_where_the_success_fits(compare: ModuleType
         status = attacked["status"].repeat(10)[:100] * 0
         status[: round(100 * (1 - share))] = 2
         tensors = {name: tensor.repeat(10, *[1] * (tensor.ndim - 1))[:100] for name, tensor in attacked.tensors.items()}
-        history = [{"command": "attack", "options": {"epsilon": number / 255}, "inputs": [], "versions": {}}]
+        history = [{"command": "attack", "options": {"--epsilon": number / 255}, "inputs": [], "versions": {}}]
         made = Artifact("attack", attacked.header, {**tensors, "status": status}, history)
         found.append(describe("made", data=serialise(made)[0]))
     found.append(correlation("pgd", ("essential", "adversarial"), 8 / 255))

@@ -69,7 +69,7 @@ def test_another_estimator_of_the_dimension(sides: tuple[Path, Path], run: Run, 
     outcome = run(*line)
     assert outcome.code == 0 and "dimensions by mle" in outcome.out
     found = fmtool.read(str(output), "correlation")
-    assert found.header["dimension"] == found.history[-1]["options"]["dimension"] == "mle"
+    assert found.header["dimension"] == found.history[-1]["options"]["--dimension"] == "mle"
 
 
 def test_the_picture_is_drawn_in_the_same_call(sides: tuple[Path, Path], run: Run, tmp_path: Path) -> None:

@@ -175,8 +175,9 @@ def test_perturb_is_drawn_for_each_image_and_recorded(files: Path) -> None:
         return fmtool.fit_masks(model, attack, "essential", **few, **more)  # type: ignore[arg-type]
 
     plain, moved, other = fit(), fit(perturb=0.1), fit(perturb=0.1, seed=1)
-    assert plain.header["perturb"] == plain.history[-1]["options"]["perturb"] == 0 and "seed" not in plain.history[-1]
-    assert moved.header["perturb"] == moved.history[-1]["options"]["perturb"] == 0.1
+    assert plain.header["perturb"] == 0 and "--perturb" not in plain.history[-1]["options"]
+    assert moved.header["perturb"] == moved.history[-1]["options"]["--perturb"] == 0.1
+    assert "seed" not in plain.history[-1]
     assert (moved.history[-1]["seed"], other.history[-1]["seed"]) == (0, 1)
     assert not torch.equal(moved["masks"], plain["masks"]) and not torch.equal(moved["masks"], other["masks"])
     assert torch.equal(fit(seed=5)["masks"], plain["masks"])

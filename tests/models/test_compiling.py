@@ -131,7 +131,7 @@ def test_precision_is_recorded_and_checked(files: Path) -> None:
     model, attack = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("model", "fmn"))
     few = {"min_steps": 2, "max_steps": 3, "device": "cpu"}
     found = fmtool.fit_masks(model, attack, precision="bfloat16", **few)  # type: ignore[arg-type]
-    assert found.header["precision"] == found.history[-1]["options"]["precision"] == "bfloat16"
+    assert found.header["precision"] == found.history[-1]["options"]["--precision"] == "bfloat16"
     with pytest.raises(ModelError, match=r"unknown --precision 'bfloat'.*did you mean 'bfloat16'"):
         fmtool.fit_masks(model, attack, precision="bfloat", **few)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="only a GPU computes in it"):

@@ -144,7 +144,10 @@ def test_what_differs_in_more_than_its_images_is_refused(model: Artifact, halves
         ([], "at least one file"),
         ([one, fmtool.attack(other, fmtool.load_data("digits:train", limit=9), **PGD)], "made with model "),
         ([one, with_header(two, class_names=list("abcdefghij"))], "their class names differ"),
-        ([one, with_options(two, {"--attack-option": {**effect, "steps": 40}})], "option 'steps' of attack is 40 and 3"),
+        (
+            [one, with_options(two, {"--attack-option": {**effect, "steps": 40}})],
+            "option 'steps' of attack is 40 and 3",
+        ),
         ([one, with_options(two, {"--epsilon": 0.1})], "option 'epsilon' of attack is 0.1 and 0.3"),
         (
             [one, fmtool.attack(model, fmtool.load_data("digits:train", limit=9), seed=1, **PGD)],
