@@ -85,12 +85,12 @@ class Description:
     """A file's header, read without torch: fields, history, and tensor name -> (dtype, shape)."""
 
     kind: str
-    schema: int
     header: dict[str, Any]
     history: list[dict[str, Any]]
     digest: str
     shapes: dict[str, tuple[str, tuple[int, ...]]]
     offsets: dict[str, int]  # of the tensors' first bytes, from the end of the header
+    schema: int = SCHEMA
     data: bytes = b""
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
@@ -184,7 +184,7 @@ def describe_header(head: bytes, rest: Iterable[Buffer], name: str, *kinds: str)
     offsets = {key: int(entry["data_offsets"][0]) for key, entry in entries.items()}
     history = meta.pop("history")
     _check_kind(kind, meta, shapes, name)
-    return Description(kind, schema, meta, history, digest, shapes, offsets)
+    return Description(kind, meta, history, digest, shapes, offsets, schema)
 
 
 def parse_header(data: bytes, name: str) -> dict[str, Any]:
