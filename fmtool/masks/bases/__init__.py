@@ -1,0 +1,1 @@
+"""The bases that masks can be in, one file each; `masks.basis` lists them."""
