@@ -12,9 +12,9 @@ import time
 import torch
 from common import arguments, classifiers, pixels, show
 
+from fmtool.masks.basis import FOURIER, basis_for
 from fmtool.masks.fitting import FittedMasks, fit_masks
 from fmtool.masks.optimisation import FitOptions
-from fmtool.masks.spectrum import to_full
 from fmtool.models.classifier import predict
 from fmtool.models.registry import PRECISIONS
 
@@ -55,8 +55,9 @@ def _flip(base: FittedMasks, found: tuple[FittedMasks, float]) -> tuple[FittedMa
 
 
 def _row(name: str, base: FittedMasks, found: FittedMasks, taken: float) -> list[str]:
-    width = 2 * (base.masks.shape[-1] - 1)
-    one, other = (to_full(masks, width).flatten(1).double() for masks in (base.masks, found.masks))
+    rows, columns = base.masks.shape[-2:]
+    basis = basis_for(FOURIER, rows, 2 * (columns - 1))
+    one, other = (basis.to_full(masks).flatten(1).double() for masks in (base.masks, found.masks))
     cosines = torch.nn.functional.cosine_similarity(one, other, dim=1)
     return [
         name,

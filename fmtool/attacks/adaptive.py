@@ -67,7 +67,9 @@ def run(
     status = torch.where(clean == labels, OK, WRONG_BEFORE)
     attacked = (status == OK).nonzero().flatten()
     tries: list[tuple[str, int, nn.Module]] = [("restart", number, two_pass) for number in range(restarts)]
-    tries += [("mask", k, OneMask(two_pass.classifier, two_pass.masks[k]).eval()) for k in two_pass.classes]
+    tries += [
+        ("mask", k, OneMask(two_pass.classifier, two_pass.masks[k], two_pass.basis).eval()) for k in two_pass.classes
+    ]
     adversarial, begun = images.clone(), kept.part(TRIES)
     if begun is None:
         seeds = row_seeds("restart", 0)

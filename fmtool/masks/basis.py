@@ -27,12 +27,13 @@ FOURIER = "fourier"
 BASES = {
     FOURIER: "fmtool.masks.bases.fourier:Fourier",
 }
+EXACT = 12  # decimals of a radial frequency: 0.125 must be 0.125 whichever row and column give it
 KEPT = 1e-3  # an entry above this counts as kept
 ROWS = 256  # masks of a file that are read at a time
 
 
 class Basis(ABC):
-    """A basis for images of h x w pixels; `basis` gives the one instance of each name and size, which must not be changed.
+    """A basis for images of h x w pixels; `basis_for` gives the one instance of each name and size, which must not be changed.
 
     A mask is stored as (..., rows, columns) in [0, 1], where `shape` is (rows, columns), and may hold each of several equal
     entries of the full mask only once. The defaults suit an orthonormal basis of real coefficients, all of them independent.
@@ -125,14 +126,14 @@ class Basis(ABC):
         return self.to_full(masks)
 
     def kept_entries(self, masks: Any) -> Array:
-        """(n) int64: entries above `KEPT` of the full masks. masks (n, c, rows, columns): an array, a tensor, or rows of a file."""
+        """(n) int64: entries above `KEPT` of the full masks. masks (n, c, rows, columns): an array, tensor, or rows of a file."""
         blocks = (np.asarray(masks[start : start + ROWS]) for start in range(0, masks.shape[0], ROWS))
         counted = [((block > KEPT) * self.counts).sum(axis=(1, 2, 3)) for block in blocks]
         return np.concatenate(counted or [np.zeros(0)]).astype(np.int64)
 
 
 @lru_cache(maxsize=32)
-def basis(name: str, h: int, w: int) -> Basis:
+def basis_for(name: str, h: int, w: int) -> Basis:
     """The basis of that name for images of h x w pixels; MaskError for an unknown name."""
     if name not in BASES:
         raise MaskError(unknown("--basis", name, BASES))
@@ -146,7 +147,7 @@ def basis_of(header: Mapping[str, Any], file: object) -> Basis:
     name, (h, w) = header.get("basis", FOURIER), header["image_size"]  # class masks of version 0.1 don't name it
     if name not in BASES:
         raise ArtifactError(f"{file}: its masks are in the basis {name!r}, expected one of {', '.join(BASES)}")
-    return basis(name, int(h), int(w))
+    return basis_for(name, int(h), int(w))
 
 
 def check_shape(masks: Any, header: Mapping[str, Any], file: object) -> Basis:

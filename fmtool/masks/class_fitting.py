@@ -15,17 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmtool.errors import MaskError
+from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.optimisation import (
     WINDOW,
     Adam,
     FitOptions,
     input_gradient,
     l1_norm,
-    mask_gradient,
     per_mask,
     settled,
 )
-from fmtool.masks.spectrum import half_width, symmetrise_
 from fmtool.models.classifier import padded
 from fmtool.models.compiling import InputGradient
 from fmtool.runtime import threads
@@ -37,7 +36,7 @@ CLASS_TOLERANCE = 1e-3  # one mask a class; authors' code
 
 @dataclass(frozen=True)
 class ClassMasks:
-    """masks (k, c, h, w // 2 + 1) in [0, 1]; steps (k) int64; loss (k) of the last step, averaged over the parts that hold
+    """masks (k, c, rows, columns) in [0, 1]; steps (k) int64; loss (k) of the last step, averaged over the parts that hold
     images of the class; converged (k) bool: the stopping test was met. On the CPU. A class without images has 0 steps.
     """
 
@@ -76,9 +75,11 @@ def fit_class_masks(
         raise MaskError("no image is left to fit a class mask to")
     first = parts[0].images
     c, h, w = first.shape[1:]
-    works = [_ClassWork(part, classes, options, device) for part in parts]
+    transform = basis_for(options.basis, h, w)
+    weights = transform.weights(first.dtype, device)
+    works = [_ClassWork(part, classes, options, transform, device) for part in parts]
     held = torch.stack([work.counts > 0 for work in works])  # (parts, k)
-    run = _Run.fresh((classes, c, h, half_width(w)), first.dtype, held.any(dim=0))
+    run = _Run.fresh((classes, c, *transform.shape), first.dtype, held.any(dim=0))
     run.restore(kept.load())
     adam = run.adam
     with threads.pool(device) as pool:
@@ -88,9 +89,9 @@ def fit_class_masks(
             for work in works:
                 loss, slope = work.gradient(adam.masks, run.active, passes, pool)
                 slope += options.lambda_ * adam.masks.sign()
-                penalised = loss + options.lambda_ * l1_norm(adam.masks, w).double()
+                penalised = loss + options.lambda_ * l1_norm(adam.masks, weights).double()
                 summed += torch.where(work.counts > 0, penalised, 0)
-                adam.step_some(symmetrise_(slope, w), run.active & (work.counts > 0))
+                adam.step_some(transform.symmetrise_(slope), run.active & (work.counts > 0))
             run.count(summed / held.sum(dim=0), options)
             kept.save(run.tensors)
             if progress:
@@ -141,11 +142,11 @@ class _Run:
 
 
 class _ClassWork:
-    """One part's spectra on the device, and the classes' gradients over them."""
+    """One part's coefficients on the device, and the classes' gradients over them."""
 
-    def __init__(self, part: Part, classes: int, options: FitOptions, device: torch.device) -> None:
-        self.batch, self.size = options.batch, part.images.shape[-2:]
-        self.spectra = torch.fft.rfft2(part.images.to(device))
+    def __init__(self, part: Part, classes: int, options: FitOptions, basis: Basis, device: torch.device) -> None:
+        self.batch, self.basis = options.batch, basis
+        self.coefficients = basis.analyse(part.images.to(device))
         self.targets, self.owners = part.targets.to(device), part.owners.to(device)
         self.counts = torch.bincount(self.owners, minlength=classes)  # (k) images each class has in this part
 
@@ -156,10 +157,10 @@ class _ClassWork:
 
         def micro_batch(some: Tensor) -> tuple[Tensor, Tensor]:
             owners, whole = self.owners[some], padded(some, self.batch)
-            filtered = torch.fft.irfft2(masks[self.owners[whole]] * self.spectra[whole], s=self.size)
-            losses, _, gradient = passes(filtered, self.targets[whole])
+            own, coefficients = masks[self.owners[whole]], self.coefficients[whole]
+            losses, _, gradient = passes(self.basis.synthesise(own, coefficients), self.targets[whole])
             belongs = F.one_hot(owners, len(masks)).to(masks.dtype)  # a product adds up in a fixed order on any device
-            each = mask_gradient(gradient, self.spectra[whole]).flatten(1)[: len(some)]
+            each = self.basis.gradient(gradient, own, coefficients).flatten(1)[: len(some)]
             return belongs.T @ each, belongs.T.double() @ losses[: len(some)].double()
 
         for added, lost in pool.map(micro_batch, threads.batches(rows, self.batch)):

@@ -1,8 +1,8 @@
-"""Is it the places that a mask keeps, or only how many? Controls that put its values elsewhere, and how they compare with it.
+"""Do the places that a mask keeps matter, or only how many? Controls that put its values elsewhere, compared with the mask.
 
-A control keeps the same number of entries of the full spectrum, with the same values, and is symmetric. Entries k and -k are one
-orbit: those that mirror themselves count once, all others twice, and values move only among orbits that count as often, over
-all channels. So every control has the mask's l1 norm and its count of kept entries exactly.
+A control keeps the same number of entries of the full mask, with the same values, and is symmetric. Entries that are equal in
+every mask (in the Fourier basis k and -k) form an orbit, and values move only among orbits that count equally often, over all
+channels. So every control has exactly the mask's l1 norm and its count of kept entries.
 """
 
 from __future__ import annotations
@@ -15,71 +15,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmtool.masks import radial
-from fmtool.masks.spectrum import half_width, mirror_rows, self_mirrored
+from fmtool.masks.basis import Basis
 
 FLIPS = 999  # of signs, in a test of paired differences
 TIE = 1e-9  # sums of differences nearer than this are ties: they differ by rounding alone
 
 
-def orbits(h: int, w: int) -> list[tuple[Tensor, Tensor]]:
-    """Places (m) and their mirror images (m) in the flattened half spectrum: first those that count once, then the pairs.
-
-    A pair stands once in the columns between, where its mirror image is not stored, and in two rows of the others.
-    """
-    f = half_width(w)
-    mirror = torch.arange(h * f).view(h, f)
-    for column in self_mirrored(w):
-        mirror[:, column] = mirror[mirror_rows(h, mirror.device), column]
-    place, mirror = torch.arange(h * f), mirror.flatten()
-    single = torch.zeros(h, f, dtype=torch.bool)
-    single[:, self_mirrored(w)] = True
-    once = single.flatten() & (place == mirror)
-    pair = ~once & (place <= mirror)
-    return [(place[some], mirror[some]) for some in (once, pair)]
-
-
-def rearranged(masks: Tensor, scores: Tensor, ties: Tensor, w: int) -> Tensor:
+def rearranged(masks: Tensor, scores: Tensor, ties: Tensor, basis: Basis) -> Tensor:
     """The masks' values, largest first, on the orbits in the order of their scores, largest first.
 
-    masks, scores, ties (n, c, h, w // 2 + 1), zero frequency in the corner: masks symmetric, scores read at one place of an
-    orbit, ties random numbers that put orbits of equal score in order. Gives masks of the same shape.
+    masks, scores, ties (n, c, rows, columns): masks symmetric, scores read at one place of an orbit, ties random numbers that
+    put orbits of equal score in order. Gives masks of the same shape.
     """
-    n, c, h, f = masks.shape
-    values, scores, ties = (one.reshape(n, c, h * f) for one in (masks, scores, ties))
-    made = torch.empty_like(values)
-    for places, mirrors in orbits(h, w):
-        flat = (one[..., places].flatten(1) for one in (values, scores, ties))
-        largest, score, tie = next(flat).sort(dim=1, descending=True).values, next(flat), next(flat)
+    values, scores, ties = (one.flatten(2) for one in (masks, scores, ties))
+    moved = torch.empty_like(values)
+    for places, equals in basis.orbits():
+        largest = values[..., places].flatten(1).sort(dim=1, descending=True).values
+        score = scores[..., places].flatten(1)
+        tie = ties[..., places].flatten(1)
         order = tie.argsort(dim=1)
         order = order.gather(1, score.gather(1, order).argsort(dim=1, descending=True, stable=True))
-        moved = torch.empty_like(largest).scatter_(1, order, largest).view(n, c, len(places))
-        made[..., places] = moved
-        made[..., mirrors] = moved
-    return made.view(n, c, h, f)
+        placed = torch.empty_like(largest).scatter_(1, order, largest).view(*masks.shape[:2], len(places))
+        moved[..., places] = placed
+        moved[..., equals] = placed
+    return moved.view(masks.shape)
 
 
-def is_symmetric(masks: Tensor, w: int) -> bool:
-    """Whether (n, c, h, w // 2 + 1) masks have equal rows k and -k in the columns that mirror themselves."""
-    mirror = mirror_rows(masks.shape[-2], masks.device)
-    return all(torch.equal(masks[..., column], masks[..., mirror, column]) for column in self_mirrored(w))
-
-
-def lowest_first(h: int, w: int) -> Tensor:
-    """(h, w // 2 + 1) float64 scores: minus the radial frequency in cycles per pixel, so that zero frequency is largest."""
-    return -torch.from_numpy(radial.frequencies(h, w))
-
-
-def magnitudes(images: Tensor) -> Tensor:
-    """(n, c, h, w) images to scores (n, c, h, w // 2 + 1): the absolute values of their spectra."""
-    found: Tensor = torch.fft.rfft2(images).abs()
-    return found
+def is_symmetric(masks: Tensor, basis: Basis) -> bool:
+    """Whether entries of (n, c, rows, columns) masks that are stored more than once are equal."""
+    values = masks.flatten(2)
+    return all(torch.equal(values[..., places], values[..., equals]) for places, equals in basis.orbits())
 
 
 def partners(targets: Sequence[int], names: Sequence[tuple[int, int]], draws: Tensor, *, same: bool) -> Tensor:
     """(n) int64: for each row another one of the same target, or one of another target; -1 where there is none.
 
-    names: (key, index) of each row, which put the candidates in order, so that the choice does not hang on the rows' order.
+    names: (key, index) of each row, which put the candidates in order, so that the choice does not depend on the rows' order.
     draws (n) float64 in [0, 1): which candidate.
     """
     order = sorted(range(len(targets)), key=lambda row: (targets[row], names[row]))
@@ -87,7 +58,7 @@ def partners(targets: Sequence[int], names: Sequence[tuple[int, int]], draws: Te
     ends: dict[int, tuple[int, int]] = {}  # target -> where its rows begin and end in `order`
     for at, row in enumerate(order):
         ends[targets[row]] = (ends.get(targets[row], (at, at))[0], at + 1)
-    found = []
+    chosen_rows = []
     for row, draw in enumerate(draws.tolist()):
         start, end = ends[targets[row]]
         count = end - start - 1 if same else len(order) - (end - start)
@@ -97,8 +68,8 @@ def partners(targets: Sequence[int], names: Sequence[tuple[int, int]], draws: Te
             chosen += chosen >= place[row]
         elif chosen >= start:
             chosen += end - start
-        found.append(order[chosen] if count else -1)
-    return torch.tensor(found, dtype=torch.int64)
+        chosen_rows.append(order[chosen] if count else -1)
+    return torch.tensor(chosen_rows, dtype=torch.int64)
 
 
 @dataclass(frozen=True)
@@ -164,8 +135,8 @@ class Control:
 
 @dataclass(frozen=True)
 class MaskCheck:
-    """What `check_masks` finds. about: "essential", "adversarial" or "class"; the first control is no filter, the second the
-    masks as they are. kept_entries: their median over the masks, of `entries` of the full spectrum.
+    """What `check_masks` gives. about: "essential", "adversarial" or "class"; the first control is no filter, the second the
+    masks as they are. kept_entries: their median over the masks, of `entries` of the full mask.
     """
 
     about: str

@@ -15,7 +15,7 @@ State = Mapping[str, Tensor]  # what a slot of `fitting` holds of an image, or s
 
 @dataclass(frozen=True)
 class Fit:
-    """One image's mask (c, h, w // 2 + 1) in [0, 1], on the CPU; the other fields are those of `FittedMasks`."""
+    """One image's mask (c, rows, columns) in [0, 1], on the CPU; the other fields are those of `FittedMasks`."""
 
     masks: Tensor
     steps: int

@@ -1,15 +1,14 @@
 """Fit one frequency mask an image (paper, sections 3.1, 4.4 and A.3).
 
-The authors fit one full-spectrum mask at a time with autograd. Here a batch of images advances together on half the spectrum,
-each with an Adam state of its own, and the gradient with respect to a mask is written out: for x_F = F^-1(M * F x) on h x w
-pixels, dL/dM = Re(F(dL/dx_F) * conj(F x)) / (h w), entry by entry what the full spectrum's loop computes. Each worker thread
-has a batch of its own; on a GPU a step is one CUDA graph.
+The authors fit one full-spectrum mask at a time with autograd. Here a batch of images advances together, each with an Adam
+state of its own, and the basis gives the gradient with respect to a mask (in the Fourier basis on half the spectrum, entry by
+entry what the full spectrum's loop computes). Each worker thread has a batch of its own; on a GPU a step is one CUDA graph.
 
-A finished image leaves its slot to the next one, and the batch is padded: where the classifier's gradient for an image hangs
-on that image alone (ResNet-20 on a CPU does), a mask is bitwise the same in any slot, beside any mates: so an interrupted run
-goes on from its slots' state in any others, and images can be shared out among processes. Steps taken at the start tell whether
-this holds, and a warning says where it doesn't. Images need 501 to some 4,000 steps, so the last ones would keep whole batches
-busy: they go on in a narrower batch, if those steps give the same bits there too, and only then.
+A finished image leaves its slot to the next one, and the batch is padded. Where the classifier's gradient for an image depends
+on that image alone (it does for ResNet-20 on a CPU), a mask is bitwise the same in any slot and beside any other images: an
+interrupted fit continues from the state of its slots in any others, and images can be divided among processes. A few steps at the
+start test whether this holds, and a warning says where it doesn't. Images need 501 to some 4,000 steps, so the last ones would
+keep whole batches busy: they continue in a narrower batch, but only if those steps give the same bits there too.
 """
 
 from __future__ import annotations
@@ -18,15 +17,16 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fmtool.artifacts.format import Rows
 from fmtool.errors import FmtoolWarning, MaskError
+from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.fit_queue import NO_RESUME, Fit, Job, Resume, State
-from fmtool.masks.optimisation import WINDOW, Adam, FitOptions, l1_norm, mask_gradient, settled
-from fmtool.masks.spectrum import half_width, mirror_rows, self_mirrored, symmetrise_
+from fmtool.masks.optimisation import WINDOW, Adam, FitOptions, l1_norm, settled
 from fmtool.models import compiling
 from fmtool.runtime import threads
 from fmtool.runtime.progress import Progress
@@ -34,12 +34,21 @@ from fmtool.runtime.progress import Progress
 REPORT_EVERY = 0.2  # seconds between calls of `progress`
 SMALLEST = 4  # slots of the narrowest batch
 TRIAL_STEPS = 8  # that a narrower batch must take to the same bits
+FRESH = {
+    "masks": 1.0,
+    "mean": 0.0,
+    "square": 0.0,
+    "steps": 0,
+    "losses": torch.nan,
+    "active": True,
+}  # of a slot with a new image
+FLAGS = ("active", "converged", "preserved", "keeps_target", "checked")  # of a slot
 GPU_CHECK_EVERY = 16  # steps between looks at which slots have finished: a look makes the host wait for the GPU
 
 
 @dataclass(frozen=True)
 class FittedMasks:
-    """masks (n, c, h, w // 2 + 1) in [0, 1]; steps (n) int64; loss (n) of the last step; converged (n) bool: the stopping test
+    """masks (n, c, rows, columns) in [0, 1]; steps (n) int64; loss (n) of the last step; converged (n) bool: the stopping test
     was met; preserved (n) bool: the last forward pass, before the last update, gave the target (the authors' rule);
     preserved_stored (n) bool: one more pass with the mask as it is returned gives it. All on the CPU.
     """
@@ -63,16 +72,19 @@ def fit_masks(
 ) -> FittedMasks:
     """One mask an image, all in memory; see `fit_each`."""
     n, c, h, w = images.shape
-    flags = [torch.zeros(n, dtype=torch.bool) for _ in range(3)]
-    masks, loss = torch.zeros(n, c, h, half_width(w), dtype=images.dtype), torch.zeros(n, dtype=images.dtype)
-    found = FittedMasks(masks, torch.zeros(n, dtype=torch.int64), loss, *flags)
+    fitted = FittedMasks(
+        masks=torch.zeros(n, c, *basis_for(options.basis, h, w).shape, dtype=images.dtype),
+        steps=torch.zeros(n, dtype=torch.int64),
+        loss=torch.zeros(n, dtype=images.dtype),
+        **{name: torch.zeros(n, dtype=torch.bool) for name in ("converged", "preserved", "preserved_stored")},
+    )
 
     def store(row: int, fit: Fit) -> None:
         for one in fields(fit):
-            getattr(found, one.name)[row] = getattr(fit, one.name)
+            getattr(fitted, one.name)[row] = getattr(fit, one.name)
 
     fit_each(classifier, images, targets, options, store, device, progress, starts)
-    return found
+    return fitted
 
 
 def fit_each(
@@ -91,7 +103,7 @@ def fit_each(
     """One mask an image; `store` gets (row, fit) of each as it is finished, from one thread at a time.
 
     images (n, c, h, w) float32 or float64; targets (n) int64, the class to keep. The classifier is frozen, in eval mode and
-    on `device`. starts: a row's mask (c, h, w // 2 + 1) before its first step, symmetric, asked for once by any worker; ones
+    on `device`. starts: a row's mask (c, rows, columns) before its first step, symmetric, asked for once by any worker; ones
     unless given. rows: those to fit, if not all. MaskError when there is no image.
     """
     n = len(images)
@@ -127,8 +139,35 @@ def fit_each(
         progress("fitting masks", total, total)
 
 
+class SlotState(NamedTuple):
+    """What the slots of a batch hold of their images, each (b, ...). A step changes it in place.
+
+    masks, mean, square, steps: as in `Adam`; coefficients: of the images, as the basis analyses them; targets int64; losses
+    (b, 20) float64: the last ones, NaN where there are fewer. bool: active: advances; converged, preserved: as in `FittedMasks`;
+    keeps_target: the last pass gave the target; checked: the slot had finished before the last pass, which therefore is the
+    verdict on its final mask.
+    """
+
+    masks: Tensor
+    mean: Tensor
+    square: Tensor
+    steps: Tensor
+    coefficients: Tensor
+    targets: Tensor
+    losses: Tensor
+    active: Tensor
+    converged: Tensor
+    preserved: Tensor
+    keeps_target: Tensor
+    checked: Tensor
+
+    def begun(self) -> dict[str, Tensor]:
+        """The part of it that doesn't follow from image and target."""
+        return {name: values for name, values in self._asdict().items() if name not in ("coefficients", "targets")}
+
+
 # The options of a batch, which differ in its size alone, and one step of its slots' state, in place.
-Level = tuple[FitOptions, Callable[..., None]]
+Level = tuple[FitOptions, Callable[[SlotState], None]]
 
 
 def _levels(
@@ -137,10 +176,12 @@ def _levels(
     """The whole batch and, on the CPU, half of it and so on, as long as the first images' first steps give the same bits."""
 
     def level(size: int) -> Level:
-        sized, plain = replace(options, batch=size), _stepper(classifier, options, images.shape[1:], device)
+        sized = replace(options, batch=size)
+        plain = _stepper(classifier, options, basis_for(options.basis, *images.shape[2:]), images.dtype, device)
         if not options.compile_:
             return sized, plain
-        return sized, compiling.compiled(plain, *filled((sized, plain)).state()) or plain
+        compiled = compiling.compiled(lambda *state: plain(SlotState(*state)), *filled((sized, plain)).state)
+        return sized, plain if compiled is None else lambda state: compiled(*state)
 
     def filled(level: Level, *, turned: bool = False) -> _Slots:
         """The first images in the first slots, or, turned, from the last slot on and beside others."""
@@ -154,7 +195,7 @@ def _levels(
         slots = filled(level, turned=turned)
         for _ in range(TRIAL_STEPS):
             slots.step()
-        return [(values.flip(0) if turned else values)[:known] for values in slots.state()]
+        return [(values.flip(0) if turned else values)[:known] for values in slots.state]
 
     def same(some: list[Tensor], others: list[Tensor]) -> bool:
         # a window of losses that isn't full holds NaN
@@ -166,7 +207,7 @@ def _levels(
     if not same(trial(levels[0], turned=True), expected):
         warnings.warn(
             FmtoolWarning(
-                "an image's steps hang on its place in the batch here: resumed and shared runs may differ in bits"
+                "here an image's steps depend on its place in the batch: resumed and sharded runs may differ in bits"
             ),
             stacklevel=2,
         )
@@ -179,71 +220,58 @@ def _levels(
 
 
 def _stepper(
-    classifier: nn.Module, options: FitOptions, shape: Sequence[int], device: torch.device
-) -> Callable[..., None]:
-    """A function of `_Slots.state` that takes one Adam step of every active slot, in place.
+    classifier: nn.Module, options: FitOptions, basis: Basis, dtype: torch.dtype, device: torch.device
+) -> Callable[[SlotState], None]:
+    """A function that takes one Adam step of every active slot, in place.
 
     Finished ones keep mask, step count and the verdict of their last step.
     """
     passes = compiling.input_gradient(classifier, options.precision, device)
-    h, w = shape[1:]
+    weights = basis.weights(dtype, device)
 
-    def step(
-        masks: Tensor, mean: Tensor, square: Tensor, steps: Tensor, spectra: Tensor, targets: Tensor, window: Tensor,
-        active: Tensor, converged: Tensor, preserved: Tensor, kept: Tensor, checked: Tensor,
-    ) -> None:  # fmt: skip
-        checked.copy_(~active)
-        losses, logits, gradient = passes(torch.fft.irfft2(masks * spectra, s=(h, w)), targets)
-        losses = losses.double() + options.lambda_ * l1_norm(masks, w).double()
-        kept.copy_(logits.argmax(1) == targets)
-        preserved.copy_(torch.where(active, kept, preserved))
-        slope = mask_gradient(gradient, spectra).add_(masks.sign(), alpha=options.lambda_)
-        Adam(masks, mean, square, steps).step(symmetrise_(slope, w), active)
+    def step(slots: SlotState) -> None:
+        active, targets = slots.active, slots.targets
+        slots.checked.copy_(~active)
+        losses, logits, slope = passes(basis.synthesise(slots.masks, slots.coefficients), targets)
+        losses = losses.double() + options.lambda_ * l1_norm(slots.masks, weights).double()
+        slots.keeps_target.copy_(logits.argmax(1) == targets)
+        slots.preserved.copy_(torch.where(active, slots.keeps_target, slots.preserved))
+        gradient = basis.gradient(slope, slots.masks, slots.coefficients)
+        gradient.add_(slots.masks.sign(), alpha=options.lambda_)
+        Adam(slots.masks, slots.mean, slots.square, slots.steps).step(basis.symmetrise_(gradient), active)
         # the newest loss last: after a roll of the window, or left as it was in a slot that has finished
-        rolled = torch.cat([window[:, 1:], losses[:, None]], dim=1)
-        window.copy_(torch.where(active[:, None], rolled, window))
-        converged.copy_(torch.where(active, settled(window, options, steps), converged))
-        active.copy_(active & ~converged & (steps <= options.max_steps))
+        rolled = torch.cat([slots.losses[:, 1:], losses[:, None]], dim=1)
+        slots.losses.copy_(torch.where(active[:, None], rolled, slots.losses))
+        slots.converged.copy_(torch.where(active, settled(slots.losses, options, slots.steps), slots.converged))
+        active.copy_(active & ~slots.converged & (slots.steps <= options.max_steps))
 
     return step
 
 
 class _Slots:
-    """A worker's batch: what each slot's image, mask, Adam state and stopping test hold. Slots without an image compute idly.
+    """A worker's batch. Slots without an image compute idly.
 
-    All of it stays where it is in memory, and a step changes it in place: a CUDA graph replays the same addresses.
+    The state stays where it is in memory, and a step changes it in place: a CUDA graph replays the same addresses.
     """
 
     def __init__(self, shape: Sequence[int], dtype: torch.dtype, level: Level, device: torch.device) -> None:
-        c, h, w = shape
         self.options, self.advance = level
-        self.shape, self.device = shape, device
-        b, f = self.options.batch, half_width(w)
-        self.adam = Adam.fresh((b, c, h, f), dtype, device)
-        self.spectra = torch.zeros(b, c, h, f, dtype=dtype.to_complex(), device=device)
-        self.targets = torch.zeros(b, dtype=torch.int64, device=device)
+        self.shape, self.device, b = shape, device, self.options.batch
+        self.basis = basis_for(self.options.basis, *shape[1:])
         self.row = [-1] * b  # which image a slot works on; -1: none
-        self.losses = torch.full((b, WINDOW), torch.nan, dtype=torch.float64, device=device)
-        flags = [torch.zeros(b, dtype=torch.bool, device=device) for _ in range(5)]
-        # active: advances; checked: was finished when the last pass began, so that `journal` is the verdict on its final mask
-        self.active, self.converged, self.preserved, self.kept, self.checked = flags
-
-    def state(self) -> list[Tensor]:
-        """All that there is of the slots, each (b, ...), in the order that `_stepper` takes."""
-        own = self.own()
-        adam = [own.pop(name) for name in ("masks", "mean", "square", "steps")]
-        return [*adam, self.spectra, self.targets, *own.values()]
-
-    def own(self) -> dict[str, Tensor]:
-        """The part of it that doesn't follow from image and target, each (b, ...)."""
-        adam, names = self.adam, ("active", "converged", "preserved", "kept", "checked")
-        flags = {name: getattr(self, name) for name in names}
-        moments = {"masks": adam.masks, "mean": adam.mean, "square": adam.square, "steps": adam.steps}
-        return {**moments, "losses": self.losses, **flags}
+        adam = Adam.fresh((b, shape[0], *self.basis.shape), dtype, device)
+        coefficients = self.basis.analyse(torch.zeros(*shape, dtype=dtype)).dtype
+        self.state = SlotState(
+            **{field.name: getattr(adam, field.name) for field in fields(adam)},
+            coefficients=torch.zeros(adam.masks.shape, dtype=coefficients, device=device),
+            targets=torch.zeros(b, dtype=torch.int64, device=device),
+            losses=torch.full((b, WINDOW), torch.nan, dtype=torch.float64, device=device),
+            **{name: torch.zeros(b, dtype=torch.bool, device=device) for name in FLAGS},
+        )
 
     def step(self) -> None:
         """One step of every active slot."""
-        self.advance(*self.state())
+        self.advance(self.state)
 
     def run(self, job: Job, share: int, narrower: Sequence[Level]) -> None:
         """Fit what waits, `share` images at first, until nothing does and every slot has finished, or the job is stopped.
@@ -263,13 +291,13 @@ class _Slots:
                 job.save(self.begun())
             wide_enough = sum(options.batch >= busy for options, _ in narrower)
             if wide_enough:  # then no image waits for this worker, or it would be in a slot
-                narrow = _Slots(self.shape, self.adam.masks.dtype, narrower[wide_enough - 1], self.device)
+                narrow = _Slots(self.shape, self.state.masks.dtype, narrower[wide_enough - 1], self.device)
                 narrow.take_over(self)
                 narrow.run(job, 0, narrower[wide_enough:])
                 return
             for _ in range(steps):
                 step()
-            checked = self.checked.tolist()
+            checked = self.state.checked.tolist()
             for slot in [slot for slot, row in enumerate(self.row) if row >= 0 and checked[slot]]:
                 self._store(slot, job.keep)
                 self.start(slot, job.take(), job.targets)
@@ -278,14 +306,14 @@ class _Slots:
         return [slot for slot, row in enumerate(self.row) if row < 0]
 
     def begun(self) -> dict[int, State]:
-        """What `start` takes to go on with the images that are in the slots, by row."""
-        values = {name: values.cpu() for name, values in self.own().items()}
+        """What `start` needs to continue with the images that are in the slots, by row."""
+        values = {name: values.cpu() for name, values in self.state.begun().items()}
         return {row: {name: one[slot] for name, one in values.items()} for slot, row in enumerate(self.row) if row >= 0}
 
     def take_over(self, other: _Slots) -> None:
-        """Go on with what is in the slots of another batch, which are no more than there are here."""
+        """Continue with what is in the busy slots of another batch, which are no more than there are here."""
         busy = [slot for slot, row in enumerate(other.row) if row >= 0]
-        for mine, theirs in zip(self.state(), other.state(), strict=True):
+        for mine, theirs in zip(self.state, other.state, strict=True):
             mine[: len(busy)] = theirs[busy]
         self.row[: len(busy)] = [other.row[slot] for slot in busy]
 
@@ -295,31 +323,33 @@ class _Slots:
             self.row[slot] = -1
             return
         self.row[slot], image, begun = taken
-        self.spectra[slot] = torch.fft.rfft2(image.to(self.device))  # alone, so that no mate can change its rounding
-        self.targets[slot] = targets[self.row[slot]]
-        self.losses[slot] = torch.nan
-        self.active[slot] = True
-        self.adam.reset(slot)
-        for name, values in self.own().items():
-            if name in begun:
-                values[slot] = begun[name]
+        # analysed alone, so that no other image can change its rounding
+        values = {"coefficients": self.basis.analyse(image.to(self.device)), "targets": targets[self.row[slot]]}
+        for name, value in {**FRESH, **values, **begun}.items():
+            getattr(self.state, name)[slot] = value
 
     def _store(self, slot: int, keep: Callable[[int, Fit], None]) -> None:
-        flags = [bool(values[slot]) for values in (self.converged, self.preserved, self.kept)]
-        steps, loss = int(self.adam.steps[slot]), float(self.losses[slot, -1])
-        keep(self.row[slot], Fit(self.adam.masks[slot].cpu(), steps, loss, *flags))
+        state = self.state
+        fit = Fit(
+            masks=state.masks[slot].cpu(),
+            steps=int(state.steps[slot]),
+            loss=float(state.losses[slot, -1]),
+            converged=bool(state.converged[slot]),
+            preserved=bool(state.preserved[slot]),
+            preserved_stored=bool(state.keeps_target[slot]),
+        )
+        keep(self.row[slot], fit)
 
 
-def perturbed(shape: Sequence[int], perturb: float, seed: int) -> Tensor:
-    """A start 1 - perturb * u for images of shape (c, h, w): (c, h, w // 2 + 1) float32, u uniform in [0, 1].
+def perturbed(basis: Basis, channels: int, perturb: float, seed: int) -> Tensor:
+    """A start 1 - perturb * u: (channels, rows, columns) float32, u uniform in [0, 1].
 
-    Entries that mirror each other share one draw, so that the mask is symmetric and every entry uniform.
+    Equal entries of the mask share one draw, so that the mask is symmetric and every entry uniform.
     """
-    c, h, w = shape
-    u = torch.rand(c, h, half_width(w), generator=torch.Generator().manual_seed(seed))
-    first = torch.minimum(torch.arange(h), mirror_rows(h, u.device))
-    for column in self_mirrored(w):
-        u[..., column] = u[..., first, column]
+    u = torch.rand(channels, *basis.shape, generator=torch.Generator().manual_seed(seed))
+    drawn = u.flatten(1)
+    for places, equals in basis.orbits():
+        drawn[:, equals] = drawn[:, places]
     return 1 - perturb * u
 
 

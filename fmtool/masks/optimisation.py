@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fmtool.masks.spectrum import column_counts
+from fmtool.masks.basis import FOURIER
 from fmtool.models import compiling
 from fmtool.models.compiling import InputGradient
 
@@ -23,9 +23,10 @@ LARGEST_LAMBDA = 0.5
 
 @dataclass(frozen=True)
 class FitOptions:
-    """lambda_: weight of the l1 penalty, summed over the full spectrum. Stop at step e when e > min_steps and the loss is
+    """lambda_: weight of the l1 penalty, summed over the full mask. Stop at step e when e > min_steps and the loss is
     within `tolerance` of the mean of the last 20, or when e > max_steps. batch: slots that advance together in a worker.
     compile_: compile the classifier's two passes, which rounds differently. precision: a name of `registry.PRECISIONS`.
+    basis: a name of `basis.BASES`.
     """
 
     lambda_: float
@@ -35,6 +36,7 @@ class FitOptions:
     tolerance: float = TOLERANCE
     compile_: bool = False
     precision: str = "float32"
+    basis: str = FOURIER
 
 
 def default_lambda(shape: Sequence[int]) -> float:
@@ -58,7 +60,7 @@ def input_gradient(
 class Adam:
     """Adam over a batch of masks, each with its own step count, clamped to [0, 1] after every step. All change in place.
 
-    masks, mean, square (b, c, h, f); steps (b) int64.
+    masks, mean, square (b, c, rows, columns); steps (b) int64.
     """
 
     masks: Tensor
@@ -73,14 +75,8 @@ class Adam:
         steps = torch.zeros(shape[0], dtype=torch.int64, device=device)
         return cls(masks, torch.zeros_like(masks), torch.zeros_like(masks), steps)
 
-    def reset(self, slot: int) -> None:
-        self.masks[slot] = 1
-        self.mean[slot] = 0
-        self.square[slot] = 0
-        self.steps[slot] = 0
-
     def step(self, slope: Tensor, active: Tensor) -> None:
-        """slope (b, c, h, f): the full spectrum's gradient, symmetric. Masks that are not `active` (b) stay as they are."""
+        """slope (b, c, rows, columns): the full mask's gradient, symmetric. Masks that are not `active` (b) stay as they are."""
         self.steps.add_(active)
         steps = self.steps.clamp_min(1).double()
         rate = LEARNING_RATE / (1 - BETA1**steps) * active
@@ -91,24 +87,16 @@ class Adam:
         self.masks.sub_(per_mask(rate, slope) * self.mean / divisor).clamp_(0, 1)
 
     def step_some(self, slope: Tensor, active: Tensor) -> None:
-        """The same for masks that go on later: the moments of those that are not `active` stay as they are too."""
+        """As `step`, for masks that continue later: the moments of those that are not `active` stay as they are too."""
         mean, square, keeps = self.mean.clone(), self.square.clone(), ~active.view(-1, 1, 1, 1)
         self.step(slope, active)
         self.mean.copy_(torch.where(keeps, mean, self.mean))
         self.square.copy_(torch.where(keeps, square, self.square))
 
 
-def mask_gradient(gradient: Tensor, spectra: Tensor) -> Tensor:
-    """Gradient with respect to the full spectrum's mask entries (b, c, h, f), from that with respect to filtered images."""
-    h, w = gradient.shape[-2:]
-    turned = torch.fft.rfft2(gradient)
-    slope: Tensor = (turned.real * spectra.real).addcmul_(turned.imag, spectra.imag).div_(h * w)
-    return slope
-
-
-def l1_norm(masks: Tensor, w: int) -> Tensor:
-    """(b) sum of each mask's entries over the full spectrum; they are never negative, so this is the l1 norm."""
-    return (masks.sum(dim=(1, 2)) * column_counts(w, masks)).sum(dim=1)
+def l1_norm(masks: Tensor, weights: Tensor) -> Tensor:
+    """(b) sum of each full mask's entries, which are never negative. weights (columns): `Basis.weights`."""
+    return (masks.sum(dim=(1, 2)) * weights).sum(dim=1)
 
 
 def settled(losses: Tensor, options: FitOptions, steps: Tensor) -> Tensor:

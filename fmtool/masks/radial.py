@@ -1,8 +1,7 @@
 """How a spectrum's energy is spread over radial frequency, in cycles per pixel. Needs NumPy alone.
 
 The energy of a frequency is the square of a mask's entry, or |F x|^2 of an image or a perturbation x, summed over the channels.
-Half spectra (n, c, h, w // 2 + 1) have the zero frequency in the corner; every sum here is over the full spectrum: the columns
-that do not mirror themselves count twice.
+Masks are stored as their basis has them (n, c, rows, columns); every sum here is over the full mask or the full spectrum.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from fmtool.errors import MaskError
+from fmtool.masks.basis import EXACT, FOURIER, Array, Basis, basis_for
 
 BLOCK = 2**26  # bytes of float64 worked on at a time
 LOW, HIGH = 0.125, 0.25  # cycles per pixel: a quarter and half of the highest frequency along an axis
 Z95 = 1.959964  # the 97.5 % quantile of the normal distribution: standard errors to either side of a 95 % interval
-EXACT = 12  # decimals: 0.125 must be 0.125 however it was reached
 
 
 @dataclass(frozen=True)
@@ -54,27 +53,19 @@ class Estimate:
     n: int
 
 
-def frequencies(h: int, w: int) -> Array:
-    """(h, w // 2 + 1) float64: radial frequency of each entry of the half spectrum, 0 to sqrt(0.5) cycles per pixel."""
-    found: Array = np.hypot(np.fft.fftfreq(h)[:, None], np.fft.rfftfreq(w)).round(EXACT)
-    return found
+def bins_of(basis: Basis) -> Array:
+    """(rows, columns) int64: each entry's bin; 1 / min(h, w) cycles per pixel wide, centred on the multiples of that."""
+    radius = frequencies(basis)
+    bins = np.floor((radius * min(basis.h, basis.w)).round(EXACT - 2) + 0.5).astype(np.int64)
+    # several frequencies of a long image lie near 0: the zero frequency stays alone all the same
+    return np.maximum(bins, radius > 0)
 
 
-def column_counts(w: int) -> Array:
-    """(w // 2 + 1) float64: how often each column of the half spectrum stands in the full one, 1 or 2."""
-    counts = np.full(w // 2 + 1, 2.0)
-    counts[0] = 1
-    if w % 2 == 0:
-        counts[-1] = 1
-    return counts
-
-
-def bins_of(h: int, w: int) -> Array:
-    """(h, w // 2 + 1) int64: each entry's bin; 1 / min(h, w) cycles per pixel wide, centred on the multiples of that."""
-    radius = frequencies(h, w)
-    found = np.floor((radius * min(h, w)).round(EXACT - 2) + 0.5).astype(np.int64)
-    # of a long image several frequencies lie near 0: the zero frequency stays alone all the same
-    return np.maximum(found, radius > 0)
+def frequencies(basis: Basis) -> Array:
+    """(rows, columns) float64: each entry's radial frequency in cycles per pixel. MaskError in a basis without frequencies."""
+    if basis.frequencies is None:
+        raise MaskError(f"masks in the basis {basis.name} have no radial frequency")
+    return basis.frequencies
 
 
 def row_blocks(rows: Any) -> Iterator[slice]:
@@ -87,21 +78,21 @@ def row_blocks(rows: Any) -> Iterator[slice]:
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
-def of_masks(masks: Any, w: int) -> Radial:
-    """masks (n, c, h, w // 2 + 1): an array, or rows of a file, of which a few are read at a time."""
+def of_masks(masks: Any, basis: Basis) -> Radial:
+    """masks (n, c, rows, columns): an array, or rows of a file, of which a few are read at a time."""
     blocks = (_float(masks[rows]) for rows in row_blocks(masks))
-    return _measured(((block**2).sum(axis=1) for block in blocks), int(masks.shape[2]), w)
+    return _measured(((block**2).sum(axis=1) for block in blocks), basis)
 
 
 def of_images(images: Any, minus: Any = None, keep: Array | None = None) -> Radial:
     """images (n, c, h, w), or the differences images - minus; arrays or rows of a file. keep (n) bool: the rows measured."""
     h, w = images.shape[-2:]
-    return _measured(_image_energies(images, minus, keep), int(h), int(w))
+    return _measured(_image_energies(images, minus, keep), basis_for(FOURIER, int(h), int(w)))
 
 
-def flat(h: int, w: int) -> Radial:
+def flat(basis: Basis) -> Radial:
     """One spectrum with the same energy everywhere: what the profile of a mask that keeps all looks like."""
-    return of_masks(np.ones((1, 1, h, w // 2 + 1)), w)
+    return of_masks(np.ones((1, 1, *basis.shape)), basis)
 
 
 def estimate(values: Array) -> Estimate:
@@ -123,9 +114,9 @@ def _image_energies(images: Any, minus: Any, keep: Array | None) -> Iterator[Arr
         yield (np.abs(np.fft.rfft2(block)) ** 2).sum(axis=1)
 
 
-def _measured(energies: Iterable[Array], h: int, w: int) -> Radial:
-    """energies: blocks (rows, h, w // 2 + 1) of half spectra."""
-    radius, bins = frequencies(h, w), bins_of(h, w)
+def _measured(energies: Iterable[Array], basis: Basis) -> Radial:
+    """energies: blocks (n, rows, columns)."""
+    radius, bins = frequencies(basis), bins_of(basis)
     count = int(bins.max()) + 1
     weights = [
         np.ones_like(radius),
@@ -135,14 +126,16 @@ def _measured(energies: Iterable[Array], h: int, w: int) -> Radial:
         radius > HIGH,
         *(bins == b for b in range(count)),
     ]
-    # (h (w // 2 + 1), 5 + count): one product gives all sums over the full spectrum
-    table = (np.stack(weights) * column_counts(w)).reshape(len(weights), -1).T
+    # (rows * columns, 5 + count): one product gives all sums over the full spectrum
+    table = (np.stack(weights) * basis.counts).reshape(len(weights), -1).T
     with np.errstate(all="ignore"):  # of values that are not finite: their shares are NaN, and left out of means
         sums = [np.zeros((0, table.shape[1])), *(block.reshape(-1, len(table)) @ table for block in energies)]
         found = np.concatenate(sums)
         total = found[:, :1]
         shares = np.divide(found, total, out=np.full_like(found, np.nan), where=total > 0)
-    return Radial(shares[:, 1], shares[:, 5:], np.arange(count) / min(h, w), *(shares[:, i] for i in (2, 3, 4)))
+    return Radial(
+        shares[:, 1], shares[:, 5:], np.arange(count) / min(basis.h, basis.w), *(shares[:, i] for i in (2, 3, 4))
+    )
 
 
 def _float(rows: Any) -> Array:

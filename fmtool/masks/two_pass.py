@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fmtool.masks.spectrum import filter_images
+from fmtool.masks.basis import Basis
 
 
 class TwoPass(nn.Module):
     """Images (n, c, h, w) in [0, 1] to the logits (n, k) of the second pass.
 
-    masks (m, c, h, w // 2 + 1) in [0, 1], zero frequency in the corner; classes (m) int64, which class each mask is of. An
-    image whose predicted class has no mask passes unfiltered.
+    masks (m, c, rows, columns) in [0, 1]; classes (m) int64, the class of each mask. An image whose predicted class has no
+    mask passes unfiltered.
     """
 
-    def __init__(self, classifier: nn.Module, masks: Tensor, classes: Tensor, class_count: int) -> None:
+    def __init__(self, classifier: nn.Module, masks: Tensor, classes: Tensor, class_count: int, basis: Basis) -> None:
         super().__init__()
-        self.classifier = classifier
+        self.classifier, self.basis = classifier, basis
         every = torch.ones(class_count, *masks.shape[1:], dtype=masks.dtype)
         every[classes.cpu()] = masks.cpu()
         self.classes: list[int] = sorted(classes.tolist())  # those that have a mask
@@ -28,23 +28,23 @@ class TwoPass(nn.Module):
         """(n, c, h, w) to (n, k). The gradient is that of the second pass through the chosen mask: a choice has none."""
         with torch.no_grad():
             first = self.classifier(images).argmax(1)
-        logits: Tensor = self.classifier(filter_images(images, self.masks[first]))
+        logits: Tensor = self.classifier(self.basis.filter(images, self.masks[first]))
         return logits
 
 
 class OneMask(nn.Module):
     """Images (n, c, h, w) in [0, 1] to the logits (n, k) of the classifier on all of them filtered by one mask.
 
-    mask (c, h, w // 2 + 1) in [0, 1], zero frequency in the corner.
+    mask (c, rows, columns) in [0, 1].
     """
 
-    def __init__(self, classifier: nn.Module, mask: Tensor) -> None:
+    def __init__(self, classifier: nn.Module, mask: Tensor, basis: Basis) -> None:
         super().__init__()
-        self.classifier = classifier
+        self.classifier, self.basis = classifier, basis
         self.mask: Tensor
         self.register_buffer("mask", mask)
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, c, h, w) to (n, k)."""
-        logits: Tensor = self.classifier(filter_images(images, self.mask))
+        logits: Tensor = self.classifier(self.basis.filter(images, self.mask))
         return logits

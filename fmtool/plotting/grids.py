@@ -1,4 +1,4 @@
-"""Grids of masks and of filtered images (paper, Figures 1, 3, 5, 6, 7). Masks have the zero frequency in the centre."""
+"""Grids of masks and of filtered images (paper, Figures 1, 3, 5, 6, 7)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fmtool.artifacts.rows import join
 from fmtool.attacks.registry import title
 from fmtool.datasets.rows import spread
 from fmtool.errors import ArtifactError, warn
-from fmtool.masks import spectrum
-from fmtool.plotting.style import TICKS, WIDE, frequency_extent, mask_name
+from fmtool.masks.basis import Basis, basis_of
+from fmtool.plotting.style import WIDE, mask_name
 from fmtool.tables.attacks import attack_name
 
 if TYPE_CHECKING:
@@ -31,12 +31,12 @@ def mask_grid(files: Sequence[Artifact], count: int, like: Sequence[Artifact] = 
     places = chosen(files, count, like)
     figure, axes = _grid(len(files), len(places[0]), _bar(files[0]))
     for row, (file, rows) in enumerate(zip(files, places, strict=True)):
-        width = int(file.header["image_size"][1])
-        for column, mask in enumerate(spectrum.shifted(file.rows("masks")[rows], width)):
-            _show_mask(axes[row][column], mask, first=row == len(files) - 1 and column == 0)
+        basis = basis_of(file.header, file)
+        for column, mask in enumerate(basis.picture(file.rows("masks")[rows])):
+            _show_mask(axes[row][column], mask, basis, first=row == len(files) - 1 and column == 0)
         _name_row(axes[row][0], _row_name(file))
     _name_columns(axes[0], files[0], places[0])
-    _legend(figure, int(files[0].rows("masks").shape[1]))
+    _legend(figure, files)
     return figure
 
 
@@ -53,10 +53,10 @@ def filtered_images(files: Sequence[Artifact], count: int, like: Sequence[Artifa
     ]
     for file, rows in zip(masks, places[1:], strict=True):
         source = pictures[0 if file.header["for"] == "essential" else 1][1]
-        kept = file.rows("masks")[rows]
-        if kept.shape[1:] != (*source.shape[1:3], spectrum.half_width(source.shape[3])):
+        own, basis = file.rows("masks")[rows], basis_of(file.header, file)
+        if own.shape[1:] != (source.shape[1], *basis.shape) or source.shape[2:] != (basis.h, basis.w):
             raise ArtifactError(f"{file}: masks of another shape than the images of {attack}")
-        pictures.append((f"filtered by\n{_row_name(file)}", spectrum.filter_images(source, kept)))
+        pictures.append((f"filtered by\n{_row_name(file)}", basis.filter(source, own)))
     figure, axes = _grid(len(pictures), len(places[0]))
     for row, (name, images) in enumerate(pictures):
         for column, image in enumerate(images):
@@ -73,15 +73,16 @@ def class_mask_grid(files: Sequence[Artifact]) -> Figure:
     columns = min(5, count)
     figure, axes = _grid(-(-count // columns), columns, _bar(file))
     cells = [cell for row in axes for cell in row]
-    masks = spectrum.shifted(file["masks"], int(file.header["image_size"][1]))
+    basis = basis_of(file.header, file)
+    masks = basis.picture(file["masks"])
     for place, (cell, number, mask) in enumerate(zip(cells, file["classes"].tolist(), masks, strict=False)):
-        _show_mask(cell, mask, first=place == (-(-count // columns) - 1) * columns)
+        _show_mask(cell, mask, basis, first=place == (-(-count // columns) - 1) * columns)
         cell.set_title(_class_name(file, number), fontsize=7)
     for cell in cells[count:]:
         cell.axis("off")
     name = f"robust against {title(file.header['attack'])}" if file.header["robust"] else "plain"
     _name_row(axes[0][0], f"class masks,\n{name}")
-    _legend(figure, int(file["masks"].shape[1]))
+    _legend(figure, files)
     return figure
 
 
@@ -131,13 +132,13 @@ def _grid(rows: int, columns: int, bar: float = 0.0) -> tuple[Figure, list[list[
     return figure, [list(row) for row in axes]
 
 
-def _show_mask(axes: Axes, mask: Tensor, *, first: bool) -> None:
-    """A mask (c, h, w), zero frequency in the centre: three channels as red, green and blue, else their mean in grey."""
+def _show_mask(axes: Axes, mask: Tensor, basis: Basis, *, first: bool) -> None:
+    """A mask (c, h, w) as `Basis.picture` has it: three channels as red, green and blue, else their mean in grey."""
     picture = mask.permute(1, 2, 0) if len(mask) == 3 else mask.mean(dim=0)
-    extent = frequency_extent(*mask.shape[-2:])
-    axes.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
-    axes.set_xticks(TICKS[0] if first else [], TICKS[1] if first else [])
-    axes.set_yticks(TICKS[0] if first else [], TICKS[1] if first else [])
+    axes.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1, extent=basis.extent, interpolation="nearest")
+    ticks = basis.ticks if first else ()
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.tick_params(labelsize=7)
 
 
@@ -171,11 +172,11 @@ def _bar(file: Artifact) -> float:
     return 0.0 if file.rows("masks").shape[1] == 3 else BAR
 
 
-def _legend(figure: Figure, channels: int) -> None:
-    """Axes' unit, and what a colour means."""
-    if channels == 3:
-        text = "frequency in cycles per pixel; each channel's mask in its own colour, black 0 to full 1"
+def _legend(figure: Figure, files: Sequence[Artifact]) -> None:
+    """What the axes are, and what a colour means."""
+    text = " or ".join(dict.fromkeys(basis_of(file.header, file).axes for file in files))
+    if files[0].rows("masks").shape[1] == 3:
+        text += "; each channel's mask in its own colour, black 0 to full 1"
     else:
         figure.colorbar(figure.axes[0].images[0], ax=figure.axes, shrink=0.8, label="mask")
-        text = "frequency in cycles per pixel"
     figure.supxlabel(text, fontsize=7)

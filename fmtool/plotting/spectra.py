@@ -15,9 +15,10 @@ from torch import Tensor
 from fmtool.artifacts.format import Artifact
 from fmtool.attacks.registry import OK
 from fmtool.errors import ArtifactError
-from fmtool.masks import radial, spectrum
-from fmtool.plotting.style import COLOURS, GREY, INK, TICKS, WIDE, distinct, frequency_extent, mask_name, plain_axes
-from fmtool.tables.spectra import Part, parts_of, source
+from fmtool.masks import radial
+from fmtool.masks.basis import FOURIER, Basis, basis_for
+from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, distinct, mask_name, plain_axes
+from fmtool.tables.spectra import Part, parts_of, size_of, source
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +41,7 @@ def mean_masks(files: Sequence[Artifact]) -> Figure:
     """Each file's mean mask over its images and channels, and the energy of all of them against radial frequency."""
     names = distinct([mask_name(file) for file in files], files)
     parts = [parts_of(source(file))[0] for file in files]
-    means = [mean_mask(file.rows("masks"), part.size[1]) for file, part in zip(files, parts, strict=True)]
+    means = [mean_mask(file.rows("masks"), part.basis) for file, part in zip(files, parts, strict=True)]
     columns = min(len(files), MAPS)
     rows = -(-len(files) // columns)
     tall = 0.7 + rows * (MAP if len(files) < MAPS else WIDE / (MAPS + 0.8))
@@ -53,8 +54,8 @@ def mean_masks(files: Sequence[Artifact]) -> Figure:
     grid: Any = upper.subplots(rows, columns, squeeze=False)
     cells = [cell for row in grid for cell in row]
     norm = PowerNorm(GAMMA, vmin=0, vmax=max(float(mean.max()) for mean in means) or 1.0)
-    for place, (cell, mean, name) in enumerate(zip(cells, means, names, strict=False)):
-        image = _show(cell, mean, norm, x=place >= len(files) - columns, y=place % columns == 0)
+    for place, (cell, mean, part, name) in enumerate(zip(cells, means, parts, names, strict=False)):
+        image = _show(cell, mean, part.basis, norm, x=place >= len(files) - columns, y=place % columns == 0)
         cell.set_title(name.replace(", ", ",\n", 1) if columns > 2 else name, fontsize=7)
     for cell in cells[len(files) :]:
         cell.axis("off")
@@ -79,7 +80,7 @@ def perturbation(files: Sequence[Artifact]) -> Figure:
     highest = float(mean.max()) or 1.0
     lowest = max(float(mean[mean > 0].min()) if bool((mean > 0).any()) else highest / 10, highest * 10.0**-DECADES)
     norm = LogNorm(lowest, max(highest, lowest * 1.01))
-    image = _show(left, mean.clamp(min=lowest), norm, x=True, y=True)
+    image = _show(left, mean.clamp(min=lowest), part.basis, norm, x=True, y=True)
     left.set_title(
         f"{part.name},\nn = {int(ok.sum())}" if len(part.name) > LONG else f"{part.name}, n = {int(ok.sum())}"
     )
@@ -131,12 +132,12 @@ def radial_profiles(files: Sequence[Artifact]) -> Figure:
     return figure
 
 
-def mean_mask(masks: Rows, w: int) -> Tensor:
-    """(h, w) float64, zero frequency in the centre: the mean over masks and channels; masks (n, c, h, w // 2 + 1)."""
+def mean_mask(masks: Rows, basis: Basis) -> Tensor:
+    """The mean over masks and channels, float64, as `Basis.picture` has it; masks (n, c, rows, columns)."""
     total = torch.zeros(tuple(masks.shape[2:]), dtype=torch.float64)
     for rows in radial.row_blocks(masks):
         total += masks[rows].double().sum(dim=(0, 1))
-    return spectrum.shifted(total / (masks.shape[0] * masks.shape[1]), w)
+    return basis.picture(total / (masks.shape[0] * masks.shape[1]))
 
 
 def mean_amplitude(images: Rows, adversarial: Rows, keep: Tensor) -> Tensor:
@@ -145,20 +146,20 @@ def mean_amplitude(images: Rows, adversarial: Rows, keep: Tensor) -> Tensor:
     images, adversarial (n, c, h, w) in [0, 1]; keep (n) bool. F is the DFT without a factor, as everywhere in fmtool.
     """
     c, h, w = images.shape[1:]
-    total = torch.zeros(h, spectrum.half_width(w), dtype=torch.float64)
+    basis = basis_for(FOURIER, h, w)
+    total = torch.zeros(basis.shape, dtype=torch.float64)
     for rows in radial.row_blocks(images):
         moved = (adversarial[rows].double() - images[rows].double())[keep[rows]]
-        total += torch.fft.rfft2(moved).abs().sum(dim=(0, 1))
-    return spectrum.shifted(total / max(int(keep.sum()) * c, 1), w)
+        total += basis.magnitudes(moved).sum(dim=(0, 1))
+    return basis.picture(total / max(int(keep.sum()) * c, 1))
 
 
-def _show(axes: Axes, mean: Tensor, norm: Any, *, x: bool, y: bool) -> Any:
+def _show(axes: Axes, mean: Tensor, basis: Basis, norm: Any, *, x: bool, y: bool) -> Any:
     """x, y: whether the axes are named."""
-    image = axes.imshow(
-        mean.numpy(), cmap="viridis", norm=norm, extent=frequency_extent(*mean.shape), interpolation="nearest"
-    )
-    axes.set_xticks(TICKS[0], TICKS[1] if x else [""] * 3)
-    axes.set_yticks(TICKS[0], TICKS[1] if y else [""] * 3)
+    image = axes.imshow(mean.numpy(), cmap="viridis", norm=norm, extent=basis.extent, interpolation="nearest")
+    labels, none = [f"{tick:g}" for tick in basis.ticks], [""] * len(basis.ticks)
+    axes.set_xticks(basis.ticks, labels if x else none)
+    axes.set_yticks(basis.ticks, labels if y else none)
     axes.set_xlabel("cycles per pixel, across" if x else "")
     axes.set_ylabel("cycles per pixel, down" if y else "")
     return image
@@ -216,8 +217,8 @@ def _mark_mean(axes: Axes, part: Part, colour: str, *, label: bool = False) -> N
 
 def _finish(axes: Axes, parts: Sequence[Part]) -> None:
     """What a flat spectrum would look like, and the axes' names and units."""
-    for size in sorted({part.size for part in parts}):
-        flat = radial.flat(*size)
+    for basis in sorted({part.basis for part in parts}, key=size_of):
+        flat = radial.flat(basis)
         axes.plot(flat.centres, 100 * flat.profile[0], ":", color=GREY, label=FLAT)
     axes.set_xlabel("radial frequency (cycles per pixel)")
     axes.set_ylabel("share of the energy (%), log scale")

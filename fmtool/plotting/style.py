@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito, 2008
 INK, GREY = "#000000", "#777777"
 WIDE = 6.75  # inches, a page's text
-TICKS = [-0.4, 0.0, 0.4], ["-0.4", "0", "0.4"]  # of a spectrum's axes, in cycles per pixel
 SETTINGS: Any = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -40,15 +39,6 @@ def any_letters() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         yield
-
-
-def frequency_extent(h: int, w: int) -> tuple[float, float, float, float]:
-    """What `imshow` needs for a full spectrum (h, w), zero frequency in the centre, in cycles per pixel.
-
-    Half a bin beyond the outermost frequencies, so that frequency 0 lies in the middle of its bin.
-    """
-    y, x = (-(h // 2) - 0.5) / h, (-(w // 2) - 0.5) / w
-    return x, x + 1, y + 1, y
 
 
 def mask_name(file: Artifact) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,17 +16,26 @@ from fmtool.attacks.registry import title
 from fmtool.datasets.rows import row_seed
 from fmtool.errors import ArtifactError, MaskError, warn
 from fmtool.masks import controls
+from fmtool.masks.basis import Array, Basis, basis_of
 from fmtool.masks.controls import Control, MaskCheck
-from fmtool.masks.spectrum import filter_images, half_width, kept_entries
 from fmtool.models.classifier import predict
 from fmtool.runtime.progress import Progress
 from fmtool.stages.device_faults import halving
-from fmtool.stages.inputs import check_attack, check_same_model
+from fmtool.stages.inputs import check_attack, check_masks_shape, check_same_model
 from fmtool.stages.prepare import Ready, ready
 
 DRAWS = 10  # of random places an image
-# Which of an image's draws, beside 0, 1, ... for its random places: what breaks ties, and which other mask is taken.
-LOWEST, LARGEST, SAME, OTHER, CHOOSE_SAME, CHOOSE_OTHER = -1, -2, -3, -4, -5, -6
+LOWEST, LARGEST = "lowest frequencies", "largest magnitudes of the image"
+SAME, OTHER = "mask of another image of the same class", "mask of another image of another class"
+# What an image's numbers are drawn for, beside 0, 1, ... for its random places; the numbers keep results what they were.
+DRAWN_FOR = {
+    f"ties, {LOWEST}": -1,
+    f"ties, {LARGEST}": -2,
+    f"ties, {SAME}": -3,
+    f"ties, {OTHER}": -4,
+    "choice among the same class": -5,
+    "choice among other classes": -6,
+}
 
 
 @dataclass(frozen=True)
@@ -39,19 +49,28 @@ class _Rows:
     targets: Tensor
     names: list[tuple[int, int]]
     seeds: list[int]
+    basis: Basis
 
-    def draw(self, row: int, number: int, *shape: int) -> Tensor:
-        """Uniform numbers in [0, 1), float64, from (seed, key, index, number) alone."""
+    def filter(self, images: Tensor, masks: Tensor) -> Tensor:
+        return self.basis.filter(images, masks)
+
+    def moved(self, images: Tensor, own: Tensor, scores: Tensor, ties: Tensor) -> Tensor:
+        """Images filtered by their own masks' values at the places with the highest scores."""
+        return self.filter(images, controls.rearranged(own, scores, ties, self.basis))
+
+    def draw(self, row: int, what: int | str, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1), float64, from (seed, key, index, what) alone; what: one of `DRAWN_FOR`, or a number."""
+        number = DRAWN_FOR[what] if isinstance(what, str) else what
         generator = torch.Generator().manual_seed(row_seed(self.seeds[row], number, 0))
         return torch.rand(shape, generator=generator, dtype=torch.float64)
 
-    def draws(self, rows: Tensor, number: int) -> Tensor:
-        """(b, c, h, w // 2 + 1), a number an entry of these rows' masks."""
-        return torch.stack([self.draw(row, number, *self.masks.shape[1:]) for row in rows.tolist()])
+    def draws(self, rows: Tensor, what: int | str) -> Tensor:
+        """(b, c, rows, columns), a number for each entry of these rows' masks."""
+        return torch.stack([self.draw(row, what, *self.masks.shape[1:]) for row in rows.tolist()])
 
-    def choices(self, number: int) -> Tensor:
-        """(n), a number a row."""
-        return torch.cat([self.draw(row, number, 1) for row in range(len(self.seeds))])
+    def choices(self, what: str) -> Tensor:
+        """(n), a number for each row."""
+        return torch.cat([self.draw(row, what, 1) for row in range(len(self.seeds))])
 
 
 # Images (b, c, h, w), their masks and row numbers to what the classifier sees.
@@ -112,14 +131,15 @@ def check_masks(
     run = ready(model, device, batch, factory)
     check_attack(attack, model, run.spec, allow_other_model)
     check_same_model(masks, model, allow_other_model)
-    kept = _check_masks_fit(masks, run)
+    basis = basis_of(masks.header, masks)
+    kept_entries = _check_masks_fit(masks, basis, run)
     by_class = masks.kind == "class-masks"
-    rows = (_of_classes if by_class else _of_images)(attack, masks, seed)
+    rows = (_of_classes if by_class else _of_images)(attack, masks, seed, basis)
     every = torch.arange(len(rows.targets))
     fitted = "mask of its class" if by_class else "fitted mask"
     planned: dict[str, _Plan] = {
         "no filter": _Plan(every, [lambda images, *_: images], rows.targets),
-        fitted: _Plan(every, [lambda images, own, _: filter_images(images, own)], rows.targets),
+        fitted: _Plan(every, [lambda images, own, _: rows.filter(images, own)], rows.targets),
         **_same_values(rows, every, draws),
         **(_of_another_class(rows, masks["classes"]) if by_class else _of_another_image(rows)),
     }
@@ -130,8 +150,8 @@ def check_masks(
         n=len(every),
         draws=draws,
         flips=controls.FLIPS,
-        kept_entries=float(kept.double().quantile(0.5)),
-        entries=run.spec.input_shape[0] * run.spec.input_shape[1] * run.spec.input_shape[2],
+        kept_entries=float(np.median(kept_entries)),
+        entries=run.spec.input_shape[0] * basis.entries,
         controls=[_control(name, ends[fitted][plan.rows], ends[name], fitted, seed) for name, plan in planned.items()],
     )
 
@@ -163,23 +183,28 @@ def _control(name: str, fitted: Tensor, ends: Tensor, fitted_name: str, seed: in
 
 
 def _same_values(rows: _Rows, every: Tensor, draws: int) -> dict[str, _Plan]:
-    """Each image's own values at random places, at the lowest frequencies, at the largest magnitudes of its spectrum."""
-    h, w = rows.images.shape[2:]
+    """Each image's own values at random places, at the lowest frequencies, at the largest magnitudes of its coefficients.
+
+    Without the lowest frequencies in a basis whose entries have none.
+    """
+    frequencies = rows.basis.frequencies
 
     def at_random(number: int) -> Way:
-        return lambda images, own, some: _moved(images, own, rows.draws(some, number), torch.zeros_like(own))
+        return lambda images, own, some: rows.moved(images, own, rows.draws(some, number), torch.zeros_like(own))
 
     def lowest(images: Tensor, own: Tensor, some: Tensor) -> Tensor:
-        return _moved(images, own, controls.lowest_first(h, w).expand(own.shape), rows.draws(some, LOWEST))
+        scores = -torch.from_numpy(frequencies).expand(own.shape)
+        return rows.moved(images, own, scores, rows.draws(some, f"ties, {LOWEST}"))
 
     def largest(images: Tensor, own: Tensor, some: Tensor) -> Tensor:
-        return _moved(images, own, controls.magnitudes(images), rows.draws(some, LARGEST))
+        return rows.moved(images, own, rows.basis.magnitudes(images), rows.draws(some, f"ties, {LARGEST}"))
 
-    return {
-        "random places": _Plan(every, [at_random(number) for number in range(draws)], rows.targets),
-        "lowest frequencies": _Plan(every, [lowest], rows.targets),
-        "largest magnitudes of the image": _Plan(every, [largest], rows.targets),
+    ways: dict[str, list[Way]] = {
+        "random places": [at_random(number) for number in range(draws)],
+        **({} if frequencies is None else {LOWEST: [lowest]}),
+        LARGEST: [largest],
     }
+    return {name: _Plan(every, some, rows.targets) for name, some in ways.items()}
 
 
 def _of_another_image(rows: _Rows) -> dict[str, _Plan]:
@@ -190,19 +215,21 @@ def _of_another_image(rows: _Rows) -> dict[str, _Plan]:
     """
     targets = rows.targets.tolist()
 
-    def control(same: bool, choice: int, ties: int) -> _Plan:
-        others = controls.partners(targets, rows.names, rows.choices(choice), same=same)
+    def partners(same: bool) -> Tensor:
+        drawn = rows.choices("choice among the same class" if same else "choice among other classes")
+        return controls.partners(targets, rows.names, drawn, same=same)
 
+    def control(name: str, others: Tensor) -> _Plan:
         def way(images: Tensor, own: Tensor, some: Tensor) -> Tensor:
-            return _moved(images, own, rows.masks[rows.owners[others[some]]], rows.draws(some, ties))
+            return rows.moved(images, own, rows.masks[rows.owners[others[some]]], rows.draws(some, f"ties, {name}"))
 
         return _Plan((others >= 0).nonzero().flatten(), [way], rows.targets)
 
-    others = controls.partners(targets, rows.names, rows.choices(CHOOSE_OTHER), same=False)
-    whole: list[Way] = [lambda images, _, some: filter_images(images, rows.masks[rows.owners[others[some]]])]
+    others = partners(same=False)
+    whole: list[Way] = [lambda images, _, some: rows.filter(images, rows.masks[rows.owners[others[some]]])]
     return {
-        "mask of another image of the same class": control(True, CHOOSE_SAME, SAME),
-        "mask of another image of another class": control(False, CHOOSE_OTHER, OTHER),
+        SAME: control(SAME, partners(same=True)),
+        OTHER: control(OTHER, others),
         "mask of another class as it is, into that class": _Plan(
             (others >= 0).nonzero().flatten(), whole, rows.targets[others]
         ),
@@ -216,21 +243,17 @@ def _of_another_class(rows: _Rows, classes: Tensor) -> dict[str, _Plan]:
     is one mask alone.
     """
     count = len(rows.masks)
-    others = (rows.choices(CHOOSE_OTHER) * (count - 1)).long()
+    others = (rows.choices("choice among other classes") * (count - 1)).long()
     others += others >= rows.owners
     some = torch.arange(len(others) if count > 1 else 0)
-    ways: list[Way] = [lambda images, _, some: filter_images(images, rows.masks[others[some]])]
+    ways: list[Way] = [lambda images, _, some: rows.filter(images, rows.masks[others[some]])]
     return {
         "mask of another class as it is": _Plan(some, ways, rows.targets),
         "mask of another class as it is, into that class": _Plan(some, ways, classes[others.clamp(max=count - 1)]),
     }
 
 
-def _moved(images: Tensor, own: Tensor, scores: Tensor, ties: Tensor) -> Tensor:
-    return filter_images(images, controls.rearranged(own, scores, ties, images.shape[-1]))
-
-
-def _of_images(attack: Artifact, masks: Artifact, seed: int) -> _Rows:
+def _of_images(attack: Artifact, masks: Artifact, seed: int, basis: Basis) -> _Rows:
     """The images that both files have, in the masks' order: clean ones for essential masks, else adversarial ones."""
     owners, places = join([masks, attack])
     missing = len(masks["labels"]) - len(owners)
@@ -249,10 +272,10 @@ def _of_images(attack: Artifact, masks: Artifact, seed: int) -> _Rows:
             f"{masks}: its targets are not what {attack} turned the images to: another attack file's masks"
         )
     images = attack.rows("images" if essential else "adversarial")
-    return _rows(attack, images, places, masks, owners, targets, seed)
+    return _rows(attack, images, places, masks, owners, targets, seed, basis)
 
 
-def _of_classes(attack: Artifact, masks: Artifact, seed: int) -> _Rows:
+def _of_classes(attack: Artifact, masks: Artifact, seed: int, basis: Basis) -> _Rows:
     """All clean images whose true class has a mask."""
     labels = attack["labels"]
     owner = torch.full((len(attack.header["class_names"]),), -1)
@@ -262,35 +285,37 @@ def _of_classes(attack: Artifact, masks: Artifact, seed: int) -> _Rows:
         raise MaskError(f"{masks}: has no mask of any class of {attack}'s images")
     if len(places) < len(labels):
         warn(f"{len(labels) - len(places)} of {len(labels)} images are of classes without a mask, and are left out")
-    return _rows(attack, attack.rows("images"), places, masks, owner[labels[places]], labels[places], seed)
+    return _rows(attack, attack.rows("images"), places, masks, owner[labels[places]], labels[places], seed, basis)
 
 
 def _rows(
-    attack: Artifact, images: Rows, places: Tensor, masks: Artifact, owners: Tensor, targets: Tensor, seed: int
+    attack: Artifact,
+    images: Rows,
+    places: Tensor,
+    masks: Artifact,
+    owners: Tensor,
+    targets: Tensor,
+    seed: int,
+    basis: Basis,
 ) -> _Rows:
     names = image_names(attack["key"][places], attack["index"][places])
     seeds = [row_seed(seed, *name) for name in names]
-    return _Rows(images, places, masks.rows("masks"), owners, targets, names, seeds)
+    return _Rows(images, places, masks.rows("masks"), owners, targets, names, seeds, basis)
 
 
-def _check_masks_fit(masks: Artifact, run: Ready) -> Tensor:
+def _check_masks_fit(masks: Artifact, basis: Basis, run: Ready) -> Array:
     """(n) kept entries of the masks, which fit the model's images, lie in [0, 1] and are symmetric."""
-    c, h, w = run.spec.input_shape
-    rows, size = masks.rows("masks"), masks.header["image_size"]
-    if list(rows.shape[1:]) != [c, h, half_width(w)] or size != [h, w]:
-        raise ArtifactError(
-            f"{masks}: masks are {list(rows.shape[1:])} for images of {size}, "
-            f"the model takes images of {[h, w]} with {c} channels"
-        )
+    rows = masks.rows("masks")
+    check_masks_shape(rows, basis, masks, run.spec)
     if not len(rows):
         raise MaskError(f"{masks}: holds no mask")
     for name in ("classes",) if masks.kind == "class-masks" else ("labels", "targets"):
         check_range(masks[name], len(run.spec.class_names), f"{masks}: {name}")
-    kept = []
+    kept_entries = []
     for start in range(0, len(rows), ROWS_OF_FILE):
         some = rows[start : start + ROWS_OF_FILE]
         check_unit(some, str(masks))
-        if not controls.is_symmetric(some, w):
+        if not controls.is_symmetric(some, basis):
             raise ArtifactError(f"{masks}: masks are not symmetric: entries k and -k differ")
-        kept.append(kept_entries(some, w))
-    return torch.cat(kept)
+        kept_entries.append(basis.kept_entries(some))
+    return np.concatenate(kept_entries)

@@ -12,6 +12,7 @@ from fmtool.datasets.data import Data
 from fmtool.datasets.rows import spread, to_float
 from fmtool.errors import MaskError, warn
 from fmtool.masks import class_fitting
+from fmtool.masks.basis import FOURIER
 from fmtool.masks.optimisation import MAX_STEPS, MIN_STEPS, FitOptions
 from fmtool.models import compiling
 from fmtool.models.classifier import predict
@@ -67,6 +68,7 @@ def class_masks(
         **fields,
         "attack": source.header["attack"] if robust and isinstance(source, Artifact) else None,
         "image_size": list(run.spec.input_shape[1:]),
+        "basis": FOURIER,
         **data_header(source, run.spec),
     }
     recorded = {

@@ -20,7 +20,7 @@ from fmtool.correlation.evaluate import Point, Statistic
 from fmtool.correlation.nulls import Null
 from fmtool.correlation.registry import DEFAULT
 from fmtool.errors import ArtifactError, MaskError, StatisticError
-from fmtool.masks import spectrum
+from fmtool.masks.basis import check_shape
 from fmtool.models.classifier import pick_device
 from fmtool.runtime import resume_file
 from fmtool.runtime.progress import Progress
@@ -176,8 +176,9 @@ def _mask_pairs(a: Artifact, b: Artifact, pool: int | None) -> tuple[Tensor, Ten
         masks = file.rows("masks")
         for start in range(0, len(masks), ROWS_OF_FILE):
             check_unit(masks[start : start + ROWS_OF_FILE], str(file))
-        if masks.shape[-1] != spectrum.half_width(int(file.header["image_size"][1])):
-            raise ArtifactError(f"{file}: masks are {list(masks.shape)}, which does not fit its image_size")
+    names = [check_shape(file.rows("masks"), file.header, file).name for file in (a, b)]
+    if names[0] != names[1]:
+        raise ArtifactError(f"{a} and {b}: masks in two bases, {names[0]} and {names[1]}, have no entries in common")
     place_a, place_b = join([a, b])
     preserved = a["preserved"][place_a] & b["preserved"][place_b]
     dropped = {
@@ -196,13 +197,14 @@ def _mask_pairs(a: Artifact, b: Artifact, pool: int | None) -> tuple[Tensor, Ten
 
 
 def _flat(file: Artifact, rows: Tensor, pool: int | None) -> Tensor:
-    """Masks (n, d) over the full spectrum, pooled a few at a time: at 224x224 ten thousand whole ones take 6 GB."""
+    """Full masks (n, d), pooled a few at a time: at 224x224 ten thousand whole ones take 6 GB."""
+    masks = file.rows("masks")
+    basis = check_shape(masks, file.header, file)
 
     def some(start: int) -> Tensor:
-        full = spectrum.to_full(masks[rows[start : start + ROWS_OF_FILE]], int(file.header["image_size"][1]))
-        return (full if pool is None else spectrum.pool(full, pool)).flatten(1)
+        full = basis.to_full(masks[rows[start : start + ROWS_OF_FILE]])
+        return (full if pool is None else basis.pool(full, pool)).flatten(1)
 
-    masks = file.rows("masks")
     return torch.cat([some(start) for start in range(0, len(rows), ROWS_OF_FILE)])
 
 

@@ -14,11 +14,12 @@ from fmtool.artifacts.history import stage
 from fmtool.artifacts.rows import ROWS, check_range, check_unit, join
 from fmtool.attacks import registry
 from fmtool.errors import ArtifactError, warn
+from fmtool.masks.basis import basis_of
 from fmtool.masks.two_pass import TwoPass
 from fmtool.models.classifier import predict
 from fmtool.runtime.progress import Progress
 from fmtool.stages.device_faults import halving
-from fmtool.stages.inputs import check_attack, check_same_model
+from fmtool.stages.inputs import check_attack, check_masks_shape, check_same_model
 from fmtool.stages.prepare import Ready, ready
 
 NO_CELL = -1  # stands in `predictions` where a row has no cell
@@ -174,15 +175,12 @@ def _matrix(predictions: Tensor, labels: Tensor, adaptive: Sequence[bool]) -> di
 def two_pass(file: Artifact, model: Artifact, run: Ready, allow_other_model: bool) -> TwoPass:
     """The two-pass classifier with the masks of a `class-masks` artifact, which fit the model."""
     check_same_model(file, model, allow_other_model)
-    c, h, w = run.spec.input_shape
-    if tuple(file["masks"].shape[1:]) != (c, h, w // 2 + 1) or file.header["image_size"] != [h, w]:
-        raise ArtifactError(
-            f"{file}: masks are {list(file['masks'].shape[1:])} for images of {file.header['image_size']}, "
-            f"the model takes images of {[h, w]} with {c} channels"
-        )
+    basis = basis_of(file.header, file)
+    check_masks_shape(file["masks"], basis, file, run.spec)
     check_range(file["classes"], len(run.spec.class_names), f"{file}: classes")
     check_unit(file["masks"], str(file))
-    return TwoPass(run.classifier, file["masks"], file["classes"], len(run.spec.class_names)).eval().to(run.device)
+    classes = len(run.spec.class_names)
+    return TwoPass(run.classifier, file["masks"], file["classes"], classes, basis).eval().to(run.device)
 
 
 def _free_name(name: str, taken: Container[str]) -> str:

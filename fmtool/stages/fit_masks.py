@@ -17,9 +17,9 @@ from fmtool.datasets.data import Data
 from fmtool.datasets.rows import row_seed, spread, to_float
 from fmtool.errors import MaskError, unknown, warn
 from fmtool.masks import fitting
+from fmtool.masks.basis import FOURIER, basis_for
 from fmtool.masks.fit_queue import Fit, Resume, State
 from fmtool.masks.optimisation import MAX_STEPS, MIN_STEPS, FitOptions, default_lambda
-from fmtool.masks.spectrum import half_width
 from fmtool.models import compiling
 from fmtool.models.classifier import predict
 from fmtool.runtime import resume_file
@@ -197,7 +197,7 @@ def _described(
         **chosen,
         "attack": None if isinstance(source, Data) else source.header["attack"],
         "image_size": list(run.spec.input_shape[1:]),
-        "basis": "fourier",
+        "basis": options.basis,
         "layer": "input",
         **data_header(source, run.spec),
     }
@@ -220,7 +220,8 @@ def _starts(rows: dict[str, Tensor], shape: Sequence[int], perturb: float, seed:
     if not perturb:
         return None
     keys, indices = rows["key"].tolist(), rows["index"].tolist()
-    return lambda row: fitting.perturbed(shape, perturb, row_seed(seed, keys[row], indices[row]))
+    basis = basis_for(FOURIER, *shape[1:])
+    return lambda row: fitting.perturbed(basis, shape[0], perturb, row_seed(seed, keys[row], indices[row]))
 
 
 class _Pixels:
@@ -284,7 +285,7 @@ COLUMNS = {
 def _layout(n: int, shape: Sequence[int], known: dict[str, Tensor]) -> streaming.Layout:
     c, h, w = shape
     return {
-        "masks": (torch.float32, (n, c, h, half_width(w))),
+        "masks": (torch.float32, (n, c, *basis_for(FOURIER, h, w).shape)),
         **{name: (dtype, (n,)) for name, dtype in COLUMNS.items()},
         **{name: (values.dtype, (n,)) for name, values in known.items()},
     }

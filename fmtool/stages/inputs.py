@@ -12,6 +12,7 @@ from fmtool.artifacts.format import Artifact, Rows
 from fmtool.artifacts.rows import ROWS, ROWS_OF_FILE, check_range, check_whole
 from fmtool.datasets.data import Data
 from fmtool.errors import ArtifactError, DataError
+from fmtool.masks.basis import Basis
 from fmtool.models.checkpoints import Specification
 
 
@@ -64,6 +65,16 @@ def check_same_model(other: Artifact, model: Artifact, allow: bool) -> None:
         raise ArtifactError(
             f"{other}: was made with model {str(made_with)[:12]}, not with {model} ({model.digest[:12]}); "
             "--allow-other-model takes it all the same"
+        )
+
+
+def check_masks_shape(masks: Rows, basis: Basis, file: Artifact, spec: Specification) -> None:
+    """The masks (n, c, rows, columns) of a file are masks of the model's images."""
+    c, h, w = spec.input_shape
+    if tuple(masks.shape[1:]) != (c, *basis.shape) or (basis.h, basis.w) != (h, w):
+        raise ArtifactError(
+            f"{file}: masks are {list(masks.shape[1:])} for images of {[basis.h, basis.w]}, "
+            f"the model takes images of {[h, w]} with {c} channels"
         )
 
 

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from fmtool.attacks.registry import title
+from fmtool.masks.basis import basis_of
 from fmtool.tables.headers import Arrays, Header
 from fmtool.tables.table import Table
-
-if TYPE_CHECKING:
-    import numpy as np
-
-ROWS = 256  # of a file's masks read at a time
 
 
 def masks_table(header: Header, arrays: Arrays) -> Table:
@@ -19,8 +13,8 @@ def masks_table(header: Header, arrays: Arrays) -> Table:
     import numpy as np
 
     masks, steps = arrays["masks"], arrays["steps"]
-    kept = kept_entries(masks, int(header["image_size"][1]))
-    total = masks.shape[1] * header["image_size"][0] * header["image_size"][1]
+    basis = basis_of(header, "this file")
+    kept, total = basis.kept_entries(masks), masks.shape[1] * basis.entries
     columns = {
         "for": "",
         "attack": "",
@@ -60,8 +54,8 @@ def masks_table(header: Header, arrays: Arrays) -> Table:
 def class_masks_table(header: Header, arrays: Arrays) -> Table:
     """A row a class: steps, loss, kept entries."""
     masks, names = arrays["masks"], header["class_names"]
-    kept = kept_entries(masks, int(header["image_size"][1]))
-    total = masks.shape[1] * header["image_size"][0] * header["image_size"][1]
+    basis = basis_of(header, "this file")
+    kept, total = basis.kept_entries(masks), masks.shape[1] * basis.entries
     columns = {
         "class": "",
         "steps": "d",
@@ -94,21 +88,3 @@ def class_masks_table(header: Header, arrays: Arrays) -> Table:
     what = f"robust against {title(header['attack'])}" if header["robust"] else "plain"
     used = " and ".join(f"{n} {name}" for n, name in zip(header["images"], ("clean", "adversarial"), strict=False))
     return Table("Class masks", columns, rows, [f"{what}, lambda {header['lambda']:g}, fitted to {used} images"])
-
-
-def kept_entries(masks: Any, w: int) -> np.ndarray[Any, Any]:
-    """(n) entries above 1e-3 per mask, counted over the full spectrum: `spectrum.kept_entries` without torch.
-
-    masks (n, c, h, w // 2 + 1): an array, or rows of a file, of which a few are read at a time.
-    """
-    import numpy as np
-
-    counts = np.full(masks.shape[-1], 2)
-    counts[0] = 1
-    if w % 2 == 0:
-        counts[-1] = 1
-    kept = [
-        ((np.asarray(masks[start : start + ROWS]) > 1e-3) * counts).sum(axis=(1, 2, 3))
-        for start in range(0, masks.shape[0], ROWS)
-    ]
-    return np.concatenate(kept or [np.zeros(0)])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fmtool.artifacts.rows import image_names
 from fmtool.attacks.registry import OK, title
 from fmtool.errors import ArtifactError
+from fmtool.masks.basis import FOURIER, Basis, basis_for, check_shape
 from fmtool.tables.attacks import attack_name
 from fmtool.tables.headers import Arrays, Header
 from fmtool.tables.table import ENDS, Cell, Table, interval, text_of
@@ -57,13 +58,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Part:
-    """One set of spectra in a file. names (n): each row's (key, index), none for class masks; size: [h, w] of the images."""
+    """One set of spectra in a file. names (n): each row's (key, index), none for class masks; basis: of the spectra."""
 
     name: str
     attack: str | None
     radial: Radial
     names: list[tuple[int, int]]
-    size: tuple[int, int]
+    basis: Basis
 
 
 def parts_of(source: Source) -> list[Part]:
@@ -76,25 +77,24 @@ def parts_of(source: Source) -> list[Part]:
     if source.kind == "attack":
         attack: str | None = attack_name(header)
         ok = arrays["status"] == OK
-        h, w = (int(side) for side in arrays["images"].shape[-2:])
+        basis = basis_for(FOURIER, *(int(side) for side in arrays["images"].shape[-2:]))
         names = image_names(arrays["key"], arrays["index"])
         moved = radial.of_images(arrays["adversarial"], arrays["images"], ok)
         kept = [name for name, one in zip(names, ok, strict=True) if one]
         images = radial.of_images(arrays["images"])
         return [
-            Part(f"perturbations ({attack})", attack, moved, kept, (h, w)),
-            Part(IMAGES, None, images, names, (h, w)),
+            Part(f"perturbations ({attack})", attack, moved, kept, basis),
+            Part(IMAGES, None, images, names, basis),
         ]
     attack = title(str(header["attack"])) if header["attack"] else None
-    masks, (h, w) = arrays["masks"], (int(side) for side in header["image_size"])
-    if tuple(masks.shape[2:]) != (h, w // 2 + 1):
-        raise ArtifactError(f"{source.name}: masks are {list(masks.shape)}, which does not fit images of {[h, w]}")
+    masks = arrays["masks"]
+    basis = check_shape(masks, header, source.name)
     if source.kind == "masks":
         name = f"adversarial masks ({attack or '-'})" if header["for"] == "adversarial" else f"{header['for']} masks"
         attack = attack if header["for"] == "adversarial" else None
-        return [Part(name, attack, radial.of_masks(masks, w), image_names(arrays["key"], arrays["index"]), (h, w))]
+        return [Part(name, attack, radial.of_masks(masks, basis), image_names(arrays["key"], arrays["index"]), basis)]
     name = f"class masks (robust against {attack})" if header["robust"] else "class masks (plain)"
-    return [Part(name, attack, radial.of_masks(masks, w), [], (h, w))]
+    return [Part(name, attack, radial.of_masks(masks, basis), [], basis)]
 
 
 def spectrum_table(files: Sequence[Source]) -> Table:
@@ -115,7 +115,7 @@ def spectrum_table(files: Sequence[Source]) -> Table:
     }
     first: Part | None = None
     rows: list[list[Any]] = []
-    sizes, images = set(), set()
+    bases, images = set(), set()
     for file in files:
         for part in parts_of(file):
             if part.name == IMAGES and frozenset(part.names) in images:
@@ -123,7 +123,7 @@ def spectrum_table(files: Sequence[Source]) -> Table:
             images |= {frozenset(part.names)} if part.name == IMAGES else set()
             rows.append([file.name, *_row(part), *(_paired(first, part) if first else [None] * 3)])
             first = first or part
-            sizes.add(part.size)
+            bases.add(part.basis)
     notes = [
         "mean frequency: radial, in cycles per pixel, weighted by energy (a mask's entry squared, |F x|^2 of the rest) over the "
         "full spectrum and all channels of each image, then the mean over n images; the highest is 0.7071.",
@@ -131,8 +131,8 @@ def spectrum_table(files: Sequence[Source]) -> Table:
         "all masks count, whether or not they keep their class; perturbations: of the attacks that succeeded.",
         "difference: to the first row, over the images (pairs) that both hold.",
         *(
-            f"{_flat(size)} for the same energy at every frequency of {size[0]}x{size[1]} images"
-            for size in sorted(sizes)
+            f"{_flat(basis)} for the same energy at every frequency of {basis.h}x{basis.w} images"
+            for basis in sorted(bases, key=size_of)
         ),
     ]
     return Table("Radial frequency of spectra", columns, rows, notes, {"95 %": ENDS, "difference 95 %": ENDS})
@@ -192,8 +192,13 @@ def _interval(found: Estimate, form: str) -> Cell:
     return interval(float(found.low), float(found.high), form)
 
 
-def _flat(size: tuple[int, int]) -> str:
+def size_of(basis: Basis) -> tuple[int, int, str]:
+    """What puts bases in order."""
+    return basis.h, basis.w, basis.name
+
+
+def _flat(basis: Basis) -> str:
     from fmtool.masks import radial
 
-    flat = radial.flat(*size)
+    flat = radial.flat(basis)
     return f"mean frequency {float(flat.frequency[0]):.4f} and {100 * float(flat.high[0]):.1f} % above 0.25"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from half_spectrum import filter_images, fourier
 from torch import Tensor, nn
 
 import fmtool
@@ -18,7 +19,6 @@ from fmtool.attacks import foolbox
 from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
 from fmtool.datasets import rows
 from fmtool.errors import ArtifactError, AttackError, FmtoolWarning
-from fmtool.masks.spectrum import filter_images
 from fmtool.masks.two_pass import TwoPass
 
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ class Means(nn.Module):
 
 def attack_means(masks: Tensor, n: int = 6) -> adaptive_attacks.Adaptive:
     """The two-pass classifier over `Means`, attacked on `n` middling images of label 1; masks (3, 1, 8, 5)."""
-    two_pass = TwoPass(Means(), masks, torch.arange(3), 3).eval()
+    two_pass = TwoPass(Means(), masks, torch.arange(3), 3, fourier(8, 8)).eval()
     made, _ = foolbox.build("pgd", {})
     return adaptive_attacks.run(
         two_pass, torch.full((n, 1, 8, 8), 0.5), torch.ones(n, dtype=torch.int64), made, epsilon=0.1, restarts=2,
@@ -161,12 +161,12 @@ def test_the_choice_of_the_mask_has_no_gradient(files: Path) -> None:
     from fmtool.stages.prepare import ready
 
     run, robust = ready(load(files, "model"), "cpu", None, None), load(files, "robust")
-    two_pass = TwoPass(run.classifier, robust["masks"], robust["classes"], 10).eval()
+    two_pass = TwoPass(run.classifier, robust["masks"], robust["classes"], 10, fourier(8, 8)).eval()
     image = load(files, "fmn")["images"][:1].clone().requires_grad_()
     chosen = int(run.classifier(image).argmax(1))
     found = [
         torch.autograd.grad(network(image)[0, 3], image)[0]
-        for network in (two_pass, OneMask(run.classifier, two_pass.masks[chosen]).eval())
+        for network in (two_pass, OneMask(run.classifier, two_pass.masks[chosen], two_pass.basis).eval())
     ]
     assert torch.equal(found[0], found[1]) and bool((found[0] != 0).any())
     assert two_pass.classes == robust["classes"].tolist()

@@ -9,11 +9,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from half_spectrum import fourier, to_full
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmtool.masks import radial
-from fmtool.masks.spectrum import to_full
 
 SIZES = [(8, 8), (7, 7), (8, 5), (5, 8), (6, 15), (32, 32), (1, 4)]
 
@@ -50,7 +50,7 @@ def test_masks_and_images_give_what_the_full_spectrum_gives(h: int, w: int) -> N
     generator = np.random.default_rng(0)
     masks = generator.random((5, 3, h, w // 2 + 1)).astype(np.float32)
     full = to_full(torch.tensor(masks).double(), w).numpy()  # columns that mirror themselves as they are
-    check(radial.of_masks(masks, w), (full**2).sum(axis=1))
+    check(radial.of_masks(masks, fourier(h, w)), (full**2).sum(axis=1))
     images, moved = generator.random((2, 5, 3, h, w))
     check(radial.of_images(images), (np.abs(np.fft.fft2(images)) ** 2).sum(axis=1))
     check(radial.of_images(moved, images), (np.abs(np.fft.fft2(moved - images)) ** 2).sum(axis=1))
@@ -59,12 +59,12 @@ def test_masks_and_images_give_what_the_full_spectrum_gives(h: int, w: int) -> N
 @given(h=st.integers(1, 12), w=st.integers(1, 12))
 @settings(max_examples=60, deadline=None)
 def test_a_bin_is_as_wide_as_a_step_of_the_shorter_side(h: int, w: int) -> None:
-    radius, bins, width = radial.frequencies(h, w), radial.bins_of(h, w), 1 / min(h, w)
+    radius, bins, width = radial.frequencies(fourier(h, w)), radial.bins_of(fourier(h, w)), 1 / min(h, w)
     assert (bins == 0).sum() == 1 and bins[0, 0] == 0
     outside = np.abs(radius - bins * width) > width / 2 + 1e-9
     assert (radius[outside] < width / 2).all()  # the only ones that are moved, out of the bin of the zero frequency
     assert radius.max() <= math.sqrt(0.5) + 1e-12
-    assert np.array_equal(radial.column_counts(w).sum(), w)
+    assert fourier(h, w).counts.sum() == w
 
 
 def test_one_wave_has_its_own_frequency() -> None:
@@ -78,12 +78,12 @@ def test_one_wave_has_its_own_frequency() -> None:
 def test_spectra_without_energy_are_counted_and_left_out() -> None:
     masks = np.zeros((4, 1, 8, 5))
     masks[1, 0, 0, 1] = masks[2, 0, 0, 3] = 0.5
-    found = radial.of_masks(masks, 8)
+    found = radial.of_masks(masks, fourier(8, 8))
     assert found.empty == 2 and np.isnan(found.frequency).tolist() == [True, False, False, True]
     mean = radial.estimate(found.frequency)
     assert mean.n == 2 and mean.mean == pytest.approx(2 / 8)
     assert radial.estimate(found.profile).n == 2
-    nothing = radial.estimate(radial.of_masks(masks[:1], 8).profile)
+    nothing = radial.estimate(radial.of_masks(masks[:1], fourier(8, 8)).profile)
     assert nothing.n == 0 and np.isnan(nothing.mean).all()
     assert radial.of_images(np.zeros((0, 1, 8, 8))).frequency.shape == (0,)
 
@@ -117,8 +117,8 @@ def test_blocks_are_bounded_by_bytes(shape: tuple[int, ...], rows: int) -> None:
 
 
 def test_a_mask_that_keeps_all_is_flat() -> None:
-    assert radial.flat(32, 32).zero[0] == pytest.approx(1 / 1024)
-    check(radial.flat(9, 6), np.ones((1, 9, 6)))
+    assert radial.flat(fourier(32, 32)).zero[0] == pytest.approx(1 / 1024)
+    check(radial.flat(fourier(9, 6)), np.ones((1, 9, 6)))
 
 
 def test_it_needs_no_torch() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from half_spectrum import to_full
 from reference import fit_one, random_resnet
 from torch import Tensor, nn
 
@@ -15,7 +16,6 @@ import fmtool
 from fmtool.errors import FmtoolWarning, ModelError
 from fmtool.masks.fitting import fit_masks
 from fmtool.masks.optimisation import FitOptions
-from fmtool.masks.spectrum import to_full
 from fmtool.models import compiling, training
 from fmtool.models.classifier import Classifier
 from fmtool.models.registry import ARCHITECTURES

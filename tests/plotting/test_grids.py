@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from figures import Load, pictures, row_of
+from half_spectrum import filter_images, shifted
 
 from fmtool.artifacts.format import Artifact
 from fmtool.errors import ArtifactError, FmtoolError, FmtoolWarning
-from fmtool.masks.spectrum import filter_images, shifted
 from fmtool.plotting.figure import draw
 from fmtool.plotting.grids import chosen
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from figures import Load, lines, pictures
+from half_spectrum import fourier, to_full
 
 from fmtool.errors import ArtifactError
 from fmtool.masks import radial
-from fmtool.masks.spectrum import to_full
 from fmtool.plotting.figure import draw
 
 
@@ -28,11 +28,11 @@ def test_mean_masks_and_their_profiles(load: Load) -> None:
     profile = figure.axes[-1]
     assert "cycles per pixel" in profile.get_xlabel()
     for (x, y), file in zip(lines(profile), masks, strict=False):
-        shares = radial.of_masks(file["masks"].numpy(), 8).profile
+        shares = radial.of_masks(file["masks"].numpy(), fourier(8, 8)).profile
         np.testing.assert_allclose(x, np.arange(len(x)) / 8)
         np.testing.assert_allclose(y, 100 * np.nanmean(shares, axis=0))
     band = profile.collections[0].get_paths()[0].vertices
-    shares = radial.estimate(radial.of_masks(masks[0]["masks"].numpy(), 8).profile)
+    shares = radial.estimate(radial.of_masks(masks[0]["masks"].numpy(), fourier(8, 8)).profile)
     assert band[:, 1].max() == pytest.approx(100 * shares.high.max())
 
 
@@ -70,8 +70,8 @@ def test_radial_profiles_mark_every_mean(load: Load) -> None:
     assert names == ["essential masks", "adversarial masks (FMN)", "perturbations (FMN)"]
     moved = (attack["adversarial"].double() - attack["images"].double()).numpy()[(attack["status"] == 0).numpy()]
     measured = [
-        radial.of_masks(essential["masks"].numpy(), 8),
-        radial.of_masks(adversarial["masks"].numpy(), 8),
+        radial.of_masks(essential["masks"].numpy(), fourier(8, 8)),
+        radial.of_masks(adversarial["masks"].numpy(), fourier(8, 8)),
         radial.of_images(moved),
     ]
     for place, one in enumerate(measured):

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from half_spectrum import filter_images
 
 import fmtool
 from fmtool.artifacts.format import Artifact
 from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
 from fmtool.errors import ArtifactError, FmtoolWarning, MaskError
-from fmtool.masks.spectrum import filter_images
 from fmtool.stages.prepare import ready
 
 

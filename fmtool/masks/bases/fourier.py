@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fmtool.errors import MaskError
-from fmtool.masks.basis import Array, Basis
+from fmtool.masks.basis import EXACT, Array, Basis
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-EXACT = 12  # decimals of a radial frequency: 0.125 must be 0.125 whichever row and column give it
 
 
 class Fourier(Basis):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from half_spectrum import filter_images, fourier, kept_entries, shifted, symmetrise_, to_full
 
 from fmtool.errors import MaskError
-from fmtool.masks.spectrum import column_counts, filter_images, kept_entries, pool, shifted, symmetrise_, to_full
 
 SIZES = [(8, 8), (7, 9), (8, 9), (9, 8), (1, 5), (4, 2)]
 
@@ -40,7 +40,7 @@ def test_the_full_mask_mirrors_and_counts(h: int, w: int) -> None:
     mirrored = full.flip(-2, -1).roll((1, 1), dims=(-2, -1))
     assert torch.equal(full, mirrored)
     assert full.shape[-2:] == (h, w)
-    assert float((half * column_counts(w, half)).sum()) == pytest.approx(float(full.sum()))
+    assert float((half * fourier(h, w).weights(half.dtype, half.device)).sum()) == pytest.approx(float(full.sum()))
     half[..., 0, 0] = 0
     assert kept_entries(half, w).tolist() == [(to_full(one, w) > 1e-3).sum().item() for one in half]
 
@@ -56,7 +56,7 @@ def test_shifted_puts_the_zero_frequency_in_the_centre(h: int, w: int) -> None:
 def test_pooling_averages_around_each_centre() -> None:
     """Bin k is the mean of frequencies pk - 1 ... pk + 1, modulo the size, in both directions; written out."""
     full = to_full(symmetric(9, 15), 15)
-    pooled = pool(full, 3)
+    pooled = fourier(9, 15).pool(full, 3)
     assert pooled.shape[-2:] == (3, 5)
     for k in range(3):
         for m in range(5):
@@ -70,4 +70,4 @@ def test_pooling_averages_around_each_centre() -> None:
 @pytest.mark.parametrize("p", [2, 4, 0, -3, 7])
 def test_pooling_needs_an_odd_divisor(p: int) -> None:
     with pytest.raises(MaskError, match="odd number that divides"):
-        pool(torch.zeros(1, 8, 8), p)
+        fourier(8, 8).pool(torch.zeros(1, 8, 8), p)
