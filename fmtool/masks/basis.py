@@ -155,6 +155,6 @@ def check_shape(masks: Any, header: Mapping[str, Any], file: object) -> Basis:
     found = basis_of(header, file)
     if tuple(masks.shape[2:]) != found.shape:
         raise ArtifactError(
-            f"{file}: masks are {list(masks.shape)}, which does not fit its image_size {list(header['image_size'])}"
+            f"{file}: masks are {list(masks.shape)}, which does not fit images of {list(header['image_size'])}"
         )
     return found

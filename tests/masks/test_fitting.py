@@ -90,7 +90,7 @@ def test_agrees_with_the_loop_after_convergence_within_the_spread_of_two_roundin
 def quantities(found: FittedMasks) -> list[np.ndarray]:
     """Steps, loss, kept entries and preserved, one array each."""
     kept = kept_entries(found.masks, 8)
-    return [values.double().numpy() for values in (found.steps, found.loss, kept, found.preserved)]
+    return [np.asarray(values, dtype=float) for values in (found.steps, found.loss, kept, found.preserved)]
 
 
 def _of_loop(fit: object) -> tuple[float, float, float, float]:
