@@ -132,7 +132,7 @@ CASES = {  # -o OUT is added where it is not written
     "drawn masks that share no image": ("plot files/essential bad/masks-strange -o OUT.png", r"share no image"),
     "an image that has two masks": ("correlate bad/masks-twice files/adversarial", r"an image twice"),
     "masks of another shape": ("correlate files/essential bad/masks-large", r"(cosine|columns)"),
-    "masks that don't fit their image size": ("correlate files/essential bad/masks-size", r"not fit its image_size"),
+    "masks that don't fit their image size": ("correlate files/essential bad/masks-size", r"not fit images of"),
     "masks above 1": ("correlate bad/masks-bright files/adversarial", r"outside \[0, 1\]"),
     "masks that differ in labels": ("correlate bad/masks-relabelled files/adversarial", r"other labels"),
     "class masks of another shape": ("defend MODEL FMN bad/class-masks-large", r"the model takes images of \[8, 8\]"),

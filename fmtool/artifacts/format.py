@@ -274,8 +274,6 @@ def _check_kind(
             raise ArtifactError(
                 f"{name}: tensor {tensor} is {found} {list(shape)}, expected {dtype} ({', '.join(axes)})"
             )
-    if "f" in sizes and [sizes["h"], sizes["f"]] != [meta["image_size"][0], meta["image_size"][1] // 2 + 1]:
-        raise ArtifactError(f"{name}: masks are {list(shapes['masks'][1])}, which does not fit its image_size")
 
 
 def _filled(digest: str) -> bytes:

@@ -17,7 +17,8 @@ WEIGHTS = ("F16", "BF16", "F8_E4M3", "F8_E5M2", "I32", "I16", "I8", "U64", "U32"
 
 _ROWS = {"labels": "I64 n", "key": "I64 n", "index": "I64 n", "source": "I64 n"}
 # kind -> tensor -> dtype and axes; an axis' letter stands for one size throughout a file. n images, k classes,
-# c channels, h rows, w columns, f = w // 2 + 1 columns of the half spectrum. Kinds without an entry name their tensors freely.
+# c channels, h rows, w columns; r rows and s columns of a mask, which depend on its basis and are checked by `masks.basis`.
+# Kinds without an entry name their tensors freely.
 TENSORS: dict[str, dict[str, str]] = {
     "model": {},
     "attack": {
@@ -29,7 +30,7 @@ TENSORS: dict[str, dict[str, str]] = {
         **_ROWS,
     },
     "masks": {
-        "masks": "F32 n c h f",
+        "masks": "F32 n c r s",
         "targets": "I64 n",
         "preserved": "BOOL n",
         "preserved_stored": "BOOL n",
@@ -39,7 +40,7 @@ TENSORS: dict[str, dict[str, str]] = {
         **_ROWS,
     },
     "class-masks": {
-        "masks": "F32 k c h f",
+        "masks": "F32 k c r s",
         "classes": "I64 k",
         "converged": "BOOL k",
         "steps": "I64 k",
@@ -170,6 +171,7 @@ OTHERS: dict[str, dict[str, Check]] = {
         ),
     },
     "masks": {"perturb": number},
+    "class-masks": {"basis": text},
     "correlation": {
         "dimension": text,
         "curves": record({}, dict.fromkeys(("class_subsets", "subsample"), several(_entry, 1))),

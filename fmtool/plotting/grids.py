@@ -13,7 +13,7 @@ from fmtool.artifacts.rows import join
 from fmtool.attacks.registry import title
 from fmtool.datasets.rows import spread
 from fmtool.errors import ArtifactError, warn
-from fmtool.masks.basis import Basis, basis_of
+from fmtool.masks.basis import Basis, basis_of, check_shape
 from fmtool.plotting.style import WIDE, mask_name
 from fmtool.tables.attacks import attack_name
 
@@ -31,7 +31,7 @@ def mask_grid(files: Sequence[Artifact], count: int, like: Sequence[Artifact] = 
     places = chosen(files, count, like)
     figure, axes = _grid(len(files), len(places[0]), _bar(files[0]))
     for row, (file, rows) in enumerate(zip(files, places, strict=True)):
-        basis = basis_of(file.header, file)
+        basis = check_shape(file.rows("masks"), file.header, file)
         for column, mask in enumerate(basis.picture(file.rows("masks")[rows])):
             _show_mask(axes[row][column], mask, basis, first=row == len(files) - 1 and column == 0)
         _name_row(axes[row][0], _row_name(file))
@@ -53,7 +53,7 @@ def filtered_images(files: Sequence[Artifact], count: int, like: Sequence[Artifa
     ]
     for file, rows in zip(masks, places[1:], strict=True):
         source = pictures[0 if file.header["for"] == "essential" else 1][1]
-        own, basis = file.rows("masks")[rows], basis_of(file.header, file)
+        own, basis = file.rows("masks")[rows], check_shape(file.rows("masks"), file.header, file)
         if own.shape[1:] != (source.shape[1], *basis.shape) or source.shape[2:] != (basis.h, basis.w):
             raise ArtifactError(f"{file}: masks of another shape than the images of {attack}")
         pictures.append((f"filtered by\n{_row_name(file)}", basis.filter(source, own)))
@@ -73,7 +73,7 @@ def class_mask_grid(files: Sequence[Artifact]) -> Figure:
     columns = min(5, count)
     figure, axes = _grid(-(-count // columns), columns, _bar(file))
     cells = [cell for row in axes for cell in row]
-    basis = basis_of(file.header, file)
+    basis = check_shape(file["masks"], file.header, file)
     masks = basis.picture(file["masks"])
     for place, (cell, number, mask) in enumerate(zip(cells, file["classes"].tolist(), masks, strict=False)):
         _show_mask(cell, mask, basis, first=place == (-(-count // columns) - 1) * columns)

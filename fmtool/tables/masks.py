@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fmtool.attacks.registry import title
-from fmtool.masks.basis import basis_of
+from fmtool.masks.basis import check_shape
 from fmtool.tables.headers import Arrays, Header
 from fmtool.tables.table import Table
 
@@ -13,7 +13,7 @@ def masks_table(header: Header, arrays: Arrays) -> Table:
     import numpy as np
 
     masks, steps = arrays["masks"], arrays["steps"]
-    basis = basis_of(header, "this file")
+    basis = check_shape(masks, header, "this file")
     kept, total = basis.kept_entries(masks), masks.shape[1] * basis.entries
     columns = {
         "for": "",
@@ -54,7 +54,7 @@ def masks_table(header: Header, arrays: Arrays) -> Table:
 def class_masks_table(header: Header, arrays: Arrays) -> Table:
     """A row a class: steps, loss, kept entries."""
     masks, names = arrays["masks"], header["class_names"]
-    basis = basis_of(header, "this file")
+    basis = check_shape(masks, header, "this file")
     kept, total = basis.kept_entries(masks), masks.shape[1] * basis.entries
     columns = {
         "class": "",
