@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fmtool.masks import radial
 from fmtool.masks.basis import Basis
 
 FLIPS = 999  # of signs, in a test of paired differences

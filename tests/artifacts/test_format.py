@@ -66,11 +66,7 @@ def any_artifact(draw: st.DrawFn) -> Artifact:
     names = st.text(min_size=1).filter(lambda name: name != "__metadata__")
     layout |= {name: "F32 n w" for name in draw(st.sets(names, max_size=3)) if not TENSORS[kind]}
     free = not TENSORS[kind]
-    size = {
-        "h": 2,
-        "f": 2,
-        **{axis: draw(st.integers(0 if free else 1, 3)) for axis in "nkcw"},
-    }  # h, f: of the header's size
+    size = {axis: draw(st.integers(0 if free else 1, 3)) for axis in "nkchwrs"}
     tensors = {
         name: _fill([size[axis] for axis in axes], DTYPES[dtype], draw(st.integers(0, 99)), draw(st.sampled_from(ORDERS)))
         for name, (dtype, *axes) in ((name, text.split()) for name, text in layout.items())
