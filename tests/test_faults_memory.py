@@ -19,6 +19,7 @@ from test_faults import FEW, LINES, words
 import fmtool
 from fmtool.errors import FmtoolWarning, ModelError
 from fmtool.runtime import resume_file
+from fmtool.runtime.journal import unpack
 from fmtool.stages import device_faults
 
 FORWARD = """if len(images) > LIMIT and (images.requires_grad or not GRADIENTS) and not (images == 0.5).all():
@@ -133,15 +134,15 @@ def test_memory_that_is_too_little_when_something_is_saved(files: Path, tmp_path
 
     @device_faults.halving
     def stage(model: fmtool.Artifact, *, output: str, batch: int, restart: bool = False) -> None:
-        with resume_file.resuming(output, {"batch": batch}) as side:
-            side.put(0, b"a mask")
+        with resume_file.resuming(output, {"batch": batch}) as journal:
+            journal.finish_row(0, {"mask": torch.ones(1)})
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     said = r"out of memory \(CUDA.*\): what is done is saved, and the same command goes on when there is more; with a smaller"
     with pytest.raises(ModelError, match=said):
         stage(fmtool.read(str(files / "model.safetensors")), output=target, batch=4)
-    with resume_file.resuming(target, {"batch": 4}) as side:
-        assert side.row(0) == b"a mask"
+    with resume_file.resuming(target, {"batch": 4}) as journal:
+        assert unpack(journal.row(0)) == {"mask": torch.ones(1)}
 
 
 class Tensors:

@@ -21,7 +21,8 @@ from fmtool.errors import FmtoolWarning, MaskError
 from fmtool.models.classifier import Classifier
 from fmtool.runtime import resume_file, threads
 from fmtool.runtime.distributed import Shard
-from fmtool.runtime.resume_file import Side
+from fmtool.runtime.journal import Tensors
+from fmtool.runtime.resume_file import ResumeFile
 
 FEW: dict[str, Any] = {"min_steps": 5, "max_steps": 5}
 Stage = Callable[..., Artifact]
@@ -103,7 +104,7 @@ def test_a_pass_over_all_images_goes_on(
     passes.start(death % count)
     with pytest.raises(InterruptError):
         stage(files, output=str(target))
-    assert name in resume_file.saved_names(str(target))
+    assert resume_file.saved_part(str(target), name) is not None
     passes.start(None)
     stage(files, output=str(target))
     assert passes.count <= count - death % count + 1  # the two-pass classifier takes two for a batch
@@ -129,9 +130,9 @@ def test_an_error_that_would_come_again_leaves_nothing(files: Path, tmp_path: Pa
 
 
 class Clock:
-    """A time of our own in side files, and how old the work is that each commit puts on disk.
+    """A time of our own in resume files, and how old the work is that each commit puts on disk.
 
-    What is kept at one moment was begun when what was kept before it was finished.
+    What is recorded at one moment was begun when what was recorded before it was finished.
     """
 
     def __init__(self, patch: pytest.MonkeyPatch, step: float) -> None:
@@ -139,22 +140,22 @@ class Clock:
         self.kept, self.before = 0.0, 0.0
         self.begun: list[float] = []
         self.ages: list[float] = []
-        keep, commit = Side.keep, Side.commit
+        record, commit = ResumeFile._record, ResumeFile.commit
 
-        def keeping(side: Side, data: bytes, name: str = "") -> None:
+        def recording(journal: ResumeFile, name: str, state: Tensors, *, again: bool = False) -> None:
             if self.kept != self.now:
                 self.before, self.kept = self.kept, self.now
             self.begun.append(self.before)
-            keep(side, data, name)
+            record(journal, name, state, again=again)
 
-        def committing(side: Side) -> None:
+        def committing(journal: ResumeFile) -> None:
             self.ages += [self.now - min(self.begun)] if self.begun else []
             self.begun.clear()
-            commit(side)
+            commit(journal)
 
         patch.setattr(resume_file, "time", types.SimpleNamespace(monotonic=lambda: self.now))
-        patch.setattr(Side, "keep", keeping)
-        patch.setattr(Side, "commit", committing)
+        patch.setattr(ResumeFile, "_record", recording)
+        patch.setattr(ResumeFile, "commit", committing)
 
     def tick(self, label: str, done: int, total: int) -> None:
         """A callback for progress: after each batch or step."""

@@ -23,7 +23,7 @@ from fmtool.masks.optimisation import FitOptions
 from fmtool.models.classifier import Classifier, prepare
 from fmtool.models.registry import ARCHITECTURES
 from fmtool.runtime import resume_file
-from fmtool.runtime.journal import NOTHING, Kept
+from fmtool.runtime.journal import NO_JOURNAL, Journal
 
 KILLS = 5
 # Some 3 s of work each. MODEL, ATTACK, A and B stand for files.
@@ -225,10 +225,10 @@ def test_class_masks_that_are_killed_are_the_same() -> None:
     parts = [Part(images[:20], labels[:20], labels[:20]), Part(images, labels, torch.arange(40) % 3)]
     options = FitOptions(0.01, 8, min_steps=25, max_steps=60, tolerance=0.1)
 
-    def fit(kept: Kept) -> ClassMasks:
-        return fit_class_masks(classifier, parts, 4, options, kept=kept)
+    def fit(journal: Journal) -> ClassMasks:
+        return fit_class_masks(classifier, parts, 4, options, journal=journal)
 
-    whole = fit(NOTHING)
+    whole = fit(NO_JOURNAL)
     assert whole.steps[3] == 0 and len(set(whole.steps.tolist())) > 2, whole.steps
     found = through(fit, [0, 1, 19, int(whole.steps[:3].min()), int(whole.steps.max()) - 2])
     for name, values in whole.__dict__.items():

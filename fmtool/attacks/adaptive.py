@@ -21,11 +21,11 @@ from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
 from fmtool.masks.two_pass import OneMask, TwoPass
 from fmtool.models.classifier import padded, predict
 from fmtool.runtime import threads
-from fmtool.runtime.journal import NOTHING, Kept, each
+from fmtool.runtime.journal import NO_JOURNAL, Journal, each
 from fmtool.runtime.progress import Progress
 
 RESTARTS = 5  # random starts of (a)
-TRIES = "tries"  # the part of what is kept that says how many tries are finished, and what came of them
+TRIES = "tries"  # the part of the journal that says how many tries are finished, and what came of them
 
 
 @dataclass(frozen=True)
@@ -55,31 +55,31 @@ def run(
     batch: int,
     device: torch.device,
     progress: Progress | None = None,
-    kept: Kept = NOTHING,
+    journal: Journal = NO_JOURNAL,
 ) -> Adaptive:
     """Attack the images that `two_pass` (eval mode, frozen, on `device`) gets right, in batches padded to `batch`.
 
     images (n, c, h, w) float32 in [0, 1]; labels (n) int64; attack: PGD of `foolbox.build`; epsilon: the l-inf bound;
     row_seeds: gives a number an image from which its random start is drawn, for ("restart", its number) in (a) and ("mask",
-    the class) in (b); kept: where to go on from.
+    the class) in (b); journal: where to resume from.
     """
-    clean = predict(two_pass, images, batch, device, kept, "clean")
+    clean = predict(two_pass, images, batch, device, journal, "clean")
     status = torch.where(clean == labels, OK, WRONG_BEFORE)
     attacked = (status == OK).nonzero().flatten()
     tries: list[tuple[str, int, nn.Module]] = [("restart", number, two_pass) for number in range(restarts)]
     tries += [
         ("mask", k, OneMask(two_pass.classifier, two_pass.masks[k], two_pass.basis).eval()) for k in two_pass.classes
     ]
-    adversarial, begun = images.clone(), kept.part(TRIES)
+    adversarial, begun = images.clone(), journal.part(TRIES)
     if begun is None:
         seeds = row_seeds("restart", 0)
         starts = _begun(images[attacked], [seeds[row] for row in attacked.tolist()], epsilon, attack)
-        flat = flat_gradients(two_pass, starts, labels[attacked], batch, device, kept)
+        flat = flat_gradients(two_pass, starts, labels[attacked], batch, device, journal)
         first, left, withstood = 0, attacked, len(attacked)
     else:
         first, flat, withstood = (int(begun[name]) for name in ("tries", "flat", "withstood"))
         left = begun["left"]
-        _restore(adversarial, attacked, first, kept)
+        _restore(adversarial, attacked, first, journal)
     for number, (what, which, network) in enumerate(tries[first:], start=first):
         made, wanted, seeds = images[left], labels[left], row_seeds(what, which)
         of = (number + 1, restarts) if what == "restart" else (number + 1 - restarts, len(two_pass.classes))
@@ -90,27 +90,27 @@ def run(
             batch=batch,
             device=device,
             progress=_as(f"attacking, {'start' if what == 'restart' else what} {of[0]} of {of[1]}", progress),
-            kept=kept,
+            journal=journal,
             trial=number,
             numbers=left.tolist(),
         )
         adversarial[left] = made
-        left = left[predict(two_pass, made, batch, device, kept, f"try {number}") == wanted]
+        left = left[predict(two_pass, made, batch, device, journal, f"try {number}") == wanted]
         if number < restarts:
             withstood = len(left)
         counts = {"tries": number + 1, "flat": flat, "withstood": withstood}
         state = {"left": left, **{name: torch.tensor(count) for name, count in counts.items()}}
-        kept.finish(TRIES, state)
-    predictions = predict(two_pass, adversarial, batch, device, kept, "adversarial")
+        journal.finish(TRIES, state)
+    predictions = predict(two_pass, adversarial, batch, device, journal, "adversarial")
     status[(status == OK) & (predictions == labels)] = FAILED
     found = Attacked(adversarial, clean, predictions, status)
     return Adaptive(found, len(attacked) - withstood, withstood - len(left), flat)
 
 
-def _restore(adversarial: Tensor, rows: Tensor, tries: int, kept: Kept) -> None:
+def _restore(adversarial: Tensor, rows: Tensor, tries: int, journal: Journal) -> None:
     """Put in their place the images of the tries that were finished; those of the next one may be there already, in part."""
     for row in rows.tolist():
-        part = kept.part(str(row))
+        part = journal.part(str(row))
         if part is not None and int(part["trial"]) < tries:
             adversarial[row] = part["adversarial"]
 
@@ -128,7 +128,12 @@ def _begun(images: Tensor, seeds: list[int], epsilon: float, attack: Any) -> Ten
 
 
 def flat_gradients(
-    classifier: nn.Module, images: Tensor, labels: Tensor, batch: int, device: torch.device, kept: Kept = NOTHING
+    classifier: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    batch: int,
+    device: torch.device,
+    journal: Journal = NO_JOURNAL,
 ) -> int:
     """How many images have a cross-entropy whose gradient is exactly 0 in every pixel. images (n, c, h, w), labels (n)."""
 
@@ -141,5 +146,5 @@ def flat_gradients(
         return (gradient == 0).flatten(1).all(dim=1)[: len(images) - start].sum().cpu()
 
     with threads.pool(device) as pool:
-        counts = each(kept, "flat", range(0, len(images), batch), lambda starts: pool.map(one_batch, starts))
+        counts = each(journal, "flat", range(0, len(images), batch), lambda starts: pool.map(one_batch, starts))
         return sum(int(count) for count in counts)

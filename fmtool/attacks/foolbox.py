@@ -1,7 +1,4 @@
-"""Foolbox behind one table: untargeted attacks on images that the classifier gets right (paper, section 4.3).
-
-Foolbox is imported when an attack is built, so that this module's table can be read without it.
-"""
+"""Foolbox behind one table: untargeted attacks on images that the classifier gets right (paper, section 4.3)."""
 
 from __future__ import annotations
 
@@ -14,19 +11,21 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from fmtool.artifacts.schema import LARGEST_NUMBER
 from fmtool.attacks.random_starts import seeded, starts
 from fmtool.attacks.registry import ATTACKS, FAILED, OK, WRONG_BEFORE
 from fmtool.errors import AttackError, unknown
+from fmtool.models import compiling
+from fmtool.models.classifier import padded, predict
+from fmtool.runtime import threads
+from fmtool.runtime.journal import NO_JOURNAL, Journal
 from fmtool.runtime.progress import Progress
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
-
-    from fmtool.runtime.journal import Kept
 # what Foolbox raises of options that it takes without a look
 ERRORS = (AssertionError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError)
 SLOTS_TRIED = 4  # images whose gradients are compared between places of a batch
@@ -104,20 +103,14 @@ def run(
     batch: int,
     device: torch.device,
     progress: Progress | None = None,
-    kept: Kept | None = None,
+    journal: Journal = NO_JOURNAL,
 ) -> Attacked:
     """Attack the images that `classifier` (eval mode, frozen, on `device`) gets right, in batches padded to `batch`.
 
     images (n, c, h, w) float32 in [0, 1]; labels (n) int64; epsilon: the l-inf bound, or None for an attack that looks for the
-    smallest perturbation; row_seeds: one number an image, from which its random start is drawn; kept: where to go on from.
+    smallest perturbation; row_seeds: one number an image, from which its random start is drawn; journal: where to resume from.
     """
-    import torch
-
-    from fmtool.models.classifier import predict
-    from fmtool.runtime.journal import NOTHING
-
-    kept = kept or NOTHING
-    clean = predict(classifier, images, batch, device, kept, "clean")
+    clean = predict(classifier, images, batch, device, journal, "clean")
     status = torch.where(clean == labels, OK, WRONG_BEFORE)
     adversarial = images.clone()
     perturb_(
@@ -131,9 +124,9 @@ def run(
         batch=batch,
         device=device,
         progress=progress,
-        kept=kept,
+        journal=journal,
     )
-    predictions = predict(classifier, adversarial, batch, device, kept, "adversarial")
+    predictions = predict(classifier, adversarial, batch, device, journal, "adversarial")
     status[(status == OK) & (predictions == labels)] = FAILED
     return Attacked(adversarial, clean, predictions, status)
 
@@ -150,26 +143,19 @@ def perturb_(
     batch: int,
     device: torch.device,
     progress: Progress | None = None,
-    kept: Kept | None = None,
+    journal: Journal = NO_JOURNAL,
     trial: int = 0,
     numbers: Sequence[int] | None = None,
 ) -> None:
     """Put what the attack makes of `rows` (m) int64, different ones and all of them, in their place in `images`.
 
-    The other arguments are those of `run`; images, labels and row_seeds are of all n images. An image is kept under its
+    The other arguments are those of `run`; images, labels and row_seeds are of all n images. An image is recorded under its
     number, its row unless given, with the trial's; a batch that is not whole there is attacked again, with the same mates.
     """
-    import torch
-
-    from fmtool.models.classifier import padded
-    from fmtool.runtime import threads
-    from fmtool.runtime.journal import NOTHING
-
-    kept = kept or NOTHING
     names = range(len(images)) if numbers is None else numbers
     # an attack that may draw from torch's one generator takes its batches one after the other
     keyed = draws_for_each_image(attack)
-    batches = [some for some in threads.batches(rows, batch) if not _restored(images, some, names, trial, kept)]
+    batches = [some for some in threads.batches(rows, batch) if not _restored(images, some, names, trial, journal)]
     done = len(rows) - sum(len(some) for some in batches)
 
     def one_batch(some: Tensor) -> Tensor:
@@ -186,7 +172,7 @@ def perturb_(
         nonlocal done
         images[some] = made
         parts = ({"adversarial": image, "trial": torch.tensor(trial)} for image in made)
-        kept.finish_all(dict(zip((str(names[row]) for row in some.tolist()), parts, strict=True)))
+        journal.finish_all(dict(zip((str(names[row]) for row in some.tolist()), parts, strict=True)))
         done += len(some)
         if progress:
             progress("attacking", done, len(rows))
@@ -235,11 +221,9 @@ class _StoppedError(Exception):
     """A batch is left in the middle, because the run ends."""
 
 
-def _restored(images: Tensor, some: Tensor, names: Sequence[int], trial: int, kept: Kept) -> bool:
+def _restored(images: Tensor, some: Tensor, names: Sequence[int], trial: int, journal: Journal) -> bool:
     """Whether a whole batch was attacked before the run was interrupted; its images are then put in their place."""
-    import torch
-
-    found = [kept.part(str(names[row])) for row in some.tolist()]
+    found = [journal.part(str(names[row])) for row in some.tolist()]
     parts = [part["adversarial"] for part in found if part is not None and int(part["trial"]) == trial]
     if len(parts) == len(some):
         images[some] = torch.stack(parts)
@@ -253,12 +237,6 @@ def draws_for_each_image(attack: Any) -> bool:
 
 def same_in_any_slot(classifier: nn.Module, images: Tensor, labels: Tensor, batch: int, device: torch.device) -> bool:
     """Whether the first images' input gradients are bitwise the same in other places of a batch and beside other images."""
-    import torch
-
-    from fmtool.models import compiling
-    from fmtool.models.classifier import padded
-    from fmtool.runtime import threads
-
     known = min(len(images), batch, SLOTS_TRIED)
     if not known:
         return True
@@ -282,8 +260,6 @@ def _without_draws() -> tuple[Any, ...]:
 
 def _attack_batch(classifier: nn.Module, attack: Any, images: Tensor, labels: Tensor, epsilon: float | None) -> Tensor:
     """One batch through Foolbox: its clipped images, which differ from the clean ones also where the attack failed."""
-    import torch
-
     foolbox = load_foolbox()
     model = foolbox.PyTorchModel(classifier, bounds=(0, 1), device=images.device)
     try:

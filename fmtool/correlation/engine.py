@@ -14,7 +14,7 @@ from fmtool.correlation.evaluate import Pairs, Shuffles, Statistic, evaluate, pr
 from fmtool.correlation.registry import ALL, DEFAULT, DIMENSIONS, STATISTICS
 from fmtool.correlation.statistics.base import Options
 from fmtool.errors import StatisticError, unknown
-from fmtool.runtime.journal import NOTHING, Kept
+from fmtool.runtime.journal import NO_JOURNAL, Journal
 from fmtool.runtime.progress import Progress
 
 
@@ -34,7 +34,7 @@ def correlate(
     subsamples: Sequence[int] = (),
     draws: int = 10,
     progress: Progress | None = None,
-    kept: Kept = NOTHING,
+    journal: Journal = NO_JOURNAL,
 ) -> tuple[Statistic, ...]:
     """Statistics of x (n, d1) and y (n, d2), row i of one belonging to row i of the other, in the order asked for.
 
@@ -50,7 +50,7 @@ def correlate(
     class_subsets: also give each statistic for `draws` random subsets of k classes, k from 1 to all; needs labels.
     subsamples: numbers of rows below n, for each of which each statistic is given for `draws` random subsamples.
     progress: called as progress(label, done, total) after each shuffle of all rows and each subset.
-    kept: where values are kept, to go on from; of the same rows and arguments.
+    journal: where to resume from, with the same rows and arguments.
 
     Raises StatisticError for whatever the rows or the arguments don't allow.
     """
@@ -66,7 +66,7 @@ def correlate(
     sizes = _sizes(subsamples, len(pairs))
     if class_subsets and labels is None:
         raise StatisticError("subsets of classes need labels, but there are none")
-    shuffles = Shuffles(permutations, seed, strict, kept)
+    shuffles = Shuffles(permutations, seed, strict, journal)
     each = Options(row_normalise=row_normalise, dimension=dimension, device=device)
     options = replace(each, shuffles=permutations * (1 if labels is None else 2))
     setting = Setting(pairs, each, shuffles, draws, progress)

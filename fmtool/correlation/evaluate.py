@@ -12,11 +12,11 @@ from torch import Tensor
 
 from fmtool.correlation.nulls import Null, class_permutation, free_permutation, summarise
 from fmtool.correlation.statistics.base import Options, Prepared
-from fmtool.runtime.journal import NOTHING, Kept, Tensors, as_tensor, from_tensor
+from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors, as_tensor, from_tensor
 from fmtool.runtime.progress import Progress
 
 FREE, WITHIN = "shuffled freely", "shuffled within classes"
-SAMPLE = "sample "  # before the name of a sample where it is kept
+SAMPLE = "sample "  # before the name of a sample in the journal
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Shuffles:
-    """How nulls are drawn, and where they are kept; see `engine.correlate`."""
+    """How nulls are drawn, and the journal that they are recorded in; see `engine.correlate`."""
 
     permutations: int
     seed: int
     strict: bool
-    kept: Kept = NOTHING
+    journal: Journal = NO_JOURNAL
 
 
 @dataclass(frozen=True)
@@ -89,15 +89,15 @@ def evaluate(
 ) -> Statistic:
     """The statistic with its nulls, the second one when there are labels (n,).
 
-    part: what it is called where it is kept. One that was finished before is not prepared again; of one that was begun the
+    part: its name in the journal. One that was finished before is not prepared again; of one that was begun the
     shuffles that were drawn are not drawn again.
     """
-    kept, kinds = shuffles.kept, {FREE: None} if labels is None else {FREE: None, WITHIN: labels}
-    before = kept.part(part)
+    journal, kinds = shuffles.journal, {FREE: None} if labels is None else {FREE: None, WITHIN: labels}
+    before = journal.part(part)
     if before is not None:
         return _finished(name, n, shuffles.strict, before)
     ready = prepared()
-    begun = kept.load()
+    begun = journal.load()
     drawn = begun if begun is not None and from_tensor(begun["part"]) == part else {"part": as_tensor(part)}
 
     def null(kind: str, classes: Tensor | None) -> None:
@@ -111,7 +111,7 @@ def evaluate(
             permutation = free_permutation(n, seed, k) if classes is None else class_permutation(classes, seed, k)
             values[k] = ready.shuffled(permutation)
             drawn[kind] = values[: k + 1]
-            kept.save(lambda: drawn)
+            journal.save(lambda: drawn)
             if progress is not None:
                 progress(f"{name}, {kind}", k + 1, shuffles.permutations)
 
@@ -120,12 +120,12 @@ def evaluate(
     numbers = {"observed": ready.observed, "details": ready.details, "dropped": ready.dropped}
     samples = {f"{SAMPLE}{what}": sample.clone() for what, sample in ready.samples.items()}
     whole = {"numbers": as_tensor(numbers), **{kind: drawn[kind] for kind in kinds}, **samples}
-    kept.finish(part, whole)
+    journal.finish(part, whole)
     return _finished(name, n, shuffles.strict, whole)
 
 
 def _finished(name: str, n: int, strict: bool, part: Tensors) -> Statistic:
-    """A statistic as it is kept."""
+    """The statistic of a finished part."""
     numbers = from_tensor(part["numbers"])
     nulls = {kind: summarise(numbers["observed"], part[kind], strict) for kind in (FREE, WITHIN) if kind in part}
     samples = {key.removeprefix(SAMPLE): sample for key, sample in part.items() if key.startswith(SAMPLE)}

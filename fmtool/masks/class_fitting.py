@@ -28,7 +28,7 @@ from fmtool.masks.optimisation import (
 from fmtool.models.classifier import padded
 from fmtool.models.compiling import InputGradient
 from fmtool.runtime import threads
-from fmtool.runtime.journal import NOTHING, Kept, Tensors
+from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors
 from fmtool.runtime.progress import Progress
 
 CLASS_TOLERANCE = 1e-3  # one mask a class; authors' code
@@ -62,13 +62,14 @@ def fit_class_masks(
     options: FitOptions,
     device: torch.device | None = None,
     progress: Progress | None = None,
-    kept: Kept = NOTHING,
+    journal: Journal = NO_JOURNAL,
 ) -> ClassMasks:
     """One mask for all images of a class, section 4.7; with two parts section 4.8. All classes advance together.
 
     Each step takes one optimiser step a part, in order, on the class's mean cross-entropy in it plus the penalty, gradients
     accumulated over micro-batches of `options.batch`. The stopping test looks at the average of a class's losses over the
-    parts; a class that has finished takes its images with it. kept: where to go on from. MaskError when there is no image at all.
+    parts; a class that has finished takes its images with it. journal: where to resume from. MaskError when there is no image
+    at all.
     """
     device = device or torch.device("cpu")
     if not sum(len(part.images) for part in parts):
@@ -80,7 +81,7 @@ def fit_class_masks(
     works = [_ClassWork(part, classes, options, transform, device) for part in parts]
     held = torch.stack([work.counts > 0 for work in works])  # (parts, k)
     run = _Run.fresh((classes, c, *transform.shape), first.dtype, held.any(dim=0))
-    run.restore(kept.load())
+    run.restore(journal.load())
     adam = run.adam
     with threads.pool(device) as pool:
         passes = pool.submit(input_gradient, classifier, first.shape[1:], first.dtype, options, device).result()
@@ -93,7 +94,7 @@ def fit_class_masks(
                 summed += torch.where(work.counts > 0, penalised, 0)
                 adam.step_some(transform.symmetrise_(slope), run.active & (work.counts > 0))
             run.count(summed / held.sum(dim=0), options)
-            kept.save(run.tensors)
+            journal.save(run.tensors)
             if progress:
                 progress("fitting class masks, steps", int(run.steps.max()), options.max_steps)
     loss = run.losses[:, -1].to(first.dtype)

@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from fmtool.artifacts.format import Rows
 from fmtool.errors import FmtoolWarning, MaskError
 from fmtool.masks.basis import Basis, basis_for
-from fmtool.masks.fit_queue import NO_RESUME, Fit, Job, Resume, State
+from fmtool.masks.fit_queue import Fit, Job, State
 from fmtool.masks.optimisation import WINDOW, Adam, FitOptions, l1_norm, settled
 from fmtool.models import compiling
 from fmtool.runtime import threads
+from fmtool.runtime.journal import NO_JOURNAL, Journal
 from fmtool.runtime.progress import Progress
 
 REPORT_EVERY = 0.2  # seconds between calls of `progress`
@@ -98,22 +99,24 @@ def fit_each(
     starts: Callable[[int], Tensor] | None = None,
     *,
     rows: Sequence[int] | None = None,
-    resume: Resume = NO_RESUME,
+    journal: Journal = NO_JOURNAL,
 ) -> None:
     """One mask an image; `store` gets (row, fit) of each as it is finished, from one thread at a time.
 
     images (n, c, h, w) float32 or float64; targets (n) int64, the class to keep. The classifier is frozen, in eval mode and
     on `device`. starts: a row's mask (c, rows, columns) before its first step, symmetric, asked for once by any worker; ones
-    unless given. rows: those to fit, if not all. MaskError when there is no image.
+    unless given. rows: those to fit, if not all. journal: has the rows that `store` was given before, and the states of those
+    that were begun. MaskError when there is no image.
     """
     n = len(images)
     if n == 0:
         raise MaskError("no image is left to fit a mask to")
     device = device or torch.device("cpu")
     rows = range(n) if rows is None else rows
-    done = set(resume.done)
-    job = Job(images, targets, [row for row in rows if row not in done], store, starts, resume)
+    done = set(journal.rows())
+    job = Job(images, targets, [row for row in rows if row not in done], store, starts, journal)
     total = len(rows)
+    journal.stop_at_once()  # the workers save their states below, whatever ends the run
 
     def work() -> None:
         _Slots(images.shape[1:], images.dtype, levels[0], device).run(job, share, levels[1:])

@@ -13,7 +13,7 @@ from fmtool.artifacts.format import Rows
 from fmtool.datasets.rows import to_float
 from fmtool.errors import ModelError
 from fmtool.runtime import threads
-from fmtool.runtime.journal import NOTHING, Kept, each
+from fmtool.runtime.journal import NO_JOURNAL, Journal, each
 
 # Pixels of a batch that a CPU core is fastest at (32 images of 3x32x32), or a GPU; see `batch_size`.
 CPU_BATCH_PIXELS = 32 * 3 * 32 * 32
@@ -130,12 +130,12 @@ def predict(
     images: Rows,
     size: int,
     device: torch.device,
-    kept: Kept = NOTHING,
+    journal: Journal = NO_JOURNAL,
     name: str = "predictions",
 ) -> Tensor:
     """(n) int64 predictions on the CPU, in batches padded to `size` images, so that a row's result hangs on that row alone.
 
-    images (n, c, h, w): uint8, or float in [0, 1]. kept: where to go on from; each batch is a part, under this name.
+    images (n, c, h, w): uint8, or float in [0, 1]. journal: where to resume from; each batch is a part, under this name.
     """
 
     @torch.no_grad()
@@ -145,7 +145,7 @@ def predict(
         return found[: len(some)]
 
     with threads.pool(device) as pool:
-        found = list(each(kept, name, range(0, len(images), size), lambda starts: pool.map(batch, starts)))
+        found = list(each(journal, name, range(0, len(images), size), lambda starts: pool.map(batch, starts)))
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
 
 

@@ -15,7 +15,7 @@ from fmtool.errors import ModelError
 from fmtool.models import compiling
 from fmtool.models.checkpoints import last_layer
 from fmtool.models.classifier import Classifier
-from fmtool.runtime.journal import NOTHING, Kept, Tensors, as_tensor, each, from_tensor
+from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors, as_tensor, each, from_tensor
 from fmtool.runtime.progress import Progress
 
 MOMENTUM = 0.9  # A.2
@@ -61,19 +61,19 @@ def train(
     compile_: bool = False,
     device: torch.device | None = None,
     progress: Progress | None = None,
-    kept: Kept = NOTHING,
+    journal: Journal = NO_JOURNAL,
 ) -> None:
     """Train all weights in place. images (n, c, h, w) uint8, or float in [0, 1]; labels (n) int64. Leaves eval mode on.
 
-    compile_: compile both passes, which rounds differently; a network that can't be compiled trains as it is. kept: where to go
-    on from, with the same number of torch's threads.
+    compile_: compile both passes, which rounds differently; a network that can't be compiled trains as it is. journal: where to
+    resume from, with the same number of torch's threads.
     """
     device = device or torch.device("cpu")
     classifier.to(device).train()
     classifier.network.to(memory_format=torch.channels_last)
     images, labels = images.to(device), labels.to(device)
     ahead = max(1, AHEAD // recipe.batch)
-    course = _Course(classifier, len(images), recipe, ahead, seed, device, kept)
+    course = _Course(classifier, len(images), recipe, ahead, seed, device, journal)
     update = _Update(classifier, compiling.trainable(classifier, device) if compile_ else classifier)
     for chunk, taken in course.chunks():
         ready = augmented(images[chunk], augment, course.generator)
@@ -96,19 +96,19 @@ def train_head(
     seed: int = 0,
     device: torch.device | None = None,
     progress: Progress | None = None,
-    kept: Kept = NOTHING,
+    journal: Journal = NO_JOURNAL,
 ) -> None:
     """Train the last linear layer in place, the rest frozen in eval mode.
 
     The body's features never change then (the authors' body moves its batch-norm statistics), so they are computed once.
-    images (n, c, h, w) uint8 or float in [0, 1]; batch: images a forward pass of the body; kept: see `train`.
+    images (n, c, h, w) uint8 or float in [0, 1]; batch: images a forward pass of the body; journal: see `train`.
     """
     device = device or torch.device("cpu")
     classifier.to(device).eval()
     _, head = last_layer(classifier.network)
-    features = _features(classifier, head, images, batch, device, progress, kept)
+    features = _features(classifier, head, images, batch, device, progress, journal)
     labels = labels.to(device)
-    course = _Course(head, len(images), recipe, 1, seed, device, kept)
+    course = _Course(head, len(images), recipe, 1, seed, device, journal)
     update = _Update(head, head)
     for rows, _ in course.chunks():
         update(features[rows], labels[rows], course)
@@ -142,15 +142,15 @@ class _Course:
     """
 
     def __init__(
-        self, trained: nn.Module, n: int, recipe: Recipe, ahead: int, seed: int, device: torch.device, kept: Kept
+        self, trained: nn.Module, n: int, recipe: Recipe, ahead: int, seed: int, device: torch.device, journal: Journal
     ) -> None:
-        self.trained, self.n, self.batch, self.ahead, self.device, self.kept = (
+        self.trained, self.n, self.batch, self.ahead, self.device, self.journal = (
             trained,
             n,
             recipe.batch,
             ahead,
             device,
-            kept,
+            journal,
         )
         self.generator = torch.Generator(device).manual_seed(seed)
         self.of_epoch = len(range(0, n, recipe.batch))  # steps
@@ -158,7 +158,7 @@ class _Course:
         self.optimizer, self.scheduler = _optimizer(trained, recipe, self.steps)
         self.order = torch.zeros(0, dtype=torch.int64, device=device)  # (n) images of this epoch
         self.drawn = self.generator.get_state()
-        before = kept.load()
+        before = journal.load()
         if before is not None:
             self._restore(before)
 
@@ -175,7 +175,7 @@ class _Course:
     def stepped(self) -> None:
         """A step is taken."""
         self.step += 1
-        self.kept.save(self._tensors)
+        self.journal.save(self._tensors)
 
     def _tensors(self) -> Tensors:
         """All that the next steps hang on. Dropout draws from torch's own generators."""
@@ -293,7 +293,7 @@ def _features(
     batch: int,
     device: torch.device,
     progress: Progress | None,
-    kept: Kept,
+    journal: Journal,
 ) -> Tensor:
     """(n, features): what reaches the last layer, caught by a hook. ModelError where that layer's output isn't the logits."""
     caught: list[Tensor] = []
@@ -310,7 +310,7 @@ def _features(
         return features
 
     try:
-        parts = each(kept, "features", range(0, len(images), batch), lambda starts: map(one_batch, starts))
+        parts = each(journal, "features", range(0, len(images), batch), lambda starts: map(one_batch, starts))
         return torch.cat([part.to(device) for part in parts])
     finally:
         hook.remove()

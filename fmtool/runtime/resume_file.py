@@ -1,8 +1,8 @@
-"""What a long command needs to go on after it was killed: a side file beside the target, gone when the target is whole.
+"""The journal that a killed command resumes from: a file beside the target, removed when the target is whole.
 
 It is an SQLite database, because that survives SIGKILL at any moment without code of ours: what was committed is there, what
-was not is not. It holds the key of the work (a hash of inputs and options), the rows that are finished, and the state of what
-is not. A side file of other work, or a damaged one, is begun anew, so that make is never blocked.
+was not is not. It holds the key of the work (a hash of inputs and options), finished rows and parts, and the state of what is
+not finished. The file of other work, or a damaged one, is begun anew, so that make is never blocked.
 """
 
 from __future__ import annotations
@@ -21,96 +21,111 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from fmtool.artifacts.output import STDOUT, sweep
 from fmtool.errors import ArtifactError, FmtoolError, FmtoolWarning, ModelError
-from fmtool.runtime.journal import Tensors
+from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors, pack, unpack
 from fmtool.runtime.signals import Interrupts
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 SECONDS_BETWEEN = 20.0  # commits: what SIGKILL can cost, and less than the minute that is promised
 SUFFIX = ".resume"
 TABLES = {  # with a checksum of each blob: SQLite notices a damaged page of its own, and not a flipped bit of ours
     "work": "create table work (key text)",
     "rows": "create table rows (number integer primary key, data blob, checksum integer)",
-    "states": "create table states (name text primary key, data blob, checksum integer)",
+    "states": "create table states (name text primary key, data blob, checksum integer, again integer)",
 }
 
 
-class Side:
-    """Rows by number, and named states, as bytes. Without a target there is nothing to go on from, and nothing is kept.
+class ResumeFile(Journal):
+    """A journal in a database. lasting: the file outlives this process, so that there is a use in saving states."""
 
-    One thread at a time may call it. `put` and `keep` are on disk after the next `commit`, all of them or none.
-    """
-
-    def __init__(self, database: sqlite3.Connection | None, name: str, *, lasting: bool = True) -> None:
-        self.database, self.name, self.lasting = database, name, lasting
+    def __init__(self, database: sqlite3.Connection, target: str, *, lasting: bool = True) -> None:
+        self.database, self.target, self.lasting = database, target, lasting
         self.interrupts = Interrupts()
         self.committed = time.monotonic()
 
+    def load(self) -> Tensors | None:
+        return self._state("")
+
+    def save(self, state: Callable[[], Tensors]) -> None:
+        if self.due():
+            self._record("", state())
+            self.commit()
+            self.interrupts.obey()
+
+    def part(self, name: str) -> Tensors | None:
+        assert name
+        return self._state(name)
+
+    def finish_all(self, parts: Mapping[str, Tensors], *, again: bool = False) -> None:
+        for name, part in parts.items():
+            self._record(name, part, again=again)
+        if self.due():  # after the last: a commit in between would leave the others for the next one
+            self.commit()
+            self.interrupts.obey()
+
     def rows(self) -> list[int]:
-        """The numbers of the finished rows, ascending."""
         return [number for (number,) in self._read("select number from rows order by number")]
 
     def row(self, number: int) -> bytes:
-        """A finished row."""
         return bytes(self._read("select data from rows where number = ?", number)[0][0])
 
-    def state(self, name: str = "") -> bytes | None:
-        """What was kept under this name."""
-        found = self._read("select data from states where name = ?", name)
-        return bytes(found[0][0]) if found else None
-
-    def begun(self) -> bool:
-        """Whether there is anything to go on from."""
-        return bool(self._read("select 1 from rows union all select 1 from states limit 1"))
-
-    def put(self, number: int, data: bytes) -> None:
-        """A row is finished; a state of its own, kept under its number, goes."""
-        self._write("insert or replace into rows values (?1, ?2, crc32(?2))", number, data)
+    def finish_row(self, number: int, values: Tensors) -> None:
+        self._write("insert or replace into rows values (?1, ?2, crc32(?2))", number, pack(values))
         self._write("delete from states where name = ?", str(number))
 
-    def keep(self, data: bytes, name: str = "") -> None:
-        """The state of what is not finished, in place of the one before."""
-        self._write("insert or replace into states values (?1, ?2, crc32(?2))", name, data)
+    def row_state(self, number: int) -> Tensors | None:
+        return self._state(str(number))
+
+    def save_rows(self, states: Mapping[int, Mapping[str, Tensor]]) -> None:
+        for number, state in states.items():
+            self._record(str(number), state)
+        self.commit()
 
     def due(self) -> bool:
-        """Whether it is time to `keep` the state and to `commit`: after a while, or because a signal wants the work to end."""
+        """After a while, or because a signal wants the work to end."""
         late = self.interrupts.pending is not None or time.monotonic() - self.committed >= SECONDS_BETWEEN
-        return self.database is not None and self.lasting and late
+        return self.lasting and late
+
+    def stop_at_once(self) -> None:
+        self.interrupts.puts_off = False
+        self.interrupts.obey()
+
+    def begun(self) -> bool:
+        """Whether there is anything to resume from."""
+        return bool(self._read("select 1 from rows union all select 1 from states limit 1"))
 
     def commit(self) -> None:
-        """All of it, since the last time, on disk."""
-        if self.database is not None:
-            with self._errors():
-                self.database.commit()
+        """Put on disk what was recorded since the last time, all of it or none."""
+        with self._errors():
+            self.database.commit()
         self.committed = time.monotonic()
 
+    def _state(self, name: str) -> Tensors | None:
+        states = self._read("select data from states where name = ?", name)
+        return unpack(states[0][0]) if states else None
+
+    def _record(self, name: str, state: Mapping[str, Tensor], *, again: bool = False) -> None:
+        self._write("insert or replace into states values (?1, ?2, crc32(?2), ?3)", name, pack(state), again)
+
     def _read(self, query: str, *values: Any) -> list[Any]:
-        if self.database is None:
-            return []
         with self._errors():
             return self.database.execute(query, values).fetchall()
 
     def _write(self, query: str, *values: Any) -> None:
-        if self.database is not None:
-            with self._errors():
-                self.database.execute(query, values)
+        with self._errors():
+            self.database.execute(query, values)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
-            raise ArtifactError(f"{self.name}: the side file to go on from can't be written: {error}") from None
-
-
-NOWHERE = Side(None, "")
+            raise ArtifactError(f"{self.target}: the resume file can't be written: {error}") from None
 
 
 def key_of(work: Mapping[str, Any]) -> str:
@@ -131,43 +146,44 @@ def resuming(
     restart: bool = False,
     rank: tuple[int, int] = (0, 1),
     holds_rows: bool = False,
-) -> Iterator[Side]:
-    """The side file of this target, empty unless the same work was begun before; removed when the block ends without an error.
+) -> Iterator[Journal]:
+    """The journal of this target, empty unless the same work was begun before; removed when the block ends without an error.
 
-    restart: begin anew in any case. rank: which of how many processes that make the target together, each with a side file.
-    holds_rows: without a target rows are held all the same, in a nameless file that goes with the process. After an error,
-    Ctrl-C, SIGTERM or SIGHUP what is done is kept, and a warning says how to go on. ArtifactError where another command is
-    writing the same target, or the side file can't be made.
+    restart: begin anew in any case. rank: which of how many processes that make the target together, each with a file of its
+    own. holds_rows: without a target rows are held all the same, in a nameless file that goes with the process. After an error,
+    Ctrl-C, SIGTERM or SIGHUP the file stays, and a warning says how to resume. ArtifactError where another command is writing
+    the same target, or the file can't be made.
     """
     if target is None or target in STDOUT or (os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode)):
-        with _nameless(target or "") if holds_rows else contextlib.nullcontext(NOWHERE) as side:
-            yield side
+        with _nameless(target or "") if holds_rows else contextlib.nullcontext(NO_JOURNAL) as journal:
+            yield journal
         return
     path, whole = _path(target, rank), Path(os.path.realpath(target))
     with _locked(path, target):  # until all is over, so that what is removed is nobody else's
         database = _opened(path, target, key_of({**work, "processes": rank[1]}), restart)
-        side = Side(database, target)
+        journal = ResumeFile(database, target)
+        journal.interrupts.puts_off = True
         try:
-            with side.interrupts.held():
+            with journal.interrupts.held():
                 try:
                     if rank[0] == 0:
                         sweep(whole)
                         _sweep_ranks(whole, rank[1])
-                    yield side
+                    yield journal
                     path.unlink(missing_ok=True)
                 except BaseException as error:
-                    side.interrupts.deaf = True
-                    _leave(side, path, error)
+                    journal.interrupts.deaf = True
+                    _leave(journal, path, error)
                     raise
         finally:
             database.close()
 
 
-def _leave(side: Side, path: Path, error: BaseException) -> None:
-    """After an error: keep what there is to go on from, and say so where the error was the user's wish."""
+def _leave(journal: ResumeFile, path: Path, error: BaseException) -> None:
+    """After an error: leave the file if there is anything to resume from, and say so where the user stopped the command."""
     with contextlib.suppress(ArtifactError):
-        side.commit()
-        if not side.begun() or _comes_again(error):
+        journal.commit()
+        if not journal.begun() or _comes_again(error):
             path.unlink(missing_ok=True)
         elif not isinstance(error, Exception):
             warnings.warn(FmtoolWarning("what is done is saved: the same command goes on from there"), stacklevel=4)
@@ -184,7 +200,7 @@ def _comes_again(error: BaseException) -> bool:
 
 @contextmanager
 def _locked(path: Path, target: str) -> Iterator[None]:
-    """Hold the side file of this name, for this process alone."""
+    """Hold the resume file of this name, for this process alone."""
     file = -1
     try:
         while True:
@@ -198,7 +214,7 @@ def _locked(path: Path, target: str) -> Iterator[None]:
         os.close(file)
         raise ArtifactError(f"{target}: another command is writing it") from None
     except OSError as error:
-        raise ArtifactError(f"{target}: the side file {path.name} can't be written: {error.strerror}") from None
+        raise ArtifactError(f"{target}: the resume file {path.name} can't be written: {error.strerror}") from None
     try:
         yield
     finally:
@@ -206,21 +222,21 @@ def _locked(path: Path, target: str) -> Iterator[None]:
 
 
 @contextmanager
-def _nameless(name: str) -> Iterator[Side]:
+def _nameless(target: str) -> Iterator[Journal]:
     database = _connected("")
     try:
         _create(database, "")
-        yield Side(database, name, lasting=False)
+        yield ResumeFile(database, target, lasting=False)
     finally:
         database.close()
 
 
 def _sweep_ranks(target: Path, processes: int) -> None:
-    """Remove the side files of another number of processes."""
+    """Remove the resume files of another number of processes."""
     name = re.escape(target.name)
     for path in target.parent.glob(f".{glob.escape(target.name)}.*"):
-        found = re.fullmatch(rf"\.{name}\.\d+-of-(\d+){re.escape(SUFFIX)}(-journal)?", path.name)
-        if found and int(found[1]) != processes:
+        match = re.fullmatch(rf"\.{name}\.\d+-of-(\d+){re.escape(SUFFIX)}(-journal)?", path.name)
+        if match and int(match[1]) != processes:
             path.unlink(missing_ok=True)
 
 
@@ -232,24 +248,24 @@ def _opened(path: Path, target: str, key: str, restart: bool) -> sqlite3.Connect
             # no fsync: a killed process loses nothing that the system has
             database.execute("pragma synchronous = off")
             database.execute("begin immediate")
-            found = _key_in(database)
-            if found is not None and (restart or found != key):
+            before = _key_in(database)
+            if before is not None and (restart or before != key):
                 if not restart:
-                    why = "other inputs or options" if found else "a damaged side file"
+                    why = "other inputs or options" if before else "a damaged resume file"
                     warnings.warn(
                         FmtoolWarning(f"{target}: begins anew, as what was begun before had {why}"), stacklevel=4
                     )
                 for table in TABLES:
                     database.execute(f"drop table if exists {table}")
-                found = None
-            if found is None:
+                before = None
+            if before is None:
                 _create(database, key)
             else:
                 _drop_damaged(database, target)
             database.commit()
             return database
         except sqlite3.OperationalError as error:
-            raise ArtifactError(f"{target}: the side file {path.name} can't be written: {error}") from None
+            raise ArtifactError(f"{target}: the resume file {path.name} can't be written: {error}") from None
         except sqlite3.DatabaseError:  # not a database, or a damaged one
             if attempt == 2:
                 raise
@@ -287,33 +303,19 @@ def _key_in(database: sqlite3.Connection) -> str | None:
         return None
     if {name: text.lower() for name, text in tables.items()} != TABLES:
         return ""
-    found = database.execute("select key from work").fetchall()
-    return str(found[0][0]) if found else ""
+    keys = database.execute("select key from work").fetchall()
+    return str(keys[0][0]) if keys else ""
 
 
-def pack(tensors: Mapping[str, Tensor]) -> bytes:
-    """Tensors as bytes for `put` and `keep`."""
-    from safetensors.torch import save
-
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+def costs_time(target: str | None) -> bool:
+    """Whether the resume file of this target holds more than may be computed again; False where it can't be read."""
+    return bool(_glance(target, "select 1 from rows union all select 1 from states where not again limit 1"))
 
 
-def unpack(data: bytes) -> dict[str, Tensor]:
-    """Tensors from `pack`'s bytes."""
-    from safetensors.torch import load
-
-    return load(data)
-
-
-def saved_names(target: str | None) -> set[str]:
-    """What the side file of this target holds: numbers of rows and names of states; nothing where it can't be read."""
-    return {str(name) for (name,) in _glance(target, "select number from rows union all select name from states")}
-
-
-def saved_state(target: str | None, name: str) -> bytes | None:
-    """A state in the side file of this target, whatever its key."""
-    found = _glance(target, "select data from states where name = ? and crc32(data) = checksum", name)
-    return bytes(found[0][0]) if found else None
+def saved_part(target: str | None, name: str) -> Tensors | None:
+    """A part in the resume file of this target, whatever its key."""
+    parts = _glance(target, "select data from states where name = ? and crc32(data) = checksum", name)
+    return unpack(parts[0][0]) if parts else None
 
 
 def _glance(target: str | None, query: str, *values: str) -> list[Any]:
@@ -326,45 +328,3 @@ def _glance(target: str | None, query: str, *values: str) -> list[Any]:
         return []
     finally:
         database.close()
-
-
-@dataclass(frozen=True)
-class InSide:
-    """See `journal.Kept`. Finished parts are states with their names, what is not finished is the one without.
-
-    Ctrl-C and its like are put off until one of its methods is called with what would else be lost.
-    """
-
-    side: Side
-
-    def __post_init__(self) -> None:
-        self.side.interrupts.puts_off = True
-
-    def load(self) -> Tensors | None:
-        return self._read("")
-
-    def save(self, make: Callable[[], Tensors]) -> None:
-        if self.side.due():
-            self.side.keep(pack(make()))
-            self._commit()
-
-    def part(self, name: str) -> Tensors | None:
-        assert name
-        return self._read(name)
-
-    def finish(self, name: str, part: Tensors) -> None:
-        self.finish_all({name: part})
-
-    def finish_all(self, parts: Mapping[str, Tensors]) -> None:
-        for name, part in parts.items():
-            self.side.keep(pack(part), name)
-        if self.side.due():  # after the last: a commit in between would leave the others for the next one
-            self._commit()
-
-    def _commit(self) -> None:
-        self.side.commit()
-        self.side.interrupts.obey()
-
-    def _read(self, name: str) -> Tensors | None:
-        data = self.side.state(name)
-        return None if data is None else unpack(data)

@@ -23,8 +23,8 @@ from fmtool.errors import AttackError, warn
 from fmtool.masks.two_pass import TwoPass
 from fmtool.runtime import resume_file
 from fmtool.runtime.distributed import ALONE, Ranks, Shard
+from fmtool.runtime.journal import pack, unpack
 from fmtool.runtime.progress import Progress
-from fmtool.runtime.resume_file import InSide
 from fmtool.stages.defend import two_pass
 from fmtool.stages.device_faults import halving, note_batch
 from fmtool.stages.inputs import check_data, data_header, inputs_of, rows_of
@@ -81,9 +81,9 @@ def attack(
         "images": list(data.images.shape),
         **code_of(run.classifier, run.spec),
     }
-    with resume_file.resuming(output, work, restart=restart, rank=(ranks.rank, ranks.of)) as side:
-        note_batch(side)
-        common: dict[str, Any] = {"epsilon": epsilon, "progress": progress, "kept": InSide(side)}
+    with resume_file.resuming(output, work, restart=restart, rank=(ranks.rank, ranks.of)) as journal:
+        note_batch(journal)
+        common: dict[str, Any] = {"epsilon": epsilon, "progress": progress, "journal": journal}
         found, counts = _shared_out(
             data, ranks, progress, lambda some: _attacked(target, run, some, built, tries, seed, common)
         )
@@ -170,8 +170,8 @@ def _shared_out(
 def _records(found: Attacked, counts: list[int], rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
     """One for each row, and one with the counts."""
     for number, row in enumerate(rows):
-        yield row, resume_file.pack({name: values[number] for name, values in found.__dict__.items()})
-    yield 0, resume_file.pack({"counts": torch.tensor(counts)})
+        yield row, pack({name: values[number] for name, values in found.__dict__.items()})
+    yield 0, pack({"counts": torch.tensor(counts)})
 
 
 def _joined(records: Iterable[tuple[int, bytes]], data: Data) -> tuple[Attacked, list[int]]:
@@ -183,7 +183,7 @@ def _joined(records: Iterable[tuple[int, bytes]], data: Data) -> tuple[Attacked,
     }
     counts = torch.zeros(3, dtype=torch.int64)
     for row, record in records:
-        values = resume_file.unpack(record)
+        values = unpack(record)
         counts += values.pop("counts", 0)
         for name, value in values.items():
             columns[name][row] = value

@@ -17,9 +17,8 @@ from fmtool.masks.optimisation import MAX_STEPS, MIN_STEPS, FitOptions
 from fmtool.models import compiling
 from fmtool.models.classifier import predict
 from fmtool.runtime import resume_file
-from fmtool.runtime.journal import Kept
+from fmtool.runtime.journal import Journal
 from fmtool.runtime.progress import Progress
-from fmtool.runtime.resume_file import InSide
 from fmtool.stages.device_faults import halving, note_batch
 from fmtool.stages.fit_masks import check_fit_options
 from fmtool.stages.inputs import check_attack, check_data, data_header, inputs_of
@@ -82,15 +81,14 @@ def class_masks(
     }
     inputs = inputs_of(model, source)
     work = {"header": header, "history": stage("class-masks", recorded, None, inputs)}
-    with resume_file.resuming(output, {**work, **code_of(run.classifier, run.spec)}, restart=restart) as side:
-        note_batch(side)
-        kept = InSide(side)
-        parts = _parts(source, run, robust, limit, kept)
+    with resume_file.resuming(output, {**work, **code_of(run.classifier, run.spec)}, restart=restart) as journal:
+        note_batch(journal)
+        parts = _parts(source, run, robust, limit, journal)
         if compile_ is None:
             compile_ = compiling.pays(sum(len(part.images) for part in parts) * min_steps, run.spec.input_shape)
         options = FitOptions(used, run.batch, min_steps, max_steps, class_fitting.CLASS_TOLERANCE, compile_)
         found = class_fitting.fit_class_masks(
-            run.classifier, parts, len(run.spec.class_names), options, run.device, progress, kept
+            run.classifier, parts, len(run.spec.class_names), options, run.device, progress, journal
         )
         _warn_of(found, parts, header["class_names"])
         fitted = (found.steps > 0).nonzero().flatten()
@@ -104,11 +102,11 @@ def class_masks(
 
 
 def _parts(
-    source: Artifact | Data, run: Ready, robust: bool, limit: int | None, kept: Kept
+    source: Artifact | Data, run: Ready, robust: bool, limit: int | None, journal: Journal
 ) -> list[class_fitting.Part]:
     """What the masks are fitted to: adversarial images first where they are to be robust, then clean ones."""
     if isinstance(source, Data):
-        right = predict(run.classifier, source.images, run.batch, run.device, kept, "clean") == source.labels
+        right = predict(run.classifier, source.images, run.batch, run.device, journal, "clean") == source.labels
         clean, labels = to_float(source.images[right]), source.labels[right]
     else:
         right = source["status"] != WRONG_BEFORE

@@ -24,7 +24,6 @@ from fmtool.masks.basis import check_shape
 from fmtool.models.classifier import pick_device
 from fmtool.runtime import resume_file
 from fmtool.runtime.progress import Progress
-from fmtool.runtime.resume_file import InSide
 from fmtool.stages.device_faults import device_errors
 
 PERMUTATIONS = 999
@@ -90,7 +89,7 @@ def correlate(
     history = stage("correlate", recorded, seed, [_input(side) for side in (a, b)])
     sides = [_side(side) for side in (a, b)]
     work = {"history": history, "sides": sides, "labels": None if labels is None else _digest(labels)}
-    with resume_file.resuming(output, work, restart=restart) as side:
+    with resume_file.resuming(output, work, restart=restart) as journal:
         found = correlate_rows(
             x,
             y,
@@ -101,7 +100,7 @@ def correlate(
             device=str(where),
             **arguments,
             progress=progress,
-            kept=InSide(side),
+            journal=journal,
         )
         header = {
             "statistics": [_record(one) for one in found],

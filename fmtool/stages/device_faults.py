@@ -18,17 +18,16 @@ from fmtool.errors import ModelError, warn
 from fmtool.models.checkpoints import specification
 from fmtool.models.classifier import batch_size, pick_device
 from fmtool.runtime import distributed, resume_file
-from fmtool.runtime.resume_file import Side
+from fmtool.runtime.journal import Journal, as_tensor, from_tensor
 
-BATCH = "batch"  # the state of a side file that says which batch memory was enough for
-BEFORE = (BATCH, "clean ", "flat ")  # how the names begin of what another batch may lose
+BATCH = "batch"  # the part of a journal that says which batch memory was enough for
 SAVED = (
     "out of memory ({}): what is done is saved, and the same command goes on when there is more; "
     "with a smaller --batch-size it begins anew"
 )
 Stage = TypeVar("Stage", bound=Callable[..., Any])
 
-_NOTE: ContextVar[bytes | None] = ContextVar("_NOTE", default=None)  # for `note_batch`
+_NOTE: ContextVar[list[str | int] | None] = ContextVar("_NOTE", default=None)  # for `note_batch`
 
 
 def out_of_memory(error: BaseException | None) -> bool:
@@ -83,14 +82,14 @@ def halving(stage: Stage) -> Stage:
             options["batch"] = before
         while True:
             found = None if options.get("batch") == told.get("batch") else options["batch"]
-            token = _NOTE.set(None if found is None else f"{_command(stage, model, arguments, told)} {found}".encode())
+            token = _NOTE.set(None if found is None else [_command(stage, model, arguments, told), found])
             try:
                 with device_errors():
                     return stage(model, *arguments, **options)
             except ModelError as error:
                 if not alone or not out_of_memory(error):
                     raise
-                if _is_worth_keeping(target):
+                if resume_file.costs_time(target):
                     raise ModelError(SAVED.format(_reason(error.__cause__))) from error
                 batch = _in_effect(model, options)
                 if batch == 1:
@@ -110,23 +109,22 @@ def halving(stage: Stage) -> Stage:
     return run  # type: ignore[return-value]
 
 
-def note_batch(side: Side) -> None:
-    """In a side file: which batch memory was enough for, if that isn't the one asked for."""
+def note_batch(journal: Journal) -> None:
+    """Record which batch memory was enough for, if that isn't the one asked for."""
     note = _NOTE.get()
     if note is not None:
-        side.keep(note, BATCH)
+        journal.finish(BATCH, {"note": as_tensor(note)}, again=True)
 
 
 def _batch_before(
     target: str | None, stage: Stage, model: Artifact, arguments: Sequence[Any], options: dict[str, Any]
 ) -> int | None:
     """The batch that the same command was working with when it was killed, if it had to halve it."""
-    note = resume_file.saved_state(target, BATCH)
-    if note is None:
+    part = resume_file.saved_part(target, BATCH)
+    if part is None:
         return None
-    command, _, batch = note.decode(errors="replace").partition(" ")
-    same = command == _command(stage, model, arguments, options)
-    return int(batch) if same and batch.isdecimal() else None
+    command, batch = from_tensor(part["note"])
+    return int(batch) if command == _command(stage, model, arguments, options) else None
 
 
 def _command(stage: Stage, model: Artifact, arguments: Sequence[Any], options: dict[str, Any]) -> str:
@@ -134,11 +132,6 @@ def _command(stage: Stage, model: Artifact, arguments: Sequence[Any], options: d
     told = [value for value in sorted(options.items()) if value[0] not in ("output", "progress", "ranks", "restart")]
     values = [stage.__name__, model, *arguments, *(part for option in told for part in option)]
     return hashlib.sha256(repr([getattr(value, "digest", value) for value in values]).encode()).hexdigest()
-
-
-def _is_worth_keeping(target: str | None) -> bool:
-    """Whether a side file holds more than passes over the images before the work."""
-    return any(not name.startswith(BEFORE) for name in resume_file.saved_names(target))
 
 
 def _in_effect(model: Artifact, options: dict[str, Any]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,14 +18,14 @@ from fmtool.datasets.rows import row_seed, spread, to_float
 from fmtool.errors import MaskError, unknown, warn
 from fmtool.masks import fitting
 from fmtool.masks.basis import FOURIER, basis_for
-from fmtool.masks.fit_queue import Fit, Resume, State
+from fmtool.masks.fit_queue import Fit
 from fmtool.masks.optimisation import MAX_STEPS, MIN_STEPS, FitOptions, default_lambda
 from fmtool.models import compiling
 from fmtool.models.classifier import predict
 from fmtool.runtime import resume_file
 from fmtool.runtime.distributed import ALONE, Ranks, Shard
+from fmtool.runtime.journal import Journal, unpack
 from fmtool.runtime.progress import Progress
-from fmtool.runtime.resume_file import InSide, Side
 from fmtool.stages.device_faults import halving, note_batch
 from fmtool.stages.inputs import check_attack, check_data, data_header, inputs_of, rows_of
 from fmtool.stages.prepare import Ready, code_of, ready
@@ -82,9 +82,9 @@ def fit_masks(
     described = (for_, perturb, seed, limit, model, source, run)
     asked = {"compile": compile_, "shard": shard and [shard.number, shard.of], **code_of(run.classifier, run.spec)}
     work, whose = {"described": _described(options, *described), **asked}, (ranks.rank, ranks.of)
-    with resume_file.resuming(output, work, restart=restart, rank=whose, holds_rows=True) as side:
-        note_batch(side)
-        of, rows, known = _chosen(source, for_, run, limit, shard, side)
+    with resume_file.resuming(output, work, restart=restart, rank=whose, holds_rows=True) as journal:
+        note_batch(journal)
+        of, rows, known = _chosen(source, for_, run, limit, shard, journal)
         if compile_ is None:
             options = replace(options, compile_=compiling.pays(of * min_steps, run.spec.input_shape))
         header, history = _described(options, *described)
@@ -93,18 +93,18 @@ def fit_masks(
         starts = _starts(known, run.spec.input_shape, perturb, seed)
         pixels = _Pixels(_pixels(source, for_), rows)
         fitting.fit_each(
-            *(run.classifier, pixels, known["targets"], options, _store_in(side), run.device, progress, starts),
+            *(run.classifier, pixels, known["targets"], options, _store_in(journal), run.device, progress, starts),
             rows=ranks.rows(range(len(rows))),
-            resume=_resume_from(side),
+            journal=journal,
         )
-        made, columns = _made(side, header, history, known, run.spec.input_shape, output, ranks, progress)
+        made, columns = _made(journal, header, history, known, run.spec.input_shape, output, ranks, progress)
     if ranks.leads:
         _warn_of(columns, used)
     return made
 
 
 def _made(
-    side: Side,
+    journal: Journal,
     header: dict[str, Any],
     history: list[dict[str, Any]],
     known: dict[str, Tensor],
@@ -113,9 +113,9 @@ def _made(
     ranks: Ranks,
     progress: Progress | None,
 ) -> tuple[Artifact, dict[str, Tensor]]:
-    """The artifact of the masks in the side files of all processes together, and their columns."""
+    """The artifact of the masks in the journals of all processes together, and their columns."""
     n = len(known["targets"])
-    fitted = ((row, side.row(row)) for row in side.rows())
+    fitted = ((row, journal.row(row)) for row in journal.rows())
     if not ranks.leads:
         ranks.hand_over(fitted)
         return Artifact("masks", header, {}, history), {}
@@ -137,10 +137,10 @@ def _check_source(source: Artifact | Data, model: Artifact, for_: str, run: Read
 
 
 def _chosen(
-    source: Artifact | Data, for_: str, run: Ready, limit: int | None, shard: Shard | None, side: Side
+    source: Artifact | Data, for_: str, run: Ready, limit: int | None, shard: Shard | None, journal: Journal
 ) -> tuple[int, Tensor, dict[str, Tensor]]:
     """How many images are to have masks, which rows of them this shard takes, and what is known of those, as in `_eligible`."""
-    rows, known = _eligible(source, for_, run, limit, side)
+    rows, known = _eligible(source, for_, run, limit, journal)
     if shard is None:
         return len(rows), rows, known
     part = list(shard.rows(len(rows)))
@@ -148,13 +148,12 @@ def _chosen(
 
 
 def _eligible(
-    source: Artifact | Data, for_: str, run: Ready, limit: int | None, side: Side
+    source: Artifact | Data, for_: str, run: Ready, limit: int | None, journal: Journal
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Which rows of the images are to have masks, and what is known of those: targets, labels, key, index and source."""
     if isinstance(source, Data):
-        right = predict(run.classifier, source.images, run.batch, run.device, InSide(side), "clean") == source.labels
+        right = predict(run.classifier, source.images, run.batch, run.device, journal, "clean") == source.labels
         targets = source.labels
-        side.interrupts.puts_off = False  # what follows can be stopped at any moment, and keeps what it has
     elif for_ == "essential":  # whatever became of the attack
         right, targets = source["status"] != WRONG_BEFORE, source["labels"]
     else:
@@ -239,34 +238,19 @@ class _Pixels:
         return to_float(self.images[self.rows[row]])
 
 
-def _store_in(side: Side) -> Callable[[int, Fit], None]:
+def _store_in(journal: Journal) -> Callable[[int, Fit], None]:
     def store(row: int, fit: Fit) -> None:
         values = {name: torch.tensor(getattr(fit, name), dtype=dtype) for name, dtype in COLUMNS.items()}
-        side.put(row, resume_file.pack({"masks": fit.masks, **values}))
+        journal.finish_row(row, {"masks": fit.masks, **values})
 
     return store
-
-
-def _resume_from(side: Side) -> Resume:
-    """What the side file has of an interrupted run, and where the states of this one go: each under its row's number."""
-
-    def begun(row: int) -> State | None:
-        data = side.state(str(row))
-        return None if data is None else resume_file.unpack(data)
-
-    def save(states: Mapping[int, State]) -> None:
-        for row, state in states.items():
-            side.keep(resume_file.pack(state), str(row))
-        side.commit()
-
-    return Resume(side.rows(), begun, side.due, save)
 
 
 def _put(made: streaming.Made, found: Iterable[tuple[int, bytes]], n: int) -> dict[str, Tensor]:
     """Take masks to where they are kept; gives what else there is of each, one column a field (n)."""
     columns = {name: torch.zeros(n, dtype=dtype) for name, dtype in COLUMNS.items()}
     for row, data in found:
-        values = resume_file.unpack(data)
+        values = unpack(data)
         made.put("masks", values["masks"], row)
         for name, column in columns.items():
             column[row] = values[name]

@@ -19,7 +19,6 @@ from fmtool.models.checkpoints import Specification, build, check_output, from_a
 from fmtool.models.classifier import Classifier, batch_size, pick_device, predict, prepare
 from fmtool.runtime import resume_file
 from fmtool.runtime.progress import Progress
-from fmtool.runtime.resume_file import InSide
 from fmtool.stages.device_faults import device_errors
 from fmtool.stages.inputs import check_data, check_shape, data_input
 from fmtool.stages.prepare import code_of, factory_of
@@ -97,15 +96,14 @@ def train_model(
         "threads": torch.get_num_threads(),
         **code_of(classifier, spec),
     }
-    with resume_file.resuming(output, work, restart=restart) as side:
-        kept = InSide(side)
-        how: dict[str, Any] = {"seed": seed, "device": where, "progress": progress, "kept": kept}
+    with resume_file.resuming(output, work, restart=restart) as journal:
+        how: dict[str, Any] = {"seed": seed, "device": where, "progress": progress, "journal": journal}
         if head_only:
             training.train_head(classifier, data.images, data.labels, chosen, batch=size, **how)
         else:
             training.train(classifier, data.images, data.labels, chosen, augment=augment, compile_=compile_, **how)
         if test is not None:
-            found = predict(prepare(classifier, where, spec.input_shape), test.pixels(), size, where, kept, "test")
+            found = predict(prepare(classifier, where, spec.input_shape), test.pixels(), size, where, journal, "test")
             spec = dataclasses.replace(spec, accuracy=float((found == test.labels).double().mean()))
         made = to_artifact(classifier, spec, history)
         if output is not None:

@@ -358,18 +358,18 @@ def test_batches_that_are_whole_when_ctrl_c_comes_are_kept(monkeypatch: pytest.M
     class Interrupted(Dying):
         came = False
 
-        def finish_all(self, parts: Mapping[str, Tensors]) -> None:
+        def finish_all(self, parts: Mapping[str, Tensors], *, again: bool = False) -> None:
             if not self.came:
                 self.came = True
                 wait(jobs)
                 raise KeyboardInterrupt
-            super().finish_all(parts)
+            super().finish_all(parts, again=again)
 
-    kept, images = Interrupted(()), torch.zeros(6, 1, 1, 1)
+    journal, images = Interrupted(()), torch.zeros(6, 1, 1, 1)
     made, _ = attacks.build("pgd", {"steps": 2})
     with pytest.raises(KeyboardInterrupt):
         attacks.perturb_(
             *(Pixel().eval(), images, torch.zeros(6, dtype=torch.int64), torch.arange(6), made),
-            epsilon=0.1, row_seeds=list(range(6)), batch=2, device=CPU, kept=kept,
+            epsilon=0.1, row_seeds=list(range(6)), batch=2, device=CPU, journal=journal,
         )  # fmt: skip
-    assert len(jobs) == 3 and set(kept.parts) == set("012345")
+    assert len(jobs) == 3 and set(journal.parts) == set("012345")

@@ -166,15 +166,15 @@ def test_a_run_that_is_killed_gives_the_same_numbers(monkeypatch: pytest.MonkeyP
     )  # fmt: skip
     whole = run()
     assert any(point.reason for point in whole[1].subsamples) and whole[0].dropped and whole[0].samples
-    kept = Dying([])
-    assert all_numbers(run(kept=kept)) == all_numbers(whole)
-    saves, prepared = kept.saves, []
+    journal = Dying([])
+    assert all_numbers(run(journal=journal)) == all_numbers(whole)
+    saves, prepared = journal.saves, []
     prepare = engine.prepare
     monkeypatch.setattr(engine, "prepare", lambda name, *rest: (prepared.append(name), prepare(name, *rest))[1])
-    assert all_numbers(run(kept=kept)) == all_numbers(whole)
-    assert prepared == [] and kept.saves == saves  # all of it was there
+    assert all_numbers(run(journal=journal)) == all_numbers(whole)
+    assert prepared == [] and journal.saves == saves  # all of it was there
     deaths = [0, 5, 6, 7, 12, 13, 14, 30, *range(100, saves, 37)]
-    assert all_numbers(through(lambda kept: run(kept=kept), deaths)) == all_numbers(whole)
+    assert all_numbers(through(lambda journal: run(journal=journal), deaths)) == all_numbers(whole)
 
 
 def test_what_was_begun_is_not_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +182,7 @@ def test_what_was_begun_is_not_drawn_again(monkeypatch: pytest.MonkeyPatch) -> N
     drawn: list[int] = []
     draw = evaluate.free_permutation
     monkeypatch.setattr(evaluate, "free_permutation", lambda n, seed, k: (drawn.append(k), draw(n, seed, k))[1])
-    through(lambda kept: correlate(x, y, statistics=["cosine"], permutations=6, kept=kept), [1, 3])
+    through(lambda journal: correlate(x, y, statistics=["cosine"], permutations=6, journal=journal), [1, 3])
     assert drawn == [0, 1, 2, 3, 4, 5]
 
 

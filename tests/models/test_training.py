@@ -17,7 +17,7 @@ from fmtool.models import training
 from fmtool.models.classifier import Classifier
 from fmtool.models.registry import ARCHITECTURES
 from fmtool.models.training import RECIPES, Recipe, augmented
-from fmtool.runtime.journal import NOTHING, Kept
+from fmtool.runtime.journal import NO_JOURNAL, Journal
 
 
 def test_every_crop_is_a_window_of_the_padded_image() -> None:
@@ -173,7 +173,7 @@ class Forgetful(nn.Module):
         return logits
 
 
-def trained(kept: Kept, recipe: Recipe, compile_: bool = False, head: bool = False) -> dict[str, Tensor]:
+def trained(journal: Journal, recipe: Recipe, compile_: bool = False, head: bool = False) -> dict[str, Tensor]:
     """Weights and buffers after training on 38 images with batches of 8, five an epoch, the last one of 6."""
     torch.manual_seed(0)
     network = ARCHITECTURES["resnet8"].build(3, 3) if compile_ else Forgetful()
@@ -182,9 +182,11 @@ def trained(kept: Kept, recipe: Recipe, compile_: bool = False, head: bool = Fal
     images = torch.randint(0, 256, (38, 3, 8, 8), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, 3, (38,), generator=generator)
     if head:
-        training.train_head(classifier, images, labels, recipe, batch=16, seed=3, kept=kept)
+        training.train_head(classifier, images, labels, recipe, batch=16, seed=3, journal=journal)
     else:
-        training.train(classifier, images, labels, recipe, augment="flip-crop", seed=3, compile_=compile_, kept=kept)
+        training.train(
+            classifier, images, labels, recipe, augment="flip-crop", seed=3, compile_=compile_, journal=journal
+        )
     return classifier.state_dict()
 
 
@@ -202,18 +204,18 @@ def test_a_run_that_is_killed_gives_the_same_weights(
 ) -> None:
     """After its first step, in a block of augmented images, at its end, at an epoch's end, after the rate fell, at the end."""
     monkeypatch.setattr(training, "AHEAD", 16)  # blocks of two steps, epochs of five
-    whole = trained(NOTHING, recipe, head=head)
-    found = through(lambda kept: trained(kept, recipe, head=head), [0, 2, 3, 4, 9, 11, 16, 19])
+    whole = trained(NO_JOURNAL, recipe, head=head)
+    found = through(lambda journal: trained(journal, recipe, head=head), [0, 2, 3, 4, 9, 11, 16, 19])
     assert found.keys() == whole.keys()
     for name, values in whole.items():
         assert torch.equal(found[name], values), name
-    other = trained(NOTHING, dataclasses.replace(recipe, epochs=3), head=head)
+    other = trained(NO_JOURNAL, dataclasses.replace(recipe, epochs=3), head=head)
     assert not torch.equal(whole["network.linear.weight"], other["network.linear.weight"])
 
 
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler at hand")
 def test_a_compiled_run_that_is_killed_gives_the_same_weights() -> None:
     recipe = SHORT["sgd, one-cycle"]
-    whole = trained(NOTHING, recipe, compile_=True)
-    found = through(lambda kept: trained(kept, recipe, compile_=True), [3, 11])
+    whole = trained(NO_JOURNAL, recipe, compile_=True)
+    found = through(lambda journal: trained(journal, recipe, compile_=True), [3, 11])
     assert all(torch.equal(found[name], values) for name, values in whole.items())

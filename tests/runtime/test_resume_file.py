@@ -1,4 +1,4 @@
-"""Side files: what is there after an error, who may write, whose work it is, and that nothing is left in the end."""
+"""Resume files: what is there after an error, who may write, whose work it is, and that nothing is left in the end."""
 
 from __future__ import annotations
 
@@ -15,9 +15,34 @@ import torch
 from fmtool.artifacts.output import replacing
 from fmtool.errors import ArtifactError, FmtoolWarning
 from fmtool.runtime import resume_file, signals
-from fmtool.runtime.resume_file import NOWHERE, InSide, pack, resuming, unpack
+from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors, pack, unpack
+from fmtool.runtime.resume_file import ResumeFile, resuming
 
 WORK = {"history": [1, "ü"], "shapes": [[3, 4]]}
+
+
+def text(words: str) -> Tensors:
+    return {"text": torch.tensor(list(words.encode()), dtype=torch.uint8)}
+
+
+def words(values: Tensors | None) -> str | None:
+    return None if values is None else bytes(values["text"].tolist()).decode()
+
+
+def row(journal: Journal, number: int) -> str | None:
+    return words(unpack(journal.row(number)))
+
+
+def save(journal: Journal, state: str) -> None:
+    """As if it were time to."""
+    assert isinstance(journal, ResumeFile)
+    journal.committed = -1e9
+    journal.save(lambda: text(state))
+
+
+def is_new(journal: Journal) -> bool:
+    assert isinstance(journal, ResumeFile)
+    return not journal.begun()
 
 
 def begin(target: Path, work: dict[str, object] = WORK) -> None:
@@ -25,13 +50,13 @@ def begin(target: Path, work: dict[str, object] = WORK) -> None:
     with (
         pytest.warns(FmtoolWarning, match="what is done is saved: the same command goes on from there"),
         pytest.raises(KeyboardInterrupt),
-        resuming(str(target), work) as side,
+        resuming(str(target), work) as journal,
     ):
-        side.put(7, b"seven")
-        side.put(3, b"three")
-        side.keep(b"first")
-        side.keep(b"second")
-        side.keep(b"of five", "5")
+        journal.finish_row(7, text("seven"))
+        journal.finish_row(3, text("three"))
+        save(journal, "first")
+        save(journal, "second")
+        journal.save_rows({5: text("of five")})
         raise KeyboardInterrupt
 
 
@@ -42,11 +67,12 @@ def names(folder: Path) -> list[str]:
 def test_the_same_work_goes_on_and_leaves_nothing(tmp_path: Path) -> None:
     begin(tmp_path / "x")
     assert names(tmp_path) == [".x.resume"]
-    with resuming(str(tmp_path / "x"), WORK) as side:
-        assert side.rows() == [3, 7] and side.row(7) == b"seven"
-        assert (side.state(), side.state("5"), side.state("6")) == (b"second", b"of five", None)
-        side.put(5, b"five")
-        assert side.state("5") is None  # a finished row's own state goes
+    with resuming(str(tmp_path / "x"), WORK) as journal:
+        assert journal.rows() == [3, 7] and row(journal, 7) == "seven"
+        assert words(journal.load()) == "second"
+        assert (words(journal.row_state(5)), journal.row_state(6)) == ("of five", None)
+        journal.finish_row(5, text("five"))
+        assert journal.row_state(5) is None
     assert names(tmp_path) == []
 
 
@@ -54,26 +80,26 @@ def test_other_work_begins_anew_and_says_so(tmp_path: Path) -> None:
     begin(tmp_path / "x")
     with (
         pytest.warns(FmtoolWarning, match="x: begins anew, as what was begun before had other inputs or options"),
-        resuming(str(tmp_path / "x"), {**WORK, "more": 1}) as side,
+        resuming(str(tmp_path / "x"), {**WORK, "more": 1}) as journal,
     ):
-        assert side.rows() == [] and side.state() is None and not side.begun()
+        assert journal.rows() == [] and journal.load() is None and is_new(journal)
     assert names(tmp_path) == []
 
 
 def test_restart_begins_anew_without_a_word(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     begin(tmp_path / "x")
     recwarn.clear()
-    with resuming(str(tmp_path / "x"), WORK, restart=True) as side:
-        assert not side.begun()
+    with resuming(str(tmp_path / "x"), WORK, restart=True) as journal:
+        assert is_new(journal)
     assert not recwarn.list
 
 
 @pytest.mark.parametrize("content", [b"", b"no database at all" * 100, b"SQLite format 3\0" + bytes(500)])
-def test_a_damaged_side_file_never_blocks(content: bytes, tmp_path: Path) -> None:
+def test_a_damaged_resume_file_never_blocks(content: bytes, tmp_path: Path) -> None:
     (tmp_path / ".x.resume").write_bytes(content)
-    with resuming(str(tmp_path / "x"), WORK) as side:
-        assert not side.begun()
-        side.put(1, b"")
+    with resuming(str(tmp_path / "x"), WORK) as journal:
+        assert is_new(journal)
+        journal.finish_row(1, text(""))
     assert names(tmp_path) == []
 
 
@@ -84,9 +110,9 @@ def test_a_flipped_bit_costs_its_row_alone(tmp_path: Path) -> None:
     (tmp_path / ".x.resume").write_bytes(data.replace(b"seven", b"sevem").replace(b"of five", b"of fivd"))
     with (
         pytest.warns(FmtoolWarning, match="x: 2 saved parts are damaged, and are made anew"),
-        resuming(str(tmp_path / "x"), WORK) as side,
+        resuming(str(tmp_path / "x"), WORK) as journal,
     ):
-        assert side.rows() == [3] and (side.state(), side.state("5")) == (b"second", None)
+        assert journal.rows() == [3] and (words(journal.load()), journal.row_state(5)) == ("second", None)
 
 
 def test_somebody_elses_tables_are_dropped(tmp_path: Path) -> None:
@@ -95,19 +121,19 @@ def test_somebody_elses_tables_are_dropped(tmp_path: Path) -> None:
     database.commit()
     database.close()
     with (
-        pytest.warns(FmtoolWarning, match="begins anew, as what was begun before had a damaged side file"),
-        resuming(str(tmp_path / "x"), WORK) as side,
+        pytest.warns(FmtoolWarning, match="begins anew, as what was begun before had a damaged resume file"),
+        resuming(str(tmp_path / "x"), WORK) as journal,
     ):
-        side.put(1, b"one")
-        assert side.row(1) == b"one"
+        journal.finish_row(1, text("one"))
+        assert row(journal, 1) == "one"
 
 
 def test_a_second_command_on_the_same_target_is_refused(tmp_path: Path) -> None:
-    with resuming(str(tmp_path / "x"), WORK) as side:
-        side.put(1, b"one")
+    with resuming(str(tmp_path / "x"), WORK) as journal:
+        journal.finish_row(1, text("one"))
         with pytest.raises(ArtifactError, match="x: another command is writing it"), resuming(str(tmp_path / "x"), {}):
             pass
-        assert side.row(1) == b"one"
+        assert row(journal, 1) == "one"
         with resuming(str(tmp_path / "y"), WORK):  # another target is free
             pass
     assert names(tmp_path) == []
@@ -122,12 +148,12 @@ def test_an_error_before_anything_is_done_leaves_nothing(tmp_path: Path) -> None
 def test_an_error_keeps_what_is_done_without_the_line_of_an_interruption(
     tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    with pytest.raises(ArtifactError, match="bad"), resuming(str(tmp_path / "x"), WORK) as side:
-        side.put(1, b"one")
+    with pytest.raises(ArtifactError, match="bad"), resuming(str(tmp_path / "x"), WORK) as journal:
+        journal.finish_row(1, text("one"))
         raise ArtifactError("bad")
     assert not recwarn.list
-    with resuming(str(tmp_path / "x"), WORK) as side:
-        assert side.rows() == [1]
+    with resuming(str(tmp_path / "x"), WORK) as journal:
+        assert journal.rows() == [1]
 
 
 def test_links_are_followed_to_where_the_target_lies(tmp_path: Path) -> None:
@@ -135,31 +161,32 @@ def test_links_are_followed_to_where_the_target_lies(tmp_path: Path) -> None:
     (tmp_path / "x").symlink_to(tmp_path / "there" / "y")
     begin(tmp_path / "x")
     assert names(tmp_path / "there") == [".y.resume"]
-    with resuming(str(tmp_path / "there" / "y"), WORK) as side:
-        assert side.rows() == [3, 7]
+    with resuming(str(tmp_path / "there" / "y"), WORK) as journal:
+        assert journal.rows() == [3, 7]
 
 
 @pytest.mark.parametrize("target", [None, "-", "/dev/stdout", "/dev/null"])
 def test_without_a_file_there_is_nothing_to_go_on_from(target: str | None) -> None:
     """Rows are held, where that is wanted, in a file without a name."""
-    with resuming(target, WORK) as side:
-        side.put(1, b"one")
-        assert side is NOWHERE and side.rows() == [] and side.state() is None and not side.due()
-    with resuming(target, WORK, holds_rows=True) as side:
-        side.put(1, b"one")
-        assert side.rows() == [1] and side.row(1) == b"one"
-        side.committed = -1e9
-        assert not side.due()
+    with resuming(target, WORK) as journal:
+        journal.finish_row(1, text("one"))
+        assert journal is NO_JOURNAL and journal.rows() == [] and journal.load() is None and not journal.due()
+    with resuming(target, WORK, holds_rows=True) as journal:
+        journal.finish_row(1, text("one"))
+        assert journal.rows() == [1] and row(journal, 1) == "one"
+        assert isinstance(journal, ResumeFile)
+        journal.committed = -1e9
+        assert not journal.due()
 
 
-def test_each_process_has_a_side_file_and_other_numbers_of_processes_begin_anew(tmp_path: Path) -> None:
+def test_each_process_has_a_resume_file_and_other_numbers_of_processes_begin_anew(tmp_path: Path) -> None:
     for rank in (0, 1, 2):
-        with pytest.raises(KeyError), resuming(str(tmp_path / "x"), WORK, rank=(rank, 3)) as side:
-            side.put(rank, b"")
+        with pytest.raises(KeyError), resuming(str(tmp_path / "x"), WORK, rank=(rank, 3)) as journal:
+            journal.finish_row(rank, text(""))
             raise KeyError
     assert names(tmp_path) == [".x.1-of-3.resume", ".x.2-of-3.resume", ".x.resume"]
-    with pytest.warns(FmtoolWarning, match="begins anew"), resuming(str(tmp_path / "x"), WORK, rank=(0, 2)) as side:
-        assert not side.begun()
+    with pytest.warns(FmtoolWarning, match="begins anew"), resuming(str(tmp_path / "x"), WORK, rank=(0, 2)) as journal:
+        assert is_new(journal)
         assert names(tmp_path) == [".x.resume"]  # those of three processes are gone
 
 
@@ -178,16 +205,17 @@ def test_targets_that_killed_commands_left_half_written_are_removed(tmp_path: Pa
 def test_only_one_of_many_is_inside_at_a_time(tmp_path: Path) -> None:
     """Also when one has just removed the file that others have opened."""
     code = f"""
-import os, sys, time
+import os, time
+import torch
 from fmtool.errors import ArtifactError
 from fmtool.runtime.resume_file import resuming
 inside, end, times = {str(tmp_path / "inside")!r}, time.monotonic() + 4, 0
 while time.monotonic() < end or not times:
     try:
-        with resuming({str(tmp_path / "x")!r}, {{}}) as side:
+        with resuming({str(tmp_path / "x")!r}, {{}}) as journal:
             os.close(os.open(inside, os.O_CREAT | os.O_EXCL))  # FileExistsError with another one inside
-            side.put(1, b"one")
-            side.commit()
+            journal.finish_row(1, {{"one": torch.ones(1)}})
+            journal.commit()
             os.unlink(inside)
         times += 1
     except ArtifactError as error:
@@ -203,14 +231,13 @@ def test_a_signal_waits_for_a_whole_state_and_the_next_one_does_not(tmp_path: Pa
     with (
         pytest.warns(FmtoolWarning, match="what is done is saved"),
         pytest.raises(KeyboardInterrupt),
-        resuming(target, WORK) as side,
+        resuming(target, WORK) as journal,
     ):
-        kept = InSide(side)
         signal.raise_signal(signal.SIGINT)
-        kept.save(lambda: {"newest": torch.ones(1)})
+        journal.save(lambda: {"newest": torch.ones(1)})
         raise AssertionError("goes on")
-    with pytest.warns(FmtoolWarning), pytest.raises(KeyboardInterrupt), resuming(target, WORK) as side:
-        assert InSide(side).load() == {"newest": torch.ones(1)}
+    with pytest.warns(FmtoolWarning), pytest.raises(KeyboardInterrupt), resuming(target, WORK) as journal:
+        assert journal.load() == {"newest": torch.ones(1)}
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         raise AssertionError("goes on")
@@ -219,45 +246,44 @@ def test_a_signal_waits_for_a_whole_state_and_the_next_one_does_not(tmp_path: Pa
 
 def test_a_signal_waits_no_longer_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "LONGEST", 0.1)
-    with pytest.raises(KeyboardInterrupt), resuming(str(tmp_path / "x"), WORK) as side:
-        InSide(side)
+    with pytest.raises(KeyboardInterrupt), resuming(str(tmp_path / "x"), WORK):
         signal.raise_signal(signal.SIGINT)
         time.sleep(20)
     assert names(tmp_path) == []
 
 
-def test_without_anything_that_puts_it_off_a_signal_is_obeyed_at_once(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), resuming(str(tmp_path / "x"), WORK):
+def test_work_that_can_be_stopped_anywhere_is_stopped_at_once(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), resuming(str(tmp_path / "x"), WORK) as journal:
+        journal.stop_at_once()
         signal.raise_signal(signal.SIGINT)
         raise AssertionError("goes on")
 
 
 def test_it_is_time_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with resuming(str(tmp_path / "x"), WORK) as side:
-        assert not side.due()
-        side.committed -= resume_file.SECONDS_BETWEEN
-        assert side.due()
-        side.commit()
-        assert not side.due()
+    with resuming(str(tmp_path / "x"), WORK) as journal:
+        assert isinstance(journal, ResumeFile) and not journal.due()
+        journal.committed -= resume_file.SECONDS_BETWEEN
+        assert journal.due()
+        journal.commit()
+        assert not journal.due()
 
 
 def test_what_is_committed_is_on_disk_and_what_is_not_is_not(tmp_path: Path) -> None:
     """A copy of the files, as they lie there, is what SIGKILL leaves."""
-    with resuming(str(tmp_path / "x"), WORK) as side:
-        side.put(1, b"one" * 10_000)
-        side.keep(b"state")
-        side.commit()
-        side.put(2, b"two" * 10_000_000)  # more than the cache: the database spills it into the file
-        side.keep(b"later")
+    with resuming(str(tmp_path / "x"), WORK) as journal:
+        journal.finish_row(1, text("one" * 10_000))
+        save(journal, "state")
+        journal.finish_row(2, text("two" * 10_000_000))  # more than the cache: the database spills it into the file
+        journal.finish("later", text("later"))
         for name in (".x.resume", ".x.resume-journal"):
             (tmp_path / name.replace("x", "copy")).write_bytes((tmp_path / name).read_bytes())
-    with resuming(str(tmp_path / "copy"), WORK) as side:
-        assert side.rows() == [1] and side.state() == b"state"
+    with resuming(str(tmp_path / "copy"), WORK) as journal:
+        assert journal.rows() == [1] and words(journal.load()) == "state"
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     with (
-        pytest.raises(ArtifactError, match=r"x: the side file \.x\.resume can't be written"),
+        pytest.raises(ArtifactError, match=r"x: the resume file \.x\.resume can't be written"),
         resuming(str(tmp_path / "missing" / "x"), WORK),
     ):
         pass
