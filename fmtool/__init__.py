@@ -3,9 +3,11 @@
 The stages of the command line as functions, each importing what it needs when it is first used:
 
     model = fmtool.train_model(fmtool.load_data("digits:train"), architecture="resnet8", recipe="one-cycle")
-    attacked = fmtool.attack(model, fmtool.load_data("digits:test"), "fmn")
-    essential = fmtool.fit_masks(model, attacked, "essential")
+    attacked = fmtool.attack(model, fmtool.load_data("digits:test"), attack="fmn")
+    essential = fmtool.fit_masks(model, attacked, for_="essential", execution=fmtool.Execution(device="cuda"))
 
+A stage's keywords are the command line's options (`attack_options` for --attack-option, `for_`, `from_`, `lambda_` and `compile_`
+where Python needs another name), and `execution` holds what changes no result: device, batch size, output file and so on.
 Artifacts are what files hold: `fmtool.write(essential, "essential.safetensors")`, `fmtool.read("essential.safetensors")`.
 """
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from fmtool.stages.fit_masks import fit_masks as fit_masks
     from fmtool.stages.import_model import import_model as import_model
     from fmtool.stages.merge import merge as merge
+    from fmtool.stages.options import Execution as Execution
     from fmtool.stages.train_model import train_model as train_model
 
 # Idle OpenMP threads sleep, before torch is imported and reads this. By default they spin for the next piece of work, and
@@ -40,6 +43,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _HOMES = {
     "Artifact": ("fmtool.artifacts.format", "Artifact"),
     "Data": ("fmtool.datasets.data", "Data"),
+    "Execution": ("fmtool.stages.options", "Execution"),
     "FmtoolError": ("fmtool.errors", "FmtoolError"),
     "attack": ("fmtool.stages.attack", "attack"),
     "check_masks": ("fmtool.stages.check_masks", "check_masks"),

@@ -135,12 +135,12 @@ def make_files(folder: Path) -> None:
     """Fill a folder for the fixture above."""
     few = {"min_steps": 30, "max_steps": 60}
     model = fmtool.train_model(
-        fmtool.load_data("digits:train"), fmtool.load_data("digits:test"), architecture="resnet8", recipe="one-cycle",
-        epochs=6, learning_rate=0.05, batch=32,
+        fmtool.load_data("digits:train"), fmtool.load_data("digits:test"),
+        architecture="resnet8", recipe="one-cycle", epochs=6, learning_rate=0.05, batch_size=32,
     )  # fmt: skip
-    attacked = fmtool.attack(model, fmtool.load_data("digits:test", limit=60), "fmn")
-    essential = fmtool.fit_masks(model, attacked, "essential", lambda_=0.1, **few)
-    adversarial = fmtool.fit_masks(model, attacked, "adversarial", lambda_=0.1, **few)
+    attacked = fmtool.attack(model, fmtool.load_data("digits:test", limit=60), attack="fmn")
+    essential = fmtool.fit_masks(model, attacked, for_="essential", lambda_=0.1, **few)
+    adversarial = fmtool.fit_masks(model, attacked, for_="adversarial", lambda_=0.1, **few)
     plain = fmtool.class_masks(model, fmtool.load_data("digits:train", limit=100), **few)
     robust = fmtool.class_masks(model, attacked, robust=True, **few)
     made = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import re
 import sys
@@ -20,7 +21,9 @@ import fmtool
 from fmtool.errors import FmtoolWarning, ModelError
 from fmtool.runtime import resume_file
 from fmtool.runtime.journal import unpack
+from fmtool.runtime.progress import Progress
 from fmtool.stages import device_faults
+from fmtool.stages.options import Execution
 
 FORWARD = """if len(images) > LIMIT and (images.requires_grad or not GRADIENTS) and not (images == 0.5).all():
     raise ERROR
@@ -119,12 +122,12 @@ def test_memory_that_is_too_little_for_one_image(files: Path) -> None:
     tried = []
 
     @device_faults.halving
-    def stage(model: fmtool.Artifact, *, batch: int | None = None, device: str = "auto") -> None:
-        tried.append(batch)
+    def stage(model: fmtool.Artifact, *, execution: Execution) -> None:
+        tried.append(execution.batch_size)
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     with pytest.warns(FmtoolWarning, match="out of memory"), pytest.raises(ModelError, match=r"out of memory \(CUDA"):
-        stage(fmtool.read(str(files / "model.safetensors")), batch=5, device="cpu")
+        stage(fmtool.read(str(files / "model.safetensors")), execution=Execution(batch_size=5, device="cpu"))
     assert tried == [5, 2, 1]
 
 
@@ -133,15 +136,17 @@ def test_memory_that_is_too_little_when_something_is_saved(files: Path, tmp_path
     target = str(tmp_path / "x")
 
     @device_faults.halving
-    def stage(model: fmtool.Artifact, *, output: str, batch: int, restart: bool = False) -> None:
-        with resume_file.resuming(output, {"batch": batch}) as journal:
+    def stage(model: fmtool.Artifact, *, execution: Execution) -> None:
+        with device_faults.resuming(execution, {"batch": execution.batch_size}) as journal:
             journal.finish_row(0, {"mask": torch.ones(1)})
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    said = r"out of memory \(CUDA.*\): what is done is saved, and the same command goes on when there is more; with a smaller"
+    said = (
+        r"out of memory \(CUDA.*\): what is done is saved: run the same command again when there is more memory; with a"
+    )
     with pytest.raises(ModelError, match=said):
-        stage(fmtool.read(str(files / "model.safetensors")), output=target, batch=4)
-    with resume_file.resuming(target, {"batch": 4}) as journal:
+        stage(fmtool.read(str(files / "model.safetensors")), execution=Execution(output=target, batch_size=4))
+    with device_faults.resuming(Execution(output=target), {"batch": 4}) as journal:
         assert unpack(journal.row(0)) == {"mask": torch.ones(1)}
 
 
@@ -157,17 +162,19 @@ def test_memory_is_free_when_half_the_batch_is_tried(files: Path) -> None:
     held: list[weakref.ref[Tensors]] = []
 
     @device_faults.halving
-    def stage(model: fmtool.Artifact, *, batch: int | None = None, device: str = "auto") -> list[bool]:
+    def stage(model: fmtool.Artifact, *, execution: Execution) -> list[bool]:
         free = [one() is None for one in held]
         held.append(weakref.ref(Tensors()))
-        if batch != 2:
+        if execution.batch_size != 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return free
 
     gc.disable()
     try:
         with pytest.warns(FmtoolWarning, match="out of memory"):
-            assert stage(fmtool.read(str(files / "model.safetensors")), batch=8, device="cpu") == [True, True]
+            assert stage(
+                fmtool.read(str(files / "model.safetensors")), execution=Execution(batch_size=8, device="cpu")
+            ) == [True, True]
     finally:
         gc.enable()
 
@@ -193,7 +200,7 @@ def test_memory_that_is_too_little_after_the_passes_before_the_work(
 
 @pytest.mark.parametrize(
     ("stage", "few"),
-    [(fmtool.attack, {"name": "pgd", "options": {"steps": 2}}),
+    [(fmtool.attack, {"attack": "pgd", "attack_options": {"steps": 2}}),
      (fmtool.fit_masks, {"lambda_": 0.1, "min_steps": 1000, "max_steps": 1000}),
      (fmtool.class_masks, {"min_steps": 20, "max_steps": 20})],
     ids=["attack", "fit-masks", "class-masks"],
@@ -209,28 +216,29 @@ def test_a_batch_that_was_halved_is_that_of_the_same_command(
     monkeypatch.setattr(resume_file, "SECONDS_BETWEEN", 0.0)
     name, target = made(100, "memory"), str(tmp_path / "target")
     model, data = fmtool.read(f"{name}.safetensors"), fmtool.load_data("digits:all")
-    few = {**few, "factory": f"{name}:make"}
-    kinds = ("out of memory", "goes on", "what is done", target)
+    usual = Execution(factory=f"{name}:make")
+    kinds = ("out of memory", "continues", "what is done", target)
 
     def stop(label: str, done: int, total: int) -> None:
         raise KeyboardInterrupt
 
-    def said(**more: object) -> list[str]:
+    def said(progress: Progress | None = None, **more: object) -> list[str]:
+        execution = dataclasses.replace(usual, output=target, progress=progress)
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             with contextlib.suppress(KeyboardInterrupt):
-                stage(model, data, output=target, **{**few, **more})
+                stage(model, data, **{**few, **more}, execution=execution)
         lines = [str(one.message).partition(":")[0].partition(" (")[0] for one in warned]
         return [line for line in lines if line.startswith(kinds)]
 
     halved = [f"out of memory with {batch} images in a batch" for batch in (256, 128)]
     assert said(progress=stop) == [*halved, "what is done is saved"]
-    on = "goes on with 64 images in a batch, which memory was enough for"
+    on = "continues with 64 images in a batch, for which there was enough memory"
     assert said(progress=stop) == [on, "what is done is saved"]
     assert said() == [on]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        whole = stage(model, data, batch=64, **few)
+        whole = stage(model, data, **few, execution=dataclasses.replace(usual, batch_size=64))
     assert fmtool.read(target).digest == whole.digest
     other = {"seed": 1} if stage is fmtool.attack else {"limit": 100}
     assert said(progress=stop, **other) == [*halved, "what is done is saved"]

@@ -121,8 +121,8 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [{"name": "fmn"}, {"name": "LInfFMNAttack"}, {"name": "L2AdditiveGaussianNoiseAttack", "epsilon": 2.0},
-             {"defense": "robust", "restarts": 2, "epsilon": 0.08, "options": {"steps": 10}}],
+    "more", [{"attack": "fmn"}, {"attack": "LInfFMNAttack"}, {"attack": "L2AdditiveGaussianNoiseAttack", "epsilon": 2.0},
+             {"defense": "robust", "restarts": 2, "epsilon": 0.08, "attack_options": {"steps": 10}}],
     ids=["fmn", "class", "one generator", "adaptive"],
 )  # fmt: skip
 @pytest.mark.usefixtures("often")
@@ -132,11 +132,12 @@ def test_an_attack_goes_on_after_each_of_its_batches(more: dict[str, Any], files
     if "defense" in more:
         more = {**more, "defense": fmtool.read(str(files / "robust.safetensors"))}
     whole, target = str(tmp_path / "whole"), str(tmp_path / "target")
-    fmtool.attack(model, data, batch=16, output=whole, **more)
+    fmtool.attack(model, data, **more, execution=fmtool.Execution(batch_size=16, output=whole))
     ended = 0
     while True:
+        execution = fmtool.Execution(batch_size=16, output=target, progress=after(0))
         try:
-            fmtool.attack(model, data, batch=16, output=target, progress=after(0), **more)
+            fmtool.attack(model, data, **more, execution=execution)
             break
         except InterruptError:
             ended += 1
@@ -154,12 +155,13 @@ def test_masks_go_on_from_the_middle_of_their_steps(
 
     monkeypatch.setattr(fitting, "REPORT_EVERY", 0.01)
     model, attack = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("model", "fmn"))
-    few: dict[str, Any] = {"lambda_": 0.1, "min_steps": 400, "max_steps": 700, "perturb": 0.01, "limit": 20, "batch": 8}
-    whole = fmtool.fit_masks(model, attack, "essential", **few)
+    few: dict[str, Any] = {"lambda_": 0.1, "min_steps": 400, "max_steps": 700, "perturb": 0.01, "limit": 20}
+    whole = fmtool.fit_masks(model, attack, for_="essential", **few, execution=fmtool.Execution(batch_size=8))
     ended = 0
     while True:
+        execution = fmtool.Execution(batch_size=8, output=str(tmp_path / "x"), progress=after(20))
         try:
-            found = fmtool.fit_masks(model, attack, "essential", output=str(tmp_path / "x"), progress=after(20), **few)
+            found = fmtool.fit_masks(model, attack, for_="essential", **few, execution=execution)
             break
         except InterruptError:
             ended += 1
@@ -169,8 +171,9 @@ def test_masks_go_on_from_the_middle_of_their_steps(
 
 
 def interrupted(model: Artifact, attack: Artifact, target: Path, **more: Any) -> None:
+    execution = fmtool.Execution(output=str(target), progress=after(1))
     with pytest.raises(InterruptError):
-        fmtool.fit_masks(model, attack, "essential", output=str(target), progress=after(1), lambda_=0.1, **more)
+        fmtool.fit_masks(model, attack, for_="essential", lambda_=0.1, **more, execution=execution)
 
 
 def test_another_option_begins_anew_and_says_so(files: Path, tmp_path: Path, run: Run) -> None:
@@ -179,7 +182,7 @@ def test_another_option_begins_anew_and_says_so(files: Path, tmp_path: Path, run
     target = tmp_path / "target"
     line = ["fit-masks", files / "model.safetensors", files / "fmn.safetensors", "--for", "essential", "--min-steps", 50,
             "--lambda", 0.1, "-o", target]  # fmt: skip
-    expected = fmtool.fit_masks(model, attack, "essential", lambda_=0.1, min_steps=50)
+    expected = fmtool.fit_masks(model, attack, for_="essential", lambda_=0.1, min_steps=50)
     for more, said in ((["--max-steps", 51], True), (["--restart"], False), ([], False)):
         interrupted(model, attack, target, min_steps=50)
         assert (tmp_path / ".target.resume").exists()
@@ -230,6 +233,6 @@ def test_a_network_whose_gradients_hang_on_the_slot_is_told(files: Path) -> None
 
     images, targets, cpu = torch.rand(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64), torch.device("cpu")
     with pytest.warns(FmtoolWarning, match="an image's steps hang on its place in the batch here"):
-        fitting._levels(HangsOnItsSlot(), images, targets, FitOptions(0.1, 8), cpu)
+        fitting._levels(HangsOnItsSlot(), images, targets, FitOptions(0.1, 8, min_steps=500, max_steps=5000), cpu)
     assert not foolbox.same_in_any_slot(HangsOnItsSlot(), images, targets, 8, cpu)
     assert foolbox.same_in_any_slot(nn.Flatten(), images, targets, 8, cpu)

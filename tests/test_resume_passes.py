@@ -37,33 +37,34 @@ def some(files: Path, name: str, limit: int = 60) -> tuple[Artifact, Data]:
 
 
 def attack(files: Path, **more: Any) -> Artifact:
-    return fmtool.attack(*some(files, "model"), "pgd", options={"steps": 2}, batch=8, **more)
+    execution = fmtool.Execution(batch_size=8, **more)
+    return fmtool.attack(*some(files, "model"), attack="pgd", attack_options={"steps": 2}, execution=execution)
 
 
 def adaptive(files: Path, **more: Any) -> Artifact:
-    robust = fmtool.read(str(files / "robust.safetensors"))
-    return fmtool.attack(
-        *some(files, "model"), defense=robust, restarts=1, epsilon=0.08, options={"steps": 2}, batch=8, **more
-    )
+    few: dict[str, Any] = {"restarts": 1, "epsilon": 0.08, "attack_options": {"steps": 2}}
+    robust, execution = fmtool.read(str(files / "robust.safetensors")), fmtool.Execution(batch_size=8, **more)
+    return fmtool.attack(*some(files, "model"), defense=robust, **few, execution=execution)
 
 
 def fit_masks(files: Path, **more: Any) -> Artifact:
-    return fmtool.fit_masks(*some(files, "model"), lambda_=0.1, batch=8, **FEW, **more)
+    execution = fmtool.Execution(batch_size=8, **more)
+    return fmtool.fit_masks(*some(files, "model"), lambda_=0.1, **FEW, execution=execution)
 
 
 def class_masks(files: Path, **more: Any) -> Artifact:
-    return fmtool.class_masks(*some(files, "model"), batch=8, **FEW, **more)
+    return fmtool.class_masks(*some(files, "model"), **FEW, execution=fmtool.Execution(batch_size=8, **more))
 
 
 def train_model(files: Path, **more: Any) -> Artifact:
-    data = fmtool.load_data("digits:train", limit=64)
-    test = fmtool.load_data("digits:all")
-    return fmtool.train_model(data, test, architecture="resnet8", recipe="one-cycle", epochs=1, batch=32, **more)
+    data, test = fmtool.load_data("digits:train", limit=64), fmtool.load_data("digits:all")
+    few: dict[str, Any] = {"architecture": "resnet8", "recipe": "one-cycle", "epochs": 1, "batch_size": 32}
+    return fmtool.train_model(data, test, **few, execution=fmtool.Execution(**more))
 
 
 def head_only(files: Path, **more: Any) -> Artifact:
     model, data = some(files, "model", limit=1000)
-    return fmtool.train_model(data, data, base=model, head_only=True, epochs=1, **more)
+    return fmtool.train_model(data, data, from_=model, head_only=True, epochs=1, execution=fmtool.Execution(**more))
 
 
 class Passes:
@@ -117,15 +118,15 @@ def test_an_error_that_would_come_again_leaves_nothing(files: Path, tmp_path: Pa
     import dataclasses
 
     model, data = some(files, "model", limit=20)
-    attacked = fmtool.attack(model, data, "LinfFastGradientAttack", epsilon=0.01)
+    attacked = fmtool.attack(model, data, attack="LinfFastGradientAttack", epsilon=0.01)
     wrong = dataclasses.replace(data, labels=(attacked["clean_predictions"] + 1) % 10)
     for stage in (fmtool.fit_masks, fmtool.class_masks):
         with pytest.raises(MaskError, match="no image is left"):
-            stage(model, wrong, output=str(tmp_path / "masks"))
+            stage(model, wrong, execution=fmtool.Execution(output=str(tmp_path / "masks")))
     with pytest.raises(fmtool.errors.AttackError, match="nothing to attack"):
-        fmtool.attack(model, wrong, output=str(tmp_path / "attack"))
+        fmtool.attack(model, wrong, execution=fmtool.Execution(output=str(tmp_path / "attack")))
     with pytest.raises(fmtool.errors.FmtoolError, match="there are only"):
-        fmtool.fit_masks(model, data, output=str(tmp_path / "masks"), shard=Shard(99, 99))
+        fmtool.fit_masks(model, data, execution=fmtool.Execution(output=str(tmp_path / "masks"), shard=Shard(99, 99)))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -193,10 +194,9 @@ def test_another_network_of_the_same_factory_begins_anew(
     def interrupted() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore" if noise else "error")
+            execution = fmtool.Execution(factory=f"{name}:make", output=target, progress=stop)
             with pytest.raises(InterruptError):
-                fmtool.class_masks(
-                    model, data, factory=f"{name}:make", output=target, min_steps=50, max_steps=50, progress=stop
-                )
+                fmtool.class_masks(model, data, min_steps=50, max_steps=50, execution=execution)
 
     interrupted()
     interrupted()  # the same network goes on

@@ -17,7 +17,7 @@ from fmtool.errors import ArtifactError, AttackError, FmtoolError
 from fmtool.runtime import distributed
 from fmtool.runtime.distributed import Shard, parse_shard
 
-FIT: dict[str, Any] = {"lambda_": 0.1, "min_steps": 40, "max_steps": 90, "perturb": 0.01, "batch": 8}
+FIT: dict[str, Any] = {"lambda_": 0.1, "min_steps": 40, "max_steps": 90, "perturb": 0.01}
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +29,16 @@ def model(files: Path) -> Artifact:
 def parts(files: Path, model: Artifact) -> list[Artifact]:
     """Three shards of masks of 40 images."""
     attack = fmtool.read(str(files / "fmn.safetensors"))
-    return [fmtool.fit_masks(model, attack, limit=40, shard=Shard(number, 3), **FIT) for number in (1, 2, 3)]
+    return [
+        fmtool.fit_masks(
+            model, attack, limit=40, **FIT, execution=fmtool.Execution(batch_size=8, shard=Shard(number, 3))
+        )
+        for number in (1, 2, 3)
+    ]
 
 
 @pytest.mark.parametrize(
-    "more", [{"name": "fmn"}, {"name": "deepfool"}, {"name": "pgd", "epsilon": 0.2},
+    "more", [{"attack": "fmn"}, {"attack": "deepfool"}, {"attack": "pgd", "epsilon": 0.2},
              {"defense": "robust", "restarts": 2, "epsilon": 0.08}],
     ids=["fmn", "deepfool", "pgd", "adaptive"],
 )  # fmt: skip
@@ -45,12 +50,15 @@ def test_shards_of_an_attack_make_the_whole_files_bytes(
     data = fmtool.load_data("digits:test", limit=43)
     if "defense" in more:
         more = {**more, "defense": fmtool.read(str(files / "robust.safetensors"))}
-    whole = fmtool.attack(model, data, batch=8, **more)
-    shards = [fmtool.attack(model, data, batch=8, shard=Shard(number, count), **more) for number in range(1, count + 1)]
+    whole = fmtool.attack(model, data, **more, execution=fmtool.Execution(batch_size=8))
+    shards = [
+        fmtool.attack(model, data, **more, execution=fmtool.Execution(batch_size=8, shard=Shard(number, count)))
+        for number in range(1, count + 1)
+    ]
     assert [len(part["key"]) for part in shards] == [len(range(number, 43, count)) for number in range(count)]
     assert shards[1].header["shard"] == {"number": 2, "of": count, "rows": 43}
     assert shards[1].history == whole.history
-    found = fmtool.merge(shards[::-1], output=str(tmp_path / "merged"))
+    found = fmtool.merge(shards[::-1], execution=fmtool.Execution(output=str(tmp_path / "merged")))
     fmtool.write(whole, str(tmp_path / "whole"))
     assert (tmp_path / "merged").read_bytes() == (tmp_path / "whole").read_bytes()
     assert found.digest == whole.digest
@@ -58,7 +66,9 @@ def test_shards_of_an_attack_make_the_whole_files_bytes(
 
 def test_shards_of_masks_make_the_whole_files_bytes(files: Path, model: Artifact, parts: list[Artifact]) -> None:
     """In any order of the files; the choice of compiling and the limit are those of the whole job."""
-    whole = fmtool.fit_masks(model, fmtool.read(str(files / "fmn.safetensors")), limit=40, **FIT)
+    whole = fmtool.fit_masks(
+        model, fmtool.read(str(files / "fmn.safetensors")), limit=40, **FIT, execution=fmtool.Execution(batch_size=8)
+    )
     for order in ((0, 1, 2), (2, 0, 1)):
         assert fmtool.merge([parts[number] for number in order]).digest == whole.digest
     assert torch.equal(parts[1]["masks"], whole["masks"][1::3])
@@ -81,9 +91,16 @@ def test_gaps_are_refused_unless_told(parts: list[Artifact]) -> None:
 
 def test_what_is_no_set_of_shards_is_refused(files: Path, model: Artifact, parts: list[Artifact]) -> None:
     attack = fmtool.read(str(files / "fmn.safetensors"))
-    half, other = (fmtool.fit_masks(model, attack, limit=40, shard=Shard(2, of), **FIT) for of in (2, 3))
-    seeded = fmtool.fit_masks(model, attack, limit=40, shard=Shard(2, 3), seed=1, **FIT)
-    fewer = fmtool.fit_masks(model, attack, limit=20, shard=Shard(2, 3), **FIT)
+    half, other = (
+        fmtool.fit_masks(model, attack, limit=40, **FIT, execution=fmtool.Execution(batch_size=8, shard=Shard(2, of)))
+        for of in (2, 3)
+    )
+    seeded = fmtool.fit_masks(
+        model, attack, limit=40, seed=1, **FIT, execution=fmtool.Execution(batch_size=8, shard=Shard(2, 3))
+    )
+    fewer = fmtool.fit_masks(
+        model, attack, limit=20, **FIT, execution=fmtool.Execution(batch_size=8, shard=Shard(2, 3))
+    )
     whole = fmtool.merge(parts)
     cut = dataclasses.replace(parts[1], tensors={name: values[:-1] for name, values in parts[1].tensors.items()})
     strange = [
@@ -109,7 +126,14 @@ def test_what_is_no_set_of_shards_is_refused(files: Path, model: Artifact, parts
 def test_a_shard_does_not_pass_for_the_whole(model: Artifact) -> None:
     """It is refused where rows are left out without a trace; what shows them takes it."""
     data = fmtool.load_data("digits:test", limit=30)
-    part = fmtool.attack(model, data, "pgd", epsilon=0.3, options={"steps": 3}, shard=Shard(1, 2))
+    part = fmtool.attack(
+        model,
+        data,
+        attack="pgd",
+        epsilon=0.3,
+        attack_options={"steps": 3},
+        execution=fmtool.Execution(shard=Shard(1, 2)),
+    )
     for work in (
         lambda: fmtool.fit_masks(model, part, **FIT),
         lambda: fmtool.class_masks(model, part, robust=True, min_steps=2, max_steps=3),
@@ -123,22 +147,30 @@ def test_an_attack_whose_draws_hang_on_its_batch_is_not_shared(model: Artifact) 
     with pytest.raises(
         AttackError, match="L2AdditiveGaussianNoiseAttack draws random numbers for whole batches: --shard"
     ):
-        fmtool.attack(model, data, "L2AdditiveGaussianNoiseAttack", epsilon=1.0, shard=Shard(1, 2))
+        fmtool.attack(
+            model,
+            data,
+            attack="L2AdditiveGaussianNoiseAttack",
+            epsilon=1.0,
+            execution=fmtool.Execution(shard=Shard(1, 2)),
+        )
 
 
 def test_a_shard_without_a_right_image_is_no_error(model: Artifact) -> None:
     """Another one may have some; a shard without any image at all is one."""
     data = fmtool.load_data("digits:test", limit=20)
-    predicted = fmtool.attack(model, data, "LinfFastGradientAttack", epsilon=0.01)["clean_predictions"]
+    predicted = fmtool.attack(model, data, attack="LinfFastGradientAttack", epsilon=0.01)["clean_predictions"]
     labels = predicted.clone()
     labels[::2] = (labels[::2] + 1) % 10
     half = dataclasses.replace(data, labels=labels)
-    more: dict[str, Any] = {"name": "pgd", "epsilon": 0.3, "options": {"steps": 2}}
-    shards = [fmtool.attack(model, half, shard=Shard(number, 2), **more) for number in (1, 2)]
+    more: dict[str, Any] = {"attack": "pgd", "epsilon": 0.3, "attack_options": {"steps": 2}}
+    shards = [
+        fmtool.attack(model, half, **more, execution=fmtool.Execution(shard=Shard(number, 2))) for number in (1, 2)
+    ]
     assert shards[0]["status"].tolist() == [1] * 10
     assert fmtool.merge(shards).digest == fmtool.attack(model, half, **more).digest
     with pytest.raises(FmtoolError, match="--shard 21/22: there are only 20 images"):
-        fmtool.attack(model, data, "pgd", shard=Shard(21, 22))
+        fmtool.attack(model, data, attack="pgd", execution=fmtool.Execution(shard=Shard(21, 22)))
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "-1/2", "1/2/3", "a/b", "", "1.0/2", "1/99999999999"])

@@ -16,7 +16,7 @@ from torch import Tensor
 import fmtool
 from fmtool.models.checkpoints import from_artifact
 from fmtool.models.classifier import Classifier
-from fmtool.stages.prepare import Ready, ready
+from fmtool.stages.prepare import ReadyModel, ready_model
 
 Work = Callable[[], float]  # runs something and gives its figure
 
@@ -35,15 +35,17 @@ def arguments(**more: dict[str, object]) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def classifiers(given: argparse.Namespace) -> tuple[Classifier, Ready, fmtool.Artifact]:
+def classifiers(given: argparse.Namespace) -> tuple[Classifier, ReadyModel, fmtool.Artifact]:
     """ResNet-20 as it comes, in eval mode with frozen weights; as fmtool runs it, folded; and its file."""
     if given.weights:
         mean, std = ([float(v) for v in text.split(",")] if text else None for text in (given.mean, given.std))
         model = fmtool.import_model(given.weights, architecture="resnet20", mean=mean, std=std)
     else:
         data = fmtool.load_data(given.data, limit=64)
-        model = fmtool.train_model(data, architecture="resnet20", recipe="one-cycle", epochs=1, device=given.device)
-    run = ready(model, given.device, None, None)
+        model = fmtool.train_model(
+            data, architecture="resnet20", recipe="one-cycle", epochs=1, execution=fmtool.Execution(device=given.device)
+        )
+    run = ready_model(model, fmtool.Execution(device=given.device))
     plain = from_artifact(model)[0].eval().requires_grad_(False).to(run.device)
     return plain, run, model
 

@@ -17,6 +17,7 @@ from common import arguments, classifiers, pixels, rate, ratio, rounds, show, sp
 from fmtool.masks.fitting import Fit, fit_each
 from fmtool.masks.optimisation import FitOptions, input_gradient
 from fmtool.runtime import threads as workers
+from fmtool.stages.options import MAX_STEPS, MIN_STEPS
 
 LAMBDA = 0.5
 LOOP_STEPS = 300  # of the authors' loop a timing
@@ -130,7 +131,14 @@ def _tail(n: int, images: torch.Tensor, labels: torch.Tensor, run: object, full:
 
     device, batch, classifier = run.device, run.batch, run.classifier  # type: ignore[attr-defined]
     started = time.perf_counter()
-    fit_each(classifier, images[:n], labels[:n], FitOptions(LAMBDA, batch, compile_=True), store, device)
+    fit_each(
+        classifier,
+        images[:n],
+        labels[:n],
+        FitOptions(LAMBDA, batch, MIN_STEPS, MAX_STEPS, compile_=True),
+        store,
+        device,
+    )
     taken, steps = ends[-1][0] - started, [count for _, count in ends]
     ideal = sum(steps) / full
     show(

@@ -21,7 +21,7 @@ from fmtool.artifacts.history import stage
 from fmtool.models.checkpoints import Specification, to_artifact
 from fmtool.models.classifier import Classifier, predict
 from fmtool.models.registry import ARCHITECTURES
-from fmtool.stages.prepare import ready
+from fmtool.stages.prepare import ready_model
 
 COUNTS = (1_000, 10_000)
 SHAPE = (3, 32, 32)
@@ -37,7 +37,7 @@ def main() -> None:
         spec = Specification("resnet20", len(NAMES), SHAPE, NAMES)
         model = to_artifact(Classifier(ARCHITECTURES["resnet20"].build(3, 10)), spec, stage("train-model", {}, 0, []))
         fmtool.write(model, f"{folder}/model")
-        run = ready(model, "cpu", None, None)
+        run = ready_model(model, fmtool.Execution(device="cpu"))
         peaks: dict[str, list[float]] = {"attack file": [], "data file": []}
         for n in COUNTS:
             _attack(folder / "attack", n, fmtool.read(f"{folder}/model"))

@@ -17,6 +17,7 @@ from fmtool.masks.fitting import FittedMasks, fit_masks
 from fmtool.masks.optimisation import FitOptions
 from fmtool.models.classifier import predict
 from fmtool.models.registry import PRECISIONS
+from fmtool.stages.options import MAX_STEPS, MIN_STEPS
 
 LAMBDA = 0.5
 
@@ -30,7 +31,7 @@ def main() -> None:
     images, labels = images[right], labels[right]
 
     def fit(precision: str, compiled: bool) -> tuple[FittedMasks, float]:
-        options = FitOptions(LAMBDA, run.batch, compile_=compiled, precision=precision)
+        options = FitOptions(LAMBDA, run.batch, MIN_STEPS, MAX_STEPS, compile_=compiled, precision=precision)
         started = time.perf_counter()
         return fit_masks(run.classifier, images, labels, options, run.device), time.perf_counter() - started
 

@@ -24,7 +24,6 @@ from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal, each
 from fmtool.runtime.progress import Progress
 
-RESTARTS = 5  # random starts of (a)
 TRIES = "tries"  # the part of the journal that says how many tries are finished, and what came of them
 
 

@@ -16,7 +16,6 @@ from fmtool.errors import AttackError
 
 OK, WRONG_BEFORE, FAILED = 0, 1, 2  # an attacked image's status
 STATUS_NAMES = {OK: "ok", WRONG_BEFORE: "wrong before, not attacked", FAILED: "attack failed"}
-DEFAULT_EPSILON = "8/255"
 
 
 @dataclass(frozen=True)

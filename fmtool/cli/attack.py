@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Annotated
 
 import typer
 
-from fmtool.attacks.registry import ATTACKS, DEFAULT_EPSILON, parse_epsilon, parse_options
+import fmtool
+from fmtool.attacks.registry import ATTACKS, parse_epsilon, parse_options
 from fmtool.cli import options
 from fmtool.cli.completion import one_of
 from fmtool.cli.session import working
 from fmtool.cli.terminal import show_result
 from fmtool.errors import AttackError
 from fmtool.runtime import distributed
+from fmtool.stages.options import EPSILON, RESTARTS
 
 EXAMPLE = "fmtool attack model.safetensors --data digits --attack pgd --epsilon 0.3 -o pgd.safetensors"
 
@@ -42,7 +45,7 @@ def attack(
         typer.Option(
             "--epsilon",
             metavar="DISTANCE",
-            help=f"Largest l-inf distance on the [0, 1] pixel scale, such as 8/255. [default for pgd: {DEFAULT_EPSILON}]",
+            help=f"Largest l-inf distance on the [0, 1] pixel scale, such as 8/255. [default for pgd: {Fraction(EPSILON).limit_denominator(255)}]",
         ),
     ] = None,
     attack_option: Annotated[
@@ -67,7 +70,7 @@ def attack(
             "--restarts",
             metavar="N",
             min=1,
-            help="With --defense: number of random starts; the best one counts. [default: 5]",
+            help=f"With --defense: number of random starts; the best one counts. [default: {RESTARTS}]",
         ),
     ] = None,
     limit: options.Limit = None,
@@ -96,32 +99,32 @@ def attack(
         distributed.joined(model, defense) as ranks,
     ):
         pairs = dict(_pair(text) for text in attack_option or [])
-        distance = parse_epsilon(epsilon) if epsilon is not None else None
-        from fmtool.artifacts import files
         from fmtool.datasets.data import load
-        from fmtool.stages.attack import attack as run
 
-        found = run(
-            files.read(model, "model"),
+        bound = None if epsilon is None else parse_epsilon(epsilon)
+        result = fmtool.attack(
+            fmtool.read(model, "model"),
             load(data, size=size, limit=limit),
-            name,
-            epsilon=distance,
-            options=parse_options(pairs),
-            defense=None if defense is None else files.read(defense, "class-masks"),
+            attack=name,
+            epsilon=bound,
+            attack_options=parse_options(pairs),
+            defense=None if defense is None else fmtool.read(defense, "class-masks"),
             restarts=restarts,
             seed=seed,
-            device=device,
-            batch=batch_size,
-            factory=factory,
-            allow_other_model=allow_other_model,
-            output=output,
-            shard=None if shard is None else distributed.parse_shard(shard),
-            restart=restart,
-            ranks=ranks,
-            progress=bar,
+            execution=fmtool.Execution(
+                device=device,
+                batch_size=batch_size,
+                factory=factory,
+                allow_other_model=allow_other_model,
+                output=output,
+                shard=None if shard is None else distributed.parse_shard(shard),
+                restart=restart,
+                ranks=ranks,
+                progress=bar,
+            ),
         )
     if ranks.leads:
-        show_result(found, output, form)
+        show_result(result, output, form)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+import fmtool
 from fmtool.cli import options
 from fmtool.cli.session import working
 from fmtool.cli.terminal import show
+from fmtool.stages.options import PLACE_DRAWS
 
 EXAMPLE = "fmtool check-masks model.safetensors fmn.safetensors essential.safetensors"
 
@@ -31,7 +33,7 @@ def check_masks(
     ],
     draws: Annotated[
         int, typer.Option("--draws", metavar="N", min=1, help="Random controls per image, averaged.")
-    ] = 10,
+    ] = PLACE_DRAWS,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     batch_size: options.BatchSize = None,
@@ -49,20 +51,21 @@ def check_masks(
     image's mask.
     """
     with working(None, quiet=quiet, debug=debug) as bar:
-        from fmtool.artifacts import files, streaming
-        from fmtool.stages.check_masks import check_masks as run
+        from fmtool.artifacts import streaming
         from fmtool.tables.checks import check_table
 
-        found = run(
-            files.read(model, "model"),
+        check = fmtool.check_masks(
+            fmtool.read(model, "model"),
             streaming.read(attack, "attack"),
             streaming.read(masks, "masks", "class-masks"),
             draws=draws,
             seed=seed,
-            device=device,
-            batch=batch_size,
-            factory=factory,
-            allow_other_model=allow_other_model,
-            progress=bar,
+            execution=fmtool.Execution(
+                device=device,
+                batch_size=batch_size,
+                factory=factory,
+                allow_other_model=allow_other_model,
+                progress=bar,
+            ),
         )
-    show(check_table(found), form)
+    show(check_table(check), form)

@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+import fmtool
 from fmtool.cli import options
 from fmtool.cli.session import read_source, working
 from fmtool.cli.terminal import show_result
+from fmtool.stages.options import CLASS_LAMBDA, MAX_STEPS, MIN_STEPS, ROBUST_CLASS_LAMBDA
 
 EXAMPLE = "fmtool class-masks model.safetensors pgd-train.safetensors --robust -o robust-pgd.safetensors"
 
@@ -41,11 +43,13 @@ def class_masks(
     lambda_: Annotated[
         float | None,
         typer.Option(
-            "--lambda", metavar="NUMBER", help="Weight of the l1 penalty (A.3). [default: 0.01; 0.001 with --robust]"
+            "--lambda",
+            metavar="NUMBER",
+            help=f"Weight of the l1 penalty (A.3). [default: {CLASS_LAMBDA}; {ROBUST_CLASS_LAMBDA} with --robust]",
         ),
     ] = None,
-    min_steps: options.MinSteps = 500,
-    max_steps: options.MaxSteps = 5000,
+    min_steps: options.MinSteps = MIN_STEPS,
+    max_steps: options.MaxSteps = MAX_STEPS,
     limit: options.Limit = None,
     size: options.Size = None,
     device: options.Device = "auto",
@@ -63,25 +67,24 @@ def class_masks(
     --data uses the training split by default. Failed attacks are left out. Masks that do not converge are kept and flagged.
     """
     with working(output, quiet=quiet, debug=debug) as bar:
-        from fmtool.artifacts import files
-        from fmtool.stages.class_masks import class_masks as run
-
         source = read_source(attack, data, default="train", size=size, limit=limit)
-        found = run(
-            files.read(model, "model"),
+        result = fmtool.class_masks(
+            fmtool.read(model, "model"),
             source,
             robust=robust,
             lambda_=lambda_,
             min_steps=min_steps,
             max_steps=max_steps,
             limit=limit if data is None else None,  # which data has been cut to already
-            device=device,
-            batch=batch_size,
             compile_=compile_,
-            factory=factory,
-            allow_other_model=allow_other_model,
-            output=output,
-            restart=restart,
-            progress=bar,
+            execution=fmtool.Execution(
+                device=device,
+                batch_size=batch_size,
+                factory=factory,
+                allow_other_model=allow_other_model,
+                output=output,
+                restart=restart,
+                progress=bar,
+            ),
         )
-    show_result(found, output, form)
+    show_result(result, output, form)

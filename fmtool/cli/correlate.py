@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import fmtool
 from fmtool.artifacts import files
 from fmtool.artifacts.format import METADATA_KEY, parse_header, tensors_in
 from fmtool.artifacts.output import STDOUT, check_target
@@ -13,8 +14,9 @@ from fmtool.cli import options
 from fmtool.cli.completion import one_of, some_of
 from fmtool.cli.session import working
 from fmtool.cli.terminal import show
-from fmtool.correlation.registry import ALL, DEFAULT, DIMENSIONS, STATISTICS, Preset
+from fmtool.correlation.registry import ALL, DIMENSIONS, STATISTICS, Preset
 from fmtool.errors import ArtifactError, FmtoolError, StatisticError
+from fmtool.stages.options import DIMENSION, PERMUTATIONS, STATISTICS_BY_DEFAULT, SUBSET_DRAWS
 from fmtool.tables.correlations import correlation_tables
 
 if TYPE_CHECKING:
@@ -52,10 +54,12 @@ def correlate(
             autocompletion=some_of({name: kind.measures for name, kind in STATISTICS.items()}),
             help="; ".join(f"{name}: {kind.measures}" for name, kind in STATISTICS.items()) + f"; {ALL}: all of these.",
         ),
-    ] = ",".join(DEFAULT),
+    ] = ",".join(STATISTICS_BY_DEFAULT),
     permutations: Annotated[
         int | None,
-        typer.Option("--permutations", metavar="N", min=1, help="Permutations for each null. [default: 999]"),
+        typer.Option(
+            "--permutations", metavar="N", min=1, help=f"Permutations for each null. [default: {PERMUTATIONS}]"
+        ),
     ] = None,
     preset: Annotated[
         Preset | None,
@@ -78,7 +82,7 @@ def correlate(
             + "; ".join(f"{name}: {text}" for name, (_, text) in DIMENSIONS.items())
             + ". All but twonn use scikit-dimension and start over for every permutation.",
         ),
-    ] = "twonn",
+    ] = DIMENSION,
     pool: Annotated[
         int | None,
         typer.Option(
@@ -105,7 +109,7 @@ def correlate(
     draws: Annotated[
         int,
         typer.Option("--draws", metavar="N", min=1, help="Random subsets for each k, or subsamples for each size."),
-    ] = 10,
+    ] = SUBSET_DRAWS,
     plot: Annotated[
         str | None,
         typer.Option("--plot", metavar="FILE", help="Also draw the result to this file: .png, .pdf or .svg."),
@@ -125,10 +129,8 @@ def correlate(
     """
     with working(output, quiet=quiet, debug=debug) as bar:
         check_plot(plot, class_subsets and subsample is not None)
-        from fmtool.stages.correlate import correlate as run
-
         (x, labels_x), (y, labels_y) = read_side(a), read_side(b)
-        found = run(
+        correlation = fmtool.correlate(
             x,
             y,
             labels=shared_labels(labels_x, labels_y),
@@ -142,16 +144,13 @@ def correlate(
             subsample=read_sizes(subsample),
             draws=draws,
             seed=seed,
-            device=device,
-            output=output,
-            restart=restart,
-            progress=bar,
+            execution=fmtool.Execution(device=device, output=output, restart=restart, progress=bar),
         )
         if plot is not None:
             from fmtool.plotting import figure
 
-            figure.save(figure.draw([found], PICTURE_COUNT), plot)
-    show(correlation_tables(found.header), form, to_stderr=output in STDOUT)
+            figure.save(figure.draw([correlation], PICTURE_COUNT), plot)
+    show(correlation_tables(correlation.header), form, to_stderr=output in STDOUT)
 
 
 def check_plot(plot: str | None, several: bool) -> None:

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
+import fmtool
 from fmtool.cli import options
 from fmtool.cli.session import working
-from fmtool.cli.terminal import save
+from fmtool.cli.terminal import show_result
 from fmtool.errors import ArtifactError
 
 EXAMPLE = (
@@ -48,24 +49,24 @@ def defend(
     --defense share the last row, marked adaptive, each in the column of its masks.
     """
     with working(output, quiet=quiet, debug=debug) as bar:
-        from fmtool.artifacts import files as artifacts
-        from fmtool.stages.defend import defend as run
-
-        read = [artifacts.read(file, "attack", "class-masks") for file in files]
-        attacks = [file for file in read if file.kind == "attack"]
-        masks = [file for file in read if file.kind == "class-masks"]
+        artifacts = [fmtool.read(file, "attack", "class-masks") for file in files]
+        attacks = [one for one in artifacts if one.kind == "attack"]
+        masks = [one for one in artifacts if one.kind == "class-masks"]
         if not attacks or not masks:
             raise ArtifactError(
                 f"expected at least one attack file and one class-masks file, got {len(attacks)} and {len(masks)}"
             )
-        found = run(
-            artifacts.read(model, "model"),
+        defense = fmtool.defend(
+            fmtool.read(model, "model"),
             attacks,
             masks,
-            device=device,
-            batch=batch_size,
-            factory=factory,
-            allow_other_model=allow_other_model,
-            progress=bar,
+            execution=fmtool.Execution(
+                device=device,
+                batch_size=batch_size,
+                factory=factory,
+                allow_other_model=allow_other_model,
+                output=output,
+                progress=bar,
+            ),
         )
-    save(found, output, form)
+    show_result(defense, output, form)

@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
+import fmtool
 from fmtool.cli import options
 from fmtool.cli.session import read_source, working
 from fmtool.cli.terminal import show_result
 from fmtool.models.registry import PRECISIONS, Precision
 from fmtool.runtime import distributed
+from fmtool.stages.options import LAMBDA_TIMES_ENTRIES, LARGEST_LAMBDA, MAX_STEPS, MIN_STEPS, PRECISION
 
 EXAMPLE = "fmtool fit-masks model.safetensors pgd.safetensors --for adversarial --lambda 0.1 -o adversarial.safetensors"
 
@@ -42,11 +44,11 @@ def fit_masks(
         typer.Option(
             "--lambda",
             metavar="NUMBER",
-            help="Weight of the l1 penalty on the mask (A.3: 0.5 for CIFAR-10, 0.01 for Imagenette). [default: min(0.5, 1536 / (c h w))]",
+            help=f"Weight of the l1 penalty on the mask (A.3: 0.5 for CIFAR-10, 0.01 for Imagenette). [default: min({LARGEST_LAMBDA}, {LAMBDA_TIMES_ENTRIES} / (c h w))]",
         ),
     ] = None,
-    min_steps: options.MinSteps = 500,
-    max_steps: options.MaxSteps = 5000,
+    min_steps: options.MinSteps = MIN_STEPS,
+    max_steps: options.MaxSteps = MAX_STEPS,
     limit: options.Limit = None,
     size: options.Size = None,
     precision: Annotated[
@@ -55,7 +57,7 @@ def fit_masks(
             "--precision",
             help="Precision of the network. " + "; ".join(f"{name}: {text}" for name, text in PRECISIONS.items()) + ".",
         ),
-    ] = "float32",
+    ] = PRECISION,
     perturb: Annotated[
         float,
         typer.Option(
@@ -90,14 +92,11 @@ def fit_masks(
         working(output, quiet=quiet or rank > 0, debug=debug) as bar,
         distributed.joined(model, attack) as ranks,
     ):
-        from fmtool.artifacts import files
-        from fmtool.stages.fit_masks import fit_masks as run
-
         source = read_source(attack, data, size=size, limit=limit, by_rows=True)
-        found = run(
-            files.read(model, "model"),
+        result = fmtool.fit_masks(
+            fmtool.read(model, "model"),
             source,
-            purpose,
+            for_=purpose,
             lambda_=lambda_,
             min_steps=min_steps,
             max_steps=max_steps,
@@ -105,16 +104,18 @@ def fit_masks(
             precision=precision,
             perturb=perturb,
             seed=seed,
-            device=device,
-            batch=batch_size,
             compile_=compile_,
-            factory=factory,
-            allow_other_model=allow_other_model,
-            output=output,
-            shard=None if shard is None else distributed.parse_shard(shard),
-            restart=restart,
-            ranks=ranks,
-            progress=bar,
+            execution=fmtool.Execution(
+                device=device,
+                batch_size=batch_size,
+                factory=factory,
+                allow_other_model=allow_other_model,
+                output=output,
+                shard=None if shard is None else distributed.parse_shard(shard),
+                restart=restart,
+                ranks=ranks,
+                progress=bar,
+            ),
         )
     if ranks.leads:
-        show_result(found, output, form)
+        show_result(result, output, form)

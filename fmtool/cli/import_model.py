@@ -7,6 +7,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+import fmtool
 from fmtool.cli import options
 from fmtool.cli.session import working
 from fmtool.cli.terminal import save
@@ -95,9 +96,7 @@ def import_model(
     model. The network must return logits, not probabilities. A pickled checkpoint that would run code is refused.
     """
     with working(output, quiet=quiet, debug=debug):
-        from fmtool.stages.import_model import import_model as run
-
-        model = run(
+        model = fmtool.import_model(
             source,
             architecture=architecture,
             weights=weights,

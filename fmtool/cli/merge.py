@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+import fmtool
 from fmtool.cli import options
 from fmtool.cli.session import working
 from fmtool.cli.terminal import show_result
@@ -48,9 +49,9 @@ def merge(
         from dataclasses import replace
 
         from fmtool.artifacts import streaming
-        from fmtool.stages.merge import merge as run
 
-        found = run([streaming.read(file, "attack", "masks") for file in files], allow_gaps=allow_gaps, output=output)
-    if found.kind == "attack":  # whose table compares all images, in memory
-        found = replace(found, tensors=dict(found.tensors))
-    show_result(found, output, form)
+        parts = [streaming.read(file, "attack", "masks") for file in files]
+        merged = fmtool.merge(parts, allow_gaps=allow_gaps, execution=fmtool.Execution(output=output))
+    if merged.kind == "attack":  # whose table compares all images, in memory
+        merged = replace(merged, tensors=dict(merged.tensors))
+    show_result(merged, output, form)

@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+import fmtool
 from fmtool.cli import options
 from fmtool.cli.completion import one_of
 from fmtool.cli.session import working
 from fmtool.cli.terminal import show_result
 from fmtool.models.registry import ARCHITECTURES
+from fmtool.stages.options import ARCHITECTURE
 
 # names of the tables in `training`, which imports torch
 RECIPES = {"paper": "A.2 for ResNet-20", "one-cycle": "a short run", "head": "A.2 for new last layers"}
@@ -46,7 +48,7 @@ def train_model(
             help=f"{', '.join(ARCHITECTURES)}, a torchvision name, or package.module:factory.",
             autocompletion=options.ARCHITECTURE_NAMES,
         ),
-    ] = "resnet20",
+    ] = ARCHITECTURE,
     base: Annotated[
         str | None, typer.Option("--from", metavar="MODEL", help="Start from this model's weights.")
     ] = None,
@@ -100,30 +102,24 @@ def train_model(
     # as with threads that sleep at once. Read when torch is imported, below.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     with working(output, quiet=quiet, debug=debug) as bar:
-        from fmtool.artifacts import files
         from fmtool.datasets.data import load
-        from fmtool.stages.train_model import train_model as run
 
         images = load(data, default="train", size=size, limit=limit)
         source = test_data or (data.removesuffix(":train") if images.split == "train" else None)
         test = load(source, default="test", size=size) if source else None
-        model = run(
+        model = fmtool.train_model(
             images,
             test,
             architecture=architecture,
-            base=files.read(base, "model") if base else None,
+            from_=fmtool.read(base, "model") if base else None,
             head_only=head_only,
             recipe=recipe,
             epochs=epochs,
             learning_rate=learning_rate,
-            batch=train_batch_size,
+            batch_size=train_batch_size,
             augment=augment,
             seed=seed,
-            device=device,
             compile_=compile_,
-            factory=factory,
-            output=output,
-            restart=restart,
-            progress=bar,
+            execution=fmtool.Execution(device=device, factory=factory, output=output, restart=restart, progress=bar),
         )
     show_result(model, output, form)

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from fmtool.correlation.curves import Setting, over_classes, over_rows
 from fmtool.correlation.evaluate import Pairs, Shuffles, Statistic, evaluate, prepare
-from fmtool.correlation.registry import ALL, DEFAULT, DIMENSIONS, STATISTICS
+from fmtool.correlation.registry import (
+    ALL,
+    DIMENSION,
+    DIMENSIONS,
+    PERMUTATIONS,
+    STATISTICS,
+    STATISTICS_BY_DEFAULT,
+    SUBSET_DRAWS,
+)
 from fmtool.correlation.statistics.base import Options
 from fmtool.errors import StatisticError, unknown
 from fmtool.runtime.journal import NO_JOURNAL, Journal
@@ -23,16 +31,16 @@ def correlate(
     y: Tensor,
     *,
     labels: Tensor | None = None,
-    statistics: Sequence[str] = DEFAULT,
-    permutations: int = 999,
+    statistics: Sequence[str] = STATISTICS_BY_DEFAULT,
+    permutations: int = PERMUTATIONS,
     seed: int = 0,
     row_normalise: bool = True,
-    dimension: str = "twonn",
+    dimension: str = DIMENSION,
     strict: bool = False,
     device: str = "cpu",
     class_subsets: bool = False,
     subsamples: Sequence[int] = (),
-    draws: int = 10,
+    draws: int = SUBSET_DRAWS,
     progress: Progress | None = None,
     journal: Journal = NO_JOURNAL,
 ) -> tuple[Statistic, ...]:

@@ -38,7 +38,10 @@ STATISTICS: dict[str, StatisticKind] = {
     "cka": StatisticKind("CKA", "linear centred kernel alignment"),
     "dcor": StatisticKind("dCor", "distance correlation (non-linear)"),
 }
-DEFAULT = ("svcca", "cosine", "idcor")  # the paper's (section 4.5)
+STATISTICS_BY_DEFAULT = ("svcca", "cosine", "idcor")  # the paper's (section 4.5)
+PERMUTATIONS = 999  # a null
+SUBSET_DRAWS = 10  # random subsets a size
+DIMENSION = "twonn"  # a key of `DIMENSIONS`
 Preset = Literal["paper"]
 ALL = "all"  # in place of a name: every one of them
 

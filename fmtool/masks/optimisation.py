@@ -15,10 +15,7 @@ from fmtool.models.compiling import InputGradient
 LEARNING_RATE = 0.01  # A.3
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's defaults
 WINDOW = 20  # losses whose mean the stopping test compares with the last one
-MIN_STEPS, MAX_STEPS = 500, 5000  # A.3 names the first; both in the authors' code
 TOLERANCE = 1e-5  # of the stopping test, one mask an image; authors' code
-LAMBDA_TIMES_ENTRIES = 1536  # lambda 0.5 at 3x32x32, 0.01 at 3x224x224 in the paper
-LARGEST_LAMBDA = 0.5
 
 
 @dataclass(frozen=True)
@@ -31,17 +28,12 @@ class FitOptions:
 
     lambda_: float
     batch: int
-    min_steps: int = MIN_STEPS
-    max_steps: int = MAX_STEPS
+    min_steps: int
+    max_steps: int
     tolerance: float = TOLERANCE
     compile_: bool = False
     precision: str = "float32"
     basis: str = FOURIER
-
-
-def default_lambda(shape: Sequence[int]) -> float:
-    """min(0.5, 1536 / (c h w)), which is the paper's 0.5 for CIFAR-10 and its 0.01 for Imagenette."""
-    return min(LARGEST_LAMBDA, LAMBDA_TIMES_ENTRIES / (shape[0] * shape[1] * shape[2]))
 
 
 def input_gradient(

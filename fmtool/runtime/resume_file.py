@@ -307,7 +307,7 @@ def _key_in(database: sqlite3.Connection) -> str | None:
     return str(keys[0][0]) if keys else ""
 
 
-def costs_time(target: str | None) -> bool:
+def holds_work(target: str | None) -> bool:
     """Whether the resume file of this target holds more than may be computed again; False where it can't be read."""
     return bool(_glance(target, "select 1 from rows union all select 1 from states where not again limit 1"))
 

@@ -14,113 +14,102 @@ from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import stage
 from fmtool.artifacts.rows import image_names
 from fmtool.attacks import adaptive, foolbox, registry
-from fmtool.attacks.adaptive import RESTARTS
 from fmtool.attacks.foolbox import SLOTS_TRIED, Attacked
 from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
 from fmtool.datasets.data import Data
 from fmtool.datasets.rows import row_seed
 from fmtool.errors import AttackError, warn
 from fmtool.masks.two_pass import TwoPass
-from fmtool.runtime import resume_file
-from fmtool.runtime.distributed import ALONE, Ranks, Shard
+from fmtool.runtime.distributed import Shard
 from fmtool.runtime.journal import pack, unpack
-from fmtool.runtime.progress import Progress
 from fmtool.stages.defend import two_pass
-from fmtool.stages.device_faults import halving, note_batch
+from fmtool.stages.device_faults import halving, resuming
 from fmtool.stages.inputs import check_data, data_header, inputs_of, rows_of
-from fmtool.stages.prepare import Ready, code_of, ready
+from fmtool.stages.options import DEFAULT_EXECUTION, EPSILON, RESTARTS, Execution
+from fmtool.stages.prepare import ReadyModel, code_of, ready_model
 
 
 @halving
 def attack(
     model: Artifact,
     data: Data,
-    name: str | None = None,
     *,
+    attack: str | None = None,
     epsilon: float | None = None,
-    options: Mapping[str, Any] | None = None,
+    attack_options: Mapping[str, Any] | None = None,
     defense: Artifact | None = None,
     restarts: int | None = None,
     seed: int = 0,
-    device: str = "auto",
-    batch: int | None = None,
-    factory: str | None = None,
-    allow_other_model: bool = False,
-    output: str | None = None,
-    shard: Shard | None = None,
-    restart: bool = False,
-    ranks: Ranks = ALONE,
-    progress: Progress | None = None,
+    execution: Execution = DEFAULT_EXECUTION,
 ) -> Artifact:
     """Attack `data` with a name of `registry.ATTACKS` or a Foolbox class name; gives an `attack` artifact with every image.
 
-    name: None for fmn, or pgd with a defence. epsilon: the l-inf bound in units of the [0, 1] pixel range (default 8/255 for pgd;
-    fmn and deepfool take none). defense: a `class-masks` artifact, whose two-pass classifier is attacked white-box by pgd from
-    `restarts` random starts (default 5) and through each mask alone; predictions and status are then that classifier's.
-    output: write the file too ("-" for standard output); an interrupted run goes on from a file beside it, unless `restart`.
-    shard: the part of the images to take. ranks: the processes that share them; what is returned on the others than the first
-    has no rows. AttackError when no image is right before, so that there is nothing to attack.
+    attack: None for fmn, or pgd with a defence. epsilon: the l-inf bound in units of the [0, 1] pixel range (default 8/255 for
+    pgd; fmn and deepfool take none). attack_options: arguments of the Foolbox class. defense: a `class-masks` artifact, whose
+    two-pass classifier is attacked white-box by pgd from `restarts` random starts (default 5) and through each mask alone;
+    predictions and status are then that classifier's. AttackError when no image is right before, so that there is nothing to
+    attack.
     """
-    name = name or ("fmn" if defense is None else "pgd")
+    name = attack or ("fmn" if defense is None else "pgd")
     epsilon = _bound(name, epsilon)
-    tries = _restarts(name, defense, restarts)
-    built, effect = foolbox.build(name, options or {})
+    starts = _restarts(name, defense, restarts)
+    foolbox_attack, in_effect = foolbox.build(name, attack_options or {})
+    shard, ranks = execution.shard, execution.ranks
     shared = shard is not None or ranks.of > 1
-    _check_draws(name, built, tries, shared)
-    run = ready(model, ranks.device(device), batch, factory)
-    check_data(data, run.spec)
-    target = None if defense is None else two_pass(defense, model, run, allow_other_model)
+    _check_draws(name, foolbox_attack, starts, shared)
+    ready = ready_model(model, execution)
+    check_data(data, ready.spec)
+    target = None if defense is None else two_pass(defense, model, ready, execution.allow_other_model)
     if shared:
-        _try_slots(target or run.classifier, data, run)
-    header, history = _described(name, epsilon, effect, run, seed, model, data, defense, tries)
+        _try_slots(target or ready.classifier, data, ready)
+    header, history = _described(name, epsilon, in_effect, ready, seed, model, data, defense, starts)
     if shard is not None:
         header["shard"], data = shard.field(len(data)), _some(data, shard.rows(len(data)))
     work = {
         "history": history,
         "header": header,
         "images": list(data.images.shape),
-        **code_of(run.classifier, run.spec),
+        **code_of(ready.classifier, ready.spec),
     }
-    with resume_file.resuming(output, work, restart=restart, rank=(ranks.rank, ranks.of)) as journal:
-        note_batch(journal)
-        common: dict[str, Any] = {"epsilon": epsilon, "progress": progress, "journal": journal}
-        found, counts = _shared_out(
-            data, ranks, progress, lambda some: _attacked(target, run, some, built, tries, seed, common)
+    with resuming(execution, work) as journal:
+        common: dict[str, Any] = {"epsilon": epsilon, "progress": execution.progress, "journal": journal}
+        attacked, counts = _shared_out(
+            data, execution, lambda some: _attacked(target, ready, some, foolbox_attack, starts, seed, common)
         )
         if not ranks.leads:
             return Artifact("attack", header, {}, history)
-        _check_found(found, name, "the model" if defense is None else "the two-pass classifier", shard)
+        _check_attacked(attacked, name, "the model" if defense is None else "the two-pass classifier", shard)
         if defense is not None:
-            header["defense"] = _against(defense, tries, counts)
-        tensors = {"images": data.pixels(), **found.__dict__, **rows_of(data)}
-        made = Artifact("attack", header, tensors, history)
-        if output is not None:
-            files.write(made, output)
+            header["defense"] = _against(defense, starts, counts)
+        tensors = {"images": data.pixels(), **vars(attacked), **rows_of(data)}
+        result = Artifact("attack", header, tensors, history)
+        if execution.output is not None:
+            files.write(result, execution.output)
         ranks.written()
-    return made
+    return result
 
 
 def _described(
     name: str,
     epsilon: float | None,
-    effect: dict[str, Any],
-    run: Ready,
+    in_effect: dict[str, Any],
+    ready: ReadyModel,
     seed: int,
     model: Artifact,
     data: Data,
     defense: Artifact | None,
     restarts: int,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The header, but for what was found, and the history of the attack."""
+    """The header, but for what the attack tells, and the history."""
     recorded = {
         "--attack": name,
         "--epsilon": epsilon,
-        "--attack-option": effect,
+        "--attack-option": in_effect,
         "--restarts": None if defense is None else restarts,
-        **run.recorded(),
+        **ready.recorded(),
     }
     inputs = [*inputs_of(model, data), *([("--defense", defense)] if defense is not None else [])]
-    header = {"attack": name, "options": {**effect, "epsilon": epsilon}, **data_header(data, run.spec)}
+    header = {"attack": name, "options": {**in_effect, "epsilon": epsilon}, **data_header(data, ready.spec)}
     return header, stage("attack", recorded, seed, inputs)
 
 
@@ -130,47 +119,48 @@ def _some(data: Data, rows: Sequence[int]) -> Data:
     return dataclasses.replace(data, **parts)
 
 
-def _try_slots(classifier: nn.Module, data: Data, run: Ready) -> None:
+def _try_slots(classifier: nn.Module, data: Data, ready: ReadyModel) -> None:
     """Warn where images that are shared out may come out otherwise."""
     first = _some(data, range(min(len(data), SLOTS_TRIED)))
-    if not foolbox.same_in_any_slot(classifier, first.pixels(), first.labels, run.batch, run.device):
-        warn("an image's gradient hangs on its place in the batch here: shared runs may differ in bits from one run")
+    if not foolbox.same_in_any_slot(classifier, first.pixels(), first.labels, ready.batch, ready.device):
+        warn("an image's gradient depends on its place in the batch here: shards may differ in bits from a single run")
 
 
 def _attacked(
-    target: TwoPass | None, run: Ready, data: Data, built: Any, tries: int, seed: int, common: dict[str, Any]
+    target: TwoPass | None, ready: ReadyModel, data: Data, attack: Any, restarts: int, seed: int, common: dict[str, Any]
 ) -> tuple[Attacked, list[int]]:
     """What becomes of the images, and the counts of `Adaptive`, 0 without a defence."""
-    images, labels, common = data.pixels(), data.labels, {**common, "batch": run.batch, "device": run.device}
+    images, labels, common = data.pixels(), data.labels, {**common, "batch": ready.batch, "device": ready.device}
     if target is None:
         seeds = _row_seeds(data, seed)
-        return foolbox.run(run.classifier, images, labels, built, row_seeds=seeds, **common), [0, 0, 0]
+        return foolbox.run(ready.classifier, images, labels, attack, row_seeds=seeds, **common), [0, 0, 0]
 
     def seeds_of(*trial: str | int) -> list[int]:
         return _row_seeds(data, seed, *trial)
 
-    found = adaptive.run(target, images, labels, built, restarts=tries, row_seeds=seeds_of, **common)
-    return found.attacked, [found.by_two_pass, found.by_class_masks, found.flat]
+    outcome = adaptive.run(target, images, labels, attack, restarts=restarts, row_seeds=seeds_of, **common)
+    return outcome.attacked, [outcome.by_two_pass, outcome.by_class_masks, outcome.flat]
 
 
 def _shared_out(
-    data: Data, ranks: Ranks, progress: Progress | None, work: Callable[[Data], tuple[Attacked, list[int]]]
+    data: Data, execution: Execution, work: Callable[[Data], tuple[Attacked, list[int]]]
 ) -> tuple[Attacked, list[int]]:
-    """What `work` finds on the images of all processes; on the others than the first, what it finds on their own."""
+    """What `work` gives for the images of all processes; on the others than the first, what it gives for their own."""
+    ranks = execution.ranks
     if ranks.of == 1:
         return work(data)
     rows = ranks.rows(range(len(data)))
-    found, counts = work(_some(data, rows))
+    attacked, counts = work(_some(data, rows))
     if ranks.leads:
-        return _joined(ranks.gathered(_records(found, counts, rows), progress), data)
-    ranks.hand_over(_records(found, counts, rows))
-    return found, counts
+        return _joined(ranks.gathered(_records(attacked, counts, rows), execution.progress), data)
+    ranks.hand_over(_records(attacked, counts, rows))
+    return attacked, counts
 
 
-def _records(found: Attacked, counts: list[int], rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+def _records(attacked: Attacked, counts: list[int], rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
     """One for each row, and one with the counts."""
     for number, row in enumerate(rows):
-        yield row, pack({name: values[number] for name, values in found.__dict__.items()})
+        yield row, pack({name: values[number] for name, values in vars(attacked).items()})
     yield 0, pack({"counts": torch.tensor(counts)})
 
 
@@ -210,7 +200,7 @@ def _bound(name: str, epsilon: float | None) -> float | None:
     if known is not None and not known.bounded and epsilon is not None:
         raise AttackError(f"--epsilon: {name} looks for the smallest perturbation and takes no bound")
     if known is not None and known.bounded and epsilon is None:
-        return registry.parse_epsilon(registry.DEFAULT_EPSILON)
+        return EPSILON
     return epsilon
 
 
@@ -227,11 +217,11 @@ def _restarts(name: str, defense: Artifact | None, restarts: int | None) -> int:
     return RESTARTS if restarts is None else restarts
 
 
-def _check_draws(name: str, made: Any, restarts: int, shared: bool) -> None:
+def _check_draws(name: str, attack: Any, restarts: int, shared: bool) -> None:
     """The attack's random numbers allow for restarts, and for sharing the images out."""
-    if restarts > 1 and not made.random_start:
+    if restarts > 1 and not attack.random_start:
         raise AttackError("random_start=False makes every restart the same one: expected --restarts 1 with it")
-    if shared and not foolbox.draws_for_each_image(made):
+    if shared and not foolbox.draws_for_each_image(attack):
         raise AttackError(f"{name} draws random numbers for whole batches: --shard and torchrun would change them")
 
 
@@ -239,10 +229,10 @@ def _row_seeds(data: Data, seed: int, *trial: str | int) -> list[int]:
     return [row_seed(seed, *name, *trial) for name in image_names(data.key, data.index)]
 
 
-def _check_found(found: Attacked, name: str, attacked: str, shard: Shard | None) -> None:
-    n, right = len(found.status), int((found.status != WRONG_BEFORE).sum())
+def _check_attacked(attacked: Attacked, name: str, target: str, shard: Shard | None) -> None:
+    n, right = len(attacked.status), int((attacked.status != WRONG_BEFORE).sum())
     if not right and shard is None:  # another shard may have some
-        raise AttackError(f"{attacked} gets none of the {n} images right: there is nothing to attack")
-    failed = int((found.status == FAILED).sum())
+        raise AttackError(f"{target} gets none of the {n} images right: there is nothing to attack")
+    failed = int((attacked.status == FAILED).sum())
     if failed * 2 > right:
-        warn(f"attack {name} fails on {failed} images, and works on {int((found.status == OK).sum())}")
+        warn(f"attack {name} fails on {failed} images, and works on {int((attacked.status == OK).sum())}")

@@ -22,9 +22,9 @@ from fmtool.models.classifier import predict
 from fmtool.runtime.progress import Progress
 from fmtool.stages.device_faults import halving
 from fmtool.stages.inputs import check_attack, check_masks_shape, check_same_model
-from fmtool.stages.prepare import Ready, ready
+from fmtool.stages.options import DEFAULT_EXECUTION, PLACE_DRAWS, Execution
+from fmtool.stages.prepare import ReadyModel, ready_model
 
-DRAWS = 10  # of random places an image
 LOWEST, LARGEST = "lowest frequencies", "largest magnitudes of the image"
 SAME, OTHER = "mask of another image of the same class", "mask of another image of another class"
 # What an image's numbers are drawn for, beside 0, 1, ... for its random places; the numbers keep results what they were.
@@ -113,26 +113,23 @@ def check_masks(
     attack: Artifact,
     masks: Artifact,
     *,
-    draws: int = DRAWS,
+    draws: int = PLACE_DRAWS,
     seed: int = 0,
-    device: str = "auto",
-    batch: int | None = None,
-    factory: str | None = None,
-    allow_other_model: bool = False,
-    progress: Progress | None = None,
+    execution: Execution = DEFAULT_EXECUTION,
 ) -> MaskCheck:
     """Filter an `attack` artifact's images by `masks`, or each by its true class's of `class-masks`, and by controls.
 
     Essential masks filter the clean images and adversarial ones the adversarial images, joined by image; the target is the
     masks' own. Class masks filter all clean images; the target is the label. draws: of random places an image.
     """
+    execution.refuse("check-masks", "output", "shard", "restart", "ranks")
     if draws < 1:
         raise MaskError(f"--draws {draws}: expected a number of at least 1")
-    run = ready(model, device, batch, factory)
-    check_attack(attack, model, run.spec, allow_other_model)
-    check_same_model(masks, model, allow_other_model)
+    ready = ready_model(model, execution)
+    check_attack(attack, model, ready.spec, execution.allow_other_model)
+    check_same_model(masks, model, execution.allow_other_model)
     basis = basis_of(masks.header, masks)
-    kept_entries = _check_masks_fit(masks, basis, run)
+    kept_entries = _check_masks_fit(masks, basis, ready)
     by_class = masks.kind == "class-masks"
     rows = (_of_classes if by_class else _of_images)(attack, masks, seed, basis)
     every = torch.arange(len(rows.targets))
@@ -143,7 +140,7 @@ def check_masks(
         **_same_values(rows, every, draws),
         **(_of_another_class(rows, masks["classes"]) if by_class else _of_another_image(rows)),
     }
-    ends = _run(run, rows, planned, progress)
+    ends = _ends(ready, rows, planned, execution.progress)
     return MaskCheck(
         about="class" if by_class else masks.header["for"],
         attack=masks.header["attack"],
@@ -151,26 +148,25 @@ def check_masks(
         draws=draws,
         flips=controls.FLIPS,
         kept_entries=float(np.median(kept_entries)),
-        entries=run.spec.input_shape[0] * basis.entries,
+        entries=ready.spec.input_shape[0] * basis.entries,
         controls=[_control(name, ends[fitted][plan.rows], ends[name], fitted, seed) for name, plan in planned.items()],
     )
 
 
-def _run(run: Ready, rows: _Rows, planned: dict[str, _Plan], progress: Progress | None) -> dict[str, Tensor]:
+def _ends(ready: ReadyModel, rows: _Rows, planned: dict[str, _Plan], progress: Progress | None) -> dict[str, Tensor]:
     """name -> (m) float64: how often, of its ways, each image of a control ends in its target."""
     done, total = 0, sum(len(plan.ways) for plan in planned.values())
-    found = {}
+    ends = {}
     for name, plan in planned.items():
         hits = torch.zeros(len(plan.rows), dtype=torch.float64)
         for way in plan.ways:
-            hits += (
-                predict(run.classifier, _Seen(rows, plan.rows, way), run.batch, run.device) == plan.targets[plan.rows]
-            )
+            predictions = predict(ready.classifier, _Seen(rows, plan.rows, way), ready.batch, ready.device)
+            hits += predictions == plan.targets[plan.rows]
             done += 1
             if progress:
                 progress("checking masks", done, total)
-        found[name] = hits / len(plan.ways)
-    return found
+        ends[name] = hits / len(plan.ways)
+    return ends
 
 
 def _control(name: str, fitted: Tensor, ends: Tensor, fitted_name: str, seed: int) -> Control:
@@ -303,14 +299,14 @@ def _rows(
     return _Rows(images, places, masks.rows("masks"), owners, targets, names, seeds, basis)
 
 
-def _check_masks_fit(masks: Artifact, basis: Basis, run: Ready) -> Array:
+def _check_masks_fit(masks: Artifact, basis: Basis, ready: ReadyModel) -> Array:
     """(n) kept entries of the masks, which fit the model's images, lie in [0, 1] and are symmetric."""
     rows = masks.rows("masks")
-    check_masks_shape(rows, basis, masks, run.spec)
+    check_masks_shape(rows, basis, masks, ready.spec)
     if not len(rows):
         raise MaskError(f"{masks}: holds no mask")
     for name in ("classes",) if masks.kind == "class-masks" else ("labels", "targets"):
-        check_range(masks[name], len(run.spec.class_names), f"{masks}: {name}")
+        check_range(masks[name], len(ready.spec.class_names), f"{masks}: {name}")
     kept_entries = []
     for start in range(0, len(rows), ROWS_OF_FILE):
         some = rows[start : start + ROWS_OF_FILE]

@@ -14,20 +14,23 @@ from fmtool.artifacts import files
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import stage
 from fmtool.artifacts.rows import ROWS_OF_FILE, check_range, check_unit, join
+from fmtool.correlation import engine
 from fmtool.correlation.engine import chosen
-from fmtool.correlation.engine import correlate as correlate_rows
 from fmtool.correlation.evaluate import Point, Statistic
 from fmtool.correlation.nulls import Null
-from fmtool.correlation.registry import DEFAULT
 from fmtool.errors import ArtifactError, MaskError, StatisticError
 from fmtool.masks.basis import check_shape
 from fmtool.models.classifier import pick_device
-from fmtool.runtime import resume_file
-from fmtool.runtime.progress import Progress
-from fmtool.stages.device_faults import device_errors
-
-PERMUTATIONS = 999
-PRESETS = {"paper": {"permutations": 100, "strict": True}}  # the authors' code: p from shuffled d strictly below d
+from fmtool.stages.device_faults import device_errors, resuming
+from fmtool.stages.options import (
+    DEFAULT_EXECUTION,
+    DIMENSION,
+    PERMUTATIONS,
+    PRESETS,
+    STATISTICS_BY_DEFAULT,
+    SUBSET_DRAWS,
+    Execution,
+)
 
 
 @device_errors("--pool, or fewer pairs")
@@ -36,39 +39,34 @@ def correlate(
     b: Artifact | Tensor,
     *,
     labels: Tensor | None = None,
-    statistics: Sequence[str] = DEFAULT,
+    statistics: Sequence[str] = STATISTICS_BY_DEFAULT,
     permutations: int | None = None,
     preset: str | None = None,
     row_normalise: bool = True,
-    dimension: str = "twonn",
+    dimension: str = DIMENSION,
     pool: int | None = None,
     class_subsets: bool = False,
     subsample: Sequence[int] = (),
-    draws: int = 10,
+    draws: int = SUBSET_DRAWS,
     seed: int = 0,
-    device: str = "auto",
-    output: str | None = None,
-    restart: bool = False,
-    progress: Progress | None = None,
+    execution: Execution = DEFAULT_EXECUTION,
 ) -> Artifact:
     """Correlate two `masks` artifacts, joined by image, both masks preserved; or two matrices (n, d), joined by row.
 
-    Masks are flattened over the full spectrum; pool: average-pool them first by this odd number. preset "paper": the authors'
-    100 permutations and strict inequality. class_subsets, subsample and draws: curves, see `correlation.curves`; what they
-    hold stands in the header. Gives a `registry` artifact. Errors where nothing is shared or n is too small.
-    output: write the file too ("-" for standard output); the same call goes on from a side file beside it when it was killed,
-    unless restart.
+    Masks are flattened over the full spectrum; pool: average-pool them first by this odd number. permutations: None for the
+    preset's, else 999. preset "paper": the authors' 100 permutations and strict inequality. class_subsets, subsample and draws:
+    curves, see `correlation.curves`; they stand in the header. Gives a `correlation` artifact. ArtifactError, MaskError or
+    StatisticError where nothing is shared or n is too small.
     """
+    execution.refuse("correlate", "batch_size", "factory", "allow_other_model", "shard", "ranks")
     if preset is not None and preset not in PRESETS:
         raise StatisticError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
-    authors = PRESETS.get(preset or "", {})
-    count = permutations if permutations is not None else int(authors.get("permutations", PERMUTATIONS))
-    strict = bool(authors.get("strict", False))
+    of_preset = PRESETS.get(preset or "", {})
     x, y, labels, dropped = _rows(a, b, labels, pool)
-    where = pick_device(device)
+    device = pick_device(execution.device)
     arguments: dict[str, Any] = {
-        "permutations": count,
-        "strict": strict,
+        "permutations": int(of_preset.get("permutations", PERMUTATIONS)) if permutations is None else permutations,
+        "strict": bool(of_preset.get("strict", False)),
         "row_normalise": row_normalise,
         "dimension": dimension,
         "class_subsets": class_subsets,
@@ -76,7 +74,7 @@ def correlate(
     }
     recorded = {
         "--statistics": chosen(statistics, x, y),
-        "--permutations": count,
+        "--permutations": arguments["permutations"],
         "--preset": preset,
         "--row-normalise": row_normalise and None,
         "--dimension": dimension,
@@ -84,39 +82,37 @@ def correlate(
         "--class-subsets": class_subsets or None,
         "--subsample": list(subsample) or None,
         "--draws": draws,
-        "--device": where.type,
+        "--device": device.type,
     }
     history = stage("correlate", recorded, seed, [_input(side) for side in (a, b)])
     sides = [_side(side) for side in (a, b)]
     work = {"history": history, "sides": sides, "labels": None if labels is None else _digest(labels)}
-    with resume_file.resuming(output, work, restart=restart) as journal:
-        found = correlate_rows(
+    with resuming(execution, work) as journal:
+        results = engine.correlate(
             x,
             y,
             labels=labels,
             statistics=statistics,
             subsamples=subsample,
             seed=seed,
-            device=str(where),
+            device=str(device),
             **arguments,
-            progress=progress,
+            progress=execution.progress,
             journal=journal,
         )
         header = {
-            "statistics": [_record(one) for one in found],
+            "statistics": [_record(one) for one in results],
             "n": len(x),
-            "permutations": count,
-            "strict": strict,
-            "dimension": dimension,
+            **{name: arguments[name] for name in ("permutations", "strict", "dimension")},
             "pool": pool,
             "dropped": dropped,
             "sides": sides,
-            **_curves(found),
+            **_curves(results),
         }
-        made = Artifact("correlation", header, _tensors(found), history)
-        if output is not None:
-            files.write(made, output)
-    return made
+        result = Artifact("correlation", header, _tensors(results), history)
+        if execution.output is not None:
+            files.write(result, execution.output)
+    return result
 
 
 def _rows(
@@ -132,10 +128,10 @@ def _rows(
     return a, b, labels, {}
 
 
-def _tensors(found: Sequence[Statistic]) -> dict[str, Tensor]:
+def _tensors(results: Sequence[Statistic]) -> dict[str, Tensor]:
     """Null distributions of all rows, and samples; curves keep numbers alone, in the header."""
     tensors = {}
-    for one in found:
+    for one in results:
         tensors[f"{one.name}_null"] = one.null.values
         if one.within_class is not None:
             tensors[f"{one.name}_null_within_class"] = one.within_class.values
@@ -143,11 +139,11 @@ def _tensors(found: Sequence[Statistic]) -> dict[str, Tensor]:
     return tensors
 
 
-def _curves(found: Sequence[Statistic]) -> dict[str, Any]:
+def _curves(results: Sequence[Statistic]) -> dict[str, Any]:
     """The header's `curves`, an entry a statistic and size; nothing where none were asked for."""
     curves = {
-        "class_subsets": [entry for one in found for entry in _curve(one.name, one.class_subsets)],
-        "subsample": [entry for one in found for entry in _curve(one.name, one.subsamples)],
+        "class_subsets": [entry for one in results for entry in _curve(one.name, one.class_subsets)],
+        "subsample": [entry for one in results for entry in _curve(one.name, one.subsamples)],
     }
     asked = {name: entries for name, entries in curves.items() if entries}
     return {"curves": asked} if asked else {}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fmtool.artifacts import files
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import stage
 from fmtool.artifacts.rows import ROWS, check_range, check_unit, join
@@ -17,10 +18,10 @@ from fmtool.errors import ArtifactError, warn
 from fmtool.masks.basis import basis_of
 from fmtool.masks.two_pass import TwoPass
 from fmtool.models.classifier import predict
-from fmtool.runtime.progress import Progress
 from fmtool.stages.device_faults import halving
 from fmtool.stages.inputs import check_attack, check_masks_shape, check_same_model
-from fmtool.stages.prepare import Ready, ready
+from fmtool.stages.options import DEFAULT_EXECUTION, Execution
+from fmtool.stages.prepare import ReadyModel, ready_model
 
 NO_CELL = -1  # stands in `predictions` where a row has no cell
 
@@ -42,11 +43,7 @@ def defend(
     attacked: Sequence[Artifact],
     class_masks: Sequence[Artifact],
     *,
-    device: str = "auto",
-    batch: int | None = None,
-    factory: str | None = None,
-    allow_other_model: bool = False,
-    progress: Progress | None = None,
+    execution: Execution = DEFAULT_EXECUTION,
 ) -> Artifact:
     """Table 4: a row for the clean images and each `attack` artifact, a column for no mask and each `class-masks` artifact.
 
@@ -55,12 +52,16 @@ def defend(
     Adaptive attacks come last, and have cells only in the columns of the masks that they were made against. `worst` is right
     when clean and under every other attack, image by image; `clean_drop` the clean accuracy that a column loses.
     """
+    execution.refuse("defend", "shard", "restart", "ranks")
     if not attacked or not class_masks:
         raise ArtifactError("expected at least one attack file and one class-masks file")
-    run = ready(model, device, batch, factory)
+    ready = ready_model(model, execution)
     for file in attacked:
-        check_attack(file, model, run.spec, allow_other_model, adaptive=True)
-    defenses = [run.classifier, *(two_pass(file, model, run, allow_other_model) for file in class_masks)]
+        check_attack(file, model, ready.spec, execution.allow_other_model, adaptive=True)
+    defenses = [
+        ready.classifier,
+        *(two_pass(file, model, ready, execution.allow_other_model) for file in class_masks),
+    ]
     places = _places(attacked)
     rows = _rows(attacked, places, class_masks)
     columns = ["none"]
@@ -71,9 +72,9 @@ def defend(
     predictions = torch.full((len(rows), len(columns), len(labels)), NO_CELL)
     cells = [(number, *cell) for number, row in enumerate(rows.values()) for cell in row.images.items()]
     for done, (row, column, images) in enumerate(cells, start=1):
-        predictions[row, column] = predict(defenses[column], images, run.batch, run.device)
-        if progress:
-            progress("defending", done, len(cells))
+        predictions[row, column] = predict(defenses[column], images, ready.batch, ready.device)
+        if execution.progress:
+            execution.progress("defending", done, len(cells))
     header = {
         "rows": list(rows),
         "columns": columns,
@@ -83,8 +84,11 @@ def defend(
         "data": first.header["data"],
     }
     tensors = {"predictions": predictions, **{name: first[name][place] for name in ROWS}}
-    history = stage("defend", run.recorded(), None, [model, *attacked, *class_masks])
-    return Artifact("defense", header, tensors, history)
+    history = stage("defend", ready.recorded(), None, [model, *attacked, *class_masks])
+    result = Artifact("defense", header, tensors, history)
+    if execution.output is not None:
+        files.write(result, execution.output)
+    return result
 
 
 def _places(attacked: Sequence[Artifact]) -> list[Tensor]:
@@ -172,15 +176,15 @@ def _matrix(predictions: Tensor, labels: Tensor, adaptive: Sequence[bool]) -> di
     }
 
 
-def two_pass(file: Artifact, model: Artifact, run: Ready, allow_other_model: bool) -> TwoPass:
+def two_pass(file: Artifact, model: Artifact, ready: ReadyModel, allow_other_model: bool) -> TwoPass:
     """The two-pass classifier with the masks of a `class-masks` artifact, which fit the model."""
     check_same_model(file, model, allow_other_model)
     basis = basis_of(file.header, file)
-    check_masks_shape(file["masks"], basis, file, run.spec)
-    check_range(file["classes"], len(run.spec.class_names), f"{file}: classes")
+    check_masks_shape(file["masks"], basis, file, ready.spec)
+    check_range(file["classes"], len(ready.spec.class_names), f"{file}: classes")
     check_unit(file["masks"], str(file))
-    classes = len(run.spec.class_names)
-    return TwoPass(run.classifier, file["masks"], file["classes"], classes, basis).eval().to(run.device)
+    classes = len(ready.spec.class_names)
+    return TwoPass(ready.classifier, file["masks"], file["classes"], classes, basis).eval().to(ready.device)
 
 
 def _free_name(name: str, taken: Container[str]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gc
 import hashlib
-import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -17,17 +17,17 @@ from fmtool.artifacts.format import Artifact
 from fmtool.errors import ModelError, warn
 from fmtool.models.checkpoints import specification
 from fmtool.models.classifier import batch_size, pick_device
-from fmtool.runtime import distributed, resume_file
+from fmtool.runtime import resume_file
+from fmtool.runtime.distributed import ALONE
 from fmtool.runtime.journal import Journal, as_tensor, from_tensor
+from fmtool.stages.options import DEFAULT_EXECUTION, Execution
 
 BATCH = "batch"  # the part of a journal that says which batch memory was enough for
 SAVED = (
-    "out of memory ({}): what is done is saved, and the same command goes on when there is more; "
+    "out of memory ({}): what is done is saved: run the same command again when there is more memory; "
     "with a smaller --batch-size it begins anew"
 )
 Stage = TypeVar("Stage", bound=Callable[..., Any])
-
-_NOTE: ContextVar[list[str | int] | None] = ContextVar("_NOTE", default=None)  # for `note_batch`
 
 
 def out_of_memory(error: BaseException | None) -> bool:
@@ -63,81 +63,97 @@ def device_errors(advice: str = "a smaller --batch-size") -> Iterator[None]:
         raise
 
 
+@dataclass(frozen=True)
+class _Halved(Execution):
+    """An execution with a smaller batch than was asked for. asked: the hash of the command as it was asked for."""
+
+    asked: str = ""
+
+
 def halving(stage: Stage) -> Stage:
-    """A stage of a `model` artifact, first, and keyword arguments `batch`, `device` and, if it can go on, `output` and `restart`.
+    """A stage of a `model` artifact, first, whose keyword `execution` is an `Execution`.
 
     Out of memory it begins again with half the batch, which is then the one recorded; killed after that, the same command goes
     on with that batch. ModelError where one image is too much, several processes share the work, the device fails, or something
     is saved already, which another batch would lose.
     """
-    resumes = "restart" in inspect.signature(stage).parameters
 
     @functools.wraps(stage)
-    def run(model: Artifact, *arguments: Any, **options: Any) -> Any:
-        alone = distributed.world()[1] == 1  # processes that share the work must not differ in their batches
-        told, target = dict(options), options.get("output") if resumes else None
-        before = None if options.get("restart") or not alone else _batch_before(target, stage, model, arguments, told)
-        if before is not None:
-            warn(f"goes on with {before} images in a batch, which memory was enough for (as --batch-size {before})")
-            options["batch"] = before
+    def with_enough_memory(
+        model: Artifact, *inputs: Any, execution: Execution = DEFAULT_EXECUTION, **options: Any
+    ) -> Any:
+        asked = functools.cache(lambda told=execution: _hash(stage.__name__, model, inputs, options, told))
+        alone = execution.ranks.of == 1  # processes that share the work must not differ in their batches
+        batch = _batch_before(execution.output, asked) if alone and not execution.restart else None
+        if batch is not None:
+            warn(
+                f"continues with {batch} images in a batch, for which there was enough memory (as --batch-size {batch})"
+            )
+            execution = _halved(execution, batch, asked())
         while True:
-            found = None if options.get("batch") == told.get("batch") else options["batch"]
-            token = _NOTE.set(None if found is None else [_command(stage, model, arguments, told), found])
             try:
                 with device_errors():
-                    return stage(model, *arguments, **options)
+                    return stage(model, *inputs, execution=execution, **options)
             except ModelError as error:
                 if not alone or not out_of_memory(error):
                     raise
-                if resume_file.costs_time(target):
+                if resume_file.holds_work(execution.output):
                     raise ModelError(SAVED.format(_reason(error.__cause__))) from error
-                batch = _in_effect(model, options)
+                batch = _in_effect(model, execution)
                 if batch == 1:
                     raise
-            finally:
-                _NOTE.reset(token)
             # out of the handler: its traceback holds on to the tensors, and the workers' futures to it, in a circle
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            options |= {"batch": batch // 2, **({"restart": True} if resumes else {})}
+            execution = dataclasses.replace(_halved(execution, batch // 2, asked()), restart=True)
             warn(
                 f"out of memory with {batch} images in a batch: begins again with {batch // 2} (as --batch-size {batch // 2}); "
                 "another batch may round otherwise, and the file's bytes differ"
             )
 
-    return run  # type: ignore[return-value]
+    return with_enough_memory  # type: ignore[return-value]
 
 
-def note_batch(journal: Journal) -> None:
-    """Record which batch memory was enough for, if that isn't the one asked for."""
-    note = _NOTE.get()
-    if note is not None:
-        journal.finish(BATCH, {"note": as_tensor(note)}, again=True)
+@contextmanager
+def resuming(execution: Execution, work: Mapping[str, Any], *, holds_rows: bool = False) -> Iterator[Journal]:
+    """The journal of this execution, see `resume_file.resuming`; it notes the batch size where memory has set it."""
+    ranks = execution.ranks
+    with resume_file.resuming(
+        execution.output, work, restart=execution.restart, rank=(ranks.rank, ranks.of), holds_rows=holds_rows
+    ) as journal:
+        if isinstance(execution, _Halved):
+            journal.finish(BATCH, {"note": as_tensor([execution.asked, execution.batch_size])}, again=True)
+        yield journal
 
 
-def _batch_before(
-    target: str | None, stage: Stage, model: Artifact, arguments: Sequence[Any], options: dict[str, Any]
-) -> int | None:
-    """The batch that the same command was working with when it was killed, if it had to halve it."""
+def _halved(execution: Execution, batch: int, asked: str) -> _Halved:
+    return _Halved(**{**vars(execution), "batch_size": batch, "asked": asked})
+
+
+def _batch_before(target: str | None, asked: Callable[[], str]) -> int | None:
+    """The batch size of the same command when it was killed, if it had to halve it."""
     part = resume_file.saved_part(target, BATCH)
     if part is None:
         return None
     command, batch = from_tensor(part["note"])
-    return int(batch) if command == _command(stage, model, arguments, options) else None
+    return int(batch) if command == asked() else None
 
 
-def _command(stage: Stage, model: Artifact, arguments: Sequence[Any], options: dict[str, Any]) -> str:
-    """The hash of what makes a command the same."""
-    told = [value for value in sorted(options.items()) if value[0] not in ("output", "progress", "ranks", "restart")]
-    values = [stage.__name__, model, *arguments, *(part for option in told for part in option)]
-    return hashlib.sha256(repr([getattr(value, "digest", value) for value in values]).encode()).hexdigest()
+def _hash(name: str, model: Artifact, inputs: Sequence[Any], options: Mapping[str, Any], execution: Execution) -> str:
+    """The hash of what makes a command the same, whatever its output and whoever is told of its progress."""
+    told = dataclasses.replace(execution, output=None, progress=None, ranks=ALONE, restart=False)
+
+    def known_by(value: Any) -> Any:
+        return [known_by(one) for one in value] if isinstance(value, list | tuple) else getattr(value, "digest", value)
+
+    return hashlib.sha256(repr(known_by([name, model, *inputs, sorted(options.items()), told])).encode()).hexdigest()
 
 
-def _in_effect(model: Artifact, options: dict[str, Any]) -> int:
+def _in_effect(model: Artifact, execution: Execution) -> int:
     """The batch size that the stage has just used."""
     shape = specification(model.header, str(model)).input_shape
-    return options.get("batch") or batch_size(shape, pick_device(options.get("device", "auto")))
+    return execution.batch_size or batch_size(shape, pick_device(execution.device))
 
 
 def _reason(error: BaseException | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,16 +19,15 @@ from fmtool.errors import MaskError, unknown, warn
 from fmtool.masks import fitting
 from fmtool.masks.basis import FOURIER, basis_for
 from fmtool.masks.fit_queue import Fit
-from fmtool.masks.optimisation import MAX_STEPS, MIN_STEPS, FitOptions, default_lambda
+from fmtool.masks.optimisation import FitOptions
 from fmtool.models import compiling
 from fmtool.models.classifier import predict
-from fmtool.runtime import resume_file
-from fmtool.runtime.distributed import ALONE, Ranks, Shard
+from fmtool.runtime.distributed import Shard
 from fmtool.runtime.journal import Journal, unpack
-from fmtool.runtime.progress import Progress
-from fmtool.stages.device_faults import halving, note_batch
+from fmtool.stages.device_faults import halving, resuming
 from fmtool.stages.inputs import check_attack, check_data, data_header, inputs_of, rows_of
-from fmtool.stages.prepare import Ready, code_of, ready
+from fmtool.stages.options import DEFAULT_EXECUTION, MAX_STEPS, MIN_STEPS, PRECISION, Execution, default_lambda
+from fmtool.stages.prepare import ReadyModel, code_of, ready_model
 
 PURPOSES = {
     "essential": "clean images that are classified correctly, to keep their label (M_E)",
@@ -41,177 +40,181 @@ LEAST_PERTURB = 2**-25  # 1 - 2^-25 and what lies nearer to 1 round to it in flo
 def fit_masks(
     model: Artifact,
     source: Artifact | Data,
-    for_: str = "essential",
     *,
+    for_: str = "essential",
     lambda_: float | None = None,
     min_steps: int = MIN_STEPS,
     max_steps: int = MAX_STEPS,
     limit: int | None = None,
-    precision: str = "float32",
+    precision: str = PRECISION,
     perturb: float = 0.0,
     seed: int = 0,
-    device: str = "auto",
-    batch: int | None = None,
     compile_: bool | None = None,
-    factory: str | None = None,
-    allow_other_model: bool = False,
-    output: str | None = None,
-    shard: Shard | None = None,
-    restart: bool = False,
-    ranks: Ranks = ALONE,
-    progress: Progress | None = None,
+    execution: Execution = DEFAULT_EXECUTION,
 ) -> Artifact:
     """Masks for an `attack` artifact's images, or essential masks for data; gives a `masks` artifact of the eligible images.
 
     for_: "essential": images right when clean, target the label; "adversarial": images with status 0, target the class that
-    the attack turned them to. lambda_: None for min(0.5, 1536 / (c h w)). precision: see `compiling.PRECISIONS`. perturb: start
-    at 1 - perturb * u, u in [0, 1] drawn from `seed` for each image, instead of at ones. compile_: compile the network; None
-    where there is enough work for that to pay. output: write the file ("-" for standard output); what is returned then reads
-    from it, and memory does not grow with n. An interrupted run goes on from a file beside `output`, unless `restart`. shard:
-    the part of the masks to fit. ranks: the processes that share them; what is returned on the others than the first has no
-    rows. MaskError when no image is eligible.
+    the attack turned them to. lambda_: None for min(0.5, 1536 / (c h w)). precision: see `registry.PRECISIONS`. perturb: start
+    at 1 - perturb * u, u in [0, 1] drawn from `seed` for each image, instead of at ones. compile_: compile the network, which
+    rounds differently; None where there is enough work for that to pay. With an output what is returned reads from that file,
+    and memory does not grow with n. MaskError when no image is eligible.
     """
     if for_ not in PURPOSES:
         raise MaskError(unknown("--for", for_, PURPOSES))
     check_fit_options(lambda_, min_steps, max_steps)
     _check_perturb(perturb)
-    run = ready(model, ranks.device(device), batch, factory)
-    _check_source(source, model, for_, run, allow_other_model)
-    used = default_lambda(run.spec.input_shape) if lambda_ is None else lambda_
-    options = FitOptions(used, run.batch, min_steps, max_steps, compile_=bool(compile_), precision=precision)
-    described = (for_, perturb, seed, limit, model, source, run)
-    asked = {"compile": compile_, "shard": shard and [shard.number, shard.of], **code_of(run.classifier, run.spec)}
-    work, whose = {"described": _described(options, *described), **asked}, (ranks.rank, ranks.of)
-    with resume_file.resuming(output, work, restart=restart, rank=whose, holds_rows=True) as journal:
-        note_batch(journal)
-        of, rows, known = _chosen(source, for_, run, limit, shard, journal)
+    shard, ranks = execution.shard, execution.ranks
+    ready = ready_model(model, execution)
+    _check_source(source, model, for_, ready, execution.allow_other_model)
+    shape = ready.spec.input_shape
+    options = FitOptions(
+        lambda_=default_lambda(shape) if lambda_ is None else lambda_,
+        batch=ready.batch,
+        min_steps=min_steps,
+        max_steps=max_steps,
+        compile_=bool(compile_),
+        precision=precision,
+    )
+    inputs = _Inputs(model, source, ready, for_=for_, perturb=perturb, seed=seed, limit=limit)
+    asked = {"compile": compile_, "shard": shard and [shard.number, shard.of], **code_of(ready.classifier, ready.spec)}
+    with resuming(execution, {"described": _described(options, inputs), **asked}, holds_rows=True) as journal:
+        count, rows, known = _chosen(inputs, shard, journal)
         if compile_ is None:
-            options = replace(options, compile_=compiling.pays(of * min_steps, run.spec.input_shape))
-        header, history = _described(options, *described)
+            options = replace(options, compile_=compiling.pays(count * min_steps, shape))
+        header, history = _described(options, inputs)
         if shard is not None:
-            header["shard"] = shard.field(of)
-        starts = _starts(known, run.spec.input_shape, perturb, seed)
-        pixels = _Pixels(_pixels(source, for_), rows)
+            header["shard"] = shard.field(count)
         fitting.fit_each(
-            *(run.classifier, pixels, known["targets"], options, _store_in(journal), run.device, progress, starts),
+            ready.classifier,
+            _Pixels(_pixels(inputs), rows),
+            known["targets"],
+            options,
+            _store_in(journal),
+            device=ready.device,
+            progress=execution.progress,
+            starts=_starts(known, shape, perturb, seed),
             rows=ranks.rows(range(len(rows))),
             journal=journal,
         )
-        made, columns = _made(journal, header, history, known, run.spec.input_shape, output, ranks, progress)
+        masks, columns = _joined(journal, header, history, known, shape, execution)
     if ranks.leads:
-        _warn_of(columns, used)
-    return made
+        _warn_of(columns, options.lambda_)
+    return masks
 
 
-def _made(
+@dataclass(frozen=True)
+class _Inputs:
+    """What the masks are fitted to, and the options that `FitOptions` lacks."""
+
+    model: Artifact
+    source: Artifact | Data
+    ready: ReadyModel
+    for_: str
+    perturb: float
+    seed: int
+    limit: int | None
+
+
+def _joined(
     journal: Journal,
     header: dict[str, Any],
     history: list[dict[str, Any]],
     known: dict[str, Tensor],
     shape: Sequence[int],
-    output: str | None,
-    ranks: Ranks,
-    progress: Progress | None,
+    execution: Execution,
 ) -> tuple[Artifact, dict[str, Tensor]]:
-    """The artifact of the masks in the journals of all processes together, and their columns."""
-    n = len(known["targets"])
+    """The artifact of the masks in the journals of all processes together, and its columns."""
+    n, ranks = len(known["targets"]), execution.ranks
     fitted = ((row, journal.row(row)) for row in journal.rows())
     if not ranks.leads:
         ranks.hand_over(fitted)
         return Artifact("masks", header, {}, history), {}
-    with streaming.making(output, "masks", header, history, _layout(n, shape, known)) as made:
-        columns = _put(made, ranks.gathered(fitted, progress), n)
+    with streaming.making(execution.output, "masks", header, history, _layout(n, shape, known)) as masks:
+        columns = _put(masks, ranks.gathered(fitted, execution.progress), n)
         for name, values in {**known, **columns}.items():
-            made.put(name, values)
+            masks.put(name, values)
     ranks.written()
-    return made.artifact, columns
+    return masks.artifact, columns
 
 
-def _check_source(source: Artifact | Data, model: Artifact, for_: str, run: Ready, allow_other_model: bool) -> None:
+def _check_source(
+    source: Artifact | Data, model: Artifact, for_: str, ready: ReadyModel, allow_other_model: bool
+) -> None:
     if isinstance(source, Artifact):
-        check_attack(source, model, run.spec, allow_other_model)
+        check_attack(source, model, ready.spec, allow_other_model)
     elif for_ == "adversarial":
         raise MaskError("--for adversarial needs an attack file: data alone has no adversarial images")
     else:
-        check_data(source, run.spec)
+        check_data(source, ready.spec)
 
 
-def _chosen(
-    source: Artifact | Data, for_: str, run: Ready, limit: int | None, shard: Shard | None, journal: Journal
-) -> tuple[int, Tensor, dict[str, Tensor]]:
+def _chosen(inputs: _Inputs, shard: Shard | None, journal: Journal) -> tuple[int, Tensor, dict[str, Tensor]]:
     """How many images are to have masks, which rows of them this shard takes, and what is known of those, as in `_eligible`."""
-    rows, known = _eligible(source, for_, run, limit, journal)
+    rows, known = _eligible(inputs, journal)
     if shard is None:
         return len(rows), rows, known
     part = list(shard.rows(len(rows)))
     return len(rows), rows[part], {name: values[part] for name, values in known.items()}
 
 
-def _eligible(
-    source: Artifact | Data, for_: str, run: Ready, limit: int | None, journal: Journal
-) -> tuple[Tensor, dict[str, Tensor]]:
+def _eligible(inputs: _Inputs, journal: Journal) -> tuple[Tensor, dict[str, Tensor]]:
     """Which rows of the images are to have masks, and what is known of those: targets, labels, key, index and source."""
+    source, ready = inputs.source, inputs.ready
     if isinstance(source, Data):
-        right = predict(run.classifier, source.images, run.batch, run.device, journal, "clean") == source.labels
         targets = source.labels
-    elif for_ == "essential":  # whatever became of the attack
+        right = predict(ready.classifier, source.images, ready.batch, ready.device, journal, "clean") == targets
+    elif inputs.for_ == "essential":  # whatever became of the attack
         right, targets = source["status"] != WRONG_BEFORE, source["labels"]
     else:
         right, targets = source["status"] == OK, source["adversarial_predictions"]
     rows = right.nonzero().flatten()
     if not len(rows):
-        raise MaskError(f"no image is left for {for_} masks: expected {PURPOSES[for_]}")
+        raise MaskError(f"no image is left for {inputs.for_} masks: expected {PURPOSES[inputs.for_]}")
     known = {"targets": targets, **rows_of(source)}
-    rows = rows[spread(known["labels"][rows], limit)]
+    rows = rows[spread(known["labels"][rows], inputs.limit)]
     return rows, {name: values[rows] for name, values in known.items()}
 
 
-def _pixels(source: Artifact | Data, for_: str) -> Rows:
+def _pixels(inputs: _Inputs) -> Rows:
     """The images that masks are fitted to, of all rows."""
-    if isinstance(source, Data):
-        return source.images
-    return source.rows("images" if for_ == "essential" else "adversarial")
+    if isinstance(inputs.source, Data):
+        return inputs.source.images
+    return inputs.source.rows("images" if inputs.for_ == "essential" else "adversarial")
 
 
-def _described(
-    options: FitOptions,
-    for_: str,
-    perturb: float,
-    seed: int,
-    limit: int | None,
-    model: Artifact,
-    source: Artifact | Data,
-    run: Ready,
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _described(options: FitOptions, inputs: _Inputs) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The header and the history of the masks."""
+    model, source, ready = inputs.model, inputs.source, inputs.ready
     chosen = {
-        "for": for_,
+        "for": inputs.for_,
         "lambda": options.lambda_,
         "min_steps": options.min_steps,
         "max_steps": options.max_steps,
         "precision": options.precision,
-        "perturb": perturb,
+        "perturb": inputs.perturb,
     }
     header = {
         **chosen,
         "attack": None if isinstance(source, Data) else source.header["attack"],
-        "image_size": list(run.spec.input_shape[1:]),
+        "image_size": list(ready.spec.input_shape[1:]),
         "basis": options.basis,
         "layer": "input",
-        **data_header(source, run.spec),
+        **data_header(source, ready.spec),
     }
     recorded = {
-        "--for": for_,
+        "--for": inputs.for_,
         "--lambda": options.lambda_,
         "--min-steps": options.min_steps,
         "--max-steps": options.max_steps,
         "--precision": options.precision,
-        "--perturb": perturb or None,
-        "--limit": limit,
+        "--perturb": inputs.perturb or None,
+        "--limit": inputs.limit,
         "--compile": options.compile_,
-        **run.recorded(),
+        **ready.recorded(),
     }
-    return header, stage("fit-masks", recorded, seed if perturb else None, inputs_of(model, source))
+    seed = inputs.seed if inputs.perturb else None
+    return header, stage("fit-masks", recorded, seed, inputs_of(model, source))
 
 
 def _starts(rows: dict[str, Tensor], shape: Sequence[int], perturb: float, seed: int) -> Callable[[int], Tensor] | None:
@@ -246,12 +249,12 @@ def _store_in(journal: Journal) -> Callable[[int, Fit], None]:
     return store
 
 
-def _put(made: streaming.Made, found: Iterable[tuple[int, bytes]], n: int) -> dict[str, Tensor]:
-    """Take masks to where they are kept; gives what else there is of each, one column a field (n)."""
+def _put(masks: streaming.Made, rows: Iterable[tuple[int, bytes]], n: int) -> dict[str, Tensor]:
+    """Write the masks of these rows; gives what else there is of each, one column a field (n)."""
     columns = {name: torch.zeros(n, dtype=dtype) for name, dtype in COLUMNS.items()}
-    for row, data in found:
-        values = unpack(data)
-        made.put("masks", values["masks"], row)
+    for row, content in rows:
+        values = unpack(content)
+        masks.put("masks", values["masks"], row)
         for name, column in columns.items():
             column[row] = values[name]
     return columns
@@ -290,12 +293,12 @@ def _check_perturb(perturb: float) -> None:
         warn(f"--perturb {perturb:g} is too small: 1 - {perturb:g} is 1 in float32, and masks start at ones")
 
 
-def _warn_of(found: dict[str, Tensor], used: float) -> None:
-    kept, n = int(found["preserved"].sum()), len(found["preserved"])
-    if kept * 2 < n:
-        warn(f"only {kept} of {n} masks preserve their class: lambda {used:g} may be too high, see --lambda")
-    unsettled = int((~found["converged"]).sum())
+def _warn_of(columns: dict[str, Tensor], lambda_: float) -> None:
+    preserved, n = int(columns["preserved"].sum()), len(columns["preserved"])
+    if preserved * 2 < n:
+        warn(f"only {preserved} of {n} masks preserve their class: lambda {lambda_:g} may be too high, see --lambda")
+    unsettled = int((~columns["converged"]).sum())
     if unsettled:
-        warn(f"{unsettled} of {n} masks met the limit of steps before the stopping test")
-    if bool(torch.isnan(found["loss"]).any()):
+        warn(f"{unsettled} of {n} masks reached the limit of steps before the stopping test")
+    if bool(torch.isnan(columns["loss"]).any()):
         warn("some masks have a loss that is not a number: check the model on these images")

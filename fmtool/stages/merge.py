@@ -14,6 +14,7 @@ from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import plain_options, stage
 from fmtool.artifacts.rows import check_range, image_names, shard_of
 from fmtool.errors import ArtifactError, warn
+from fmtool.stages.options import DEFAULT_EXECUTION, Execution
 
 # kind -> the stages whose options must agree: the newest of each that is in the history
 MAKERS = {"attack": ("attack",), "masks": ("fit-masks", "attack")}
@@ -23,14 +24,15 @@ ROUNDING = {"batch_size", "compile", "device"}  # options that may change no mor
 LISTED = 5  # missing shards that a message names
 
 
-def merge(files: Sequence[Artifact], *, allow_gaps: bool = False, output: str | None = None) -> Artifact:
+def merge(files: Sequence[Artifact], *, allow_gaps: bool = False, execution: Execution = DEFAULT_EXECUTION) -> Artifact:
     """`attack` or `masks` artifacts, made by the same model with the same options, as one: rows in the order given.
 
     Their `data` become one list, equal entries once, and `source` is renumbered. Shards of one job become what the job makes
-    at once, byte by byte; with `allow_gaps` some of them may be missing. output: write the file ("-" for standard output) row
-    by row; what is returned then reads from it. ArtifactError for files that differ in more than their images, or that share
+    at once, byte by byte; with `allow_gaps` some of them may be missing. With an output the file is written row by row, and what
+    is returned reads from it. ArtifactError for files that differ in more than their images, or that share
     an image.
     """
+    execution.refuse("merge", "device", "batch_size", "factory", "allow_other_model", "shard", "restart", "ranks")
     if not files:
         raise ArtifactError("expected at least one file to merge")
     first = files[0]
@@ -54,17 +56,17 @@ def merge(files: Sequence[Artifact], *, allow_gaps: bool = False, output: str | 
     columns = {name: [file.rows(name) for file in files] for name in first.tensors}
     layout = {name: (rows[0].dtype, (len(sources), *rows[0].shape[1:])) for name, rows in columns.items()}
     places = _places(files) if sharded else torch.arange(len(sources))
-    with streaming.making(output, first.kind, header, history, layout) as made:
+    with streaming.making(execution.output, first.kind, header, history, layout) as merged:
         for name, parts in columns.items():
             if len(parts[0].shape) == 1:
                 values = sources if name == "source" and not sharded else torch.cat([rows[:] for rows in parts])
-                made.put(name, values[places.argsort()])
+                merged.put(name, values[places.argsort()])
                 continue
             numbers = iter(places.tolist())
             for rows in parts:
                 for number in range(len(rows)):
-                    made.put(name, rows[number], next(numbers))
-    return made.artifact
+                    merged.put(name, rows[number], next(numbers))
+    return merged.artifact
 
 
 def _check_shards(files: Sequence[Artifact], allow_gaps: bool) -> bool:

@@ -12,11 +12,12 @@ from fmtool.artifacts.format import Artifact
 from fmtool.models.checkpoints import Specification, from_artifact
 from fmtool.models.classifier import Classifier, batch_size, pick_device, prepare
 from fmtool.runtime import threads
+from fmtool.stages.options import Execution
 
 
 @dataclass(frozen=True)
-class Ready:
-    """A classifier on its device, folded and frozen, with its specification and the batch that every stage runs it at."""
+class ReadyModel:
+    """A classifier on its device, folded and frozen, with its specification and the batch size that every stage uses."""
 
     classifier: Classifier
     spec: Specification
@@ -33,26 +34,25 @@ def factory_of(spec: Specification) -> str | None:
     return spec.architecture if ":" in spec.architecture else None
 
 
-def ready(model: Artifact, device: str, batch: int | None, factory: str | None) -> Ready:
+def ready_model(model: Artifact, execution: Execution) -> ReadyModel:
     """Load a `model` artifact for attacking and mask fitting."""
-    where = pick_device(device)
-    classifier, spec = from_artifact(model, factory=factory)
-    return Ready(
-        prepare(classifier, where, spec.input_shape), spec, where, batch or batch_size(spec.input_shape, where)
-    )
+    device = pick_device(execution.ranks.device(execution.device))
+    classifier, spec = from_artifact(model, factory=execution.factory)
+    batch = execution.batch_size or batch_size(spec.input_shape, device)
+    return ReadyModel(prepare(classifier, device, spec.input_shape), spec, device, batch)
 
 
 def code_of(classifier: Classifier, spec: Specification) -> dict[str, str]:
-    """What tells whether somebody's factory still builds the same network: a digest of its logits on two images."""
+    """What tells whether a third-party factory still builds the same network: a digest of its logits on two images."""
     if factory_of(spec) is None:
         return {}
-    where = next((tensor.device for tensor in [*classifier.parameters(), *classifier.buffers()]), torch.device("cpu"))
-    images = torch.rand(2, *spec.input_shape, generator=torch.Generator().manual_seed(0)).to(where)
+    device = next((tensor.device for tensor in [*classifier.parameters(), *classifier.buffers()]), torch.device("cpu"))
+    images = torch.rand(2, *spec.input_shape, generator=torch.Generator().manual_seed(0)).to(device)
 
     @torch.no_grad()
     def digest() -> str:
         return hashlib.sha256(classifier(images).float().cpu().contiguous().numpy().data).hexdigest()
 
-    with threads.pool(where, 1) as pool, torch.random.fork_rng([where] if where.type == "cuda" else []):
-        found, again = pool.submit(digest).result(), pool.submit(digest).result()
-    return {"network": found} if found == again else {}  # one that draws random numbers can't be told from another
+    with threads.pool(device, 1) as pool, torch.random.fork_rng([device] if device.type == "cuda" else []):
+        first, second = pool.submit(digest).result(), pool.submit(digest).result()
+    return {"network": first} if first == second else {}  # one that draws random numbers can't be told from another

@@ -17,76 +17,71 @@ from fmtool.errors import ModelError, unknown, warn
 from fmtool.models import compiling, training
 from fmtool.models.checkpoints import Specification, build, check_output, from_artifact, to_artifact, with_head
 from fmtool.models.classifier import Classifier, batch_size, pick_device, predict, prepare
-from fmtool.runtime import resume_file
-from fmtool.runtime.progress import Progress
-from fmtool.stages.device_faults import device_errors
+from fmtool.stages.device_faults import device_errors, resuming
 from fmtool.stages.inputs import check_data, check_shape, data_input
+from fmtool.stages.options import ARCHITECTURE, DEFAULT_EXECUTION, Execution
 from fmtool.stages.prepare import code_of, factory_of
 
 
 @device_errors()
 def train_model(
     data: Data,
-    test: Data | None = None,
+    test_data: Data | None = None,
     *,
-    architecture: str = "resnet20",
-    base: Artifact | None = None,
+    architecture: str = ARCHITECTURE,
+    from_: Artifact | None = None,
     head_only: bool = False,
     recipe: str | None = None,
     epochs: int | None = None,
     learning_rate: float | None = None,
-    batch: int | None = None,
+    batch_size: int | None = None,
     augment: str | None = None,
     seed: int = 0,
-    device: str = "auto",
     compile_: bool | None = None,
-    factory: str | None = None,
-    output: str | None = None,
-    restart: bool = False,
-    progress: Progress | None = None,
+    execution: Execution = DEFAULT_EXECUTION,
 ) -> Artifact:
-    """Train on `data` and report the accuracy on `test`, as a `model` artifact.
+    """Train on `data` and report the accuracy on `test_data`, as a `model` artifact.
 
-    base: start from this model's weights; with head_only its last layer is replaced and trained alone. recipe: a name of
-    `training.RECIPES` ("paper", or "head" with head_only); epochs, learning_rate and batch override it. augment: "none",
-    "crop" or "flip-crop" (default: what suits the data set; none with head_only, as in the paper). compile_: compile the
-    network; None where there is enough work for that to pay. The features of head_only are computed once, uncompiled.
-    output: write the file too ("-" for standard output); the same call goes on from a side file beside it when it was killed,
-    unless restart.
+    from_: start from this model's weights; with head_only its last layer is replaced and trained alone. recipe: a name of
+    `training.RECIPES` ("paper", or "head" with head_only); epochs, learning_rate and batch_size, images a training step,
+    override it. augment: "none", "crop" or "flip-crop" (default: what suits the data set; none with head_only, as in the paper).
+    compile_: compile the network; None where there is enough work for that to pay. The features of head_only are computed once,
+    uncompiled.
     """
+    execution.refuse("train-model", "batch_size", "allow_other_model", "shard", "ranks")
     if not data.class_names:
         raise ModelError(f"{data.name}: names no classes, expected class_names in its header to train on it")
     recipe = recipe or ("head" if head_only else "paper")
-    chosen = _recipe(recipe, epochs, learning_rate, batch)
+    steps = _recipe(recipe, epochs, learning_rate, batch_size)
     augment = "none" if head_only else augment or _augment_for(data)
     if augment not in training.AUGMENTATIONS:
         raise ModelError(unknown("--augment", augment, training.AUGMENTATIONS))
-    if head_only and base is None:
+    if head_only and from_ is None:
         raise ModelError("--head-only needs --from MODEL, the model whose last layer is replaced")
-    where = pick_device(device)
+    device = pick_device(execution.device)
     torch.manual_seed(seed)  # for fresh weights
-    classifier, spec = _start(data, architecture, base, head_only, factory)
-    if test is not None:
-        check_data(test, spec)
-    size = batch_size(spec.input_shape, where)
+    classifier, spec = _start(data, architecture, from_, head_only, execution.factory)
+    if test_data is not None:
+        check_data(test_data, spec)
+    forward_batch = _forward_batch(spec, device)
     if compile_ is None:
-        compile_ = not head_only and compiling.pays(len(data) * chosen.epochs, spec.input_shape)
+        compile_ = not head_only and compiling.pays(len(data) * steps.epochs, spec.input_shape)
     options = {
         "--recipe": recipe,
-        "--epochs": chosen.epochs,
-        "--learning-rate": chosen.learning_rate,
-        "--batch-size": chosen.batch,
+        "--epochs": steps.epochs,
+        "--learning-rate": steps.learning_rate,
+        "--batch-size": steps.batch,
         "--augment": augment,
-        "--architecture": None if base else spec.architecture,
+        "--architecture": None if from_ else spec.architecture,
         "--head-only": head_only or None,
         "--compile": compile_,
-        "--device": where.type,
-        "--factory": factory_of(spec) if base else None,
+        "--device": device.type,
+        "--factory": factory_of(spec) if from_ else None,
     }
     inputs: list[Any] = [
-        *([("--from", base)] if base else []),
+        *([("--from", from_)] if from_ else []),
         data_input(data),
-        *([data_input(test, "--test-data")] if test else []),
+        *([data_input(test_data, "--test-data")] if test_data else []),
     ]
     history = stage("train-model", options, seed, inputs)
     # threads share each piece of work, and so round by their number
@@ -96,28 +91,40 @@ def train_model(
         "threads": torch.get_num_threads(),
         **code_of(classifier, spec),
     }
-    with resume_file.resuming(output, work, restart=restart) as journal:
-        how: dict[str, Any] = {"seed": seed, "device": where, "progress": progress, "journal": journal}
+    with resuming(execution, work) as journal:
+        common: dict[str, Any] = {
+            "seed": seed,
+            "device": device,
+            "progress": execution.progress,
+            "journal": journal,
+        }
         if head_only:
-            training.train_head(classifier, data.images, data.labels, chosen, batch=size, **how)
+            training.train_head(classifier, data.images, data.labels, steps, batch=forward_batch, **common)
         else:
-            training.train(classifier, data.images, data.labels, chosen, augment=augment, compile_=compile_, **how)
-        if test is not None:
-            found = predict(prepare(classifier, where, spec.input_shape), test.pixels(), size, where, journal, "test")
-            spec = dataclasses.replace(spec, accuracy=float((found == test.labels).double().mean()))
-        made = to_artifact(classifier, spec, history)
-        if output is not None:
-            files.write(made, output)
-    return made
+            training.train(classifier, data.images, data.labels, steps, augment=augment, compile_=compile_, **common)
+        if test_data is not None:
+            prepared = prepare(classifier, device, spec.input_shape)
+            predictions = predict(prepared, test_data.pixels(), forward_batch, device, journal, "test")
+            accuracy = float((predictions == test_data.labels).double().mean())
+            spec = dataclasses.replace(spec, accuracy=accuracy)
+        result = to_artifact(classifier, spec, history)
+        if execution.output is not None:
+            files.write(result, execution.output)
+    return result
 
 
-def _recipe(name: str, epochs: int | None, learning_rate: float | None, batch: int | None) -> training.Recipe:
+def _recipe(name: str, epochs: int | None, learning_rate: float | None, batch_size: int | None) -> training.Recipe:
     if name not in training.RECIPES:
         raise ModelError(unknown("recipe", name, training.RECIPES))
     if learning_rate is not None and not 0 < learning_rate < math.inf:
         raise ModelError(f"--learning-rate {learning_rate}: expected a number above 0")
-    overrides: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate, "batch": batch}
+    overrides: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate, "batch": batch_size}
     return dataclasses.replace(training.RECIPES[name], **{k: v for k, v in overrides.items() if v is not None})
+
+
+def _forward_batch(spec: Specification, device: torch.device) -> int:
+    """Images a forward pass of the accuracy and of the features; `batch_size` of the stage is a training step's."""
+    return batch_size(spec.input_shape, device)
 
 
 def _augment_for(data: Data) -> str:

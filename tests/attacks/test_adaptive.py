@@ -23,7 +23,7 @@ from fmtool.masks.two_pass import TwoPass
 
 CPU = torch.device("cpu")
 EPSILON = 0.08
-FEW: dict[str, Any] = {"epsilon": EPSILON, "options": {"steps": 8}}
+FEW: dict[str, Any] = {"epsilon": EPSILON, "attack_options": {"steps": 8}}
 
 
 def load(files: Path, name: str) -> Artifact:
@@ -70,9 +70,13 @@ def test_adversarial_images_are_within_epsilon_and_in_range(adaptive: Artifact) 
 
 def test_predictions_are_the_two_pass_networks(files: Path, adaptive: Artifact) -> None:
     """Predict, filter by the predicted class's mask, predict again, one image at a time at the shape it was judged at."""
-    from fmtool.stages.prepare import ready
+    from fmtool.stages.prepare import ready_model
 
-    run, robust, labels = ready(load(files, "model"), "cpu", None, None), load(files, "robust"), adaptive["labels"]
+    run, robust, labels = (
+        ready_model(load(files, "model"), fmtool.Execution(device="cpu")),
+        load(files, "robust"),
+        adaptive["labels"],
+    )
 
     def predict(image: Tensor) -> int:
         return int(run.classifier(image.expand(run.batch, 1, 8, 8)).argmax(1)[0])
@@ -108,7 +112,7 @@ def test_the_same_file_from_any_number_of_threads(files: Path, data: Any, set_th
     for threads in (1, 2):
         set_threads(threads)
         model, robust = load(files, "model"), load(files, "robust")
-        made = fmtool.attack(model, data, defense=robust, restarts=2, batch=8, **FEW)
+        made = fmtool.attack(model, data, defense=robust, restarts=2, **FEW, execution=fmtool.Execution(batch_size=8))
         digests.add(made.digest)
     assert len(digests) == 1
 
@@ -158,9 +162,9 @@ def test_class_masks_are_tried_one_by_one() -> None:
 def test_the_choice_of_the_mask_has_no_gradient(files: Path) -> None:
     """The two-pass classifier's gradient is that through the chosen mask, held fixed."""
     from fmtool.masks.two_pass import OneMask
-    from fmtool.stages.prepare import ready
+    from fmtool.stages.prepare import ready_model
 
-    run, robust = ready(load(files, "model"), "cpu", None, None), load(files, "robust")
+    run, robust = ready_model(load(files, "model"), fmtool.Execution(device="cpu")), load(files, "robust")
     two_pass = TwoPass(run.classifier, robust["masks"], robust["classes"], 10, fourier(8, 8)).eval()
     image = load(files, "fmn")["images"][:1].clone().requires_grad_()
     chosen = int(run.classifier(image).argmax(1))
@@ -183,7 +187,7 @@ def test_images_without_a_gradient_are_warned_of(files: Path, data: Any) -> None
 
 def test_an_attacker_with_the_masks_does_no_worse(files: Path, adaptive: Artifact, data: Any) -> None:
     model, robust = load(files, "model"), load(files, "robust")
-    found = fmtool.defend(model, [fmtool.attack(model, data, "pgd", **FEW), adaptive], [robust])
+    found = fmtool.defend(model, [fmtool.attack(model, data, attack="pgd", **FEW), adaptive], [robust])
     assert found.header["rows"] == ["clean", "pgd", "adaptive PGD"]
     _, transferred, adapted = (row[1]["accuracy"] for row in found.header["matrix"])
     assert adapted <= transferred
@@ -193,8 +197,8 @@ def test_masks_of_the_model_are_not_fitted_to_it(files: Path, adaptive: Artifact
     """Its predictions and status are another classifier's."""
     model = load(files, "model")
     for refused in (
-        lambda: fmtool.fit_masks(model, adaptive, "essential"),
-        lambda: fmtool.fit_masks(model, adaptive, "adversarial"),
+        lambda: fmtool.fit_masks(model, adaptive, for_="essential"),
+        lambda: fmtool.fit_masks(model, adaptive, for_="adversarial"),
         lambda: fmtool.class_masks(model, adaptive),
         lambda: fmtool.class_masks(model, adaptive, robust=True),
     ):
@@ -208,26 +212,27 @@ def test_masks_of_the_model_are_not_fitted_to_it(files: Path, adaptive: Artifact
         ("fmn", {}, "--defense goes with --attack pgd, got fmn"),
         ("LinfBasicIterativeAttack", {}, "--defense goes with --attack pgd"),
         (None, {"restarts": 0}, "--restarts 0: expected a number of at least 1"),
-        (None, {"options": {"random_start": False}}, "expected --restarts 1"),
+        (None, {"attack_options": {"random_start": False}}, "expected --restarts 1"),
     ],
 )
 def test_what_does_not_go_with_a_defence(
     name: str | None, more: dict[str, Any], message: str, files: Path, data: Any
 ) -> None:
     with pytest.raises(AttackError, match=message):
-        fmtool.attack(load(files, "model"), data, name, defense=load(files, "robust"), **more)
+        fmtool.attack(load(files, "model"), data, attack=name, defense=load(files, "robust"), **more)
 
 
 def test_restarts_need_a_defence(files: Path, data: Any) -> None:
     with pytest.raises(AttackError, match="--restarts goes with --defense"):
-        fmtool.attack(load(files, "model"), data, "pgd", restarts=5)
+        fmtool.attack(load(files, "model"), data, attack="pgd", restarts=5)
 
 
 def test_masks_of_another_model_are_refused_unless_told_otherwise(files: Path, data: Any) -> None:
     model, robust = load(files, "model"), load(files, "robust")
     bias = model["linear.bias"] + 1e-3
     other = dataclasses.replace(model, tensors={**model.tensors, "linear.bias": bias})
-    few = {**FEW, "options": {"steps": 1}, "restarts": 1, "defense": robust}
+    few = {**FEW, "attack_options": {"steps": 1}, "restarts": 1, "defense": robust}
     with pytest.raises(ArtifactError, match="was made with model"):
         fmtool.attack(other, data, **few)
-    assert fmtool.attack(other, data, allow_other_model=True, **few).header["defense"]["digest"] == robust.digest
+    allowed = fmtool.attack(other, data, **few, execution=fmtool.Execution(allow_other_model=True))
+    assert allowed.header["defense"]["digest"] == robust.digest

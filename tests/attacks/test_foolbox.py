@@ -30,9 +30,9 @@ BOUNDS = (0, 1)
 @pytest.fixture(scope="module")
 def trained(files: Path) -> tuple[nn.Module, Tensor, Tensor]:
     """The small model as every stage runs it, and 16 test images that it gets right."""
-    from fmtool.stages.prepare import ready
+    from fmtool.stages.prepare import ready_model
 
-    run = ready(fmtool.read(str(files / "model.safetensors")), "cpu", None, None)
+    run = ready_model(fmtool.read(str(files / "model.safetensors")), fmtool.Execution(device="cpu"))
     data = fmtool.load_data("digits:test", limit=40)
     images = data.pixels()
     right = (run.classifier(images).argmax(1) == data.labels).nonzero().flatten()[:16]
@@ -184,17 +184,17 @@ def test_an_attack_that_fails_says_so(trained: tuple[nn.Module, Tensor, Tensor],
     assert bool((found.status == FAILED).all())
     model = fmtool.read(str(files / "model.safetensors"))
     with pytest.warns(FmtoolWarning, match="fails on"):
-        fmtool.attack(model, fmtool.load_data("digits:test", limit=20), "pgd", epsilon=1e-6)
+        fmtool.attack(model, fmtool.load_data("digits:test", limit=20), attack="pgd", epsilon=1e-6)
 
 
 def test_all_options_in_effect_are_recorded(files: Path) -> None:
     model = fmtool.read(str(files / "model.safetensors"))
     data = fmtool.load_data("digits:test", limit=10)
-    made = fmtool.attack(model, data, "pgd", epsilon=0.3, options={"steps": 7})
+    made = fmtool.attack(model, data, attack="pgd", epsilon=0.3, attack_options={"steps": 7})
     assert made.header["options"] == {
         "steps": 7, "epsilon": 0.3, "random_start": True, "rel_stepsize": 0.01 / 0.3, "abs_stepsize": None,
     }  # fmt: skip
-    default = fmtool.attack(model, data, "pgd")
+    default = fmtool.attack(model, data, attack="pgd")
     assert default.header["options"]["epsilon"] == 8 / 255
 
 
@@ -227,16 +227,19 @@ def test_options_that_no_attack_or_file_takes(text: str, message: str, files: Pa
     options = registry.parse_options({"rel_stepsize": text})
     with pytest.raises(AttackError, match=message):
         fmtool.attack(
-            fmtool.read(str(files / "model.safetensors")), fmtool.load_data("digits", limit=10), "pgd", options=options
+            fmtool.read(str(files / "model.safetensors")),
+            fmtool.load_data("digits", limit=10),
+            attack="pgd",
+            attack_options=options,
         )
 
 
 def test_bounds_where_there_are_none_or_must_be(trained: tuple[nn.Module, Tensor, Tensor], files: Path) -> None:
     model, data = fmtool.read(str(files / "model.safetensors")), fmtool.load_data("digits:test", limit=10)
     with pytest.raises(AttackError, match="takes no bound"):
-        fmtool.attack(model, data, "fmn", epsilon=0.1)
+        fmtool.attack(model, data, attack="fmn", epsilon=0.1)
     with pytest.raises(AttackError, match="needs an --epsilon"):
-        fmtool.attack(model, data, "LinfBasicIterativeAttack")
+        fmtool.attack(model, data, attack="LinfBasicIterativeAttack")
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "2", "nan", "8/0", "eight", "256/255", ""])
@@ -255,10 +258,10 @@ def test_nothing_right_is_nothing_to_attack(files: Path) -> None:
 
     model = fmtool.read(str(files / "model.safetensors"))
     data = fmtool.load_data("digits:test", limit=20)
-    attacked = fmtool.attack(model, data, "LinfFastGradientAttack", epsilon=0.01)
+    attacked = fmtool.attack(model, data, attack="LinfFastGradientAttack", epsilon=0.01)
     wrong = (attacked["clean_predictions"] + 1) % 10
     with pytest.raises(AttackError, match="nothing to attack"):
-        fmtool.attack(model, dataclasses.replace(data, labels=wrong), "fmn")
+        fmtool.attack(model, dataclasses.replace(data, labels=wrong), attack="fmn")
 
 
 def test_real_network_on_real_images(shared_data: Path) -> None:
@@ -271,15 +274,15 @@ def test_real_network_on_real_images(shared_data: Path) -> None:
         std=[0.229, 0.224, 0.225],
     )  # fmt: skip
     from fmtool.models.classifier import predict
-    from fmtool.stages.prepare import ready
+    from fmtool.stages.prepare import ready_model
 
     path = str(shared_data / "cifar10-test-1017.safetensors")
-    everything, run = fmtool.load_data(path), ready(model, "cpu", None, None)
+    everything, run = fmtool.load_data(path), ready_model(model, fmtool.Execution(device="cpu"))
     clean = predict(run.classifier, everything.pixels(), run.batch, CPU)
     assert int((clean == everything.labels).sum()) == 932  # 91.64 %
     data = fmtool.load_data(path, limit=64)
     for name, expected in (("fmn", 0.608), ("deepfool", 0.779), ("pgd", None)):
-        found = fmtool.attack(model, data, name)
+        found = fmtool.attack(model, data, attack=name)
         right = found["status"] != WRONG_BEFORE
         assert int((found["adversarial_predictions"] == found["labels"]).sum()) == 0, name
         distance = 255 * (found["adversarial"] - found["images"]).abs().amax(dim=(1, 2, 3))[right]

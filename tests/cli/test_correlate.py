@@ -13,7 +13,7 @@ from conftest import Run
 from safetensors.torch import save_file
 
 import fmtool
-from fmtool.correlation.registry import DEFAULT, STATISTICS
+from fmtool.correlation.registry import STATISTICS, STATISTICS_BY_DEFAULT
 
 
 @pytest.fixture
@@ -51,8 +51,10 @@ def test_curves_are_recorded_and_printed(sides: tuple[Path, Path], run: Run, tmp
     assert set(curves) == {"class_subsets", "subsample"}
     entries = [entry for entry in curves["subsample"] if entry["statistic"] == "svcca"]
     assert [(entry["size"], len(entry["points"])) for entry in entries] == [(12, 2), (20, 2), (found.header["n"], 1)]
-    assert [entry["statistic"] for entry in curves["class_subsets"]] == [name for name in DEFAULT for _ in range(10)]
-    for one, name in zip(whole, DEFAULT, strict=True):
+    assert [entry["statistic"] for entry in curves["class_subsets"]] == [
+        name for name in STATISTICS_BY_DEFAULT for _ in range(10)
+    ]
+    for one, name in zip(whole, STATISTICS_BY_DEFAULT, strict=True):
         for which in curves.values():
             (last,) = [entry for entry in which if entry["statistic"] == name][-1]["points"]
             assert {key: last[key] for key in ("observed", "null", "within_class")} == {

@@ -18,7 +18,7 @@ from fmtool.correlation import engine, evaluate, registry
 from fmtool.correlation.engine import correlate
 from fmtool.correlation.evaluate import Statistic
 from fmtool.correlation.nulls import Null
-from fmtool.correlation.registry import DEFAULT, STATISTICS
+from fmtool.correlation.registry import STATISTICS, STATISTICS_BY_DEFAULT
 from fmtool.errors import StatisticError
 
 NAMES = list(STATISTICS)
@@ -97,7 +97,7 @@ def test_same_values_alone_and_together_and_another_seed_differs() -> None:
     x, y = normal(50, 3), normal(50, 3, 1)
     together = correlate(x, y, statistics=["all", "svcca"], permutations=20, seed=3)
     assert [found.name for found in together] == NAMES
-    assert [found.name for found in correlate(x, y, permutations=1)] == list(DEFAULT)
+    assert [found.name for found in correlate(x, y, permutations=1)] == list(STATISTICS_BY_DEFAULT)
     for found in together:
         (alone,) = correlate(x, y, statistics=[found.name], permutations=20, seed=3)
         (other,) = correlate(x, y, statistics=[found.name], permutations=20, seed=4)

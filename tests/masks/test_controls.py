@@ -25,7 +25,7 @@ from fmtool.masks.controls import (
     share,
     sign_flip_p,
 )
-from fmtool.stages.prepare import ready
+from fmtool.stages.prepare import ready_model
 
 SIZES = [(8, 8), (9, 9), (8, 9), (9, 6), (1, 4)]
 
@@ -221,7 +221,7 @@ def by_magnitude(image: Tensor, mask: Tensor) -> Tensor:
 def test_a_control_against_a_loop_over_images(files: Path) -> None:
     """Values moved to the image's largest magnitudes, one image and one orbit of the full spectrum at a time."""
     model, attack, masks = (load(files, name) for name in ("model", "fmn", "essential"))
-    run = ready(model, "cpu", None, None)
+    run = ready_model(model, fmtool.Execution(device="cpu"))
     place = {index: row for row, index in enumerate(attack["index"].tolist())}
     kept = []
     for row, index in enumerate(masks["index"].tolist()):
@@ -248,7 +248,7 @@ def test_neither_batch_size_nor_the_order_of_rows_changes_anything(files: Path) 
     assert fmtool.check_masks(model, attack, masks, draws=3) == whole
     expected = numbers(whole)
     for other in (
-        fmtool.check_masks(model, attack, masks, draws=3, batch=8),
+        fmtool.check_masks(model, attack, masks, draws=3, execution=fmtool.Execution(batch_size=8)),
         fmtool.check_masks(model, attack, mixed, draws=3),
     ):
         for (name, n, value), (other_name, other_n, other_value) in zip(expected, numbers(other), strict=True):
@@ -272,7 +272,7 @@ def test_images_without_such_another_are_left_out_of_that_row(files: Path) -> No
 def test_class_masks_filter_every_clean_image_by_its_true_classs(files: Path) -> None:
     model, attack, masks = (load(files, name) for name in ("model", "fmn", "plain"))
     found = fmtool.check_masks(model, attack, masks, draws=1)
-    run = ready(model, "cpu", None, None)
+    run = ready_model(model, fmtool.Execution(device="cpu"))
     owner = [masks["classes"].tolist().index(label) for label in attack["labels"].tolist()]
     right = run.classifier(filter_images(attack["images"], masks["masks"][owner])).argmax(1) == attack["labels"]
     plain, fitted, *rest = found.controls
@@ -302,7 +302,7 @@ def test_another_classs_mask_as_it_is_may_turn_an_image_into_that_class(files: P
     few = dataclasses.replace(masks, tensors={name: tensor[two] for name, tensor in masks.tensors.items()})
     found = fmtool.check_masks(model, attack, few, draws=1)
     places = [attack["index"].tolist().index(index) for index in few["index"].tolist()]
-    run = ready(model, "cpu", None, None)
+    run = ready_model(model, fmtool.Execution(device="cpu"))
     ends = run.classifier(filter_images(attack["images"][places], few["masks"].flip(0))).argmax(1)
     assert found.controls[-1].name.endswith("into that class")
     assert found.controls[-1].kept.value == pytest.approx(float((ends == few["targets"].flip(0)).double().mean()))
@@ -323,7 +323,9 @@ def test_what_does_not_belong_together_is_refused(files: Path) -> None:
     other = changed(model, **{"linear.bias": model["linear.bias"] + 1})
     with pytest.raises(ArtifactError, match="was made with model"):
         fmtool.check_masks(other, attack, essential)
-    assert fmtool.check_masks(other, attack, essential, draws=1, allow_other_model=True).n == len(essential["labels"])
+    assert fmtool.check_masks(
+        other, attack, essential, draws=1, execution=fmtool.Execution(allow_other_model=True)
+    ).n == len(essential["labels"])
     lopsided = essential["masks"].clone()
     lopsided[0, 0, 1, 0] += 0.25 if float(lopsided[0, 0, 1, 0]) < 0.5 else -0.25
     for masks, pattern in (

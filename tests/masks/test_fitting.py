@@ -18,7 +18,8 @@ from fmtool.errors import FmtoolWarning, MaskError
 from fmtool.masks import fitting
 from fmtool.masks.class_fitting import Part, fit_class_masks
 from fmtool.masks.fitting import FittedMasks, fit_masks, perturbed
-from fmtool.masks.optimisation import FitOptions, default_lambda
+from fmtool.masks.optimisation import FitOptions
+from fmtool.stages.options import MAX_STEPS, MIN_STEPS, default_lambda
 from fmtool.tables.masks import masks_table
 
 CPU = torch.device("cpu")
@@ -27,10 +28,10 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def trained(files: Path) -> tuple[nn.Module, Tensor, Tensor]:
     """The small trained model of the digits, images that it gets right, their labels."""
-    from fmtool.stages.prepare import ready
+    from fmtool.stages.prepare import ready_model
 
     attacked = fmtool.read(str(files / "fmn.safetensors"))
-    run = ready(fmtool.read(str(files / "model.safetensors")), "cpu", None, None)
+    run = ready_model(fmtool.read(str(files / "model.safetensors")), fmtool.Execution(device="cpu"))
     right = attacked["status"] != 1
     return run.classifier, attacked["images"][right], attacked["labels"][right]
 
@@ -74,7 +75,7 @@ def test_agrees_with_the_loop_after_convergence_within_the_spread_of_two_roundin
     """
     classifier, images, labels = trained
     n = 12
-    found = fit_masks(classifier, images[:n], labels[:n], FitOptions(0.1, 16))
+    found = fit_masks(classifier, images[:n], labels[:n], FitOptions(0.1, 16, MIN_STEPS, MAX_STEPS))
     loops = [
         [fit_one(classifier, images[row], int(labels[row]), 0.1, channels_last=layout) for row in range(n)]
         for layout in (False, True)
@@ -172,7 +173,7 @@ def test_perturb_is_drawn_for_each_image_and_recorded(files: Path) -> None:
 
     def fit(**more: float) -> Artifact:
         few = {"lambda_": 0.1, "min_steps": 0, "max_steps": 0}
-        return fmtool.fit_masks(model, attack, "essential", **few, **more)  # type: ignore[arg-type]
+        return fmtool.fit_masks(model, attack, for_="essential", **few, **more)  # type: ignore[arg-type]
 
     plain, moved, other = fit(), fit(perturb=0.1), fit(perturb=0.1, seed=1)
     assert plain.header["perturb"] == 0 and "--perturb" not in plain.history[-1]["options"]
@@ -200,9 +201,9 @@ def test_real_network_and_images_bitwise_and_early_steps(shared_data: Path) -> N
         str(shared_data / "resnet20-12fca82f.th"), architecture="resnet20", mean=[0.485, 0.456, 0.406],
         std=[0.229, 0.224, 0.225],
     )  # fmt: skip
-    from fmtool.stages.prepare import ready
+    from fmtool.stages.prepare import ready_model
 
-    run = ready(model, "cpu", None, None)
+    run = ready_model(model, fmtool.Execution(device="cpu"))
     data = fmtool.load_data(str(shared_data / "cifar10-test-1017.safetensors"), limit=10)
     images, labels = data.pixels(), data.labels
     options = FitOptions(0.5, 16, min_steps=20, max_steps=60)
@@ -249,7 +250,7 @@ class HangsOnItsBatch(nn.Module):
 
 def test_a_network_that_rounds_otherwise_in_a_narrower_batch_keeps_the_whole_one() -> None:
     images, targets = torch.rand(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64)
-    levels = fitting._levels(HangsOnItsBatch(), images, targets, FitOptions(0.1, 16), CPU)
+    levels = fitting._levels(HangsOnItsBatch(), images, targets, FitOptions(0.1, 16, MIN_STEPS, MAX_STEPS), CPU)
     assert [options.batch for options, _ in levels] == [16]
 
 
@@ -298,7 +299,9 @@ def test_masks_are_symmetric_in_the_columns_that_mirror_themselves(trained: tupl
 def test_the_stopping_test_and_the_limit_of_steps(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
     """e > min_steps is the first step that may stop, e > max_steps the last: 501 and 5,001 with the defaults."""
     classifier, images, labels = trained
-    settled = fit_masks(classifier, images[:3], labels[:3], FitOptions(0.1, 4, min_steps=30, tolerance=1e9))
+    settled = fit_masks(
+        classifier, images[:3], labels[:3], FitOptions(0.1, 4, min_steps=30, max_steps=MAX_STEPS, tolerance=1e9)
+    )
     assert settled.steps.tolist() == [31] * 3 and bool(settled.converged.all())
     never = fit_masks(classifier, images[:3], labels[:3], FitOptions(0.1, 4, min_steps=0, max_steps=25, tolerance=0))
     assert never.steps.tolist() == [26] * 3 and not bool(never.converged.any())
@@ -355,9 +358,9 @@ def test_default_lambda_is_the_papers_at_both_sizes() -> None:
 
 def test_no_image_is_an_error() -> None:
     with pytest.raises(MaskError, match="no image is left"):
-        fit_masks(nn.Identity(), torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64), FitOptions(0.1, 4))
+        fit_masks(nn.Identity(), torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64), FitOptions(0.1, 4, 1, 2))
     with pytest.raises(MaskError, match="no image is left"):
-        fit_class_masks(nn.Identity(), [], 3, FitOptions(0.1, 4))
+        fit_class_masks(nn.Identity(), [], 3, FitOptions(0.1, 4, MIN_STEPS, MAX_STEPS))
 
 
 @pytest.mark.requires_cuda

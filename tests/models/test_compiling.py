@@ -129,7 +129,7 @@ def test_bfloat16_changes_what_the_network_computes_and_not_the_dtypes() -> None
 
 def test_precision_is_recorded_and_checked(files: Path) -> None:
     model, attack = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("model", "fmn"))
-    few = {"min_steps": 2, "max_steps": 3, "device": "cpu"}
+    few = {"min_steps": 2, "max_steps": 3, "execution": fmtool.Execution(device="cpu")}
     found = fmtool.fit_masks(model, attack, precision="bfloat16", **few)  # type: ignore[arg-type]
     assert found.header["precision"] == found.history[-1]["options"]["--precision"] == "bfloat16"
     with pytest.raises(ModelError, match=r"unknown --precision 'bfloat'.*did you mean 'bfloat16'"):

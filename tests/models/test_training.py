@@ -83,7 +83,7 @@ def test_the_heads_recipe_reaches_its_peak_and_falls() -> None:
 
 def test_trains_to_a_good_accuracy_and_the_same_weights_twice(files: Path) -> None:
     data, test = fmtool.load_data("digits:train", limit=600), fmtool.load_data("digits:test")
-    options = {"architecture": "resnet8", "recipe": "one-cycle", "epochs": 8, "learning_rate": 0.05, "batch": 32}
+    options = {"architecture": "resnet8", "recipe": "one-cycle", "epochs": 8, "learning_rate": 0.05, "batch_size": 32}
     one, two = (fmtool.train_model(data, test, **options) for _ in range(2))  # type: ignore[arg-type]
     assert one.digest == two.digest
     assert one.header["accuracy"] > 0.9
@@ -96,7 +96,7 @@ def test_head_only_replaces_the_last_layer_and_leaves_the_rest(files: Path) -> N
     model = fmtool.read(str(files / "model.safetensors"))
     data = fmtool.load_data("digits:train", limit=400)
     parity = dataclasses.replace(data, labels=data.labels % 2, class_names=("even", "odd"))
-    made = fmtool.train_model(parity, parity, base=model, head_only=True)
+    made = fmtool.train_model(parity, parity, from_=model, head_only=True)
     assert made.header["class_names"] == ["even", "odd"]
     assert made.header["head"] == {"layer": "linear", "classes": 2}
     assert made.header["accuracy"] > 0.75
@@ -104,14 +104,14 @@ def test_head_only_replaces_the_last_layer_and_leaves_the_rest(files: Path) -> N
         if not name.startswith("linear"):
             assert torch.equal(made[name], tensor), name
     assert made["linear.weight"].shape[0] == 2
-    again = fmtool.attack(made, parity, "LinfFastGradientAttack", epsilon=0.1)  # it loads and runs
+    again = fmtool.attack(made, parity, attack="LinfFastGradientAttack", epsilon=0.1)  # it loads and runs
     assert float((again["clean_predictions"] == again["labels"]).double().mean()) == made.header["accuracy"]
 
 
 def test_training_on_from_a_models_weights(files: Path) -> None:
     model = fmtool.read(str(files / "model.safetensors"))
     data = fmtool.load_data("digits:train", limit=200)
-    made = fmtool.train_model(data, base=model, recipe="one-cycle", epochs=1, learning_rate=1e-6)
+    made = fmtool.train_model(data, from_=model, recipe="one-cycle", epochs=1, learning_rate=1e-6)
     torch.testing.assert_close(made["linear.weight"], model["linear.weight"], atol=1e-3, rtol=0)
     assert [stage["command"] for stage in made.history] == ["train-model", "train-model"]
 
@@ -145,7 +145,7 @@ def test_impossible_requests(files: Path) -> None:
         fmtool.train_model(dataclasses.replace(data, class_names=()))
     model = fmtool.read(str(files / "model.safetensors"))
     with pytest.raises(ModelError, match="--head-only replaces"):
-        fmtool.train_model(dataclasses.replace(data, class_names=("a", "b"), labels=data.labels % 2), base=model)
+        fmtool.train_model(dataclasses.replace(data, class_names=("a", "b"), labels=data.labels % 2), from_=model)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 10, 20])

@@ -18,7 +18,7 @@ from fmtool.artifacts.format import Artifact
 from fmtool.errors import ArtifactError, FmtoolWarning
 
 FEW: dict[str, Any] = {"lambda_": 0.1, "min_steps": 20, "max_steps": 30}
-PGD: dict[str, Any] = {"name": "pgd", "epsilon": 0.3, "options": {"steps": 3}}
+PGD: dict[str, Any] = {"attack": "pgd", "epsilon": 0.3, "attack_options": {"steps": 3}}
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +103,10 @@ def test_the_file_has_the_bytes_of_the_artifact_in_memory(
 def test_later_stages_take_merged_files(model: Artifact, halves: list[Artifact], tmp_path: Path) -> None:
     """attack twice, merged, masks of all; and masks of each, merged, are the same masks."""
     attacked = fmtool.merge(halves)
-    essential, adversarial = (fmtool.fit_masks(model, attacked, name, **FEW) for name in ("essential", "adversarial"))
-    parts = fmtool.merge([fmtool.fit_masks(model, half, "essential", **FEW) for half in halves])
+    essential, adversarial = (
+        fmtool.fit_masks(model, attacked, for_=name, **FEW) for name in ("essential", "adversarial")
+    )
+    parts = fmtool.merge([fmtool.fit_masks(model, half, for_="essential", **FEW) for half in halves])
     for name in essential.tensors:
         assert torch.equal(parts[name], essential[name]), name
     assert parts.header == essential.header and parts.input_digest("model") == model.digest
@@ -132,9 +134,9 @@ def test_images_are_apart(model: Artifact, halves: list[Artifact]) -> None:
 
 def test_what_differs_in_more_than_its_images_is_refused(model: Artifact, halves: list[Artifact], files: Path) -> None:
     one, two = halves
-    masks = [fmtool.fit_masks(model, half, "essential", limit=4, **FEW) for half in halves]
+    masks = [fmtool.fit_masks(model, half, for_="essential", limit=4, **FEW) for half in halves]
     other = dataclasses.replace(model, tensors={**model.tensors, "linear.bias": model["linear.bias"] + 1})
-    longer = fmtool.fit_masks(model, two, "essential", limit=4, lambda_=0.1, min_steps=20, max_steps=31)
+    longer = fmtool.fit_masks(model, two, for_="essential", limit=4, lambda_=0.1, min_steps=20, max_steps=31)
     effect = two.history[-1]["options"]["--attack-option"]
     stronger = [dict(stage) for stage in masks[1].history]
     stronger[-2]["options"] = {**stronger[-2]["options"], "--epsilon": 0.5}
@@ -158,7 +160,7 @@ def test_what_differs_in_more_than_its_images_is_refused(model: Artifact, halves
         ([masks[0], with_options(masks[1], {"--perturb": 0.1})], "option 'perturb' of fit-masks is 0.1 and 0.0"),
         ([masks[0], dataclasses.replace(masks[1], history=stronger)], "option 'epsilon' of attack is 0.5 and 0.3"),
         (
-            [masks[0], fmtool.fit_masks(model, two, "adversarial", limit=4, **FEW)],
+            [masks[0], fmtool.fit_masks(model, two, for_="adversarial", limit=4, **FEW)],
             "option 'for' of fit-masks is adversarial and essential",
         ),
         (
@@ -184,7 +186,7 @@ def test_limit_may_differ_and_rounding_is_a_warning(halves: list[Artifact]) -> N
 
 
 def test_masks_made_before_there_was_a_perturb_started_at_ones(model: Artifact, halves: list[Artifact]) -> None:
-    one, two = (fmtool.fit_masks(model, half, "essential", limit=4, **FEW) for half in halves)
+    one, two = (fmtool.fit_masks(model, half, for_="essential", limit=4, **FEW) for half in halves)
     header = {name: value for name, value in one.header.items() if name != "perturb"}
     assert "--perturb" not in one.history[-1]["options"]
     older = dataclasses.replace(one, header=header)

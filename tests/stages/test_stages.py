@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from half_spectrum import filter_images
+from torch import nn
 
 import fmtool
 from fmtool.artifacts.format import Artifact
 from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
 from fmtool.errors import ArtifactError, FmtoolWarning, MaskError
-from fmtool.stages.prepare import ready
+from fmtool.stages.prepare import ready_model
 
 
 def load(files: Path, name: str) -> Artifact:
@@ -35,7 +37,7 @@ def test_essential_masks_take_every_image_right_before_and_keep_its_label(files:
     attack = load(files, "fmn")
     status = attack["status"].clone()
     status[:4] = torch.tensor([WRONG_BEFORE, FAILED, OK, WRONG_BEFORE])
-    masks = fmtool.fit_masks(load(files, "model"), changed(attack, status=status), "essential", **FEW)
+    masks = fmtool.fit_masks(load(files, "model"), changed(attack, status=status), for_="essential", **FEW)
     rows = status != WRONG_BEFORE
     for name in ("key", "index", "labels"):
         assert torch.equal(masks[name], attack[name][rows])
@@ -46,7 +48,7 @@ def test_adversarial_masks_take_successful_attacks_alone(files: Path) -> None:
     attack = load(files, "fmn")
     status = attack["status"].clone()
     status[:4] = torch.tensor([WRONG_BEFORE, FAILED, OK, FAILED])
-    masks = fmtool.fit_masks(load(files, "model"), changed(attack, status=status), "adversarial", **FEW)
+    masks = fmtool.fit_masks(load(files, "model"), changed(attack, status=status), for_="adversarial", **FEW)
     rows = status == OK
     assert torch.equal(masks["index"], attack["index"][rows])
     assert torch.equal(masks["targets"], attack["adversarial_predictions"][rows])
@@ -56,8 +58,8 @@ def test_adversarial_masks_take_successful_attacks_alone(files: Path) -> None:
 def test_essential_masks_of_data_are_those_of_the_attacks_clean_images(files: Path) -> None:
     """So that one file serves all attacks."""
     model = load(files, "model")
-    of_data = fmtool.fit_masks(model, fmtool.load_data("digits:test", limit=60), "essential", **FEW)
-    of_attack = fmtool.fit_masks(model, load(files, "fmn"), "essential", **FEW)
+    of_data = fmtool.fit_masks(model, fmtool.load_data("digits:test", limit=60), for_="essential", **FEW)
+    of_attack = fmtool.fit_masks(model, load(files, "fmn"), for_="essential", **FEW)
     for name in of_data.tensors:
         assert torch.equal(of_data[name], of_attack[name]), name
 
@@ -66,10 +68,10 @@ def test_nothing_left_is_an_error(files: Path) -> None:
     model, attack = load(files, "model"), load(files, "fmn")
     none_worked = changed(attack, status=torch.full_like(attack["status"], FAILED))
     with pytest.raises(MaskError, match="no image is left for adversarial masks"):
-        fmtool.fit_masks(model, none_worked, "adversarial", **FEW)
+        fmtool.fit_masks(model, none_worked, for_="adversarial", **FEW)
     none_right = changed(attack, status=torch.full_like(attack["status"], WRONG_BEFORE))
     with pytest.raises(MaskError, match="no image is left for essential masks"):
-        fmtool.fit_masks(model, none_right, "essential", **FEW)
+        fmtool.fit_masks(model, none_right, for_="essential", **FEW)
     with pytest.raises(MaskError, match="image is left"):
         fmtool.class_masks(model, none_right, robust=True)
 
@@ -77,7 +79,7 @@ def test_nothing_left_is_an_error(files: Path) -> None:
 def test_few_preserved_masks_warn(files: Path) -> None:
     with pytest.warns(FmtoolWarning, match="lambda 100 may be too high"):
         fmtool.fit_masks(
-            load(files, "model"), load(files, "fmn"), "essential", lambda_=100, min_steps=150, max_steps=160
+            load(files, "model"), load(files, "fmn"), for_="essential", lambda_=100, min_steps=150, max_steps=160
         )
 
 
@@ -87,9 +89,12 @@ def test_robust_class_masks_use_what_was_turned_to_the_class(files: Path, monkey
 
     seen: list[class_fitting.Part] = []
     fit = class_fitting.fit_class_masks
-    monkeypatch.setattr(
-        class_fitting, "fit_class_masks", lambda c, parts, *rest: (seen.extend(parts), fit(c, parts, *rest))[1]
-    )
+
+    def spy(classifier: nn.Module, parts: list[class_fitting.Part], *rest: Any, **more: Any) -> Any:
+        seen.extend(parts)
+        return fit(classifier, parts, *rest, **more)
+
+    monkeypatch.setattr(class_fitting, "fit_class_masks", spy)
     attack = load(files, "fmn")
     status = attack["status"].clone()
     status[:6] = torch.tensor([WRONG_BEFORE, FAILED, OK, FAILED, OK, WRONG_BEFORE])
@@ -123,7 +128,7 @@ def test_the_matrix_against_a_loop_over_images(files: Path) -> None:
     model, attack = load(files, "model"), load(files, "fmn")
     sets = [load(files, "robust"), load(files, "plain")]
     found = fmtool.defend(model, [attack], sets)
-    run = ready(model, "cpu", None, None)
+    run = ready_model(model, fmtool.Execution(device="cpu"))
 
     def predict(image: torch.Tensor) -> int:
         """Alone, at the shape of batch that the attack was judged at: FMN's images flip under another rounding."""
@@ -151,10 +156,9 @@ def test_the_matrix_against_a_loop_over_images(files: Path) -> None:
 
 def adaptive_file(files: Path, masks: str, epsilon: float = 0.1, **more: int) -> Artifact:
     """A short attack on the two-pass classifier with the masks of this name."""
-    return fmtool.attack(
-        load(files, "model"), fmtool.load_data("digits:test", limit=60), epsilon=epsilon, defense=load(files, masks),
-        restarts=1, options={"steps": 2}, **more,
-    )  # fmt: skip
+    data, defense = fmtool.load_data("digits:test", limit=60), load(files, masks)
+    few: dict[str, Any] = {"epsilon": epsilon, "restarts": 1, "attack_options": {"steps": 2}, **more}
+    return fmtool.attack(load(files, "model"), data, defense=defense, **few)
 
 
 def test_adaptive_attacks_stand_in_the_columns_of_their_masks(files: Path) -> None:
@@ -202,7 +206,7 @@ def test_the_worst_case_is_counted_image_by_image(files: Path) -> None:
     """Right when clean and under every attack that knows nothing of the masks; the drop is against no mask at all."""
     model, masks = load(files, "model"), [load(files, "robust"), load(files, "plain")]
     data = fmtool.load_data("digits:test", limit=60)
-    weak = fmtool.attack(model, data, "pgd", epsilon=0.1, options={"steps": 4})
+    weak = fmtool.attack(model, data, attack="pgd", epsilon=0.1, attack_options={"steps": 4})
     found = fmtool.defend(model, [load(files, "fmn"), weak, adaptive_file(files, "robust")], masks)
     labels, right_before = found["labels"], found["predictions"][0, 0] == found["labels"]
     assert len(found.header["worst"]) == len(found.header["clean_drop"]) == 3
@@ -269,20 +273,28 @@ def test_another_model_is_refused_unless_told_otherwise(files: Path) -> None:
     model, attack = load(files, "model"), load(files, "fmn")
     other = changed(model, **{"linear.bias": model["linear.bias"] + 1})
     with pytest.raises(ArtifactError, match="was made with model"):
-        fmtool.fit_masks(other, attack, "essential", **FEW)
+        fmtool.fit_masks(other, attack, for_="essential", **FEW)
     with pytest.raises(ArtifactError, match="was made with model"):
         fmtool.defend(other, [attack], [load(files, "plain")])
-    assert len(fmtool.fit_masks(other, attack, "essential", allow_other_model=True, **FEW)["labels"])
+    assert len(
+        fmtool.fit_masks(other, attack, for_="essential", **FEW, execution=fmtool.Execution(allow_other_model=True))[
+            "labels"
+        ]
+    )
 
 
 def test_classes_go_by_the_datas_names_where_it_has_any(files: Path) -> None:
     """An imported model knows numbers only; the tables and pictures should not."""
     model, data = load(files, "model"), fmtool.load_data("digits:test", limit=20)
     words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-    attack = fmtool.attack(model, dataclasses.replace(data, class_names=words), "LinfFastGradientAttack", epsilon=0.3)
-    masks = fmtool.fit_masks(model, attack, "essential", **FEW)
+    attack = fmtool.attack(
+        model, dataclasses.replace(data, class_names=words), attack="LinfFastGradientAttack", epsilon=0.3
+    )
+    masks = fmtool.fit_masks(model, attack, for_="essential", **FEW)
     assert attack.header["class_names"] == masks.header["class_names"] == list(words)
-    nameless = fmtool.attack(model, dataclasses.replace(data, class_names=()), "LinfFastGradientAttack", epsilon=0.3)
+    nameless = fmtool.attack(
+        model, dataclasses.replace(data, class_names=()), attack="LinfFastGradientAttack", epsilon=0.3
+    )
     assert nameless.header["class_names"] == model.header["class_names"]
 
 
@@ -292,11 +304,11 @@ def test_attacks_and_masks_do_not_depend_on_the_number_of_threads(
     """Each batch has one thread, however many there are; the digests are of files made by 1, 2 and 3."""
     digests = set()
     model, data = load(files, "model"), fmtool.load_data("digits:test", limit=40)
-    few = {"min_steps": 20, "max_steps": 30, "batch": 8}
+    few = {"min_steps": 20, "max_steps": 30, "execution": fmtool.Execution(batch_size=8)}
     for threads in (1, 2, 3):
         set_threads(threads)
-        attacked = fmtool.attack(model, data, "pgd", epsilon=0.2, batch=8)
-        masks = fmtool.fit_masks(model, attacked, "adversarial", lambda_=0.1, **few)  # type: ignore[arg-type]
+        attacked = fmtool.attack(model, data, attack="pgd", epsilon=0.2, execution=fmtool.Execution(batch_size=8))
+        masks = fmtool.fit_masks(model, attacked, for_="adversarial", lambda_=0.1, **few)  # type: ignore[arg-type]
         robust = fmtool.class_masks(model, attacked, robust=True, **few)  # type: ignore[arg-type]
         digests.add((attacked.digest, masks.digest, robust.digest))
     assert len(digests) == 1

@@ -1,0 +1,69 @@
+"""Defaults of the options that change a result, and `Execution`, all else that a stage is told. Importing this needs no torch.
+
+The command line and the stages share these names. What is said once here is a default there and in `--help`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fmtool.correlation.registry import DIMENSION as DIMENSION
+from fmtool.correlation.registry import PERMUTATIONS as PERMUTATIONS
+from fmtool.correlation.registry import STATISTICS_BY_DEFAULT as STATISTICS_BY_DEFAULT
+from fmtool.correlation.registry import SUBSET_DRAWS as SUBSET_DRAWS
+from fmtool.errors import FmtoolError
+from fmtool.models.registry import Precision
+from fmtool.runtime.distributed import ALONE, Ranks, Shard
+from fmtool.runtime.progress import Progress
+
+EPSILON = 8 / 255  # pgd, section 4.3
+RESTARTS = 5  # random starts of an attack on the two-pass classifier; ours
+
+MIN_STEPS, MAX_STEPS = 500, 5000  # A.3 names the first; both in the authors' code
+LAMBDA_TIMES_ENTRIES = 1536  # fit-masks: lambda 0.5 at 3x32x32, 0.01 at 3x224x224 in the paper
+LARGEST_LAMBDA = 0.5
+CLASS_LAMBDA, ROBUST_CLASS_LAMBDA = 0.01, 0.001  # class-masks, A.3
+PRECISION: Precision = "float32"
+
+PRESETS = {"paper": {"permutations": 100, "strict": True}}  # the authors' code: p from shuffled d strictly below d
+PLACE_DRAWS = 10  # check-masks: random places an image
+
+ARCHITECTURE = "resnet20"
+
+
+def default_lambda(shape: Sequence[int]) -> float:
+    """min(0.5, 1536 / (c h w)), which is the paper's 0.5 for CIFAR-10 and its 0.01 for Imagenette."""
+    return min(LARGEST_LAMBDA, LAMBDA_TIMES_ENTRIES / (shape[0] * shape[1] * shape[2]))
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where and how a stage runs. None of it changes a result, but for the rounding of another device or batch.
+
+    device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N". batch_size: images that go through the network together;
+    None for what suits image shape and device. factory: repeats the "package.module:name" that the model file names, which lets
+    that code run. allow_other_model: take files that were made with another model. output: write the file too ("-" for standard
+    output); an interrupted stage resumes from a file beside it, unless `restart`. shard: the part of the images to take. ranks:
+    the processes that share them; only the first one's result has rows. progress: called with what is being done, how much of
+    it is done, and how much there is.
+    """
+
+    device: str = "auto"
+    batch_size: int | None = None
+    factory: str | None = None
+    allow_other_model: bool = False
+    output: str | None = None
+    shard: Shard | None = None
+    restart: bool = False
+    ranks: Ranks = ALONE
+    progress: Progress | None = None
+
+    def refuse(self, command: str, *fields: str) -> None:
+        """FmtoolError where one of these is asked for, which this command can't do."""
+        for field in fields:
+            if getattr(self, field) != getattr(Execution, field):
+                raise FmtoolError(f"{command} takes no {field} in its Execution, got {getattr(self, field)!r}")
+
+
+DEFAULT_EXECUTION = Execution()
