@@ -57,7 +57,7 @@ Run = Callable[..., Outcome]
 
 
 def pixel_key(pixels: np.ndarray[Any, Any]) -> int:
-    """DESIGN, section 3: the first 8 bytes of the sha256 of the image's pixels, as a signed 64-bit number."""
+    """The first 8 bytes of the sha256 of the image's pixels, as a signed 64-bit number."""
     return int.from_bytes(hashlib.sha256(pixels.tobytes()).digest()[:8], "little", signed=True)
 
 

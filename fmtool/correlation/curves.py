@@ -1,7 +1,7 @@
-"""How a statistic moves with the number of classes (paper, section 4.7, Figure 4) and with the number of pairs.
+"""Statistics against the number of classes (paper, section 4.7, Figure 4) and against the number of pairs.
 
-Which classes and pairs are drawn depends on the seed, on how many there are and on the place in the curve alone: every
-statistic sees the same ones, and another size changes none of those that were there before.
+The classes and pairs drawn depend only on the seed, on how many there are and on the position in the curve: every statistic
+sees the same ones, and adding a size changes none of the others.
 """
 
 from __future__ import annotations
@@ -16,31 +16,30 @@ import torch
 from torch import Tensor
 
 from fmtool.correlation.evaluate import Pairs, Point, Shuffles, Statistic, evaluate, prepare
+from fmtool.correlation.nulls import CLASS_SUBSETS, SUBSAMPLES
 from fmtool.correlation.statistics.base import Options, Prepared
 from fmtool.errors import StatisticError
 from fmtool.runtime.progress import Progress
 
-CLASSES, ROWS = 2, 3  # tell these draws apart from the two kinds of shuffle (`nulls`) in the random generator's seed
-
 
 def subsets_of_classes(count: int, draws: int, seed: int) -> list[tuple[int, ...]]:
-    """For k = 1 to `count` classes, `draws` different random subsets of k of them, ascending; all where there are no more."""
-    found = []
+    """For k = 1 to `count`, `draws` different random subsets of k classes, ascending; all of them where there are no more."""
+    subsets = []
     for k in range(1, count + 1):
         if math.comb(count, k) <= draws:
-            found += list(itertools.combinations(range(count), k))
+            subsets += list(itertools.combinations(range(count), k))
             continue
-        generator = np.random.default_rng((seed, CLASSES, k))
+        generator = np.random.default_rng((seed, CLASS_SUBSETS, k))
         drawn: dict[tuple[int, ...], None] = {}  # a set that keeps the order
         while len(drawn) < draws:
             drawn[tuple(sorted(generator.choice(count, size=k, replace=False).tolist()))] = None
-        found += list(drawn)
-    return found
+        subsets += list(drawn)
+    return subsets
 
 
 def subsample(rows: int, size: int, seed: int, draw: int) -> Tensor:
     """`size` of the rows, without replacement, ascending: (size,) int64."""
-    drawn = np.random.default_rng((seed, ROWS, size, draw)).choice(rows, size=size, replace=False)
+    drawn = np.random.default_rng((seed, SUBSAMPLES, size, draw)).choice(rows, size=size, replace=False)
     return torch.from_numpy(np.sort(drawn))
 
 
@@ -63,7 +62,7 @@ class Setting:
         size: int,
         classes: tuple[int, ...],
     ) -> Point:
-        """The statistic of some rows, from the whole's where it can. What these rows don't allow is told as the reason."""
+        """The statistic of some rows, derived from the whole's where possible; or the reason why these rows have none."""
         some = self.pairs.of(rows)
 
         def prepared() -> Prepared:
@@ -71,16 +70,16 @@ class Setting:
             return prepare(name, some, self.options) if subset is None else subset(rows)
 
         try:
-            found = evaluate(name, part, prepared, some.labels, len(some), self.shuffles)
+            statistic = evaluate(name, part, prepared, some.labels, len(some), self.shuffles)
         except StatisticError as error:
             return Point(size, len(some), classes, None, str(error))
-        return Point(size, len(some), classes, found, "")
+        return Point(size, len(some), classes, statistic, "")
 
 
 def over_classes(
     whole: Statistic, prepared: Callable[[], Prepared], kinds: Sequence[int], setting: Setting
 ) -> tuple[Point, ...]:
-    """The statistic of the pairs of random subsets of the classes; kinds: the label of each class. All classes are the whole."""
+    """The statistic of the pairs of random subsets of classes; kinds: the label of each class. The last subset is all of them."""
     pairs = setting.pairs
     assert pairs.labels is not None
     points, label = [], f"{whole.name}, subsets of classes"

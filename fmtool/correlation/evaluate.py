@@ -15,7 +15,7 @@ from fmtool.correlation.statistics.base import Options, Prepared
 from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors, as_tensor, from_tensor
 from fmtool.runtime.progress import Progress
 
-FREE, WITHIN = "shuffled freely", "shuffled within classes"
+FREELY, WITHIN_CLASSES = "shuffled freely", "shuffled within classes"
 SAMPLE = "sample "  # before the name of a sample in the journal
 
 
@@ -63,12 +63,12 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Point:
-    """A statistic of some of the pairs, or why there is none."""
+    """A statistic of some of the pairs, or the reason why it has none."""
 
-    size: int  # where it stands on its curve: classes, or pairs asked for
+    size: int  # its position on the curve: number of classes, or of pairs asked for
     n: int  # pairs
     classes: tuple[int, ...]  # labels of a class subset, ascending, else empty
-    found: Statistic | None
+    statistic: Statistic | None
     reason: str  # why there is no statistic, else ""
 
 
@@ -92,7 +92,7 @@ def evaluate(
     part: its name in the journal. One that was finished before is not prepared again; of one that was begun the
     shuffles that were drawn are not drawn again.
     """
-    journal, kinds = shuffles.journal, {FREE: None} if labels is None else {FREE: None, WITHIN: labels}
+    journal, kinds = shuffles.journal, {FREELY: None} if labels is None else {FREELY: None, WITHIN_CLASSES: labels}
     before = journal.part(part)
     if before is not None:
         return _finished(name, n, shuffles.strict, before)
@@ -127,6 +127,8 @@ def evaluate(
 def _finished(name: str, n: int, strict: bool, part: Tensors) -> Statistic:
     """The statistic of a finished part."""
     numbers = from_tensor(part["numbers"])
-    nulls = {kind: summarise(numbers["observed"], part[kind], strict) for kind in (FREE, WITHIN) if kind in part}
+    nulls = {
+        kind: summarise(numbers["observed"], part[kind], strict) for kind in (FREELY, WITHIN_CLASSES) if kind in part
+    }
     samples = {key.removeprefix(SAMPLE): sample for key, sample in part.items() if key.startswith(SAMPLE)}
-    return Statistic(name, n, **numbers, null=nulls[FREE], within_class=nulls.get(WITHIN), samples=samples)
+    return Statistic(name, n, **numbers, null=nulls[FREELY], within_class=nulls.get(WITHIN_CLASSES), samples=samples)

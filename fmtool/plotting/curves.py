@@ -29,11 +29,11 @@ APART = 1.3  # ratio of neighbouring sizes that both get a number on a logarithm
 
 
 def class_curves(files: Sequence[Artifact]) -> Figure:
-    """IdCor and p against the number of classes k, a colour an attack: means over class subsets, bands from lowest to highest.
+    """IdCor and p against the number of classes k, a colour per attack: means over class subsets, bands from lowest to highest.
 
-    Left, as the paper's Figure 4: observed (solid), the nulls' means (dotted), p (dashed, right axis) and the least it can be.
-    Right: the adjusted value of these means; a mean of adjusted values is ruled by subsets whose null lies near 1. Below each k
-    stands the mean number of pairs, for more classes are more pairs too.
+    Left, as the paper's Figure 4: observed (solid), the nulls' means (dotted), p (dashed, right axis) and its floor. Right: the
+    adjusted value of these means; subsets whose null lies near 1 would dominate a mean of adjusted values. Below each k stands
+    the mean number of pairs, because more classes also mean more pairs.
     """
     names = distinct([_attack_name(file) for file in files], files)
     figure = Figure(figsize=(WIDE, 2.9), layout="constrained")
@@ -126,10 +126,10 @@ def subsample_curves(files: Sequence[Artifact]) -> Figure:
 
 def _entries(file: Artifact, curve: str, statistic: str) -> list[Mapping[str, Any]]:
     """A statistic's entries of a curve, by size."""
-    found = [entry for entry in file.header["curves"][curve] if entry["statistic"] == statistic]
-    if not found:
+    entries = [entry for entry in file.header["curves"][curve] if entry["statistic"] == statistic]
+    if not entries:
         raise ArtifactError(f"{file}: its curve does not hold {statistic}")
-    return sorted(found, key=lambda entry: int(entry["size"]))
+    return sorted(entries, key=lambda entry: int(entry["size"]))
 
 
 def _in_all(files: Sequence[Artifact]) -> str:
@@ -150,12 +150,14 @@ def _adjusted(entries: Sequence[Mapping[str, Any]]) -> dict[int, float]:
 
 def _pairs(curves: Sequence[Sequence[Mapping[str, Any]]]) -> dict[int, str]:
     """By size: the number of pairs, a mean over the subsets that are drawn; of several files the lowest and the highest."""
-    found: dict[int, list[int]] = {int(entry["size"]): [] for entries in curves for entry in entries}
+    counts: dict[int, list[int]] = {int(entry["size"]): [] for entries in curves for entry in entries}
     for entries in curves:
         for entry in entries:
             drawn = [point["n"] for point in entry["points"] if "reason" not in point]
-            found[int(entry["size"])] += [round(sum(drawn) / len(drawn))] if drawn else []
-    ends = {size: sorted({min(numbers), max(numbers)}) if numbers else ["-"] for size, numbers in sorted(found.items())}
+            counts[int(entry["size"])] += [round(sum(drawn) / len(drawn))] if drawn else []
+    ends = {
+        size: sorted({min(numbers), max(numbers)}) if numbers else ["-"] for size, numbers in sorted(counts.items())
+    }
     return {size: "\n".join(map(str, numbers)) for size, numbers in ends.items()}
 
 
@@ -192,32 +194,32 @@ def _values(
     whole: sizes at which only some of the others have the value are left out, as in the tables: a mean would be of other subsets
     than its neighbours.
     """
-    found = []
+    values_by_size = []
     for entry in entries:
         values = np.array([value(point) for point in entry["points"] if "reason" not in point], dtype=float)
         known = values[np.isfinite(values)]
         if len(known) and (len(known) == len(values) or not whole):
-            found.append((int(entry["size"]), known))
-    return found
+            values_by_size.append((int(entry["size"]), known))
+    return values_by_size
 
 
 def _line(
     axes: Axes, entries: Sequence[Mapping[str, Any]], value: Value, style: str, *, band: bool = True, **more: Any
 ) -> None:
     """The mean against the size, and a band from the lowest to the highest value."""
-    found = _values(entries, value)
-    sizes = [size for size, _ in found]
-    axes.plot(sizes, [values.mean() for _, values in found], style, markersize=3.5, **more)
+    points = _values(entries, value)
+    sizes = [size for size, _ in points]
+    axes.plot(sizes, [values.mean() for _, values in points], style, markersize=3.5, **more)
     if band:
-        low, high = [values.min() for _, values in found], [values.max() for _, values in found]
+        low, high = [values.min() for _, values in points], [values.max() for _, values in points]
         axes.fill_between(sizes, low, high, color=more["color"], alpha=0.15, linewidth=0)
 
 
 def _scatter(axes: Axes, entries: Sequence[Mapping[str, Any]], value: Value) -> None:
     """Every single value."""
-    found = _values(entries, value, whole=False)
-    sizes = [size for size, values in found for _ in values]
-    values = [one for _, values in found for one in values]
+    points = _values(entries, value, whole=False)
+    sizes = [size for size, values in points for _ in values]
+    values = [one for _, values in points for one in values]
     axes.plot(
         sizes,
         values,

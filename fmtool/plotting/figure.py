@@ -1,6 +1,6 @@
-"""Figures behind one table: what each is drawn from and what it shows. Masks and spectra have the zero frequency in the centre.
+"""Draw and save any figure of the registry. Masks and spectra have the zero frequency in the centre.
 
-A figure's module, and with it matplotlib and torch, loads when the figure is drawn, so that the table can be read without them.
+A figure's module, and with it matplotlib and torch, is loaded when the figure is drawn.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SUFFIXES = (".png", ".pdf", ".svg")
-DOTS = 200  # an inch, of a PNG
+DOTS = 200  # per inch, of a PNG
 UNIT = {"masks", "images", "adversarial"}  # tensors with entries in [0, 1]
-ROWS = 256  # of them looked at together
+ROWS = 256  # of them checked at a time
 
 
 def draw(files: Files, count: int, figure: str | None = None, like: Files = ()) -> Figure:
     """The figure of this name in `FIGURES`, or the first that fits the files.
 
-    count: how many images, spread over the classes, that all the files share, and those of `like` too, which are not drawn;
-    those whose masks keep their class in all of them, where there are any.
+    count: how many images to show, spread over the classes, of those that all the files share, and that the files in `like`,
+    which are not drawn, hold too. They are images whose masks keep their class in all the files, where there are any.
     """
     from fmtool.artifacts.rows import check_unit
 
     name = figure or _fitting(files)
     if name not in FIGURES:
         raise FmtoolError(unknown("--figure", name, FIGURES))
-    known = FIGURES[name]
-    if not known.fits(files):
-        raise ArtifactError(f"--figure {name}: expected {known.takes}, got {_listed(files)}")
-    if like and not known.images:
+    kind = FIGURES[name]
+    if not kind.fits(files):
+        raise ArtifactError(f"--figure {name}: expected {kind.takes}, got {_listed(files)}")
+    if like and not kind.images:
         several = ", ".join(name for name, one in FIGURES.items() if one.images)
         raise FmtoolError(f"--same-images-as goes with figures of single images ({several}), not with {name}")
     for file in files:
@@ -50,11 +50,11 @@ def draw(files: Files, count: int, figure: str | None = None, like: Files = ()) 
             rows = file.rows(tensor)
             for start in range(0, len(rows), ROWS):
                 check_unit(rows[start : start + ROWS], f"{file}: {tensor}")
-    module, _, function = known.function.partition(":")
+    module, _, function = kind.function.partition(":")
     make: Callable[..., Figure] = getattr(importlib.import_module(f"fmtool.plotting.{module}"), function)
     files, like = [_plain(file) for file in files], [_plain(file) for file in like]
     with _settings():
-        return make(files, count, like) if known.images else make(files)
+        return make(files, count, like) if kind.images else make(files)
 
 
 def save(figure: Figure, target: str) -> None:
@@ -63,7 +63,7 @@ def save(figure: Figure, target: str) -> None:
 
 
 def render(figure: Figure, form: str, dpi: int) -> bytes:
-    """The picture, form: "png", "pdf" or "svg", without a clock in it; dpi: dots an inch of a PNG."""
+    """The picture's bytes, without a date in them; form: "png", "pdf" or "svg"; dpi: dots per inch of a PNG."""
     metadata: dict[str, Any] | None = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(form)
     content = io.BytesIO()
     with _settings():
@@ -72,7 +72,7 @@ def render(figure: Figure, form: str, dpi: int) -> bytes:
 
 
 def check_suffix(target: str) -> str:
-    """The picture's format by its name, an error where that is none of `SUFFIXES`."""
+    """The target's suffix in lower case; an error where it is not one of `SUFFIXES`."""
     suffix = Path(target).suffix.lower()
     if suffix not in SUFFIXES:
         raise FmtoolError(f"--output {target}: expected a name that ends in {', '.join(SUFFIXES)}")
@@ -81,7 +81,7 @@ def check_suffix(target: str) -> str:
 
 @contextmanager
 def _settings() -> Iterator[None]:
-    """Matplotlib's own defaults and then ours, whatever the reader's matplotlibrc says: a figure is the same for everybody."""
+    """Matplotlib's defaults and then ours, whatever the user's matplotlibrc says: a figure is the same for everyone."""
     import matplotlib
 
     from fmtool.plotting.style import SETTINGS, any_letters
@@ -93,7 +93,7 @@ def _settings() -> Iterator[None]:
 
 
 def _plain(file: Artifact) -> Artifact:
-    """With its names as they are to be read_any: for matplotlib a dollar sign begins a formula."""
+    """With the dollar signs in names escaped: for matplotlib they begin a formula."""
     text = json.dumps(file.header)
     if "$" not in text + file.name:
         return file
@@ -101,10 +101,10 @@ def _plain(file: Artifact) -> Artifact:
 
 
 def _fitting(files: Files) -> str:
-    for name, known in FIGURES.items():
-        if files and known.fits(files):
+    for name, kind in FIGURES.items():
+        if files and kind.fits(files):
             return name
-    expected = "; ".join(dict.fromkeys(known.takes for known in FIGURES.values()))
+    expected = "; ".join(dict.fromkeys(kind.takes for kind in FIGURES.values()))
     raise ArtifactError(f"can't draw {_listed(files)}: expected {expected}")
 
 

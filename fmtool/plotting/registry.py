@@ -1,4 +1,8 @@
-"""The figures: what each is drawn from and what it shows. Read without torch or matplotlib."""
+"""The figures: what each is drawn from and what it shows. Reading this table needs neither torch nor matplotlib.
+
+To add a figure, write `fmtool/plotting/<module>.py` with a function that takes the files and returns a matplotlib figure, and
+add one entry to `FIGURES`.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,10 @@ Files = Sequence[Artifact]
 
 
 @dataclass(frozen=True)
-class Known:
-    """A figure: the files it takes in words and as a test, "module:function" here, what it shows, and whether it shows
-    single images, so that it takes a count of them and files that limit them.
+class FigureKind:
+    """A figure: the files that it takes, in words and as a test, its function as "module:function", and what it shows.
+
+    images: whether it shows single images, and so takes their number and files that limit them (`--same-images-as`).
     """
 
     takes: str
@@ -35,71 +40,71 @@ def _curve(files: Files, name: str) -> bool:
     return _only(files, "correlation") and all(file.header.get("curves", {}).get(name) for file in files)
 
 
-# the first that fits the files is drawn unless a name is given
-FIGURES: dict[str, Known] = {
-    "masks": Known(
+# Unless a name is given, the first that fits the files is drawn.
+FIGURES: dict[str, FigureKind] = {
+    "masks": FigureKind(
         "masks files",
         lambda files: _only(files, "masks"),
         "grids:mask_grid",
         "masks of single images, those that keep their class (Figures 3, 5)",
         images=True,
     ),
-    "filtered": Known(
+    "filtered": FigureKind(
         "one attack file and masks files",
         lambda files: sorted(_kinds(files)) == ["attack"] + ["masks"] * (len(files) - 1) != ["attack"],
         "grids:filtered_images",
         "images before and after filtering by masks that keep their class (Figure 1)",
         images=True,
     ),
-    "class-masks": Known(
+    "class-masks": FigureKind(
         "one class-masks file",
         lambda files: _kinds(files) == ["class-masks"],
         "grids:class_mask_grid",
         "a mask a class (Figures 6, 7)",
     ),
-    "mean-mask": Known(
+    "mean-mask": FigureKind(
         "masks or class-masks files",
         lambda files: _only(files, "masks", "class-masks"),
         "spectra:mean_masks",
         "the mean mask, and its energy against frequency",
     ),
-    "perturbation": Known(
+    "perturbation": FigureKind(
         "one attack file",
         lambda files: _kinds(files) == ["attack"],
         "spectra:perturbation",
         "the perturbations' mean amplitude spectrum, and their energy against frequency",
     ),
-    "radial": Known(
+    "radial": FigureKind(
         "masks and attack files",
         lambda files: _only(files, "masks", "attack"),
         "spectra:radial_profiles",
         "energy of masks and perturbations against frequency, with each mean radial frequency",
     ),
-    "classes": Known(
+    "classes": FigureKind(
         "correlation files of --class-subsets",
         lambda files: _curve(files, "class_subsets"),
         "curves:class_curves",
         "IdCor and p against the number of classes (Figure 4)",
     ),
-    "subsample": Known(
+    "subsample": FigureKind(
         "one correlation file of --subsample",
         lambda files: len(files) == 1 and _curve(files, "subsample"),
         "curves:subsample_curves",
         "statistics, nulls and adjusted values against n",
     ),
-    "null": Known(
+    "null": FigureKind(
         "one correlation file",
         lambda files: _kinds(files) == ["correlation"],
         "statistics:null_distributions",
         "each statistic beside its permutation nulls",
     ),
-    "cosine": Known(
+    "cosine": FigureKind(
         "one correlation file with the cosine",
         lambda files: _kinds(files) == ["correlation"] and "cosine_pairs" in files[0].tensors,
         "statistics:cosine_histogram",
         "the cosines of pairs beside those of masks of different images",
     ),
-    "defense": Known(
+    "defense": FigureKind(
         "one defense file",
         lambda files: _kinds(files) == ["defense"],
         "statistics:defense_matrix",

@@ -99,9 +99,9 @@ def perturbation(files: Sequence[Artifact]) -> Figure:
 
 def radial_profiles(files: Sequence[Artifact]) -> Figure:
     """Energy against radial frequency of masks and perturbations with 95 % bands; above, each mean radial frequency."""
-    found = [(parts_of(source(file))[0], file) for file in files]
-    parts = [part for part, _ in found]
-    names = distinct([part.name for part in parts], [file for _, file in found])
+    parts_and_files = [(parts_of(source(file))[0], file) for file in files]
+    parts = [part for part, _ in parts_and_files]
+    names = distinct([part.name for part in parts], [file for _, file in parts_and_files])
     colours = _colours(parts)
     shown = [name.replace(" on ", "\non ") for name in names]  # of an adaptive attack
     tall = len(parts) * (1.5 if shown != names else 1.0)
@@ -168,11 +168,11 @@ def _show(axes: Axes, mean: Tensor, basis: Basis, norm: Any, *, x: bool, y: bool
 def _ticks(highest: float) -> list[float]:
     """1, 2 or 5 times a power of ten: round values that stand apart under `GAMMA`."""
     steps = [round(step * 10.0**power, 6) for power in range(-5, 1) for step in (1, 2, 5)]
-    found = [0.0]
+    ticks = [0.0]
     for step in steps:
-        if step <= highest and (step / highest) ** GAMMA - (found[-1] / highest) ** GAMMA > 0.09:
-            found.append(step)
-    return found
+        if step <= highest and (step / highest) ** GAMMA - (ticks[-1] / highest) ** GAMMA > 0.09:
+            ticks.append(step)
+    return ticks
 
 
 def _log_ticks(lowest: float, highest: float) -> list[float]:
@@ -180,9 +180,9 @@ def _log_ticks(lowest: float, highest: float) -> list[float]:
     decades = math.log10(highest / lowest)
     steps = (1,) if decades > 3 else (1, 2, 5) if decades > 1 else range(1, 10)
     powers = range(math.floor(math.log10(lowest)), math.ceil(math.log10(highest)) + 1)
-    found = [float(f"{step}e{power}") for power in powers for step in steps]
-    kept = [tick for tick in found if lowest <= tick <= highest]
-    return kept if len(kept) > 1 else [lowest, highest]
+    candidates = [float(f"{step}e{power}") for power in powers for step in steps]
+    ticks = [tick for tick in candidates if lowest <= tick <= highest]
+    return ticks if len(ticks) > 1 else [lowest, highest]
 
 
 def _legend_outside(figure: Figure, axes: Axes) -> None:

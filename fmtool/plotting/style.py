@@ -52,11 +52,11 @@ def mask_name(file: Artifact) -> str:
 
 def distinct(names: Sequence[str], files: Sequence[Artifact]) -> list[str]:
     """Names, those that stand twice with their file's name behind them, else their place."""
-    found = []
+    told_apart = []
     for number, (name, file) in enumerate(zip(names, files, strict=True), start=1):
         stem = file.name.rpartition("/")[2].removesuffix(".safetensors") or str(number)
-        found.append(f"{name}, {stem}" if list(names).count(name) > 1 else name)
-    return found
+        told_apart.append(f"{name}, {stem}" if list(names).count(name) > 1 else name)
+    return told_apart
 
 
 def plain_axes(axes: Axes) -> None:

@@ -160,9 +160,9 @@ def _curve(name: str, points: Sequence[Point]) -> list[dict[str, Any]]:
 def _point(point: Point) -> dict[str, Any]:
     record: dict[str, Any] = {"classes": list(point.classes)} if point.classes else {}
     record["n"] = point.n
-    if point.found is None:
+    if point.statistic is None:
         return {**record, "reason": point.reason}
-    return {**record, **_values(point.found)}
+    return {**record, **_values(point.statistic)}
 
 
 def _mask_pairs(a: Artifact, b: Artifact, pool: int | None) -> tuple[Tensor, Tensor, Tensor, dict[str, int]]:

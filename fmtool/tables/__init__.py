@@ -1,1 +1,1 @@
-"""What an artifact says, as tables. Needs no torch."""
+"""What artifacts say, as tables. Needs no torch."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def attack_name(header: Header) -> str:
-    """What an attack file's images went through: "PGD", or "adaptive PGD on robust FMN" where it knew the class masks."""
+    """The attack's name in tables: "PGD", or "adaptive PGD on robust FMN" where it knew the class masks."""
     name, defense = title(str(header["attack"])), header.get("defense")
     return f"adaptive {name} on {masks_title(defense)}" if defense else name
 
@@ -25,9 +25,9 @@ def attack_table(header: Header, arrays: Arrays) -> Table:
     status = arrays["status"]
     n, right = len(status), status != WRONG_BEFORE
     failed = status == FAILED
-    with np.errstate(all="ignore"):  # of images that are not finite: their distance is none
+    with np.errstate(all="ignore"):  # images that are not finite have no distance
         distance = _distances(arrays["adversarial"], arrays["images"])
-    # an attack that failed has found no distance, however large: it must not make the median smaller
+    # a failed attack found no adversarial image at any distance: it must not make the median smaller
     distance[failed] = np.inf
     after = (arrays["adversarial_predictions"] == arrays["labels"]).mean()
     defense = header.get("defense")
@@ -54,23 +54,24 @@ def attack_table(header: Header, arrays: Arrays) -> Table:
     options = ", ".join(f"{key}={value}" for key, value in sorted(header["options"].items()) if value is not None)
     notes = [f"{counts}. success and l-inf: over the {int(right.sum())} images right before.", f"options: {options}"]
     if defense:
-        found, restarts = defense["found"], defense["restarts"]
+        fooled, restarts = defense["found"], defense["restarts"]
         notes.insert(
             1,
-            f"accuracies are the two-pass classifier's. {found['two_pass']} images fooled by attacking it from {restarts} random "
-            f"start{'s' if restarts > 1 else ''}, {found['class_masks']} more through the mask of one class after the other.",
+            f"accuracies are the two-pass classifier's. {fooled['two_pass']} images fooled by attacking it from {restarts} "
+            f"random start{'s' if restarts > 1 else ''}, {fooled['class_masks']} more through the mask of one class after "
+            "the other.",
         )
     return Table("Attack", columns, [row], notes)
 
 
 def _distances(adversarial: Any, images: Any) -> np.ndarray[Any, Any]:
-    """(n) float64 l-inf distances; arrays (n, c, h, w), or rows of a file, of which a few are read at a time."""
+    """(n) float64 l-inf distances; arrays (n, c, h, w), or rows of a file, read a few at a time."""
     import numpy as np
 
     from fmtool.masks.radial import row_blocks
 
-    found = [np.zeros(0)]
+    blocks = [np.zeros(0)]
     for rows in row_blocks(images):
         moved = np.abs(np.asarray(adversarial[rows]) - np.asarray(images[rows]))
-        found.append(moved.reshape(len(moved), -1).max(axis=1).astype(float))
-    return np.concatenate(found)
+        blocks.append(moved.reshape(len(moved), -1).max(axis=1).astype(float))
+    return np.concatenate(blocks)

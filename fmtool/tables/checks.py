@@ -17,7 +17,7 @@ WHAT = {
 }
 
 
-def check_table(found: MaskCheck) -> Table:
+def check_table(check: MaskCheck) -> Table:
     """A row a control; shares in per cent, differences in percentage points."""
     columns = {
         "control": "",
@@ -31,27 +31,27 @@ def check_table(found: MaskCheck) -> Table:
         "p": ".3f",
     }
     rows: list[list[Any]] = []
-    for one in found.controls:
+    for one in check.controls:
         between = one.difference
         differences = [between.value, between.low, between.high] if between else [None] * 3
         shares = [one.kept.value, one.kept.low, one.kept.high]
         per_cent = [None if value is None else 100 * value for value in (*shares, *differences)]
         rows.append([one.name, one.n, *per_cent, one.p])
-    attack = f", {title(found.attack)}" if found.attack else ""
-    return Table(f"Checked masks ({found.about}{attack})", columns, rows, _notes(found))
+    attack = f", {title(check.attack)}" if check.attack else ""
+    return Table(f"Checked masks ({check.about}{attack})", columns, rows, _notes(check))
 
 
-def _notes(found: MaskCheck) -> list[str]:
+def _notes(check: MaskCheck) -> list[str]:
     notes = [
-        f"{WHAT[found.about]} The masks keep a median of {found.kept_entries:g} of {found.entries} entries.",
-        "Controls put the same values on as many entries of the full spectrum elsewhere, symmetric, but where the mask of "
-        f"another class is taken as it is; random places: mean of {found.draws} draws.",
+        f"{WHAT[check.about]} The masks keep a median of {check.kept_entries:g} of {check.entries} entries.",
+        "Controls put the same values on as many other entries of the full spectrum, symmetrically; the mask of another "
+        f"class is taken as it is; random places: mean of {check.draws} draws.",
         "Into that class: how often the other mask turns the image into the other class. Where that is as often as masks keep "
         "theirs, they make their class rather than find it.",
-        "low, high: 95 % over images, Wilson's for shares, normal for paired differences in percentage points.",
-        f"p: one-sided, the masks keep more than the control; {found.flips} sign flips over images, at least "
-        f"{1 / (1 + found.flips):.3g}.",
+        "low, high: 95 % intervals over images, Wilson's for shares, normal for paired differences in percentage points.",
+        f"p: one-sided, that masks keep their class more often than the control; {check.flips} sign flips over images, floor "
+        f"{1 / (1 + check.flips):.3g}.",
     ]
-    if any(one.n < found.n for one in found.controls):
-        notes.append("Images without such another mask are left out of its row; the difference is over the row's n.")
+    if any(one.n < check.n for one in check.controls):
+        notes.append("Images without such a mask are left out of its row; the difference is over the row's n.")
     return notes

@@ -13,26 +13,26 @@ from fmtool.errors import ArtifactError
 from fmtool.tables.headers import Header
 from fmtool.tables.table import ENDS, Cell, Table, interval, text_of
 
-# Kind of curve: title, heading of its sizes, and what its rows are.
+# Kind of curve: title of its table, heading of its sizes, and a note on its rows.
 CURVES = {
     "class_subsets": (
         "Correlation against the number of classes",
         "k",
-        "means over random subsets of k classes, std over the subsets; no mean where one of them has no value; "
-        "adjusted: of the means.",
+        "means over random subsets of k classes; std: over the subsets; no mean where a subset has no value; "
+        "adjusted: computed from the means.",
     ),
     "subsample": (
         "Correlation against the number of pairs",
         "size",
-        "means over random subsamples without replacement, std over them (a spread at that size, no confidence interval "
-        "at n); the last size is all pairs; adjusted: of the means.",
+        "means over random subsamples without replacement; std: over the subsamples (a spread at that size, not a confidence "
+        "interval at n); the last size is all pairs; adjusted: computed from the means.",
     ),
 }
 SIGNIFICANT = 0.05
 
 
 def correlation_table(header: Header) -> Table:
-    """A row a statistic, each beside its nulls."""
+    """A row for each statistic, beside its nulls."""
     columns = {
         "statistic": "",
         "n": "d",
@@ -73,12 +73,12 @@ def correlation_table(header: Header) -> Table:
 
 
 def correlation_tables(header: Header) -> list[Table]:
-    """The main table, and one of each curve that was drawn."""
+    """The main table, and one for each curve."""
     return [correlation_table(header), *(curve_table(header, which) for which in CURVES if which in _curves(header))]
 
 
 def curve_table(header: Header, which: str) -> Table:
-    """A row a statistic and size, means over its subsets; which: "class_subsets" or "subsample", that the header has."""
+    """A row for each statistic and size, with means over its subsets; which: a key of the header's `curves`."""
     heading, size, *notes = CURVES[which]
     columns = {
         "statistic": "",
@@ -98,17 +98,17 @@ def curve_table(header: Header, which: str) -> Table:
         points = [point for point in entry["points"] if "reason" not in point]
         refused = [point["reason"] for point in entry["points"] if "reason" in point]
         for reason in refused[:1]:
-            notes.append(f"{entry['statistic']}, {size} {entry['size']}: none for {len(refused)} subsets, {reason}")
+            notes.append(f"{entry['statistic']}, {size} {entry['size']}: no value for {len(refused)} subsets, {reason}")
         row = [entry["statistic"], entry["size"], len(points)]
         rows.append([*row, *_means(points)] if points else [*row, *[None] * (len(columns) - 3)])
     return Table(heading, columns, rows, notes)
 
 
 def table1(headers: Sequence[Header], names: Sequence[str] = ()) -> Table:
-    """Several correlations, laid out like the paper's Table 1: a row an attack, every statistic beside its null.
+    """Several correlations, laid out like the paper's Table 1: a row for each attack, every statistic beside its null.
 
-    Noise ceilings, two fits of the same masks, come last: they say how high a value can get. names: of the files, which stand
-    behind what rows are about where that is the same. Settings that differ are a column.
+    Noise ceilings, two fits of the same masks, come last: they show how high a value can get. names: of the files, to tell
+    rows of the same attack apart. Where settings differ, they have a column.
     """
     held = [{one["name"]: one for one in header["statistics"]} for header in headers]
     statistics_ = list(dict.fromkeys(name for one in held for name in one))
@@ -154,13 +154,13 @@ def is_ceiling(sides: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _purpose(side: Mapping[str, Any]) -> str:
-    """What a side's masks keep; essential ones have nothing of the attack in whose file their images came."""
+    """What a side's masks are for; essential ones do not depend on the attack from whose file their images came."""
     attack = f" ({title(side['attack'])})" if side.get("for") == "adversarial" and side["attack"] else ""
     return f"{side.get('for') or ''}{attack}"
 
 
 def _label(sides: Sequence[Mapping[str, Any]]) -> str | None:
-    """What a row of Table 1 is about: the attack, a noise ceiling, or both sides where they have one purpose, if known."""
+    """The label of a row of Table 1: the attack, a noise ceiling, or both sides where they have one purpose; None if unknown."""
     one, other = map(_purpose, sides)
     if is_ceiling(sides):
         return f"noise ceiling, {one}"
@@ -182,7 +182,7 @@ def _settings(header: Header) -> str:
 
 
 def _cells(name: str, one: Mapping[str, Any] | None) -> list[Any]:
-    """A statistic's columns of Table 1, empty where the file doesn't hold it."""
+    """A statistic's cells in Table 1, empty where the file doesn't hold it."""
     p = statistic_kind(name).p_in_table1
     if one is None:
         return [None] * (4 + p)
@@ -224,7 +224,7 @@ def _means(points: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 
 def _adjusted(points: Sequence[Mapping[str, Any]], null: str) -> float | None:
-    """Of the mean observed value and the mean null: a mean of the points' own would be one of ratios, and explode."""
+    """From the mean observed value and the mean null: the mean of the points' own values is one of ratios, and explodes."""
     means = [point[null]["mean"] if point[null] else None for point in points]
     observed, expected = _mean([point["observed"] for point in points]), _mean(means)
     if observed is None or expected is None or expected >= ADJUSTABLE_BELOW:
@@ -233,6 +233,6 @@ def _adjusted(points: Sequence[Mapping[str, Any]], null: str) -> float | None:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """None where one of them is None: a mean of the others would be of other subsets than its neighbours."""
+    """None where a value is None: the mean of the others would be over other subsets than its neighbours'."""
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known and len(known) == len(values) else None

@@ -16,7 +16,8 @@ UNAWARE = "non-adaptive: their attacks knew nothing of the masks"
 def defense_table(header: Header) -> Table:
     """The matrix of Table 4: accuracy after the second pass and, in brackets, the authors' figure.
 
-    Below the attacks that knew nothing of the masks stands what withstood them all; the drop in clean accuracy comes last.
+    Below the attacks that knew nothing of the masks, a row counts the images that withstood all of them; the drop in clean
+    accuracy comes last.
     """
     columns = {"data": "", **{("no mask" if name == "none" else name): "." for name in header["columns"]}}
     rows: list[list[Any]] = []
@@ -31,7 +32,7 @@ def defense_table(header: Header) -> Table:
         rows.append(["drop in clean accuracy", *(Cell(f"{drop:.3f}", (drop,)) for drop in header["clean_drop"])])
     kind = f"cells not marked adaptive are {UNAWARE}" if header["adaptive"] else f"all cells are {UNAWARE}"
     note = (
-        f"n = {header['n']}; accuracy, in brackets counting only images right when clean (the authors' figure); {kind}"
+        f"n = {header['n']}; accuracy; in brackets, counting only images right when clean (the authors' figure); {kind}"
     )
     parts = {heading: CELL_PARTS for heading, form in columns.items() if form}
     return Table("Accuracy after the second pass (as Table 4)", columns, rows, [note], parts)

@@ -1,4 +1,4 @@
-"""What the tables of results are made from: a file's header fields and its tensors as NumPy arrays."""
+"""What tables are made from: a file's header fields, and its tensors as NumPy arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of masks: one an image, and one a class."""
+"""Tables of masks files and of class-masks files."""
 
 from __future__ import annotations
 

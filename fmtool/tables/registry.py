@@ -1,4 +1,4 @@
-"""What an artifact says, as a table: one file a kind. Needs no torch."""
+"""The tables of an artifact of any kind. Needs no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fmtool.tables.table import Table
 
 
 def table_of(kind: str, header: Header, arrays: Arrays) -> Table:
-    """The table of any artifact."""
+    """The main table of an artifact of any kind."""
     tables: dict[str, Callable[[], Table]] = {
         "model": lambda: model_table(header),
         "attack": lambda: attack_table(header, arrays),
@@ -28,13 +28,13 @@ def table_of(kind: str, header: Header, arrays: Arrays) -> Table:
 
 
 def tables_of(kind: str, header: Header, arrays: Arrays) -> list[Table]:
-    """All tables of any artifact: of a correlation also those of its curves."""
+    """All tables of an artifact of any kind, those of a correlation's curves too."""
     return correlation_tables(header) if kind == "correlation" else [table_of(kind, header, arrays)]
 
 
 def joined(made: Sequence[tuple[str, Sequence[Table]]]) -> list[Table]:
-    """Several files' tables, (name, tables) each: one table with a row a file where each has one row of the same columns, else
-    all of them, with the file's name in the title.
+    """The tables of several files, as (name, tables): one table with a row for each file where all have a single row of the same
+    columns, else every table, with its file's name in the title.
     """
     tables = [(name, table) for name, several in made for table in several]
     first = tables[0][1]

@@ -1,4 +1,4 @@
-"""Tables of results, columns and rows, and their text as CSV, Markdown or JSON. Needs no torch."""
+"""A table of results, and its text as CSV, Markdown or JSON. `cli/terminal.py` lays it out for a terminal. Needs no torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENDS = (" low", " high")  # of an interval, as `Table.parts` has it
 
 @dataclass(frozen=True)
 class Cell:
-    """Several numbers that people read as one text."""
+    """Several numbers that are shown as one text."""
 
     text: str
     values: Sequence[Any]

@@ -66,17 +66,17 @@ def test_points_are_the_statistic_of_these_rows_alone(name: str) -> None:
     assert same(found, whole)
     assert [(point.size, len(point.classes)) for point in found.class_subsets] == [(k, k) for k in (1, 1, 2, 2, 3)]
     last = found.class_subsets[-1]
-    assert same(last.found, whole) and (last.classes, last.n) == ((3, 5, 7), 60)
+    assert same(last.statistic, whole) and (last.classes, last.n) == ((3, 5, 7), 60)
     if name != "idcor":  # whose columns stay standardised on all rows
         for point in found.class_subsets[:-1]:
             rows = torch.isin(LABELS, torch.tensor(point.classes))
             (alone,) = correlate(x[rows], y[rows], labels=LABELS[rows], **options)  # type: ignore[arg-type]
-            assert same(point.found, alone)
+            assert same(point.statistic, alone)
     assert [(point.size, point.n) for point in found.subsamples] == [(30, 30), (30, 30), (45, 45), (45, 45), (60, 60)]
-    assert same(found.subsamples[-1].found, whole)
+    assert same(found.subsamples[-1].statistic, whole)
     rows = subsample(60, 30, 2, 1)
     (alone,) = correlate(x[rows], y[rows], labels=LABELS[rows], **options)  # type: ignore[arg-type]
-    assert same(found.subsamples[1].found, alone)
+    assert same(found.subsamples[1].statistic, alone)
 
 
 def test_idcor_of_a_subset_is_that_of_the_rows_as_they_were_standardised() -> None:
@@ -113,7 +113,7 @@ def test_other_estimators_standardise_subsets_anew() -> None:
     (found,) = correlate(x, y, labels=LABELS, class_subsets=True, **options)  # type: ignore[arg-type]
     rows = torch.isin(LABELS, torch.tensor([3, 7]))
     (alone,) = correlate(x[rows], y[rows], labels=LABELS[rows], **options)  # type: ignore[arg-type]
-    assert same(next(point for point in found.class_subsets if point.classes == (3, 7)).found, alone)
+    assert same(next(point for point in found.class_subsets if point.classes == (3, 7)).statistic, alone)
 
 
 def test_progress_counts_subsets() -> None:

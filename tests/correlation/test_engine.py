@@ -149,7 +149,7 @@ def numbers(found: Statistic) -> str:
 def all_numbers(statistics: Sequence[Statistic]) -> list[object]:
     """The curves' too."""
     points = [
-        (point.size, point.n, point.classes, point.reason, point.found and numbers(point.found))
+        (point.size, point.n, point.classes, point.reason, point.statistic and numbers(point.statistic))
         for found in statistics
         for point in (*found.class_subsets, *found.subsamples)
     ]

@@ -134,7 +134,7 @@ def test_curves_have_a_table_each_with_means_over_subsets() -> None:
     assert curve.rows[0] == ["cosine", 1, 2, 5.0, *map(pytest.approx, (0.5, 0.1, 0.2, 0.375, 0.375, 0.05, 50))]
     assert curve.rows[1][7] is None
     assert curve.rows[2] == ["idcor", 1, 0, *[None] * 8]
-    assert curve.notes[1:] == ["idcor, k 1: none for 2 subsets, too few"]
+    assert curve.notes[1:] == ["idcor, k 1: no value for 2 subsets, too few"]
     assert correlation_tables(correlation_header(["cosine"]))[1:] == []
 
 

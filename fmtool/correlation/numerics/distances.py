@@ -1,9 +1,9 @@
-"""Squared distances within a data set: all of them, as a matrix or packed into a triangle, or some when they are asked for.
+"""Squared distances within a data set: all of them, as a matrix or packed into a triangle, or some on demand.
 
 Distances are summed from float64 differences, never expanded into |a|^2 - 2ab + |b|^2: at d columns the relative error
 is below d * 2^-53 (3e-13 at 3,072), so float32 storage is all the rounding there is, near-duplicates and large offsets
-included, and duplicates are at exactly 0. The authors' float32 `cdist` expands, and loses near neighbours (DESIGN,
-section 4). Each entry is computed by one thread in one order: results don't depend on the number of threads.
+included, and duplicates are at exactly 0. The authors' float32 `cdist` expands and loses near
+neighbours: a named departure. One thread computes each entry, in one order, so results don't depend on the number of threads.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def neighbours(data: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
 
 
 def direct(nearest: npt.NDArray[np.float32]) -> float:
-    """The recipe of DESIGN, section 4, one step a line."""
+    """The authors' recipe, one step a line."""
     ratios = sorted(math.sqrt(float(b)) / math.sqrt(float(a)) for a, b in nearest if 0 < a < b)
     total = len(ratios)
     points = [(math.log(mu), -math.log(1 - (i + 1) / total)) for i, mu in enumerate(ratios[:-1])]
