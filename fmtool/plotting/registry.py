@@ -46,7 +46,7 @@ FIGURES: dict[str, FigureKind] = {
         "masks files",
         lambda files: _only(files, "masks"),
         "grids:mask_grid",
-        "masks of single images, those that keep their class (Figures 3, 5)",
+        "masks that keep their class, of single images (Figures 3, 5)",
         images=True,
     ),
     "filtered": FigureKind(
@@ -60,7 +60,7 @@ FIGURES: dict[str, FigureKind] = {
         "one class-masks file",
         lambda files: _kinds(files) == ["class-masks"],
         "grids:class_mask_grid",
-        "a mask a class (Figures 6, 7)",
+        "one mask for each class (Figures 6, 7)",
     ),
     "mean-mask": FigureKind(
         "masks or class-masks files",

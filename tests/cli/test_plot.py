@@ -60,4 +60,4 @@ def test_help_names_every_figure(run: Run) -> None:
     text = "".join(run("plot", "--help").out.split())  # lines may break after a hyphen
     for name, kind in FIGURES.items():
         assert "".join(f"{name} (of {kind.takes}): {kind.text}".split()) in text
-    assert "thosewhosemaskskeeptheirclassinallthefiles" in text
+    assert "imageswhosemaskspreservetheclassinallfiles" in text
