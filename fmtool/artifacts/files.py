@@ -34,15 +34,13 @@ def write(artifact: Artifact, target: str) -> str:
 
 
 def read(source: str, *kinds: str, data: bytes | None = None) -> Artifact:
-    """Read an artifact from a path or "-", of one of these kinds; digest, fields, dtypes and shapes are checked.
+    """Read an artifact of one of these kinds from a path or "-"; digest, fields, dtypes and shapes are checked.
 
-    data: the file's bytes where they have been read already.
+    data: the file's bytes, if they have been read already.
     """
-    found = describe(source, *kinds, data=data)
-    tensors = tensors_in(found.data, label(source))
-    artifact = Artifact(found.kind, found.header, tensors, found.history, label(source))
-    artifact.__dict__["digest"] = found.digest  # known already: spares the cached property its work
-    return artifact
+    one = describe(source, *kinds, data=data)
+    tensors = tensors_in(one.data, label(source))
+    return Artifact(one.kind, one.header, tensors, one.history, label(source), one.digest)
 
 
 def describe(source: str, *kinds: str, data: bytes | None = None) -> Description:
@@ -69,8 +67,8 @@ def read_bytes(source: str) -> bytes:
     return data
 
 
-def looks_made(source: str) -> bool:
-    """Whether a path is a regular file whose first bytes speak of fmtool, as far as can be told without reading all of it."""
+def looks_like_artifact(source: str) -> bool:
+    """Whether a path is a regular file whose header names fmtool, as far as its first bytes tell."""
     try:
         if source == STREAM or not Path(source).is_file():
             return False

@@ -1,10 +1,10 @@
 """The file format: every stage's result is one safetensors file with its provenance in the header.
 
-A file has one metadata entry, `fmtool`, that holds canonical JSON: `kind`, `schema`, `digest`, `history` and the fields of
-its kind. One entry, because safetensors writes several in random order; so the same command gives the same bytes.
-`digest` is the sha256 of the whole file with the digest's own 64 characters set to 0: every changed byte is noticed.
+The metadata of a file has a single entry, `fmtool`: canonical JSON with `kind`, `schema`, `digest`, `history` and the fields of
+the kind. A single entry, because safetensors writes several in random order and the same command must give the same bytes.
+`digest` is the sha256 of the whole file with the digest's own 64 characters set to 0, so every changed byte is noticed.
 
-Reading a header needs neither torch nor anything else that is slow to import.
+Reading a header imports neither torch nor any other slow library.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import json
 import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fmtool.artifacts.schema import FIELDS, FRAME, TENSORS, WEIGHTS, damaged
@@ -37,7 +36,7 @@ _BLANK = b'\\"digest\\":\\"' + b"0" * 64  # as it stands in the file, with the k
 
 
 class Rows(Protocol):
-    """Images (n, c, h, w), or other rows, of which a few are wanted at a time: a tensor, or a part of a file."""
+    """Rows (n, ...), such as images (n, c, h, w), to be read a few at a time: a tensor, or a tensor in a file."""
 
     @property
     def shape(self) -> Sequence[int]: ...
@@ -48,31 +47,49 @@ class Rows(Protocol):
         """rows: a number, a slice or a tensor of numbers."""
 
 
+class TensorsByRow(Mapping[str, "Tensor"]):
+    """Tensors that are read only when asked for: whole by `[name]`, a few rows at a time through `rows(name)`."""
+
+    def rows(self, name: str) -> Rows:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
 class Artifact:
-    """One stage's result in memory. `tensors` are on the CPU; `header` holds the fields of the kind, ready for JSON."""
+    """A stage's result. `tensors` are on the CPU; `header` holds the fields of the kind, ready for JSON.
+
+    name: where it was read from, for messages; not stored. stored_digest: that of the file it was read from or written to; a
+    changed copy (`dataclasses.replace`) has none, and computes its own.
+    """
 
     kind: str
     header: dict[str, Any]
     tensors: Mapping[str, Tensor]
     history: list[dict[str, Any]] = field(default_factory=list)
-    name: str = ""  # where it was read from, for messages; not stored
+    name: str = ""
+    stored_digest: InitVar[str | None] = None
+    _digest: str | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __post_init__(self, stored_digest: str | None) -> None:
+        object.__setattr__(self, "_digest", stored_digest)
 
     def __getitem__(self, tensor: str) -> Tensor:
         return self.tensors[tensor]
 
     def rows(self, tensor: str) -> Rows:
-        """The same, to be read a few rows at a time where it lies in a file (`streaming`)."""
-        parts: Mapping[str, Rows] = getattr(self.tensors, "parts", self.tensors)
-        return parts[tensor]
+        """The rows of a tensor; those of a tensor in a file (`streaming`) are read when they are asked for."""
+        return self.tensors.rows(tensor) if isinstance(self.tensors, TensorsByRow) else self.tensors[tensor]
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """sha256 of the file that `write` makes of this artifact, as hexadecimal digits."""
-        return serialise(self)[1]
+        """sha256 of the file that holds this artifact, as hexadecimal digits; computed once where there is no such file."""
+        if self._digest is None:
+            object.__setattr__(self, "_digest", serialise(self)[1])
+        assert self._digest is not None
+        return self._digest
 
     def input_digest(self, kind: str) -> str | None:
-        """The digest of the input of this kind that the newest stage with such an input took: `merge`, say, takes no model."""
+        """The digest of the newest stage's input of this kind; stages without one, such as `merge` without a model, are skipped."""
         named = (entry for stage in reversed(self.history) for entry in stage["inputs"])
         return next((entry["digest"] for entry in named if entry["kind"] == kind), None)
 
@@ -82,7 +99,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Description:
-    """A file's header, read without torch: fields, history, and tensor name -> (dtype, shape)."""
+    """A file's header, read without torch. shapes: tensor name -> (dtype, shape)."""
 
     kind: str
     header: dict[str, Any]
@@ -94,17 +111,17 @@ class Description:
     data: bytes = b""
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
-        """The tensors as NumPy arrays; none of a model: its weights may be of a type that NumPy does not know."""
+        """The tensors as NumPy arrays; none of a model, whose weights may have a dtype that NumPy does not know."""
         from safetensors.numpy import load
 
         return load(self.data) if self.kind != "model" else {}
 
 
 def serialise(artifact: Artifact) -> tuple[bytes, str]:
-    """The file's bytes and its digest. ValueError for NaN in the header, which JSON doesn't know."""
+    """The file's bytes and its digest. ValueError for NaN in the header, which JSON cannot hold."""
     from safetensors.torch import save
 
-    # safetensors writes strided tensors wrongly or refuses them, and knows the CPU only
+    # safetensors takes contiguous tensors on the CPU only
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in artifact.tensors.items()}
     text = _metadata(artifact.kind, artifact.header, artifact.history)
     data = save(tensors, metadata={METADATA_KEY: text})
@@ -119,7 +136,7 @@ def serialise_header(
     history: list[dict[str, Any]],
     shapes: Mapping[str, tuple[str, tuple[int, ...]]],
 ) -> bytes:
-    """The first bytes of the same file, up to its tensors, before its digest is known: as the library lays them out."""
+    """The first bytes of the same file, up to its tensors, with the digest's place left blank: laid out as the library does."""
     entries: dict[str, Any] = {"__metadata__": {METADATA_KEY: _metadata(kind, header, history)}}
     for name, start in offsets_of(shapes).items():
         dtype, shape = shapes[name]
@@ -130,16 +147,16 @@ def serialise_header(
 
 
 def offsets_of(shapes: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, int]:
-    """Where each tensor starts, the widest dtypes first, then by name, as the library orders them."""
-    offsets, at = {}, 0
+    """Where each tensor starts: the widest dtypes first, then by name, as the library orders them."""
+    offsets, start = {}, 0
     for name in sorted(shapes, key=lambda name: (-WIDTHS[shapes[name][0]], name)):
-        offsets[name] = at
-        at += _bytes_of(*shapes[name])
+        offsets[name] = start
+        start += _bytes_of(*shapes[name])
     return offsets
 
 
 def with_digest(head: bytes, digest: str) -> bytes:
-    """A header with its digest in the place that was left for it."""
+    """The first bytes of a file with the digest in its place."""
     return head.replace(_BLANK, _filled(digest), 1)
 
 
@@ -163,13 +180,13 @@ def tensors_in(data: bytes, name: str) -> dict[str, Tensor]:
     try:
         return load(data)
     except KeyError as error:
-        raise ArtifactError(f"{name}: holds a tensor of type {error}, which torch doesn't know") from None
-    except (TypeError, RuntimeError) as error:  # no number, but an axis beyond all numbers
+        raise ArtifactError(f"{name}: holds a tensor of type {error}, which torch does not support") from None
+    except (TypeError, RuntimeError) as error:  # an empty tensor with an axis too long for torch
         raise not_whole(name, error) from None
 
 
 def describe_header(head: bytes, rest: Iterable[Buffer], name: str, *kinds: str) -> Description:
-    """The description that a file's first bytes, up to its tensors, hold; `rest` is what follows, for the digest."""
+    """The description in a file's first bytes, up to its tensors; `rest` is what follows them, for the digest."""
     entries = json.loads(head[8:])
     text = _text_of(entries.pop("__metadata__", None))
     wanted = f"a{'n' if kinds[:1] == ('attack',) else ''} {' or '.join(kinds) or 'fmtool'}"
@@ -188,7 +205,7 @@ def describe_header(head: bytes, rest: Iterable[Buffer], name: str, *kinds: str)
 
 
 def parse_header(data: bytes, name: str) -> dict[str, Any]:
-    """The JSON header of a safetensors file, checked against the file's size and, where fmtool made it, the digest."""
+    """The JSON header of a safetensors file, checked against the file's size and, if fmtool wrote the file, its digest."""
     check_layout(data, name)
     end = header_end(data)
     header: dict[str, Any] = json.loads(data[8:end])
@@ -199,7 +216,7 @@ def parse_header(data: bytes, name: str) -> dict[str, Any]:
 
 
 def check_layout(data: bytes, name: str) -> None:
-    """The bytes are a whole safetensors file whose header can be read."""
+    """ArtifactError unless the bytes are a complete safetensors file with a readable header."""
     from safetensors import SafetensorError, deserialize
 
     try:
@@ -210,24 +227,26 @@ def check_layout(data: bytes, name: str) -> None:
 
 
 def not_whole(name: str, error: BaseException) -> ArtifactError:
-    """What to raise for what the library says of a file."""
+    """The error to raise for what the library reports about a file."""
     reason = str(error).removeprefix("Error while deserializing: ").splitlines()[0]
     return ArtifactError(f"{name}: not a whole safetensors file ({reason})")
 
 
 def _text_of(metadata: dict[str, str] | None) -> str | None:
-    """Our entry in a header's metadata, which the library takes for null too."""
+    """The entry `fmtool` of a header's metadata, which may be null."""
     return (metadata or {}).get(METADATA_KEY)
 
 
 def _parse_meta(text: str, name: str) -> dict[str, Any]:
-    """The fields, which are canonical JSON as `_metadata` writes it: no NaN, no name twice, no half of a surrogate pair."""
+    """The fields, which must be canonical JSON as `_metadata` writes it: no NaN, no duplicate names, no lone surrogates."""
     try:
         meta: dict[str, Any] = json.loads(text)
-        whole = isinstance(meta, dict) and meta.keys() >= FRAME.keys() and _canonical(meta).encode() == text.encode()
+        canonical = (
+            isinstance(meta, dict) and meta.keys() >= FRAME.keys() and _canonical(meta).encode() == text.encode()
+        )
     except (ValueError, RecursionError):
-        whole = False
-    if not whole:
+        canonical = False
+    if not canonical:
         raise ArtifactError(f"{name}: its fmtool header is damaged")
     if meta["schema"] not in SCHEMAS_READ:
         known = " and ".join(map(str, SCHEMAS_READ))
@@ -239,17 +258,17 @@ def _parse_meta(text: str, name: str) -> dict[str, Any]:
 
 
 def _check_digest(head: bytes, rest: Iterable[Buffer], digest: str, name: str) -> None:
-    found = hashlib.sha256(head.replace(_filled(digest), _BLANK, 1))
+    content = hashlib.sha256(head.replace(_filled(digest), _BLANK, 1))
     for part in rest:
-        found.update(part)
-    if found.hexdigest() != digest:
+        content.update(part)
+    if content.hexdigest() != digest:
         raise ArtifactError(f"{name}: the content does not match its digest: it was changed or damaged")
 
 
 def _check_kind(
     kind: str, meta: Mapping[str, Any], shapes: Mapping[str, tuple[str, tuple[int, ...]]], name: str
 ) -> None:
-    """Fields, tensors, dtypes and axes are those of the kind."""
+    """ArtifactError unless fields, tensors, dtypes and axes are those of the kind."""
     if kind not in TENSORS:
         raise ArtifactError(f"{name}: unknown kind {kind!r}, expected one of {', '.join(sorted(TENSORS))}")
     missing = [key for key in FIELDS[kind] if key not in meta] + [key for key in TENSORS[kind] if key not in shapes]
@@ -259,25 +278,25 @@ def _check_kind(
     if wrong:
         raise ArtifactError(f"{name}: its {kind} header is damaged ({', '.join(wrong)})")
     known = [*WIDTHS, *(WEIGHTS if kind == "model" else ())]
-    for tensor, (found, _) in shapes.items():
-        if found not in known:
-            raise ArtifactError(f"{name}: tensor {tensor} is {found}, expected one of {', '.join(known)}")
+    for tensor, (dtype, _) in shapes.items():
+        if dtype not in known:
+            raise ArtifactError(f"{name}: tensor {tensor} is {dtype}, expected one of {', '.join(known)}")
     sizes: dict[str, int] = {}
     for tensor, layout in TENSORS[kind].items():
-        dtype, *axes = layout.split()
-        found, shape = shapes[tensor]
+        expected, *axes = layout.split()
+        dtype, shape = shapes[tensor]
         if (
-            found != dtype
+            dtype != expected
             or len(shape) != len(axes)
             or any(size < 1 or sizes.setdefault(axis, size) != size for axis, size in zip(axes, shape, strict=True))
         ):
             raise ArtifactError(
-                f"{name}: tensor {tensor} is {found} {list(shape)}, expected {dtype} ({', '.join(axes)})"
+                f"{name}: tensor {tensor} is {dtype} {list(shape)}, expected {expected} ({', '.join(axes)})"
             )
 
 
 def _filled(digest: str) -> bytes:
-    """What stands in the place of `_BLANK` in the end."""
+    """What takes the place of `_BLANK` once the digest is known."""
     return _BLANK[:-64] + digest.encode(errors="replace")
 
 

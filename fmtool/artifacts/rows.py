@@ -12,26 +12,24 @@ if TYPE_CHECKING:
 
     from fmtool.artifacts.format import Artifact
 
-ROWS = ("labels", "key", "index", "source")  # what every file with one row an image says of it
-
-
-MOST_ROWS = 2**40  # of a job, so that no arithmetic on a strange header overflows
-ROWS_OF_FILE = 256  # rows of a file looked at together
+ROWS = ("labels", "key", "index", "source")  # tensors of every file that has one row per image
+MOST_ROWS = 2**40  # of a job, so that no arithmetic on a forged header overflows
+ROWS_OF_FILE = 256  # rows of a file that are read together
 
 
 def shard_of(file: Artifact) -> tuple[int, int, int]:
-    """The number of a shard, of how many, and how many rows they have together."""
+    """A shard's number, the number of shards, and the number of rows of all shards together."""
     shard = file.header["shard"]
-    found = [shard.get(name) for name in ("number", "of", "rows")] if isinstance(shard, dict) else []
-    known = [value for value in found if isinstance(value, int)]
-    number, of, rows = known if len(known) == 3 else (0, 0, 0)
+    fields = [shard.get(name) for name in ("number", "of", "rows")] if isinstance(shard, dict) else []
+    numbers = [value for value in fields if isinstance(value, int)]
+    number, of, rows = numbers if len(numbers) == 3 else (0, 0, 0)
     if not 1 <= number <= min(of, rows) or max(of, rows) > MOST_ROWS:
         raise ArtifactError(f"{file}: its header names a shard that can't be")
     return number, of, rows
 
 
-def check_whole(file: Artifact) -> None:
-    """Refuse a part of a job: what is made of it would pass for the whole one's."""
+def check_no_shard(file: Artifact) -> None:
+    """ArtifactError for a shard: what is computed from it would pass for the result of the whole job."""
     if "shard" in file.header:
         number, of, _ = shard_of(file)
         raise ArtifactError(
@@ -57,7 +55,7 @@ def image_names(keys: Any, indices: Any) -> list[tuple[int, int]]:
 
 
 def join(files: Sequence[Artifact]) -> list[Tensor]:
-    """Row numbers, one (m) int64 tensor a file, of the images that all files share, by (key, index), in the first one's order."""
+    """Row numbers of the images, known by (key, index), that all files share: (m) int64 for each file, in the first one's order."""
     import torch
 
     places = []

@@ -1,6 +1,6 @@
-"""Artifacts larger than memory: the same files as `format` reads and writes, a few rows at a time.
+"""Artifacts larger than memory: the files that `files` reads and writes whole, a few rows at a time.
 
-Files are read with `pread`, never mapped: a mapped page that was read counts as the process's memory.
+Files are read with `pread`, never mapped: a mapped page, once read, counts as the process's memory.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import Tensor
 from fmtool.artifacts import files
 from fmtool.artifacts.format import (
     Artifact,
+    TensorsByRow,
     describe_header,
     header_end,
     not_whole,
@@ -43,21 +44,21 @@ Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 class Handle:
     """A file's descriptor, closed when the last tensor that reads from it is gone.
 
-    still: the file is somebody's, and must stay as it was when it was opened: its digest is checked once, at first.
+    unchanging: the file must stay as it was when it was opened, because its digest is checked only then.
     """
 
-    def __init__(self, descriptor: int, *, still: bool = False) -> None:
+    def __init__(self, descriptor: int, *, unchanging: bool = False) -> None:
         self.descriptor = descriptor
-        self.stamp = self._stamp() if still else None
+        self.stamp = self._stamp() if unchanging else None
 
     def check(self, name: str) -> None:
-        """ArtifactError where the file was changed in place."""
+        """ArtifactError if the file was changed in place."""
         if self.stamp is not None and self._stamp() != self.stamp:
             raise ArtifactError(f"{name}: was changed while it was read")
 
     def _stamp(self) -> tuple[int, int]:
-        found = os.fstat(self.descriptor)
-        return found.st_size, found.st_mtime_ns
+        status = os.fstat(self.descriptor)
+        return status.st_size, status.st_mtime_ns
 
     def __del__(self) -> None:
         os.close(self.descriptor)
@@ -65,13 +66,13 @@ class Handle:
 
 @dataclass(frozen=True)
 class FileRows:
-    """A tensor in a file; `rows[i]`, `rows[a:b]` and `rows[tensor of numbers]` are read when asked for, by any thread."""
+    """A tensor in a file: `rows[i]`, `rows[a:b]` and `rows[tensor of numbers]` read from it, in any thread."""
 
     file: Handle
     name: str  # of the file, for messages
     dtype: torch.dtype
     shape: tuple[int, ...]
-    start: int  # of its first byte
+    start: int  # offset of its first byte
 
     @property
     def row_bytes(self) -> int:
@@ -85,8 +86,8 @@ class FileRows:
             start, stop, _ = rows.indices(len(self))
             return self._read(start, max(stop - start, 0))
         if isinstance(rows, Tensor) and rows.ndim:
-            found = [self._read(row, 1) for row in rows.tolist()]
-            return torch.cat(found) if found else self._read(0, 0)
+            single = [self._read(row, 1) for row in rows.tolist()]
+            return torch.cat(single) if single else self._read(0, 0)
         return self._read(int(rows), 1)[0]
 
     def _read(self, start: int, count: int) -> Tensor:
@@ -95,34 +96,37 @@ class FileRows:
         return torch.frombuffer(data, dtype=self.dtype).view(shape) if data else torch.empty(shape, dtype=self.dtype)
 
 
-class FileTensors(Mapping[str, Tensor]):
-    """The tensors of a file, read when asked for: whole by `[name]`, in part through `rows(name)`."""
+class FileTensors(TensorsByRow):
+    """The tensors of a file."""
 
-    def __init__(self, parts: Mapping[str, FileRows]) -> None:
-        self.parts = parts
+    def __init__(self, in_file: Mapping[str, FileRows]) -> None:
+        self._in_file = in_file
+
+    def rows(self, name: str) -> FileRows:
+        return self._in_file[name]
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.parts[name][:]
+        return self._in_file[name][:]
 
-    def __contains__(self, name: object) -> bool:  # a Mapping's own reads the tensor to see
-        return name in self.parts
+    def __contains__(self, name: object) -> bool:  # a Mapping's own would read the tensor
+        return name in self._in_file
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.parts)
+        return iter(self._in_file)
 
     def __len__(self) -> int:
-        return len(self.parts)
+        return len(self._in_file)
 
 
 def read(source: str, *kinds: str) -> Artifact:
-    """As `files.read`, with the tensors left in the file. Standard input and pipes are copied to a nameless file first."""
+    """As `files.read`, but the tensors stay in the file. Standard input and pipes are copied to a nameless file first."""
     name = files.label(source)
     regular = source != STREAM and os.path.isfile(source)
     path = source if regular else _spool(source)
     try:
-        file = Handle(os.open(path, os.O_RDONLY), still=True)
+        file = Handle(os.open(path, os.O_RDONLY), unchanging=True)
         size = os.fstat(file.descriptor).st_size
-        # the library checks the layout; it maps the file, and touches no tensor. By its number: the name may be another's by now
+        # the library checks the layout without reading a tensor. By descriptor: the name may be another file's by now
         with safe_open(f"/dev/fd/{file.descriptor}", framework="pt"):
             pass
     except SafetensorError as error:
@@ -134,32 +138,30 @@ def read(source: str, *kinds: str) -> Artifact:
             os.unlink(path)
     end = header_end(bytes(_read_at(file, 0, 8, name)))
     head = bytes(_read_at(file, 0, end, name))
-    found = describe_header(head, _chunks(file, end, size, name), name, *kinds)
-    tensors = FileTensors(_parts(file, found.offsets, found.shapes, end, name))
-    artifact = Artifact(found.kind, found.header, tensors, found.history, name)
-    artifact.__dict__["digest"] = found.digest
-    return artifact
+    one = describe_header(head, _chunks(file, end, size, name), name, *kinds)
+    tensors = FileTensors(_rows_in(file, one.offsets, one.shapes, end, name))
+    return Artifact(one.kind, one.header, tensors, one.history, name, one.digest)
 
 
-class Writer:
-    """A new artifact that is filled a row at a time: `put`, in any order."""
+class RowsToFile:
+    """The tensors of a new artifact, filled a row at a time, in any order, in its file."""
 
     def __init__(self, file: IO[bytes], head: bytes, layout: Layout) -> None:
         self.file = Handle(os.dup(file.fileno()))  # stays open when the file has its name
         shapes = {name: (NAMES[dtype], shape) for name, (dtype, shape) in layout.items()}
-        self.parts = _parts(self.file, offsets_of(shapes), shapes, len(head), "the new file")
+        self.rows = _rows_in(self.file, offsets_of(shapes), shapes, len(head), "the new file")
         file.write(head)
-        file.truncate(len(head) + sum(part.row_bytes * len(part) for part in self.parts.values()))
+        file.truncate(len(head) + sum(rows.row_bytes * len(rows) for rows in self.rows.values()))
 
     def put(self, name: str, values: Tensor, row: int | None = None) -> None:
         """One row, or all of them."""
-        part = self.parts[name]
-        data = values.detach().cpu().to(part.dtype).contiguous().numpy().tobytes()
-        assert len(data) == (part.row_bytes if row is not None else part.row_bytes * len(part)), name
-        _write_at(self.file, data, part.start + (row or 0) * part.row_bytes)
+        rows = self.rows[name]
+        data = values.detach().cpu().to(rows.dtype).contiguous().numpy().tobytes()
+        assert len(data) == (rows.row_bytes if row is not None else rows.row_bytes * len(rows)), name
+        _write_at(self.file, data, rows.start + (row or 0) * rows.row_bytes)
 
 
-class Memory:
+class RowsToMemory:
     """The same for an artifact that stays in memory."""
 
     def __init__(self, layout: Layout) -> None:
@@ -172,45 +174,46 @@ class Memory:
             self.tensors[name][row] = values
 
 
-class Made:
-    """What `making` gives: `put` rows, then `artifact` when the block is over."""
+class NewArtifact:
+    """What `new_artifact` yields: `put` rows within the block; `artifact` is there when the block has ended."""
 
-    def __init__(self, into: Writer | Memory) -> None:
-        self.put = into.put
+    def __init__(self, rows: RowsToFile | RowsToMemory) -> None:
+        self.put = rows.put
         self.artifact: Artifact
 
 
 @contextmanager
-def making(
+def new_artifact(
     target: str | None, kind: str, header: dict[str, Any], history: list[dict[str, Any]], layout: Layout
-) -> Iterator[Made]:
+) -> Iterator[NewArtifact]:
     """An artifact of known shapes that is filled row by row, in the file `target` ("-" for standard output) or in memory.
 
     The target appears, or is replaced, when the block ends without an error. The artifact then reads from it.
     """
     if target is None:
-        memory = Memory(layout)
-        made = Made(memory)
-        yield made
-        made.artifact = Artifact(kind, header, memory.tensors, history)
+        memory = RowsToMemory(layout)
+        new = NewArtifact(memory)
+        yield new
+        new.artifact = Artifact(kind, header, memory.tensors, history)
         return
     shapes = {name: (NAMES[dtype], shape) for name, (dtype, shape) in layout.items()}
     head = serialise_header(kind, header, history, shapes)
     with replacing(target) as file:
-        writer = Writer(file, head, layout)
-        made = Made(writer)
-        yield made
+        rows = RowsToFile(file, head, layout)
+        new = NewArtifact(rows)
+        yield new
         size = os.fstat(file.fileno()).st_size
         digest = hashlib.sha256(head)
-        for chunk in _chunks(writer.file, len(head), size, target):
+        for chunk in _chunks(rows.file, len(head), size, target):
             digest.update(chunk)
-        _write_at(writer.file, with_digest(head, digest.hexdigest()), 0)
-    made.artifact = Artifact(kind, header, FileTensors(writer.parts), history, files.label(target))
-    made.artifact.__dict__["digest"] = digest.hexdigest()
+        _write_at(rows.file, with_digest(head, digest.hexdigest()), 0)
+    new.artifact = Artifact(
+        kind, header, FileTensors(rows.rows), history, files.label(target), stored_digest=digest.hexdigest()
+    )
 
 
 def _spool(source: str) -> str:
-    """What comes through a pipe, in a file that can be read at any place: its path."""
+    """Copy what comes through a pipe to a temporary file, which can be read at any offset; gives its path."""
     if source == STREAM and sys.stdin.isatty():
         raise ArtifactError("standard input is a terminal: expected a file through a pipe for '-'")
     try:
@@ -228,7 +231,7 @@ def _spool(source: str) -> str:
     return file.name
 
 
-def _parts(
+def _rows_in(
     file: Handle,
     offsets: Mapping[str, int],
     shapes: Mapping[str, tuple[str, tuple[int, ...]]],
@@ -241,7 +244,7 @@ def _parts(
 
 
 def _read_at(file: Handle, start: int, count: int, name: str) -> bytearray:
-    """Exactly `count` bytes, in memory of their own."""
+    """Exactly `count` bytes from offset `start`."""
     data = bytearray(count)
     view, done = memoryview(data), 0
     while done < count:
@@ -269,7 +272,7 @@ def _write_at(file: Handle, data: bytes, start: int) -> None:
 
 
 def read_any(source: str) -> Artifact:
-    """As `read`, for a file of any kind: a model, whose tensors may be of types that can't be read by rows, is read whole."""
+    """As `read`, for files of any kind: a model, whose dtypes may not be readable by rows, is read whole."""
     try:
         return read(source)
     except KeyError:

@@ -187,7 +187,7 @@ def read_sizes(text: str | None) -> list[int]:
 
 def read_side(source: str) -> tuple[Artifact | Tensor, Tensor | None]:
     """A mask file, or a foreign file's one matrix (n, d), or column (n), and its `labels` if it has any."""
-    if files.looks_made(source):
+    if files.looks_like_artifact(source):
         from fmtool.artifacts import streaming
 
         return streaming.read(source, "masks"), None  # masks stay there until some are wanted

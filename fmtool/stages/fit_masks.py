@@ -130,7 +130,7 @@ def _joined(
     if not ranks.leads:
         ranks.hand_over(fitted)
         return Artifact("masks", header, {}, history), {}
-    with streaming.making(execution.output, "masks", header, history, _layout(n, shape, known)) as masks:
+    with streaming.new_artifact(execution.output, "masks", header, history, _layout(n, shape, known)) as masks:
         columns = _put(masks, ranks.gathered(fitted, execution.progress), n)
         for name, values in {**known, **columns}.items():
             masks.put(name, values)
@@ -249,7 +249,7 @@ def _store_in(journal: Journal) -> Callable[[int, Fit], None]:
     return store
 
 
-def _put(masks: streaming.Made, rows: Iterable[tuple[int, bytes]], n: int) -> dict[str, Tensor]:
+def _put(masks: streaming.NewArtifact, rows: Iterable[tuple[int, bytes]], n: int) -> dict[str, Tensor]:
     """Write the masks of these rows; gives what else there is of each, one column a field (n)."""
     columns = {name: torch.zeros(n, dtype=dtype) for name, dtype in COLUMNS.items()}
     for row, content in rows:

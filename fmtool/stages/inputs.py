@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fmtool.artifacts.format import Artifact, Rows
-from fmtool.artifacts.rows import ROWS, ROWS_OF_FILE, check_range, check_whole
+from fmtool.artifacts.rows import ROWS, ROWS_OF_FILE, check_no_shard, check_range
 from fmtool.datasets.data import Data
 from fmtool.errors import ArtifactError, DataError
 from fmtool.masks.basis import Basis
@@ -41,7 +41,7 @@ def check_attack(
     """
     if attack.header.get("defense") and not adaptive:
         raise ArtifactError(f"{attack}: was made against the two-pass defence: its predictions are not the model's")
-    check_whole(attack)
+    check_no_shard(attack)
     check_same_model(attack, model, allow_other_model)
     check_shape(attack.rows("images"), spec, str(attack))
     classes = len(spec.class_names)

@@ -56,7 +56,7 @@ def merge(files: Sequence[Artifact], *, allow_gaps: bool = False, execution: Exe
     columns = {name: [file.rows(name) for file in files] for name in first.tensors}
     layout = {name: (rows[0].dtype, (len(sources), *rows[0].shape[1:])) for name, rows in columns.items()}
     places = _places(files) if sharded else torch.arange(len(sources))
-    with streaming.making(execution.output, first.kind, header, history, layout) as merged:
+    with streaming.new_artifact(execution.output, first.kind, header, history, layout) as merged:
         for name, parts in columns.items():
             if len(parts[0].shape) == 1:
                 values = sources if name == "source" and not sharded else torch.cat([rows[:] for rows in parts])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fmtool.artifacts import history as provenance
-from fmtool.artifacts.files import describe, label, looks_made, read_bytes
+from fmtool.artifacts.files import describe, label, looks_like_artifact, read_bytes
 from fmtool.artifacts.format import Artifact, Description, check_layout
 from fmtool.artifacts.history import SHORT
 from fmtool.artifacts.output import STREAM
@@ -85,7 +85,7 @@ def _examined(file: str) -> Examined:
     if file != STREAM and (Path(file).is_dir() or _named(file)):
         return Examined(name)
     try:
-        if file == STREAM or looks_made(file) or not Path(file).is_file():
+        if file == STREAM or looks_like_artifact(file) or not Path(file).is_file():
             one = _read(file)
             return Examined(name, one.kind, [one.digest], one.history)
         if Path(file).suffix == ".safetensors":

@@ -18,7 +18,7 @@ from fmtool.artifacts import streaming
 from fmtool.artifacts.files import describe
 from fmtool.artifacts.format import Artifact, offsets_of, serialise
 from fmtool.artifacts.schema import TENSORS
-from fmtool.artifacts.streaming import FileRows, making
+from fmtool.artifacts.streaming import FileRows, new_artifact
 from fmtool.errors import ArtifactError
 
 HEADER = {"attack": "fmn", "options": {"ü": 'a "quote"'}, "class_names": ["é", "b\n"], "data": []}
@@ -39,7 +39,7 @@ def fill(target: str | None, n: int) -> Artifact:
     """By rows, the last one first, and whole columns."""
     given = tensors(n)
     layout = {name: (values.dtype, tuple(values.shape)) for name, values in given.items()}
-    with making(target, "attack", HEADER, HISTORY, layout) as made:
+    with new_artifact(target, "attack", HEADER, HISTORY, layout) as made:
         for row in reversed(range(n)):
             made.put("images", given["images"][row], row)
         for name, values in given.items():
@@ -124,7 +124,10 @@ def test_an_error_leaves_the_old_file_and_nothing_else(error: BaseException, tmp
     target = tmp_path / "file"
     target.write_bytes(b"old")
     expected = ArtifactError if isinstance(error, OSError) else type(error)
-    with pytest.raises(expected), making(str(target), "attack", HEADER, HISTORY, {"x": (torch.float32, (3,))}) as made:
+    with (
+        pytest.raises(expected),
+        new_artifact(str(target), "attack", HEADER, HISTORY, {"x": (torch.float32, (3,))}) as made,
+    ):
         made.put("x", torch.tensor(1.0), 1)
         raise error
     assert list(tmp_path.iterdir()) == [target] and target.read_bytes() == b"old"
