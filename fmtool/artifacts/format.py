@@ -89,7 +89,7 @@ class Artifact:
         return self._digest
 
     def input_digest(self, kind: str) -> str | None:
-        """The digest of the newest stage's input of this kind; stages without one, such as `merge` without a model, are skipped."""
+        """The digest of the input of this kind that the newest stage with such an input took; `merge`, say, takes no model."""
         named = (entry for stage in reversed(self.history) for entry in stage["inputs"])
         return next((entry["digest"] for entry in named if entry["kind"] == kind), None)
 
