@@ -55,7 +55,7 @@ def image_names(keys: Any, indices: Any) -> list[tuple[int, int]]:
 
 
 def join(files: Sequence[Artifact]) -> list[Tensor]:
-    """Row numbers of the images, known by (key, index), that all files share: (m) int64 for each file, in the first one's order."""
+    """Row numbers (m) int64 for each file, of the images, known by (key, index), that all share, in the first one's order."""
     import torch
 
     places = []
