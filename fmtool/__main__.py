@@ -34,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
     except FmtoolError as error:
-        if error.__dict__.get("debug"):
+        if error.debug:
             traceback.print_exc()
         print(f"fmtool: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

@@ -8,7 +8,12 @@ from collections.abc import Iterable
 
 
 class FmtoolError(Exception):
-    """Anything that the user can mend. The message says what was expected, what came, and which file or option."""
+    """Anything that the user can mend. The message says what was expected, what came, and which file or option.
+
+    debug: the command line shows the traceback too.
+    """
+
+    debug = False
 
     def __str__(self) -> str:
         return printable(" ".join(super().__str__().split()))  # libraries' own texts may have several lines

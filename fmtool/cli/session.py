@@ -37,7 +37,7 @@ def working(output: str | None, *, quiet: bool, debug: bool) -> Iterator[Bar]:
             warnings.showwarning = line
             yield bar
     except FmtoolError as error:
-        error.__dict__["debug"] = debug
+        error.debug = debug
         raise
 
 
