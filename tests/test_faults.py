@@ -1,6 +1,6 @@
 """Faults: a full disk, a folder that is not ours, input that changes while it is read, a reader that goes.
 
-Each ends in one clear line, the old target whole and nothing beside it but the side file to go on from; then the same command
+Each ends in one clear line, the old target whole and nothing beside it but the resume file; then the same command
 works.
 """
 
@@ -58,7 +58,7 @@ def process(arguments: list[str], before: Callable[[], object] | None = None, **
 
 
 def refused(found: Outcome, target: Path, old: bytes) -> None:
-    """One line, the target as it was, and nothing beside it but the side file."""
+    """One line, the target as it was, and nothing beside it but the resume file."""
     assert found.code == 1 and "Traceback" not in found.err, found
     lines = [line for line in found.err.splitlines() if not line.startswith("fmtool: warning: ")]
     assert len(lines) == 1 and lines[0].startswith("fmtool: error: ") and "can't be written" in lines[0], found.err

@@ -73,9 +73,9 @@ def test_out_of_memory_halves_the_batch(
     assert found.code == 0, found.err
     lines = [text for text in found.err.splitlines() if "out of memory" in text]
     assert [text.split(":")[2].strip() for text in lines] == [
-        "out of memory with 256 images in a batch", "out of memory with 128 images in a batch",
+        "out of memory with 256 images per batch", "out of memory with 128 images per batch",
     ]  # fmt: skip
-    assert "as --batch-size 64" in lines[1] and "bytes differ" in lines[1]
+    assert "as with --batch-size 64" in lines[1] and "bytes may differ" in lines[1]
     again = run(*words(line, files, "")[:-2], "--batch-size", 64, *(["-o", str(tmp_path / "again")] if target else []))
     assert again.code == 0 and "out of memory" not in again.err and again.out == found.out
     if target:
@@ -141,9 +141,7 @@ def test_memory_that_is_too_little_when_something_is_saved(files: Path, tmp_path
             journal.finish_row(0, {"mask": torch.ones(1)})
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    said = (
-        r"out of memory \(CUDA.*\): what is done is saved: run the same command again when there is more memory; with a"
-    )
+    said = r"out of memory \(CUDA.*\): progress is saved, run the same command again when there is more memory; with a"
     with pytest.raises(ModelError, match=said):
         stage(fmtool.read(str(files / "model.safetensors")), execution=Execution(output=target, batch_size=4))
     with device_faults.resuming(Execution(output=target), {"batch": 4}) as journal:
@@ -192,7 +190,7 @@ def test_memory_that_is_too_little_after_the_passes_before_the_work(
     monkeypatch.setattr(resume_file, "SECONDS_BETWEEN", 0.0)
     line = STAGES[command].format(made(100, "memory for gradients"))
     found = run(*words(line, files, tmp_path / "result"))
-    assert found.code == 0 and "anew" not in found.err, found.err
+    assert found.code == 0 and "saved progress" not in found.err, found.err
     assert "out of memory with 256 images" in found.err and "out of memory with 128 images" in found.err
     again = run(*words(line, files, tmp_path / "again"), "--batch-size", 64)
     assert again.code == 0 and (tmp_path / "result").read_bytes() == (tmp_path / "again").read_bytes()
@@ -212,12 +210,12 @@ def test_a_batch_that_was_halved_is_that_of_the_same_command(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Killed, it goes on with it; another command doesn't."""
+    """Killed, it resumes with it; another command doesn't."""
     monkeypatch.setattr(resume_file, "SECONDS_BETWEEN", 0.0)
     name, target = made(100, "memory"), str(tmp_path / "target")
     model, data = fmtool.read(f"{name}.safetensors"), fmtool.load_data("digits:all")
     usual = Execution(factory=f"{name}:make")
-    kinds = ("out of memory", "continues", "what is done", target)
+    kinds = ("out of memory", "resuming", "progress is saved", target)
 
     def stop(label: str, done: int, total: int) -> None:
         raise KeyboardInterrupt
@@ -231,18 +229,18 @@ def test_a_batch_that_was_halved_is_that_of_the_same_command(
         lines = [str(one.message).partition(":")[0].partition(" (")[0] for one in warned]
         return [line for line in lines if line.startswith(kinds)]
 
-    halved = [f"out of memory with {batch} images in a batch" for batch in (256, 128)]
-    assert said(progress=stop) == [*halved, "what is done is saved"]
-    on = "continues with 64 images in a batch, for which there was enough memory"
-    assert said(progress=stop) == [on, "what is done is saved"]
+    halved = [f"out of memory with {batch} images per batch" for batch in (256, 128)]
+    assert said(progress=stop) == [*halved, "progress is saved"]
+    on = "resuming with 64 images per batch, which fitted into memory"
+    assert said(progress=stop) == [on, "progress is saved"]
     assert said() == [on]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         whole = stage(model, data, **few, execution=dataclasses.replace(usual, batch_size=64))
     assert fmtool.read(target).digest == whole.digest
     other = {"seed": 1} if stage is fmtool.attack else {"limit": 100}
-    assert said(progress=stop, **other) == [*halved, "what is done is saved"]
-    assert said() == [f"{target}", *halved]  # begins anew
+    assert said(progress=stop, **other) == [*halved, "progress is saved"]
+    assert said() == [f"{target}", *halved]  # starts over
 
 
 @pytest.mark.parametrize("command", ["fit-masks IN/model IN/fmn --for essential", "class-masks IN/model IN/fmn"])

@@ -27,7 +27,7 @@ OFTEN = (
 FIT = "fit-masks MODEL FMN --for essential --lambda 0.1 --limit 60 --min-steps 3500 --max-steps 4000 --batch-size 16"
 LONG = FIT.replace("3500", "60000").replace("4000", "60000")  # never over before it is stopped
 ATTACK = "attack MODEL --data digits --limit 240 --attack fmn --attack-option steps=200 --batch-size 8"
-SAVED = "fmtool: warning: what is done is saved: the same command goes on from there"
+SAVED = "fmtool: warning: progress is saved: run the same command again to resume"
 
 
 def command(line: str, files: Path, target: Path) -> list[str]:
@@ -44,7 +44,7 @@ def begin(line: str, files: Path, target: Path) -> subprocess.Popen[str]:
 
 
 def saved(process: subprocess.Popen[str], side: Path) -> None:
-    """Wait until the side file is written the next time."""
+    """Wait until the resume file is written the next time."""
     known = side.exists() and side.stat().st_mtime_ns
     deadline = time.monotonic() + 120
     while not side.exists() or side.stat().st_mtime_ns == known:
@@ -58,7 +58,7 @@ def finish(line: str, files: Path, target: Path) -> subprocess.CompletedProcess[
 
 
 def counts(target: Path) -> tuple[int, int]:
-    """How many rows and states the side file has; reading it rolls back what was not committed."""
+    """How many rows and states the resume file has; reading it rolls back what was not committed."""
     database = sqlite3.connect(target.with_name(f".{target.name}.resume"))
     try:
         return tuple(database.execute(f"select count(*) from {name}").fetchone()[0] for name in ("rows", "states"))  # type: ignore[return-value]
@@ -177,7 +177,7 @@ def interrupted(model: Artifact, attack: Artifact, target: Path, **more: Any) ->
 
 
 def test_another_option_begins_anew_and_says_so(files: Path, tmp_path: Path, run: Run) -> None:
-    """--restart does so without a word, and the same command goes on without one."""
+    """--restart does so without a warning, and the same command resumes without one."""
     model, attack = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("model", "fmn"))
     target = tmp_path / "target"
     line = ["fit-masks", files / "model.safetensors", files / "fmn.safetensors", "--for", "essential", "--min-steps", 50,
@@ -187,7 +187,9 @@ def test_another_option_begins_anew_and_says_so(files: Path, tmp_path: Path, run
         interrupted(model, attack, target, min_steps=50)
         assert (tmp_path / ".target.resume").exists()
         outcome = run(*line, *more)
-        assert outcome.code == 0 and ("target: begins anew, as what was begun before had other" in outcome.err) == said
+        assert (
+            outcome.code == 0 and ("target: starting over, the saved progress belongs to other" in outcome.err) == said
+        )
     assert fmtool.read(str(target)).digest == expected.digest
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
@@ -232,7 +234,7 @@ def test_a_network_whose_gradients_hang_on_the_slot_is_told(files: Path) -> None
             return torch.stack([score, -score], dim=1)
 
     images, targets, cpu = torch.rand(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64), torch.device("cpu")
-    with pytest.warns(FmtoolWarning, match="an image's steps hang on its place in the batch here"):
+    with pytest.warns(FmtoolWarning, match="here an image's steps depend on its place in the batch"):
         fitting._levels(HangsOnItsSlot(), images, targets, FitOptions(0.1, 8, min_steps=500, max_steps=5000), cpu)
     assert not foolbox.same_in_any_slot(HangsOnItsSlot(), images, targets, 8, cpu)
     assert foolbox.same_in_any_slot(nn.Flatten(), images, targets, 8, cpu)

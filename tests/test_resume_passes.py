@@ -199,10 +199,10 @@ def test_another_network_of_the_same_factory_begins_anew(
                 fmtool.class_masks(model, data, min_steps=50, max_steps=50, execution=execution)
 
     interrupted()
-    interrupted()  # the same network goes on
+    interrupted()  # the same network resumes
     monkeypatch.setattr(sys.modules[name], "scale", 2.0)
     if noise:
         interrupted()
     else:
-        with pytest.raises(FmtoolWarning, match="begins anew"):
+        with pytest.raises(FmtoolWarning, match="starting over"):
             interrupted()

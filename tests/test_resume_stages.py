@@ -94,13 +94,13 @@ class Command:
         return process.exitcode
 
     def wait(self, process: ForkServerProcess, size: int) -> float:
-        """Until there is a side file of at least so many bytes; when that was."""
+        """Until there is a resume file of at least so many bytes; when that was."""
         while process.is_alive() and not (self.side.exists() and self.side.stat().st_size >= size):
             time.sleep(0.005)
         return time.monotonic()
 
     def begun(self) -> bool:
-        """Whether the side file that a killed process left holds a state."""
+        """Whether the resume file that a killed process left holds a state."""
         if not self.side.exists():
             return False
         database = sqlite3.connect(self.side)
@@ -120,7 +120,7 @@ class Command:
         return process
 
 
-LARGER_THAN_EMPTY = 60_000  # bytes of a side file with a state of train-model, which holds weights and moments
+LARGER_THAN_EMPTY = 60_000  # bytes of a resume file with a state of train-model, which holds weights and moments
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_signals_say_how_to_go_on(number: signal.Signals, code: int, command: fu
     assert it.stop(number).exitcode == code
     assert it.begun() and not it.target.exists()
     said = [line for line in it.log.read_text().splitlines() if line.startswith("fmtool: warning:")]
-    assert said == ["fmtool: warning: what is done is saved: the same command goes on from there"]
+    assert said == ["fmtool: warning: progress is saved: run the same command again to resume"]
     assert "Traceback" not in it.log.read_text()
     assert it.finish() == 0 and it.target.read_bytes() == it.whole
     assert [path.name for path in it.folder.iterdir()] == [it.target.name]
@@ -183,7 +183,7 @@ def test_another_option_begins_anew_and_says_so(command: functools.partial[Comma
     assert it.begun()
     it.log.unlink(missing_ok=True)
     assert it.finish("--seed", "1") == 0
-    assert f"{it.target}: begins anew, as what was begun before had other inputs or options" in it.log.read_text()
+    assert f"{it.target}: starting over, the saved progress belongs to other inputs or options" in it.log.read_text()
     other = it.target.read_bytes()
     assert other != it.whole
     assert it.finish("--seed", "1") == 0 and it.target.read_bytes() == other

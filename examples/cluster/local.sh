@@ -16,7 +16,7 @@ done
 trap 'kill "${tasks[@]}" 2>/dev/null || true' INT TERM
 failed=0
 for task in "${tasks[@]}"; do wait "$task" || failed=$?; done
-[ "$failed" = 0 ] || exit "$failed"  # the same line goes on from what the others have
+[ "$failed" = 0 ] || exit "$failed"  # run the same line again to resume
 shards=()
 for ((number = 1; number <= count; number++)); do shards+=("$output.$number-of-$count"); done
 python -m fmtool merge "${shards[@]}" -o "$output"

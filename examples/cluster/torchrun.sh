@@ -8,7 +8,7 @@
 #   torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint FIRST_MACHINE:29500 --rdzv-id masks \
 #       -m fmtool fit-masks model.safetensors fmn.safetensors --for essential -o essential.safetensors
 #
-# A process that dies ends the job; the same line goes on where it was. Not run yet on several GPUs or machines.
+# A process that dies ends the job; run the same line again to resume. Not run yet on several GPUs or machines.
 set -euo pipefail
 if [ $# -lt 2 ]; then echo "usage: torchrun.sh N COMMAND..." >&2; exit 2; fi
 count=$1

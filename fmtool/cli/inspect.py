@@ -62,34 +62,37 @@ def inspect(
     with working(None, quiet=quiet, debug=debug):
         if history and (spectrum or form != "table"):
             raise FmtoolError("--history goes with neither --spectrum nor --format: it prints a tree")
-        found = [describe(file, *(KINDS if spectrum else ())) for file in files]
+        descriptions = [describe(file, *(KINDS if spectrum else ())) for file in files]
         if spectrum:
             show(
-                spectrum_table([_source(file, one, one.arrays()) for file, one in zip(files, found, strict=True)]), form
+                spectrum_table(
+                    [_source(file, one, one.arrays()) for file, one in zip(files, descriptions, strict=True)]
+                ),
+                form,
             )
             return
-    if len(found) > 1 and all(one.kind == "correlation" for one in found):
-        for file, one in zip(files, found, strict=True) if history else ():
+    if len(descriptions) > 1 and all(one.kind == "correlation" for one in descriptions):
+        for file, one in zip(files, descriptions, strict=True) if history else ():
             show_tree(history_tree(file, one, True))
-        show(table1([one.header for one in found], [label(file) for file in files]), form)
-        _show_commands(found if history else ())
+        show(table1([one.header for one in descriptions], [label(file) for file in files]), form)
+        _show_commands(descriptions if history else ())
         return
-    made = []
-    for file, one in zip(files, found, strict=True):
+    titled = []
+    for file, one in zip(files, descriptions, strict=True):
         arrays = one.arrays()
         if form == "table":
             print("\n".join(_summary(file, one)))
             show_tree(history_tree(file, one, history))
             if one.kind in KINDS:
                 print("\n".join(spectrum_lines(_source(file, one, arrays))))
-        made.append((label(file), tables_of(one.kind, one.header, arrays)))
-    show(joined(made), form)
-    _show_commands(found if history else ())
+        titled.append((label(file), tables_of(one.kind, one.header, arrays)))
+    show(joined(titled), form)
+    _show_commands(descriptions if history else ())
 
 
-def _show_commands(found: Iterable[Description]) -> None:
+def _show_commands(descriptions: Iterable[Description]) -> None:
     """Last, so that a shell can be given the end of the output."""
-    for one in found:
+    for one in descriptions:
         print("\n".join(replay.commands(one.history, one.kind, one.digest, one.header)))
 
 

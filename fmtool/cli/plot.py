@@ -58,7 +58,7 @@ def plot(
         from fmtool.artifacts import streaming
         from fmtool.plotting.figure import draw, save
 
-        found = [streaming.read_any(file) for file in files]
-        like = [streaming.read_any(file) for file in same_images_as or ()]
-        save(draw(found, count, figure, like), output)
+        artifacts = [streaming.read_any(file) for file in files]
+        others = [streaming.read_any(file) for file in same_images_as or ()]
+        save(draw(artifacts, count, figure, others), output)
     print(output)

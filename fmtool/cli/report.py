@@ -39,10 +39,10 @@ def report(
         from fmtool.artifacts.output import STDOUT, write_bytes
         from fmtool.stages.report import build
 
-        found = []
+        artifacts = []
         for number, file in enumerate(files):
             bar("reading", number, len(files))
-            found.append(streaming.read_any(file))
-        write_bytes(build(found, count).encode(), output)
+            artifacts.append(streaming.read_any(file))
+        write_bytes(build(artifacts, count).encode(), output)
     if output not in STDOUT:
         print(output)

@@ -43,9 +43,9 @@ def verify(
     with working(None, quiet=quiet, debug=debug) as bar:
         from fmtool.stages.verify import examine, table
 
-        found = examine(files, progress=bar)
-    show(table(found), form)
-    damaged = [file for file in found if file.damage]
+        examined = examine(files, progress=bar)
+    show(table(examined), form)
+    damaged = [file for file in examined if file.damage]
     for file in damaged:
         print(f"fmtool: error: {file.damage}", file=sys.stderr)
     if damaged:

@@ -40,10 +40,10 @@ class Shard:
 
     def rows(self, n: int) -> range:
         """Positions among all n rows. FmtoolError where there are none."""
-        found = range(self.number - 1, n, self.of)
-        if not found:
+        positions = range(self.number - 1, n, self.of)
+        if not positions:
             raise FmtoolError(f"--shard {self.number}/{self.of}: there are only {n} images")
-        return found
+        return positions
 
     def field(self, n: int) -> dict[str, int]:
         """What the header of this part of n rows says of it."""
@@ -52,8 +52,8 @@ class Shard:
 
 def parse_shard(text: str) -> Shard:
     """ "2/8" is the second of eight."""
-    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
-    number, of = (int(part) for part in found.groups()) if found else (0, 0)
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    number, of = (int(part) for part in match.groups()) if match else (0, 0)
     if not 1 <= number <= of:
         raise FmtoolError(f"--shard {text}: expected I/N with I from 1 to N, such as 2/8")
     return Shard(number, of)

@@ -2,7 +2,7 @@
 
 It is an SQLite database, because that survives SIGKILL at any moment without code of ours: what was committed is there, what
 was not is not. It holds the key of the work (a hash of inputs and options), finished rows and parts, and the state of what is
-not finished. The file of other work, or a damaged one, is begun anew, so that make is never blocked.
+not finished. A file of other work, or a damaged one, is emptied, so that make is never blocked.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class ResumeFile(Journal):
 
 
 def key_of(work: Mapping[str, Any]) -> str:
-    """The hash of what must be the same for work to go on: history (inputs' digests, options, seed, versions), shapes."""
+    """The hash of what must be the same to resume: history (inputs' digests, options, seed, versions) and shapes."""
     return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
 
 
@@ -149,7 +149,7 @@ def resuming(
 ) -> Iterator[Journal]:
     """The journal of this target, empty unless the same work was begun before; removed when the block ends without an error.
 
-    restart: begin anew in any case. rank: which of how many processes that make the target together, each with a file of its
+    restart: start over in any case. rank: which of how many processes that make the target together, each with a file of its
     own. holds_rows: without a target rows are held all the same, in a nameless file that goes with the process. After an error,
     Ctrl-C, SIGTERM or SIGHUP the file stays, and a warning says how to resume. ArtifactError where another command is writing
     the same target, or the file can't be made.
@@ -186,13 +186,13 @@ def _leave(journal: ResumeFile, path: Path, error: BaseException) -> None:
         if not journal.begun() or _comes_again(error):
             path.unlink(missing_ok=True)
         elif not isinstance(error, Exception):
-            warnings.warn(FmtoolWarning("what is done is saved: the same command goes on from there"), stacklevel=4)
+            warnings.warn(FmtoolWarning("progress is saved: run the same command again to resume"), stacklevel=4)
 
 
 def _comes_again(error: BaseException) -> bool:
-    """Whether the same command would end in the same error, so that there is nothing to go on to.
+    """Whether the same command would end in the same error, so that there is no use in resuming.
 
-    Files and devices may do better the next time, and so may an attack that a fault of theirs has ended.
+    Faults of files and devices may not recur, nor may the failure of an attack that they caused.
     """
     fault = isinstance(error, ArtifactError | ModelError) or isinstance(error.__cause__, RuntimeError)
     return isinstance(error, FmtoolError) and not fault
@@ -251,10 +251,8 @@ def _opened(path: Path, target: str, key: str, restart: bool) -> sqlite3.Connect
             before = _key_in(database)
             if before is not None and (restart or before != key):
                 if not restart:
-                    why = "other inputs or options" if before else "a damaged resume file"
-                    warnings.warn(
-                        FmtoolWarning(f"{target}: begins anew, as what was begun before had {why}"), stacklevel=4
-                    )
+                    why = "belongs to other inputs or options" if before else "is damaged"
+                    warnings.warn(FmtoolWarning(f"{target}: starting over, the saved progress {why}"), stacklevel=4)
                 for table in TABLES:
                     database.execute(f"drop table if exists {table}")
                 before = None
@@ -281,13 +279,15 @@ def _connected(path: str, **options: Any) -> sqlite3.Connection:
 
 
 def _drop_damaged(database: sqlite3.Connection, target: str) -> None:
-    """Forget rows and states that are not what was written, so that they are made anew."""
+    """Delete rows and states that are not what was written, so that they are computed again."""
     damaged = sum(
         database.execute(f"delete from {table} where crc32(data) is not checksum").rowcount
         for table in ("rows", "states")
     )
     if damaged:
-        warnings.warn(FmtoolWarning(f"{target}: {damaged} saved parts are damaged, and are made anew"), stacklevel=5)
+        warnings.warn(
+            FmtoolWarning(f"{target}: {damaged} saved parts are damaged and will be computed again"), stacklevel=5
+        )
 
 
 def _create(database: sqlite3.Connection, key: str) -> None:

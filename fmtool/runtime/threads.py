@@ -2,7 +2,7 @@
 
 A network on images as small as CIFAR-10's is a hundred pieces of work of a tenth of a millisecond each. Shared by all
 threads, every piece ends with a wait for the slowest one; so each thread takes a batch of its own from first to last piece.
-What a batch gives does then not depend on the number of threads either. torch lets go of Python's lock while it computes.
+What a batch gives does then not depend on the number of threads either. torch releases Python's lock while it computes.
 """
 
 from __future__ import annotations

@@ -171,11 +171,11 @@ def _ends(ready: ReadyModel, rows: _Rows, planned: dict[str, _Plan], progress: P
 
 def _control(name: str, fitted: Tensor, ends: Tensor, fitted_name: str, seed: int) -> Control:
     """fitted, ends (m): of the images that have this control."""
-    kept = controls.share(ends)
+    right = controls.share(ends)
     if name == fitted_name:
-        return Control(name, len(ends), kept)
+        return Control(name, len(ends), right)
     p = None if name == "no filter" else controls.sign_flip_p(fitted, ends, seed)
-    return Control(name, len(ends), kept, controls.difference(fitted, ends), p)
+    return Control(name, len(ends), right, controls.difference(fitted, ends), p)
 
 
 def _same_values(rows: _Rows, every: Tensor, draws: int) -> dict[str, _Plan]:

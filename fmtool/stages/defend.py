@@ -140,13 +140,13 @@ def _name(file: Artifact, files: Sequence[Artifact]) -> str:
 def _columns_of(file: Artifact, class_masks: Sequence[Artifact]) -> list[int]:
     """The columns of the masks that an adaptive attack was made against."""
     digest = file.header["defense"]["digest"]
-    found = [column for column, masks in enumerate(class_masks, start=1) if masks.digest == digest]
-    if not found:
+    columns = [column for column, masks in enumerate(class_masks, start=1) if masks.digest == digest]
+    if not columns:
         name = registry.masks_title(file.header["defense"])
         raise ArtifactError(
             f"{file}: attacks the {name} class masks {digest[:12]}, which are not among the class-masks files given"
         )
-    return found
+    return columns
 
 
 def _matrix(predictions: Tensor, labels: Tensor, adaptive: Sequence[bool]) -> dict[str, Any]:
@@ -154,23 +154,23 @@ def _matrix(predictions: Tensor, labels: Tensor, adaptive: Sequence[bool]) -> di
     right = predictions == labels
     right_before = right[0, 0]  # the bare model on the clean images
 
-    def cell(found: Tensor, adapted: bool) -> dict[str, Any]:
+    def cell(hits: Tensor, adapted: bool) -> dict[str, Any]:
         return {
-            "accuracy": float(found.double().mean()),
-            "accuracy_right_before": float((found & right_before).double().mean()),
+            "accuracy": float(hits.double().mean()),
+            "accuracy_right_before": float((hits & right_before).double().mean()),
             "adaptive": adapted,
         }
 
     there = (predictions != NO_CELL).any(dim=2).tolist()
     matrix = [
-        [cell(found, adapted) if filled else None for found, filled in zip(row, cells, strict=True)]
+        [cell(hits, adapted) if filled else None for hits, filled in zip(row, cells, strict=True)]
         for row, cells, adapted in zip(right, there, adaptive, strict=True)
     ]
     unaware = right[[number for number, adapted in enumerate(adaptive) if not adapted]]
     clean = right[0].double().mean(dim=1)
     return {
         "matrix": matrix,
-        "worst": [cell(found, False) for found in unaware.all(dim=0)] if len(unaware) > 2 else None,
+        "worst": [cell(hits, False) for hits in unaware.all(dim=0)] if len(unaware) > 2 else None,
         "clean_drop": (clean[0] - clean).tolist(),
         "adaptive": any(adaptive),
     }

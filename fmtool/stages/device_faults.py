@@ -1,4 +1,4 @@
-"""What a stage does when a device fails it: halve the batch where memory is not enough, else one line, never another device."""
+"""What a stage does when a device fails: halve the batch if memory runs out, else end with one line; never change the device."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from fmtool.stages.options import DEFAULT_EXECUTION, Execution
 
 BATCH = "batch"  # the part of a journal that says which batch memory was enough for
 SAVED = (
-    "out of memory ({}): what is done is saved: run the same command again when there is more memory; "
-    "with a smaller --batch-size it begins anew"
+    "out of memory ({}): progress is saved, run the same command again when there is more memory; "
+    "with a smaller --batch-size it starts over"
 )
 Stage = TypeVar("Stage", bound=Callable[..., Any])
 
@@ -65,7 +65,7 @@ def device_errors(advice: str = "a smaller --batch-size") -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Halved(Execution):
-    """An execution with a smaller batch than was asked for. asked: the hash of the command as it was asked for."""
+    """An execution with a smaller batch than was asked for. asked: the hash of the command as it was given."""
 
     asked: str = ""
 
@@ -73,22 +73,20 @@ class _Halved(Execution):
 def halving(stage: Stage) -> Stage:
     """A stage of a `model` artifact, first, whose keyword `execution` is an `Execution`.
 
-    Out of memory it begins again with half the batch, which is then the one recorded; killed after that, the same command goes
-    on with that batch. ModelError where one image is too much, several processes share the work, the device fails, or something
-    is saved already, which another batch would lose.
+    Out of memory, it starts over with half the batch size, which is then the one recorded; if it is killed after that, the same
+    command resumes with that batch size. ModelError if one image is too much, if several processes share the work, if the device
+    fails, or if work is saved that another batch size would lose.
     """
 
     @functools.wraps(stage)
     def with_enough_memory(
         model: Artifact, *inputs: Any, execution: Execution = DEFAULT_EXECUTION, **options: Any
     ) -> Any:
-        asked = functools.cache(lambda told=execution: _hash(stage.__name__, model, inputs, options, told))
+        asked = functools.cache(lambda given=execution: _hash(stage.__name__, model, inputs, options, given))
         alone = execution.ranks.of == 1  # processes that share the work must not differ in their batches
         batch = _batch_before(execution.output, asked) if alone and not execution.restart else None
         if batch is not None:
-            warn(
-                f"continues with {batch} images in a batch, for which there was enough memory (as --batch-size {batch})"
-            )
+            warn(f"resuming with {batch} images per batch, which fitted into memory (as with --batch-size {batch})")
             execution = _halved(execution, batch, asked())
         while True:
             try:
@@ -102,14 +100,14 @@ def halving(stage: Stage) -> Stage:
                 batch = _in_effect(model, execution)
                 if batch == 1:
                     raise
-            # out of the handler: its traceback holds on to the tensors, and the workers' futures to it, in a circle
+            # outside the handler: its traceback keeps the tensors alive, and the workers' futures keep it, in a cycle
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             execution = dataclasses.replace(_halved(execution, batch // 2, asked()), restart=True)
             warn(
-                f"out of memory with {batch} images in a batch: begins again with {batch // 2} (as --batch-size {batch // 2}); "
-                "another batch may round otherwise, and the file's bytes differ"
+                f"out of memory with {batch} images per batch: starting over with {batch // 2} (as with --batch-size "
+                f"{batch // 2}); another batch size may round differently, so the file's bytes may differ"
             )
 
     return with_enough_memory  # type: ignore[return-value]
@@ -141,13 +139,15 @@ def _batch_before(target: str | None, asked: Callable[[], str]) -> int | None:
 
 
 def _hash(name: str, model: Artifact, inputs: Sequence[Any], options: Mapping[str, Any], execution: Execution) -> str:
-    """The hash of what makes a command the same, whatever its output and whoever is told of its progress."""
-    told = dataclasses.replace(execution, output=None, progress=None, ranks=ALONE, restart=False)
+    """The hash of a command's inputs and options, apart from its output and its progress."""
+    compared = dataclasses.replace(execution, output=None, progress=None, ranks=ALONE, restart=False)
 
     def known_by(value: Any) -> Any:
         return [known_by(one) for one in value] if isinstance(value, list | tuple) else getattr(value, "digest", value)
 
-    return hashlib.sha256(repr(known_by([name, model, *inputs, sorted(options.items()), told])).encode()).hexdigest()
+    return hashlib.sha256(
+        repr(known_by([name, model, *inputs, sorted(options.items()), compared])).encode()
+    ).hexdigest()
 
 
 def _in_effect(model: Artifact, execution: Execution) -> int:

@@ -1,4 +1,4 @@
-"""What in an installation keeps fmtool from working, or from working well. torch is imported in a process of its own."""
+"""Checks of an installation: what keeps fmtool from working, or slows it down. torch is imported in a separate process."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ DRIVER = Path("/proc/driver/nvidia/version")
 SECONDS = 120  # for an import; 11 s were measured on a cold disk
 TORCH_SCRIPT = """
 import json, torch
-found = {"version": torch.__version__, "cuda": torch.version.cuda, "devices": [], "error": ""}
+facts = {"version": torch.__version__, "cuda": torch.version.cuda, "devices": [], "error": ""}
 try:
     torch.cuda.init()
-    found["devices"] = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    facts["devices"] = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 except Exception as error:
-    found["error"] = str(error).strip().splitlines()[0]
-print(json.dumps(found))
+    facts["error"] = str(error).strip().splitlines()[0]
+print(json.dumps(facts))
 """
 
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at, how it is (one of OK, NOTE, BROKEN), what was found, and what to do about it."""
+    """What was checked, its state (OK, NOTE or BROKEN), what the check gave, and what to do about it."""
 
     name: str
     state: str
@@ -51,20 +51,20 @@ class Check:
 
 
 def versions() -> dict[str, str]:
-    """The installed versions of what fmtool stands on, and Python's; "missing" for what isn't there."""
-    found = {}
+    """The versions of fmtool's dependencies and of Python; "missing" for what isn't installed."""
+    installed = {}
     for name, distribution in DISTRIBUTIONS.items():
         try:
-            found[name] = version(distribution)
+            installed[name] = version(distribution)
         except PackageNotFoundError:
-            found[name] = "missing"
-    return {**found, "Python": platform.python_version()}
+            installed[name] = "missing"
+    return {**installed, "Python": platform.python_version()}
 
 
 def check_all() -> list[Check]:
-    """Every check, those that others rest on first."""
-    torch, found = check_torch()
-    rest = [check_torchvision(), check_gpu(found)] if found else []
+    """Every check, in the order in which they depend on each other."""
+    torch, facts = check_torch()
+    rest = [check_torchvision(), check_gpu(facts)] if facts else []
     return [check_versions(), torch, *rest, check_cache(), check_compiler(), check_threads(), check_memory()]
 
 
@@ -76,9 +76,9 @@ def table(checks: list[Check]) -> Table:
 
 def check_versions() -> Check:
     """Whether all is installed."""
-    found = versions()
-    text = ", ".join(f"{name} {number}" for name, number in found.items())
-    missing = [DISTRIBUTIONS[name] for name, number in found.items() if number == "missing"]
+    installed = versions()
+    text = ", ".join(f"{name} {number}" for name, number in installed.items())
+    missing = [DISTRIBUTIONS[name] for name, number in installed.items() if number == "missing"]
     return (
         Check("versions", BROKEN, text, f"pip install {' '.join(missing)}") if missing else Check("versions", OK, text)
     )
@@ -89,9 +89,9 @@ def check_torch() -> tuple[Check, dict[str, Any]]:
     code, out, err = _python(TORCH_SCRIPT)
     if code:
         return Check("torch", BROKEN, f"can't be imported: {_last(err)}", REINSTALL), {}
-    found: dict[str, Any] = json.loads(out.splitlines()[-1])
-    build = f"for CUDA {found['cuda']}" if found["cuda"] else "for the CPU"
-    return Check("torch", OK, f"{found['version']}, built {build}"), found
+    facts: dict[str, Any] = json.loads(out.splitlines()[-1])
+    build = f"for CUDA {facts['cuda']}" if facts["cuda"] else "for the CPU"
+    return Check("torch", OK, f"{facts['version']}, built {build}"), facts
 
 
 def check_torchvision() -> Check:
@@ -135,9 +135,9 @@ def check_cache() -> Check:
 def check_compiler() -> Check:
     """Whether torch.compile has a C++ compiler for the CPU."""
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found:
-        return Check("C++ compiler", OK, found)
+    compiler = next(filter(None, map(shutil.which, names)), None)
+    if compiler:
+        return Check("C++ compiler", OK, compiler)
     return Check(
         "C++ compiler",
         NOTE,

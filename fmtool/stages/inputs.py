@@ -1,4 +1,4 @@
-"""What the stages share: a classifier ready to run, and the checks that inputs belong together."""
+"""Checks that inputs belong together, and what headers and histories say of them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def check_attack(
 
 
 def check_same_model(other: Artifact, model: Artifact, allow: bool) -> None:
-    """Refuse a file that was made with another model, unless told otherwise."""
+    """Refuse a file that was made with another model, unless `allow`."""
     made_with = other.input_digest("model")
     if made_with != model.digest and not allow:
         raise ArtifactError(

@@ -143,8 +143,8 @@ def _check_same(
 
 def _newest(file: Artifact, command: str) -> dict[str, Any]:
     """The newest stage of this command that led to a file."""
-    found: dict[str, Any] = next((stage for stage in reversed(file.history) if stage["command"] == command), {})
-    return {"options": {}, "versions": {}, **found}
+    newest: dict[str, Any] = next((stage for stage in reversed(file.history) if stage["command"] == command), {})
+    return {"options": {}, "versions": {}, **newest}
 
 
 def _options(file: Artifact, command: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Defaults of the options that change a result, and `Execution`, all else that a stage is told. Importing this needs no torch.
+"""Defaults of the options that change a result, and `Execution` for all others. Importing this module needs no torch.
 
-The command line and the stages share these names. What is said once here is a default there and in `--help`.
+Stages, the command line and `--help` take the defaults from here.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def default_lambda(shape: Sequence[int]) -> float:
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and how a stage runs. None of it changes a result, but for the rounding of another device or batch.
+    """Where and how a stage runs. None of this changes a result, except that another device or batch size may round differently.
 
     device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N". batch_size: images that go through the network together;
     None for what suits image shape and device. factory: repeats the "package.module:name" that the model file names, which lets

@@ -55,4 +55,4 @@ def code_of(classifier: Classifier, spec: Specification) -> dict[str, str]:
 
     with threads.pool(device, 1) as pool, torch.random.fork_rng([device] if device.type == "cuda" else []):
         first, second = pool.submit(digest).result(), pool.submit(digest).result()
-    return {"network": first} if first == second else {}  # one that draws random numbers can't be told from another
+    return {"network": first} if first == second else {}  # a network that draws random numbers can't be compared

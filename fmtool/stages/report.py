@@ -115,34 +115,34 @@ def _pictures_of_attacks(files: Kinds) -> list[Picture]:
 def _pictures_of_masks(files: Kinds) -> list[Picture]:
     """One of each: for as many files as there is an image of that they all hold, with the first one."""
     masks = files["masks"]
-    made = [
+    pictures = [
         Picture(_together(masks), "masks", "Masks of the same images; each is of the image above it"),
         Picture(masks, "mean-mask", "Mean masks, and where their energy lies; bands are 95 % intervals over images"),
     ]
     for attack in files["attack"]:
         together = _together([attack, *(file for file in masks if _fitted(file, attack))])
         if len(together) > 1:
-            made.append(Picture(together, "filtered", f"Images of {attack}, and what the masks leave of them"))
+            pictures.append(Picture(together, "filtered", f"Images of {attack}, and what the masks leave of them"))
     if files["attack"]:
         everything = [*masks, *files["attack"]]
-        made.append(Picture(everything, "radial", "Where the energy of masks and of perturbations lies (A.5)"))
-    return made
+        pictures.append(Picture(everything, "radial", "Where the energy of masks and of perturbations lies (A.5)"))
+    return pictures
 
 
 def _pictures_of_correlations(files: Kinds) -> list[Picture]:
     with_classes = [file for file in files["correlation"] if file.header.get("curves", {}).get("class_subsets")]
-    made = [Picture(with_classes, "classes", "Against the number of classes (Figure 4)")] if with_classes else []
+    pictures = [Picture(with_classes, "classes", "Against the number of classes (Figure 4)")] if with_classes else []
     for file in files["correlation"]:
-        made.append(Picture([file], "null", f"{file}: observed values and their permutation nulls"))
+        pictures.append(Picture([file], "null", f"{file}: observed values and their permutation nulls"))
         if "cosine_pairs" in file.tensors:
-            made.append(
+            pictures.append(
                 Picture(
                     [file], "cosine", f"{file}: cosine similarity of single pairs, and of masks of different images"
                 )
             )
         if file.header.get("curves", {}).get("subsample"):
-            made.append(Picture([file], "subsample", f"{file}: every statistic against the number of pairs"))
-    return made
+            pictures.append(Picture([file], "subsample", f"{file}: every statistic against the number of pairs"))
+    return pictures
 
 
 PICTURES: dict[str, Callable[[Kinds], list[Picture]]] = {
@@ -166,11 +166,11 @@ def _fitted(masks: Artifact, attack: Artifact) -> bool:
 
 def _together(files: Sequence[Artifact]) -> list[Artifact]:
     """The first file, and each further one that leaves an image that all of them hold: a grid shows images of every file."""
-    found, shared = [files[0]], _names(files[0])
+    together, shared = [files[0]], _names(files[0])
     for file in files[1:]:
         if left := shared & _names(file):
-            found, shared = [*found, file], left
-    return found
+            together, shared = [*together, file], left
+    return together
 
 
 def _names(file: Artifact) -> set[tuple[int, int]]:

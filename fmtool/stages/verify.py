@@ -39,20 +39,20 @@ class Examined:
 
 def examine(files: Sequence[str], progress: Progress | None = None) -> list[Examined]:
     """Read and check every file; what fmtool did not make is recognised by the histories of those that it made."""
-    found = []
+    examined = []
     for number, file in enumerate(dict.fromkeys(files)):
         if progress:
             progress("reading", number, len(files))
-        found.append(_examined(file))
-    known = {digest for one in found for digest in one.digests}
+        examined.append(_examined(file))
+    known = {digest for one in examined for digest in one.digests}
     named = {
         entry["digest"]: entry
-        for one in found
+        for one in examined
         for stage in one.history
         for entry in stage["inputs"]
         if entry["kind"] == "data"
     }
-    foreign = [one for one in found if not one.history and not one.damage]
+    foreign = [one for one in examined if not one.history and not one.damage]
     for one in foreign:
         if any(digest in named for digest in one.digests):
             one.kind = "checkpoint"  # the one kind of input whose digest is that of the file
@@ -61,21 +61,21 @@ def examine(files: Sequence[str], progress: Progress | None = None) -> list[Exam
         _recognise(one, wanted)
         if one.kind == "unknown":
             one.state = "unknown"
-    return found
+    return examined
 
 
-def table(found: Sequence[Examined]) -> Table:
+def table(examined: Sequence[Examined]) -> Table:
     """A row a file; the notes say what is missing."""
-    names = {digest: one.name for one in found for digest in one.digests}
+    names = {digest: one.name for one in examined for digest in one.digests}
     rows: list[list[Any]] = []
-    for one in found:
+    for one in examined:
         made = provenance.makers(one.history, next(iter(one.digests), ""))
         inputs = one.history[-1]["inputs"] if one.history else []
         digests = ", ".join(digest[:SHORT] for digest in one.digests)
         rows.append(
             [one.name, one.kind, digests or None, one.state, ", ".join(provenance.sources(inputs, made, names)) or None]
         )
-    missing = provenance.missing({one.name: one.history for one in found}, names)
+    missing = provenance.missing({one.name: one.history for one in examined}, names)
     notes = [f"missing: {title}, which led to {', '.join(files)}" for title, files in missing.items()]
     return Table("Files", dict.fromkeys(("file", "kind", "digest", "state", "made from"), ""), rows, notes)
 

@@ -76,7 +76,7 @@ def test_a_process_that_dies_ends_the_job_which_then_goes_on(files: Path, tmp_pa
     os.kill(victim, signal.SIGKILL)
     _, err = job.communicate(timeout=120)
     assert job.returncode != 0 and "rank      : 1" in err and "Signal 9 (SIGKILL)" in err, err
-    assert err.count("what is done is saved: the same command goes on from there") == 1, err
+    assert err.count("progress is saved: run the same command again to resume") == 1, err
     assert not target.exists() and all(side.exists() for side in sides)
     subprocess.run(command, check=True, capture_output=True, env=ONE_THREAD, timeout=300)
     whole = [sys.executable, "-m", "fmtool", *words(line, files, tmp_path / "whole")]

@@ -48,7 +48,7 @@ def is_new(journal: Journal) -> bool:
 def begin(target: Path, work: dict[str, object] = WORK) -> None:
     """Two rows and two states, then Ctrl-C."""
     with (
-        pytest.warns(FmtoolWarning, match="what is done is saved: the same command goes on from there"),
+        pytest.warns(FmtoolWarning, match="progress is saved: run the same command again to resume"),
         pytest.raises(KeyboardInterrupt),
         resuming(str(target), work) as journal,
     ):
@@ -79,7 +79,7 @@ def test_the_same_work_goes_on_and_leaves_nothing(tmp_path: Path) -> None:
 def test_other_work_begins_anew_and_says_so(tmp_path: Path) -> None:
     begin(tmp_path / "x")
     with (
-        pytest.warns(FmtoolWarning, match="x: begins anew, as what was begun before had other inputs or options"),
+        pytest.warns(FmtoolWarning, match="x: starting over, the saved progress belongs to other inputs or options"),
         resuming(str(tmp_path / "x"), {**WORK, "more": 1}) as journal,
     ):
         assert journal.rows() == [] and journal.load() is None and is_new(journal)
@@ -109,7 +109,7 @@ def test_a_flipped_bit_costs_its_row_alone(tmp_path: Path) -> None:
     assert data.count(b"seven") == data.count(b"of five") == 1
     (tmp_path / ".x.resume").write_bytes(data.replace(b"seven", b"sevem").replace(b"of five", b"of fivd"))
     with (
-        pytest.warns(FmtoolWarning, match="x: 2 saved parts are damaged, and are made anew"),
+        pytest.warns(FmtoolWarning, match="x: 2 saved parts are damaged and will be computed again"),
         resuming(str(tmp_path / "x"), WORK) as journal,
     ):
         assert journal.rows() == [3] and (words(journal.load()), journal.row_state(5)) == ("second", None)
@@ -121,7 +121,7 @@ def test_somebody_elses_tables_are_dropped(tmp_path: Path) -> None:
     database.commit()
     database.close()
     with (
-        pytest.warns(FmtoolWarning, match="begins anew, as what was begun before had a damaged resume file"),
+        pytest.warns(FmtoolWarning, match="starting over, the saved progress is damaged"),
         resuming(str(tmp_path / "x"), WORK) as journal,
     ):
         journal.finish_row(1, text("one"))
@@ -185,7 +185,10 @@ def test_each_process_has_a_resume_file_and_other_numbers_of_processes_begin_ane
             journal.finish_row(rank, text(""))
             raise KeyError
     assert names(tmp_path) == [".x.1-of-3.resume", ".x.2-of-3.resume", ".x.resume"]
-    with pytest.warns(FmtoolWarning, match="begins anew"), resuming(str(tmp_path / "x"), WORK, rank=(0, 2)) as journal:
+    with (
+        pytest.warns(FmtoolWarning, match="starting over"),
+        resuming(str(tmp_path / "x"), WORK, rank=(0, 2)) as journal,
+    ):
         assert is_new(journal)
         assert names(tmp_path) == [".x.resume"]  # those of three processes are gone
 
@@ -229,18 +232,18 @@ while time.monotonic() < end or not times:
 def test_a_signal_waits_for_a_whole_state_and_the_next_one_does_not(tmp_path: Path) -> None:
     target = str(tmp_path / "x")
     with (
-        pytest.warns(FmtoolWarning, match="what is done is saved"),
+        pytest.warns(FmtoolWarning, match="progress is saved"),
         pytest.raises(KeyboardInterrupt),
         resuming(target, WORK) as journal,
     ):
         signal.raise_signal(signal.SIGINT)
         journal.save(lambda: {"newest": torch.ones(1)})
-        raise AssertionError("goes on")
+        raise AssertionError("was not stopped")
     with pytest.warns(FmtoolWarning), pytest.raises(KeyboardInterrupt), resuming(target, WORK) as journal:
         assert journal.load() == {"newest": torch.ones(1)}
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
-        raise AssertionError("goes on")
+        raise AssertionError("was not stopped")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -256,7 +259,7 @@ def test_work_that_can_be_stopped_anywhere_is_stopped_at_once(tmp_path: Path) ->
     with pytest.raises(KeyboardInterrupt), resuming(str(tmp_path / "x"), WORK) as journal:
         journal.stop_at_once()
         signal.raise_signal(signal.SIGINT)
-        raise AssertionError("goes on")
+        raise AssertionError("was not stopped")
 
 
 def test_it_is_time_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
