@@ -122,7 +122,7 @@ def check_masks(
     Essential masks filter the clean images and adversarial ones the adversarial images, joined by image; the target is the
     masks' own. Class masks filter all clean images; the target is the label. draws: of random places an image.
     """
-    execution.refuse("check-masks", "output", "shard", "restart", "ranks")
+    execution.refuse("check-masks", "output", "shard", "ranks")
     if draws < 1:
         raise MaskError(f"--draws {draws}: expected a number of at least 1")
     ready = ready_model(model, execution)

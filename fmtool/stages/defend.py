@@ -52,7 +52,7 @@ def defend(
     Adaptive attacks come last, and have cells only in the columns of the masks that they were made against. `worst` is right
     when clean and under every other attack, image by image; `clean_drop` the clean accuracy that a column loses.
     """
-    execution.refuse("defend", "shard", "restart", "ranks")
+    execution.refuse("defend", "shard", "ranks")
     if not attacked or not class_masks:
         raise ArtifactError("expected at least one attack file and one class-masks file")
     ready = ready_model(model, execution)

@@ -32,7 +32,7 @@ def merge(files: Sequence[Artifact], *, allow_gaps: bool = False, execution: Exe
     is returned reads from it. ArtifactError for files that differ in more than their images, or that share
     an image.
     """
-    execution.refuse("merge", "device", "batch_size", "factory", "allow_other_model", "shard", "restart", "ranks")
+    execution.refuse("merge", "device", "batch_size", "factory", "allow_other_model", "shard", "ranks")
     if not files:
         raise ArtifactError("expected at least one file to merge")
     first = files[0]
