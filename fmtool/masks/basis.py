@@ -1,7 +1,7 @@
 """A basis: how images become the coefficients that masks multiply, and back, and what the entries of a mask mean in it.
 
 Everything that depends on the basis goes through this interface, so that a basis is one file in `bases` and one line in
-`BASES`. Reading a file's basis needs NumPy alone: implementations import torch inside their methods.
+`BASES`. The command line reads that table, so NumPy and torch are imported inside methods.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fmtool.errors import ArtifactError, MaskError, unknown
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 
-Array = np.ndarray[Any, np.dtype[Any]]
+Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
 FOURIER = "fourier"
 # name -> the class that implements it
@@ -53,6 +52,8 @@ class Basis(ABC):
     @property
     def counts(self) -> Array:
         """(columns) float64: how often an entry in each column of the stored mask occurs in the full mask, 1 or 2."""
+        import numpy as np
+
         return np.ones(self.shape[1])
 
     @property
@@ -127,6 +128,8 @@ class Basis(ABC):
 
     def kept_entries(self, masks: Any) -> Array:
         """(n) int64: entries above `KEPT` of the full masks. masks (n, c, rows, columns): an array, tensor, or rows of a file."""
+        import numpy as np
+
         blocks = (np.asarray(masks[start : start + ROWS]) for start in range(0, masks.shape[0], ROWS))
         counted = [((block > KEPT) * self.counts).sum(axis=(1, 2, 3)) for block in blocks]
         return np.concatenate(counted or [np.zeros(0)]).astype(np.int64)
