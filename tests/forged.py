@@ -75,7 +75,7 @@ def _forge_data(folder: Path) -> None:
     data("dark", images - 0.01, labels)
     data("nan", images * torch.nan, labels)
     data("int-images", (images * 255).long(), labels)
-    data("flat", images[:, 0], labels)
+    data("flat", images.flatten(1), labels)
     data("names", images, labels, {"class_names": "{}"})
     data("none", images[:0], labels[:0])
     data("large", images.repeat(1, 1, 2, 2), labels)

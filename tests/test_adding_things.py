@@ -18,8 +18,8 @@ from torch import nn
 import fmtool
 from fmtool.attacks.registry import ATTACKS, Known
 from fmtool.correlation.registry import STATISTICS, StatisticKind
-from fmtool.datasets.from_path import Raw
 from fmtool.datasets.registry import DATASETS
+from fmtool.datasets.source import Source, Split
 from fmtool.models.registry import ARCHITECTURES, Architecture
 from fmtool.plotting.registry import FIGURES
 
@@ -161,8 +161,9 @@ def test_a_data_set(files: Path, run: Run, tmp_path: Path, monkeypatch: pytest.M
     pixels, numbers = load_digits(return_X_y=True)
     images, labels = torch.from_numpy(pixels).float().reshape(-1, 1, 8, 8) / 20, torch.from_numpy(numbers).long()
 
-    def dim() -> Raw:
-        return Raw({"train": (images[:60], labels[:60]), "test": (images[60:], labels[60:])}, tuple("0123456789"))
+    def dim(root: Path | None) -> Source:
+        splits = {"train": Split(images[:60], labels[:60]), "test": Split(images[60:], labels[60:])}
+        return Source(splits, tuple("0123456789"))
 
     monkeypatch.setitem(DATASETS, "dim", replace(DATASETS["digits"], load=dim, summary="digits, not so bright"))
     model, target = tmp_path / "model.safetensors", tmp_path / "attack.safetensors"

@@ -1,39 +1,46 @@
 """A name or a path becomes images and labels.
 
-`--data` takes a name of `DATASETS`, a folder or zip with one folder of images a class, or a safetensors file with `images`
-and `labels`; a suffix `:train`, `:test` or `:all` names the split. Importing this module needs neither torch nor torchvision.
+`--data` takes a name of `registry.DATASETS`, or a path that one of `readers.registry.READERS` reads; a suffix `:train`, `:val`,
+`:test` or `:all` names the split. Importing this module needs neither torch nor torchvision.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from fmtool.datasets.from_path import Raw, from_path
-from fmtool.datasets.registry import DATASETS
-from fmtool.datasets.rows import row_keys, spread, to_float
-from fmtool.errors import DataError, unknown
+from fmtool.datasets.arrays import as_images
+from fmtool.datasets.encoded_rows import EncodedRows
+from fmtool.datasets.labels import numbered
+from fmtool.datasets.readers.registry import SHORT, read_path
+from fmtool.datasets.registry import DATA_ROOT, DATASETS
+from fmtool.datasets.rows import fingerprints, row_range, spread, take, to_float
+from fmtool.datasets.source import Encoded, Source
+from fmtool.datasets.splits import choose, parse_spec
+from fmtool.errors import DataError, unknown, warn
+from fmtool.runtime.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SPLITS = ("train", "test", "all")
-RANGE_SLACK = 1e-6  # undoing a normalisation leaves [0, 1] by some 3e-8: clamped; anything beyond this is an error
+    from fmtool.artifacts.format import Rows
 
 
 @dataclass(frozen=True)
 class Data:
     """Labelled images of one split, on the CPU.
 
-    images: (n, c, h, w), uint8 or float32 in [0, 1]. labels, index, key: (n) int64: the class, the position in the whole
-    split, and the first 8 bytes of the sha256 of the image's pixels. class_names: empty where the source names none.
-    digest: sha256 over images and labels. size, limit: what `load` was told.
+    images: (n, c, h, w), uint8 or float32 in [0, 1]: a tensor, or rows that are decoded when they are read. labels, index, key:
+    (n) int64: the class, the position in the whole split, and the first 8 bytes of the sha256 of the image's pixels. class_names:
+    empty where the source names none. digest: sha256 over images and labels. size, limit, rows, layout, pixel_range: what `load`
+    was told. format, splits, left_out: how the source was understood, images of each split, and a line for each kind of thing
+    that was not used.
     """
 
-    images: Tensor
+    images: Rows
     labels: Tensor
     index: Tensor
     key: Tensor
@@ -43,120 +50,177 @@ class Data:
     digest: str
     size: int | None = None
     limit: int | None = None
+    rows: tuple[int, int] | None = None
+    layout: str | None = None
+    pixel_range: tuple[float, float] | None = None
+    format: str = ""
+    splits: Mapping[str, int] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
 
     def pixels(self) -> Tensor:
-        """The images as float32 in [0, 1]."""
-        return to_float(self.images)
+        """All images as float32 in [0, 1], in memory."""
+        return to_float(self.images[:])
 
     def record(self) -> dict[str, str]:
         """What a header says of this data."""
         return {"name": self.name, "split": self.split}
 
 
-def load(spec: str, *, default: str = "test", size: int | None = None, limit: int | None = None) -> Data:
+def load(
+    spec: str,
+    *,
+    default: str = "test",
+    size: int | None = None,
+    limit: int | None = None,
+    rows: tuple[int, int | None] | None = None,
+    layout: str | None = None,
+    pixel_range: tuple[float, float] | None = None,
+    data_root: str | None = None,
+    progress: Progress | None = None,
+) -> Data:
     """Load the images that `spec` names, SOURCE or SOURCE:SPLIT.
 
-    default: the split where none is named ("train" or "test"; a source without splits is one whole). size: side in pixels
-    that every image is squeezed to. limit: at most so many images, spread evenly over the classes.
-    Raises DataError for an unknown name, an unreadable source, labels out of range or pixels outside [0, 1].
+    default: the split where none is named: "train", or "test", which is "val" where there is no test split (a source without
+    splits is one whole). size: side in pixels that every image is squeezed to. rows: only rows FIRST to END - 1 of the split.
+    limit: at most so many images, spread evenly over the classes. layout, pixel_range: what an array's axes and numbers mean,
+    see `arrays.as_images`. data_root: where named data sets lie, None for $FMTOOL_DATA. Raises DataError for an unknown name,
+    an unreadable source, labels out of range or pixels outside [0, 1].
     """
-    source, split = _split_of(spec)
-    raw = _named(source) or from_path(source)
-    if "" in raw.splits:
-        if split is not None:
-            raise DataError(f"{spec}: {source} has no splits, expected it without ':{split}'")
-        chosen = [""]
-    else:
-        chosen = _choose(split or default, raw.splits, spec)
-    images, labels, index = _gather(raw, chosen, size, limit)
-    _check(images, labels, raw.class_names, source)
-    if images.is_floating_point():
-        images = images.float().clamp(0, 1)
-    name = source if source in DATASETS else PurePosixPath(source).name
-    digest = hashlib.sha256(images.contiguous().numpy().data)
-    digest.update(labels.numpy().data)
-    split = "+".join(chosen) or "whole"
-    found = Data(images, labels, index, row_keys(images), raw.class_names, name, split, digest.hexdigest(), size, limit)
-    if not len(found):
+    name, split = parse_spec(spec)
+    source = _named(name, data_root) or read_path(name)
+    chosen = choose(split, default, source.splits, spec)
+    labels, class_names = numbered(source, name)
+    _check_labels(labels, class_names, name)
+    for line in source.left_out:
+        warn(f"{name}: left out {line}")
+    row, label, index = _rows_of(labels, chosen, rows, limit, name)
+    images = _images(source, chosen, row, size, layout, pixel_range, name, progress)
+    if not len(images):
         raise DataError(f"{spec}: holds no images")
-    return found
+    key, digest = fingerprints(images, label, progress)
+    return Data(
+        images,
+        label,
+        index,
+        key,
+        class_names,
+        name if name in DATASETS else PurePosixPath(name).name or name,
+        "+".join(chosen) or "whole",
+        digest,
+        size=size,
+        limit=limit,
+        rows=None if rows is None else row_range(rows, len(labels[chosen[0]]), name),
+        layout=layout,
+        pixel_range=pixel_range,
+        format=source.format,
+        splits={split or "whole": len(part) for split, part in source.splits.items()},
+        left_out=source.left_out,
+    )
 
 
 def subset(data: Data, limit: int | None) -> Data:
     """At most `limit` images, spread evenly over the classes; key and index stay."""
-    rows = spread(data.labels, limit)
-    return replace(data, images=data.images[rows], labels=data.labels[rows], index=data.index[rows], key=data.key[rows])
+    return some_of(data, spread(data.labels, limit))
 
 
-def _split_of(spec: str) -> tuple[str, str | None]:
-    source, colon, split = spec.rpartition(":")
-    if not colon or os.path.exists(spec):  # which a folder that can't be entered doesn't trouble
-        return spec, None
-    if split not in SPLITS:
-        raise DataError(unknown("split", split, SPLITS) + f" in --data {spec}")
-    return source, split
+def some_of(data: Data, rows: Tensor) -> Data:
+    """The images of these rows (m) int64, of data that stays what it is for all who take some."""
+    parts = {name: getattr(data, name)[rows] for name in ("labels", "index", "key")}
+    return replace(data, images=take(data.images, rows), **parts)
 
 
-def _choose(split: str, splits: dict[str, Any], spec: str) -> list[str]:
-    wanted = ["test", "train"] if split == "all" else [split]
-    found = [name for name in wanted if name in splits]
-    if not found:
-        raise DataError(f"{spec}: has no split {split!r}, only {', '.join(sorted(splits))}")
-    return found
-
-
-def _gather(raw: Raw, chosen: list[str], size: int | None, limit: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Join splits, choose the rows before anything is decoded, then decode and squeeze."""
+def _rows_of(
+    labels: Mapping[str, Tensor], chosen: list[str], rows: tuple[int, int | None] | None, limit: int | None, name: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which rows of the chosen splits, one after the other, are to be read (m), their labels, and their index in their split."""
     import torch
 
-    labels = torch.cat([torch.as_tensor(raw.splits[name][1], dtype=torch.int64) for name in chosen])
-    index = torch.cat([torch.arange(len(raw.splits[name][1])) for name in chosen])
-    rows = spread(labels, limit)
-    if raw.decode is not None:
-        files = [file for name in chosen for file in raw.splits[name][0]]
-        images = raw.decode([files[row] for row in rows.tolist()], size)
-    else:
-        images = torch.cat([raw.splits[name][0] for name in chosen])[rows]
-        if size is not None and images.shape[-2:] != (size, size):
-            images = _squeeze(images, size)
-    return images, labels[rows], index[rows]
+    label = torch.cat([labels[split] for split in chosen])
+    index = torch.cat([torch.arange(len(labels[split])) for split in chosen])
+    row = torch.arange(len(label))
+    if rows is not None:
+        if len(chosen) > 1:
+            raise DataError(f"{name}: --rows goes with one split, not with :all")
+        first, end = row_range(rows, len(row), name)
+        row = row[first:end]
+    row = row[spread(label[row], limit)]
+    return row, label[row], index[row]
+
+
+def _images(
+    source: Source,
+    chosen: list[str],
+    rows: Tensor,
+    size: int | None,
+    layout: str | None,
+    pixel_range: tuple[float, float] | None,
+    name: str,
+    progress: Progress | None,
+) -> Rows:
+    """The images of these rows: of files, rows that are decoded when they are read; of arrays, a tensor."""
+    parts = [source.splits[split].images for split in chosen]
+    if isinstance(parts[0], Encoded):
+        for option, value in (("layout", layout), ("pixel-range", pixel_range)):
+            if value is not None:
+                raise DataError(f"{name}: --{option} goes with arrays, and these are image files")
+        files = [(part, file) for part in parts for file in part.names]
+        found = EncodedRows([files[row] for row in rows.tolist()], name, size, progress)
+        return found.decoded(progress) if found.small() else found
+    return _array_images(parts, rows, size, layout, pixel_range, name)
+
+
+def _array_images(
+    parts: list[Any],
+    rows: Tensor,
+    size: int | None,
+    layout: str | None,
+    pixel_range: tuple[float, float] | None,
+    name: str,
+) -> Tensor:
+    import torch
+
+    taken, start = [], 0
+    for part in parts:
+        inside = rows[(rows >= start) & (rows < start + len(part))] - start
+        whole = len(inside) == len(part)
+        some = part if whole else part[inside.numpy() if not isinstance(part, torch.Tensor) else inside]
+        taken.append(as_images(some, layout, pixel_range, name))
+        start += len(part)
+    if len({(one.shape[1:], one.dtype) for one in taken}) > 1:
+        raise DataError(f"{name}: its splits hold images of different shapes or types")
+    images = torch.cat(taken) if len(taken) > 1 else taken[0]
+    return _squeeze(images, size) if size is not None and images.shape[-2:] != (size, size) else images
 
 
 def _squeeze(images: Tensor, size: int) -> Tensor:
     from torchvision.transforms.v2.functional import resize
 
     squeezed: Tensor = resize(images, [size, size], antialias=True)
-    return squeezed
+    return squeezed.clamp(0, 1) if squeezed.is_floating_point() else squeezed
 
 
-def _check(images: Tensor, labels: Tensor, class_names: tuple[str, ...], source: str) -> None:
+def _check_labels(labels: Mapping[str, Tensor], class_names: tuple[str, ...], source: str) -> None:
     import torch
 
-    if images.ndim != 4 or (images.dtype != torch.uint8 and not images.is_floating_point()):
-        raise DataError(
-            f"{source}: images are {images.dtype} {list(images.shape)}, expected uint8 or float (n, channels, height, width)"
-        )
     top = len(class_names) or torch.iinfo(torch.int32).max
-    if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= top):
-        raise DataError(
-            f"{source}: labels reach from {int(labels.min())} to {int(labels.max())}, expected 0 to {top - 1}"
-        )
-    if images.is_floating_point() and images.numel():
-        low, high = float(images.min()), float(images.max())
-        if not (low >= -RANGE_SLACK and high <= 1 + RANGE_SLACK):  # so written that NaN fails too
-            raise DataError(f"{source}: pixels reach from {low:.6g} to {high:.6g}, expected [0, 1]")
+    for values in labels.values():
+        if len(values) and (int(values.min()) < 0 or int(values.max()) >= top):
+            raise DataError(
+                f"{source}: labels reach from {int(values.min())} to {int(values.max())}, expected 0 to {top - 1}"
+            )
 
 
-def _named(source: str) -> Raw | None:
-    if source in DATASETS:
-        return DATASETS[source].load()
-    if not os.path.exists(source):
-        if "/" in source or "." in source:
-            raise DataError(f"{source}: no such file or folder")
-        raise DataError(
-            unknown("data set", source, DATASETS) + ", or the path of a folder, a zip or a safetensors file"
-        )
+def _named(name: str, data_root: str | None) -> Source | None:
+    if name in DATASETS:
+        root = data_root or os.environ.get(DATA_ROOT)
+        if root and not os.path.isdir(root):
+            raise DataError(f"--data-root {root}: no such folder")
+        return DATASETS[name].load(Path(root) if root else None)
+    if not os.path.exists(name):
+        if "/" in name or "." in name:
+            raise DataError(f"{name}: no such file or folder")
+        raise DataError(unknown("data set", name, DATASETS) + f", or a path: {SHORT}")
     return None

@@ -1,118 +1,233 @@
-"""Image files, in a folder or a zip: which ones there are, and their pixels. Hostile ones end in one line and little memory."""
+"""One image file: whether it is one, its size, and its pixels. Hostile ones end in one line and little memory.
+
+EXIF orientation is not applied, as torchvision's ImageFolder doesn't.
+"""
 
 from __future__ import annotations
 
 import io
-import stat
+import re
+import threading
 import warnings
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fmtool.artifacts.schema import LARGEST_IMAGE
 from fmtool.errors import DataError
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
-    from torch import Tensor
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+    Pixels = np.ndarray[Any, Any]
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}  # as torchvision has them
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF")  # one of Pillow's others runs Ghostscript
-LARGEST_ENTRY = 2**28  # bytes of a file in a zip: a few bytes there may say that they unpack to any size
+SYSTEM_FILES = {
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "__macosx",
+    "@eadir",
+    "$recycle.bin",
+    "system volume information",
+}
+BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+UNSIGNED, WHITE_IS_ZERO = 1, 0  # their values
+NETPBM = re.compile(rb"P([56])" + rb"(?:\s+|\s*#[^\n]*\n\s*)(\d+)" * 3 + rb"\s")
+BROADEST = 255  # of a value of 8 bits
 
 
-def open_zip(source: str) -> tuple[list[str], Callable[[str], bytes]]:
-    """The names of a zip's files, and what reads one of them.
+@dataclass(frozen=True)
+class Look:
+    """What an image's header says. deep: has more than 8 bits a value, and so becomes float32; frames: how many it holds."""
 
-    Nothing is ever unpacked to a disk, but a name that leads elsewhere is no honest one.
-    """
-    try:
-        archive = zipfile.ZipFile(source)
-    except Exception as error:  # of damaged bytes the library may raise anything at all
-        raise DataError(f"{source}: can't be read as a zip: {str(error) or type(error).__name__}") from None
-    names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
-    for name in names:
-        if name.startswith("/") or ".." in PurePosixPath(name).parts:
-            raise DataError(f"{source}: {name}: leads out of the zip")
-    if len(set(names)) < len(names):
-        raise DataError(f"{source}: holds {next(name for name in names if names.count(name) > 1)} twice")
-    return names, lambda name: _unzip(archive, name)
-
-
-def _unzip(archive: zipfile.ZipFile, name: str) -> bytes:
-    """A file of a zip; OSError where it is a link or larger than `LARGEST_ENTRY`, whatever size it says it has."""
-    entry = archive.getinfo(name)
-    if stat.S_ISLNK(entry.external_attr >> 16):
-        raise OSError("a symbolic link")
-    size = min(entry.file_size, LARGEST_ENTRY) + 1  # the library unpacks no more than it is asked for
-    with archive.open(entry) as file:
-        data = file.read(size)
-    if len(data) == size:
-        raise OSError(f"unpacks to more than {size - 1} bytes")
-    return data
+    width: int
+    height: int
+    deep: bool
+    frames: int
 
 
 def is_image(path: PurePosixPath) -> bool:
-    """By its suffix; what macOS and editors put beside the user's own files is left out."""
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
+    """By its suffix, as torchvision does."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-def decode(read: Callable[[str], bytes], names: Sequence[str], source: str, size: int | None) -> Tensor:
-    """Image files as (n, 3, h, w) uint8, decoded one at a time; `size` squeezes them, antialiased.
+def is_hidden(name: str) -> bool:
+    """What systems and editors put beside the user's own files: names with a dot first, Thumbs.db and the like."""
+    return name.startswith(".") or name.lower() in SYSTEM_FILES or name == "Icon\r"
 
-    Each header is read before the pixels: an image that is too large, or of another size than the first, is never decoded.
-    """
+
+def look(read: Callable[[str], bytes], name: str, source: str) -> Look:
+    """An image's size and depth, without its pixels being decoded."""
+    with opened(read, name, source) as (file, data):
+        return Look(*file.size, _is_deep(file, data), getattr(file, "n_frames", 1))
+
+
+def decode(read: Callable[[str], bytes], name: str, source: str, size: tuple[int, int], as_float: bool) -> Pixels:
+    """(3, h, w), uint8 or, `as_float`, float32 in [0, 1]; `size` (w, h) squeezes it, antialiased."""
     import numpy as np
-    import torch
 
-    pixels = np.empty((0, 3, 0, 0), dtype=np.uint8)
-    try:
-        for row, name in enumerate(names):
-            with _opened(read, name, source) as file:
-                w, h = file.size if size is None else (size, size)
-                if row == 0:
-                    first = w, h
-                    _check_size(w, h, f"{source}: {name}")
-                    pixels = np.empty((len(names), 3, h, w), dtype=np.uint8)
-                elif (w, h) != first:
-                    some = f"{first[0]}x{first[1]} and {w}x{h}"
-                    raise DataError(f"{source}: images of mixed sizes ({some}): expected --size to squeeze them to one")
-                pixels[row] = np.asarray(_squeezed(file.convert("RGB"), (w, h))).transpose(2, 0, 1)
-    except MemoryError:
+    with opened(read, name, source) as (file, data):
+        if _is_deep(file, data):
+            return _deep(file, data, size)
+        pixels = np.asarray(_squeezed(file.convert("RGB"), size)).transpose(2, 0, 1)
+        return pixels.astype(np.float32) / BROADEST if as_float else np.ascontiguousarray(pixels)
+
+
+def check_size(width: int, height: int, what: str) -> None:
+    if 3 * width * height > LARGEST_IMAGE:
         raise DataError(
-            f"{source}: {len(names)} images don't fit into memory: expected a smaller --limit or --size"
-        ) from None
-    return torch.from_numpy(pixels)
+            f"{what}: {width}x{height} is more than the {LARGEST_IMAGE // 3} pixels of an image: expected a smaller --size"
+        )
 
 
 @contextmanager
-def _opened(read: Callable[[str], bytes], name: str, source: str) -> Iterator[Image]:
-    """An image whose pixels have not been decoded; what goes wrong within the block is said of its file."""
+def opened(read: Callable[[str], bytes], name: str, source: str) -> Iterator[tuple[Image, bytes]]:
+    """An image whose pixels have not been decoded, and its bytes; what goes wrong within the block is said of its file."""
     from PIL import Image, UnidentifiedImageError
 
     what = f"{source}: {name}: can't be read as an image"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd tags
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(read(name)), formats=IMAGE_FORMATS) as file:
-                yield file
+        data = read(name)
+        with _QUIET.entered(), Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as file:
+            yield file, data
     except (DataError, MemoryError):
         raise
     except UnidentifiedImageError:  # its text is an address in memory
         raise DataError(f"{what}: it is none of {', '.join(IMAGE_FORMATS)}") from None
     except Exception as error:  # of damaged bytes a decoder may raise anything at all
-        raise DataError(f"{what}: {str(error) or type(error).__name__}") from None
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise DataError(f"{what}: {reason}") from None
 
 
-def _check_size(w: int, h: int, what: str) -> None:
-    if 3 * w * h > LARGEST_IMAGE:
-        raise DataError(
-            f"{what}: {w}x{h} is more than the {LARGEST_IMAGE // 3} pixels of an image: expected a smaller --size"
+class _Quiet:
+    """Pillow's warnings as they should be: none of odd tags, an error of too many pixels.
+
+    Filters of warnings belong to the process, so that of several threads the first one sets them and the last one puts them back.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.filters = threading.Lock(), 0, ExitStack()
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        from PIL.Image import DecompressionBombWarning
+
+        with self.lock:
+            self.inside += 1
+            if self.inside == 1:
+                self.filters.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("error", DecompressionBombWarning)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.inside -= 1
+                if not self.inside:
+                    self.filters.close()
+
+
+_QUIET = _Quiet()
+
+
+def _is_deep(file: Image, data: bytes) -> bool:
+    """More than 8 bits a value, which Pillow's own conversion to RGB clips or cuts."""
+    if file.mode.startswith(("I", "F")):
+        return True
+    if file.format == "PNG":
+        return data[24] == 16  # bit depth, in the first chunk
+    if file.format == "TIFF":
+        return max(_tag(file, BITS_PER_SAMPLE, (8,))) > 8
+    if file.format == "PPM":
+        return _netpbm_white(data) > BROADEST
+    return False
+
+
+def _deep(file: Image, data: bytes, size: tuple[int, int]) -> Pixels:
+    """(3, h, w) float32 in [0, 1] of 16-bit and float pictures, alpha left out."""
+    import numpy as np
+
+    if file.format == "PNG":
+        planes = _png(data)
+    elif file.format == "PPM":
+        planes = _netpbm(data)
+    elif file.format == "TIFF":
+        planes = _tiff(file)
+    else:
+        raise OSError(f"{file.format} of mode {file.mode} can't be read whole: expected 16-bit PNG")
+    if planes.shape[1:] != (size[1], size[0]):
+        from PIL import Image
+
+        squeezed = [np.asarray(_squeezed(Image.fromarray(plane), size)) for plane in planes]
+        planes = np.stack(squeezed).clip(0, 1)
+    return np.ascontiguousarray(np.broadcast_to(planes, (3, *planes.shape[1:])), dtype=np.float32)
+
+
+def _png(data: bytes) -> Pixels:
+    """(1 or 3, h, w): Pillow keeps 8 bits of colour, torchvision all 16."""
+    import numpy as np
+    import torch
+    from torchvision.io import ImageReadMode, decode_png
+
+    values = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED).numpy()
+    colours = 1 if len(values) < 3 else 3
+    planes: Pixels = values[:colours].astype(np.float32) / np.float32(2**16 - 1)
+    return planes
+
+
+def _netpbm_white(data: bytes) -> int:
+    """The largest value of a binary picture, 0 where the header is none."""
+    found = NETPBM.match(data)
+    return int(found[4]) if found else _plain_white(data)
+
+
+def _plain_white(data: bytes) -> int:
+    found = re.match(rb"P[23]" + rb"(?:\s+|\s*#[^\n]*\n\s*)(\d+)" * 3, data)
+    return int(found[3]) if found else 0
+
+
+def _netpbm(data: bytes) -> Pixels:
+    import numpy as np
+
+    found = NETPBM.match(data)
+    if not found:
+        raise OSError("a plain picture of more than 8 bits can't be read whole: expected a binary one")
+    channels, w, h, white = 3 if found[1] == b"6" else 1, *(int(found[k]) for k in (2, 3, 4))
+    values = np.frombuffer(data, ">u2", count=channels * w * h, offset=found.end())
+    if white > 2**16 - 1 or values.max() > white:
+        raise OSError(f"holds values above {white}, its white")
+    return values.reshape(h, w, channels).transpose(2, 0, 1).astype(np.float32) / np.float32(white)
+
+
+def _tiff(file: Image) -> Pixels:
+    """(1, h, w): grey of up to 16 bits, or floats in [0, 1]."""
+    import numpy as np
+
+    bits = max(_tag(file, BITS_PER_SAMPLE, (8,)))
+    if file.mode == "F":
+        values = np.asarray(file, dtype=np.float32)
+        low, high = float(values.min()), float(values.max())
+        if not (low >= 0 and high <= 1):
+            raise OSError(f"its floats reach from {low:.6g} to {high:.6g}, expected [0, 1]")
+    elif file.mode.startswith("I") and bits <= 16 and _tag(file, SAMPLE_FORMAT, (UNSIGNED,))[0] == UNSIGNED:
+        values = np.asarray(file).astype(np.float32) / np.float32(2**bits - 1)
+    else:
+        raise OSError(
+            f"{bits}-bit pixels of mode {file.mode} can't be read whole: expected 16-bit PNG, or grey of 16 bits"
         )
+    if _tag(file, PHOTOMETRIC, (1,))[0] == WHITE_IS_ZERO:
+        values = 1 - values
+    return values[None]
+
+
+def _tag(file: Any, number: int, otherwise: tuple[int, ...]) -> tuple[int, ...]:
+    value = file.tag_v2.get(number, otherwise)
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _squeezed(image: Image, size: tuple[int, int]) -> Image:

@@ -1,16 +1,22 @@
-"""Images as rows: pixels, keys, seeds, and a choice spread over the classes."""
+"""Images as rows: pixels, keys, seeds, a choice spread over the classes, and another number of channels."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from fmtool.errors import DataError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
-if TYPE_CHECKING:
-    from torch import Tensor
+
+    from fmtool.artifacts.format import Rows
+    from fmtool.runtime.progress import Progress
+
+READ_AT_ONCE = 256  # images decoded together
+LUMA = (19595, 38470, 7471)  # ITU-R BT.601 in 1/65536, as Pillow has it; a grey pixel keeps its value
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -26,6 +32,48 @@ def row_keys(images: Tensor) -> Tensor:
 
     keys = [hashlib.sha256(image.tobytes()).digest()[:8] for image in images.contiguous().numpy()]
     return torch.tensor([int.from_bytes(key, "little", signed=True) for key in keys], dtype=torch.int64)
+
+
+def fingerprints(images: Rows, labels: Tensor, progress: Progress | None = None) -> tuple[Tensor, str]:
+    """`row_keys` of all images, and the sha256 over images and labels as hexadecimal digits; reads some images at a time."""
+    import torch
+
+    digest, keys = hashlib.sha256(), [torch.zeros(0, dtype=torch.int64)]
+    for start, some in in_parts(images):
+        digest.update(some.numpy().data)
+        keys.append(row_keys(some))
+        if progress:
+            progress("reading images", start + len(some), len(images))
+    digest.update(labels.numpy().data)
+    return torch.cat(keys), digest.hexdigest()
+
+
+def in_parts(images: Rows, size: int = READ_AT_ONCE) -> Iterator[tuple[int, Tensor]]:
+    """The first row of each part, and its images, contiguous."""
+    for start in range(0, len(images), size):
+        yield start, images[start : start + size].contiguous()
+
+
+def parse_rows(text: str) -> tuple[int, int | None]:
+    """`--rows` FIRST:END as two numbers; without END to the last row."""
+    first, colon, end = text.partition(":")
+    try:
+        if not colon:
+            raise ValueError
+        rows = (int(first or 0), int(end) if end else None)
+    except ValueError:
+        raise DataError(
+            f"--rows {text}: expected FIRST:END, like 40000:50000, counted from 0, END not among them"
+        ) from None
+    return rows
+
+
+def row_range(rows: tuple[int, int | None], n: int, source: str) -> tuple[int, int]:
+    """FIRST and END of `--rows` among n; DataError where they are not among them."""
+    first, end = rows[0], n if rows[1] is None else rows[1]
+    if not 0 <= first < end <= n:
+        raise DataError(f"{source}: --rows {first}:{end}, expected rows of 0:{n}")
+    return first, end
 
 
 def spread(labels: Tensor, limit: int | None) -> Tensor:
@@ -52,3 +100,70 @@ def row_seed(seed: int, key: int, index: int, *trial: int | str) -> int:
     """
     digest = hashlib.sha256(" ".join(map(str, (seed, key, index, *trial))).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
+
+
+class RowView:
+    """Some rows (m) of images, each part converted when it is read; see `artifacts.format.Rows`."""
+
+    def __init__(self, images: Rows, rows: Tensor, convert: Callable[[Tensor], Tensor], channels: int) -> None:
+        self.images, self.rows, self.convert = images, rows, convert
+        self.shape = (len(rows), channels, *images.shape[2:])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.images.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Any) -> Tensor:
+        chosen = self.rows[rows]
+        if chosen.ndim:
+            return self.convert(self.images[chosen])
+        return self.convert(self.images[chosen][None])[0]
+
+
+def take(images: Rows, rows: Tensor) -> Rows:
+    """Some of the images: a tensor of a tensor, else a view that reads nothing yet."""
+    import torch
+
+    if isinstance(images, torch.Tensor):
+        return images[rows]
+    return RowView(images, rows, lambda some: some, images.shape[1])
+
+
+def with_channels(images: Rows, channels: int) -> Rows:
+    """Grey images repeated to 3 channels, or the luma of coloured ones; `images` themselves where they have as many.
+
+    DataError for any other change.
+    """
+    import torch
+
+    have = int(images.shape[1])
+    if have == channels:
+        return images
+    if (have, channels) not in ((1, 3), (3, 1)):
+        raise DataError(f"images of {have} channels can't be shown to a model of {channels}")
+    convert = _repeated if channels == 3 else luma
+    if isinstance(images, torch.Tensor):
+        return convert(images)
+    return RowView(images, torch.arange(len(images)), convert, channels)
+
+
+def _repeated(images: Tensor) -> Tensor:
+    return images.expand(-1, 3, -1, -1).contiguous()
+
+
+def luma(images: Tensor) -> Tensor:
+    """(n, 3, h, w) to (n, 1, h, w) of the same dtype; a pixel whose channels are equal keeps its value."""
+    import torch
+
+    red, green, blue = images.unbind(1)
+    if images.dtype == torch.uint8:
+        parts = (channel.int() * weight for channel, weight in zip((red, green, blue), LUMA, strict=True))
+        return ((sum(parts, torch.tensor(2**15)) // 2**16).to(torch.uint8))[:, None]
+    mixed = sum(
+        (channel * (weight / 2**16) for channel, weight in zip((red, green, blue), LUMA, strict=True)),
+        torch.tensor(0.0),
+    )
+    return torch.where((red == green) & (green == blue), red, mixed.clamp(0, 1))[:, None]

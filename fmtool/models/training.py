@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fmtool.artifacts.format import Rows
 from fmtool.datasets.rows import to_float
 from fmtool.errors import ModelError
 from fmtool.models import compiling
@@ -52,7 +53,7 @@ RECIPES: dict[str, Recipe] = {
 
 def train(
     classifier: Classifier,
-    images: Tensor,
+    images: Rows,
     labels: Tensor,
     recipe: Recipe,
     *,
@@ -71,12 +72,14 @@ def train(
     device = device or torch.device("cpu")
     classifier.to(device).train()
     classifier.network.to(memory_format=torch.channels_last)
-    images, labels = images.to(device), labels.to(device)
+    labels = labels.to(device)
+    if isinstance(images, Tensor):
+        images = images.to(device)
     ahead = max(1, AHEAD // recipe.batch)
     course = _Course(classifier, len(images), recipe, ahead, seed, device, journal)
     update = _Update(classifier, compiling.trainable(classifier, device) if compile_ else classifier)
     for chunk, taken in course.chunks():
-        ready = augmented(images[chunk], augment, course.generator)
+        ready = augmented(images[chunk].to(device), augment, course.generator)
         batches = zip(torch.split(ready, recipe.batch), torch.split(chunk, recipe.batch), strict=True)
         for batch, rows in islice(batches, taken, None):
             update(to_float(batch), labels[rows], course, whole=len(rows) == recipe.batch)
@@ -88,7 +91,7 @@ def train(
 
 def train_head(
     classifier: Classifier,
-    images: Tensor,
+    images: Rows,
     labels: Tensor,
     recipe: Recipe,
     *,
@@ -289,7 +292,7 @@ class _Update:
 def _features(
     classifier: Classifier,
     head: nn.Linear,
-    images: Tensor,
+    images: Rows,
     batch: int,
     device: torch.device,
     progress: Progress | None,

@@ -23,7 +23,7 @@ ASKED = {
     "attack --attack ": list(ATTACKS),
     "attack --attack d": ["deepfool"],
     "attack --data ": list(DATASETS),
-    "fit-masks --data c": ["cifar10"],
+    "fit-masks --data ci": ["cifar10", "cifar100"],
     "train-model --test-data ": list(DATASETS),
     "train-model --architecture ": list(ARCHITECTURES),
     "import-model --architecture resnet2": ["resnet20"],

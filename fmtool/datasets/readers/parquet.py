@@ -1,0 +1,176 @@
+"""Parquet as Hugging Face's data sets have it: a column of encoded images, a column of labels, in one or several part files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fmtool.datasets.source import WHOLE, Encoded, Source, Split
+from fmtool.datasets.splits import split_named
+from fmtool.errors import DataError
+
+SUFFIX = ".parquet"
+PART = re.compile(r"(?P<split>.*?)-?(?P<number>\d{5})-of-(?P<of>\d{5})(-[0-9a-f]+)?")
+IMAGE_COLUMNS = ("image", "img", "images", "jpg", "png", "picture")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class", "cls", "y")
+
+
+def recognises(path: Path) -> bool:
+    if path.is_dir():
+        return bool(_part_files(path))
+    return path.suffix.lower() == SUFFIX
+
+
+def read(path: Path, name: str) -> Source:
+    if not path.is_dir():
+        splits, class_names = {WHOLE: [path]}, None
+    else:
+        splits, class_names = _by_split(path, name), None
+    found = {}
+    for split, files in splits.items():
+        part, names = _read_split(files, name)
+        if class_names is not None and names != class_names:
+            raise DataError(f"{name}: its splits name other classes")
+        class_names, found[split] = names, part
+    return Source(found, class_names or ())
+
+
+def _part_files(folder: Path) -> list[Path]:
+    """Part files of a folder, or of the folders within (data/, or one for each split); hidden ones are not."""
+    return sorted(
+        file
+        for pattern in ("*", "*/*")
+        for file in folder.glob(f"{pattern}{SUFFIX}")
+        if not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
+
+
+def _by_split(folder: Path, name: str) -> dict[str, list[Path]]:
+    """Files in their order by the split that their own name or their folder's speaks of, all of one series."""
+    splits: dict[str, list[Path]] = {}
+    unnamed = []
+    for file in _part_files(folder):
+        found = PART.fullmatch(file.stem)
+        split = split_named(found["split"] if found else file.stem) or split_named(file.parent.name)
+        if split is None:
+            unnamed.append(file)
+        else:
+            splits.setdefault(split, []).append(file)
+    if unnamed and splits:
+        raise DataError(
+            f"{name}: {unnamed[0].name} lies beside the splits {', '.join(splits)}, and belongs to none of them"
+        )
+    splits = splits or {WHOLE: unnamed}
+    for files in splits.values():
+        folders = {file.parent for file in files}
+        if len(folders) > 1:
+            raise DataError(
+                f"{name}: holds several series of part files: expected {' or '.join(sorted(map(str, folders)))}"
+            )
+        _check_parts(files, name)
+    return splits
+
+
+def _check_parts(files: Sequence[Path], name: str) -> None:
+    """No part is missing, as far as their names tell how many there are."""
+    numbered = [found for file in files if (found := PART.fullmatch(file.stem))]
+    if not numbered:
+        return
+    of = {int(found["of"]) for found in numbered}
+    there = [int(found["number"]) for found in numbered]
+    missing = sorted(set(range(max(of))) - set(there))
+    if len(of) > 1 or len(numbered) < len(files) or len(there) > len(set(there)):
+        raise DataError(f"{name}: its part files are not one series ({', '.join(file.name for file in files)})")
+    if missing:
+        raise DataError(
+            f"{name}: lacks {len(missing)} of {max(of)} part files of {numbered[0]['split']}, first number {missing[0]}"
+        )
+
+
+def _read_split(files: Sequence[Path], name: str) -> tuple[Split, tuple[str, ...]]:
+    """Encoded images and labels, in the files' order, and the class names of the files' own metadata."""
+    parquet = _library(name)
+    images: list[Any] = []
+    labels: list[Any] = []
+    class_names: tuple[str, ...] | None = None
+    for file in files:
+        with parquet.ParquetFile(file) as content:
+            schema = content.schema_arrow
+            image, label = _columns(schema, name, file.name)
+            names = _class_names(schema, label)
+            if class_names is not None and names != class_names:
+                raise DataError(f"{name}: {file.name} names other classes than the parts before it")
+            class_names = names
+            table = content.read(columns=[image, label])
+        images.extend(table[image].chunks)
+        labels += table[label].to_pylist()
+    if None in labels:
+        raise DataError(f"{name}: row {labels.index(None)} has no label")
+    rows = [(chunk, row) for chunk in images for row in range(len(chunk))]
+
+    def encoded(number: str) -> bytes:
+        chunk, row = rows[int(number)]
+        value = chunk[row].as_py()
+        content = value.get("bytes") if isinstance(value, dict) else value
+        if not content:
+            raise OSError("its bytes are not in the file")
+        return bytes(content)
+
+    return Split(Encoded([str(number) for number in range(len(rows))], encoded), labels), class_names or ()
+
+
+def _library(name: str) -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError(f"{name}: reading Parquet needs pyarrow: pip install pyarrow") from None
+    return pyarrow.parquet
+
+
+def _columns(schema: Any, name: str, file: str) -> tuple[str, str]:
+    """The columns of images and labels: by the usual names, else the only one of a fitting type."""
+    import pyarrow.types as types
+
+    def holds_bytes(kind: Any) -> bool:
+        if types.is_struct(kind):
+            return any(kind.field(k).name == "bytes" for k in range(kind.num_fields))
+        return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+    there = {field.name: field.type for field in schema}
+    images = [column for column, kind in there.items() if holds_bytes(kind)]
+    features = _features(schema)
+    classes = [column for column in there if features.get(column, {}).get("_type") == "ClassLabel"]
+    plain = [column for column, kind in there.items() if types.is_integer(kind) or types.is_string(kind)]
+    image = _one(images, IMAGE_COLUMNS)
+    label = (
+        _one([column for column in plain if column in LABEL_COLUMNS], LABEL_COLUMNS)
+        or _one(classes, ())
+        or _one(plain, ())
+    )
+    if image is None or label is None:
+        raise DataError(
+            f"{name}: {file} has columns {', '.join(there)}: expected one of image bytes ({', '.join(IMAGE_COLUMNS[:2])}) "
+            f"and one of labels ({', '.join(LABEL_COLUMNS[:3])})"
+        )
+    return image, label
+
+
+def _one(columns: Sequence[str], usual: Sequence[str]) -> str | None:
+    return next((column for column in usual if column in columns), columns[0] if len(columns) == 1 else None)
+
+
+def _features(schema: Any) -> dict[str, Any]:
+    """What Hugging Face's library notes of each column."""
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return {name: one for name, one in features.items() if isinstance(one, dict)} if isinstance(features, dict) else {}
+
+
+def _class_names(schema: Any, label: str) -> tuple[str, ...]:
+    names = _features(schema).get(label, {}).get("names")
+    return tuple(map(str, names)) if isinstance(names, list) else ()

@@ -1,0 +1,69 @@
+"""The three splits, what they are called elsewhere, and which one a stage takes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+
+from fmtool.datasets.source import WHOLE
+from fmtool.errors import DataError, unknown, warn
+
+TRAIN, VAL, TEST, ALL = "train", "val", "test", "all"
+SPLITS = (TRAIN, VAL, TEST)
+SUFFIXES = (*SPLITS, ALL)
+ORDER_OF_ALL = (TEST, VAL, TRAIN)
+# How folders, arrays and part files call them, in any case.
+OTHER_NAMES = {
+    "train": TRAIN, "training": TRAIN,
+    "val": VAL, "valid": VAL, "validation": VAL, "dev": VAL,
+    "test": TEST, "testing": TEST,
+}  # fmt: skip
+
+
+def split_named(name: str) -> str | None:
+    """The split that a folder or file of this name holds, or None."""
+    return OTHER_NAMES.get(name.lower())
+
+
+def split_in(name: str) -> tuple[str | None, str]:
+    """The split that a compound name such as `x_train`, `test_images` or `Xtest` speaks of, and the rest of the name."""
+    words = [word for word in re.split(r"[\W_]+", name.lower()) if word]
+    if len(words) == 1:
+        glued = re.fullmatch(rf"(?P<a>x|y)?(?P<split>{'|'.join(OTHER_NAMES)})(?P<b>x|y)?", words[0])
+        if glued and (glued["a"] or glued["b"]):
+            words = [part for part in (glued["a"], glued["split"], glued["b"]) if part]
+    splits = [word for word in words if word in OTHER_NAMES]
+    if len(splits) != 1:
+        return None, "_".join(words)
+    return OTHER_NAMES[splits[0]], "_".join(word for word in words if word not in OTHER_NAMES)
+
+
+def parse_spec(spec: str) -> tuple[str, str | None]:
+    """SOURCE or SOURCE:SPLIT as source and split. DataError for an unknown split."""
+    source, colon, split = spec.rpartition(":")
+    if not colon or os.path.exists(spec):  # a folder that can't be entered exists all the same
+        return spec, None
+    if split not in SUFFIXES:
+        raise DataError(unknown("split", split, SUFFIXES) + f" in --data {spec}")
+    return source, split
+
+
+def choose(split: str | None, default: str, there: Collection[str], spec: str) -> list[str]:
+    """The splits that are to be read, in the order of their images.
+
+    split: as the user named it, or None, which stands for `default`; where a test split is missing, for the validation split.
+    """
+    if WHOLE in there:
+        if split is not None:
+            raise DataError(f"{spec}: has no splits, expected it without ':{split}'")
+        return [WHOLE]
+    if split == ALL:
+        return [name for name in ORDER_OF_ALL if name in there]
+    wanted = split or default
+    if split is None and wanted == TEST and TEST not in there and VAL in there:
+        warn(f"{spec}: has no test split: val is used")
+        wanted = VAL
+    if wanted not in there:
+        raise DataError(f"{spec}: has no split {wanted!r}, only {', '.join(sorted(there))}")
+    return [wanted]

@@ -1,0 +1,145 @@
+"""torchvision's data sets: found below a folder that the user has, or downloaded into the cache, which is announced."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fmtool.datasets.readers.registry import read_path
+from fmtool.datasets.source import WHOLE, Encoded, Source, Split
+from fmtool.datasets.splits import TEST, TRAIN, VAL
+from fmtool.errors import DataError
+from fmtool.runtime.cache import cache_folder
+
+DIGITS = tuple("0123456789")
+# Our split -> torchvision's arguments for it.
+BY_FLAG: dict[str, dict[str, Any]] = {TRAIN: {"train": True}, TEST: {"train": False}}
+TWO: dict[str, dict[str, Any]] = {TRAIN: {"split": "train"}, TEST: {"split": "test"}}
+TRAIN_VAL: dict[str, dict[str, Any]] = {TRAIN: {"split": "train"}, VAL: {"split": "val"}}
+THREE: dict[str, dict[str, Any]] = {**TRAIN_VAL, TEST: {"split": "test"}}
+NONE: dict[str, dict[str, Any]] = {WHOLE: {}}
+# Attributes under which torchvision's classes hold what they know, in the order in which they are looked for.
+LABELS = ("targets", "_labels", "labels", "y")
+FILES = ("_image_files", "_images", "data")
+CLASSES = ("classes", "categories", "all_categories", "_characters")
+PAIRS = ("_samples", "samples", "imgs", "_flat_character_images")  # (file, label)
+ERRORS = (OSError, RuntimeError, ValueError, ImportError, LookupError)
+
+
+@dataclass(frozen=True)
+class OfTorchvision:
+    """One of torchvision's classes. Called with the folder that the user's data sets lie in, or None, it gives the source.
+
+    kind: the class's name; splits: our split -> its arguments; at: what lies in its root once it is there, any of these; size: of
+    the download, "" where there is none; address: what it is downloaded from; own: whether a reader of ours reads `at`, which
+    takes also what torchvision's checksums refuse; class_names: where the class names none.
+    """
+
+    kind: str
+    splits: Mapping[str, Mapping[str, Any]]
+    at: tuple[str, ...]
+    size: str
+    address: str
+    own: bool = False
+    class_names: tuple[str, ...] = ()
+
+    def __call__(self, root: Path | None) -> Source:
+        cache = cache_folder() / self.folder
+        for folder in (root, cache):
+            place = folder and next((folder / name for name in self.at if (folder / name).exists()), None)
+            if folder and place:
+                return self._read(folder, place)
+        return self._download(cache)
+
+    @property
+    def folder(self) -> str:
+        return self.kind.lower()
+
+    def _read(self, folder: Path, place: Path) -> Source:
+        if self.own:
+            source = read_path(str(place))
+            return replace(source, class_names=source.class_names or self._names(None))
+        opened, errors = {}, []
+        for split, arguments in self.splits.items():
+            try:
+                opened[split] = self._open(folder, arguments)
+            except ERRORS as error:
+                errors.append(str(error))
+        if not opened:
+            raise DataError(f"{place}: can't be read as {self.kind}: {errors[0]}")
+        return self._source(opened)
+
+    def _download(self, cache: Path) -> Source:
+        if not self.size:
+            raise DataError(f"{self.kind} can't be downloaded: expected it below --data-root, as {self.at[0]}")
+        print(f"downloading {self.address} ({self.size}) to {cache}", file=sys.stderr)
+        try:
+            opened = {split: self._fetched(cache, arguments) for split, arguments in self.splits.items()}
+        except ERRORS as error:
+            raise DataError(f"{self.folder} can't be downloaded: {error}") from None
+        place = next((cache / name for name in self.at if (cache / name).exists()), None)
+        return self._read(cache, place) if self.own and place else self._source(opened)
+
+    def _fetched(self, root: Path, arguments: Mapping[str, Any]) -> Any:
+        """A split, downloaded where it is not there yet: some classes fetch all splits at once, and refuse to do so again."""
+        root.mkdir(parents=True, exist_ok=True)
+        try:
+            return self._open(root, arguments)
+        except ERRORS:
+            return self._open(root, arguments, download=True)
+
+    def _open(self, root: Path, arguments: Mapping[str, Any], download: bool = False) -> Any:
+        import torchvision.datasets
+
+        return getattr(torchvision.datasets, self.kind)(str(root), **arguments, download=download)
+
+    def _source(self, opened: Mapping[str, Any]) -> Source:
+        first = next(iter(opened.values()))
+        splits = {split: _split(one) for split, one in opened.items()}
+        return Source(splits, self._names(first), format=f"torchvision's {self.kind}")
+
+    def _names(self, opened: Any) -> tuple[str, ...]:
+        if self.class_names:
+            return self.class_names
+        import torchvision.datasets
+
+        holder = opened if opened is not None else getattr(torchvision.datasets, self.kind)
+        names = _held(holder, CLASSES) or ()
+        return tuple(", ".join(one) if isinstance(one, tuple) else str(one) for one in names)
+
+
+def _split(opened: Any) -> Split:
+    """Images and labels of one of torchvision's data sets, none of them decoded where they are files."""
+    pairs = _held(opened, PAIRS)
+    labels = _held(opened, LABELS)
+    if labels is None:
+        labels = [pair[1] for pair in pairs] if pairs else [opened[row][1] for row in range(len(opened))]
+    if hasattr(getattr(opened, "data", None), "ndim"):
+        return Split(opened.data, labels)
+    files = _held(opened, FILES)
+    if files is None and pairs and Path(str(pairs[0][0])).exists():
+        files = [pair[0] for pair in pairs]
+    if files is not None:
+        return Split(Encoded([str(file) for file in files], lambda name: Path(name).read_bytes()), labels)
+    return Split(Encoded([str(row) for row in range(len(opened))], _item(opened)), labels)
+
+
+def _held(opened: Any, names: Sequence[str]) -> Any:
+    """The first of these attributes that it has, and that is not empty."""
+    values = (getattr(opened, name, None) for name in names)
+    return next((value for value in values if value is not None and len(value)), None)
+
+
+def _item(opened: Any) -> Callable[[str], bytes]:
+    """The bytes of an image that only the class itself can give, packed without loss."""
+
+    def read(row: str) -> bytes:
+        packed = io.BytesIO()
+        opened[int(row)][0].save(packed, "PNG", compress_level=0)
+        return packed.getvalue()
+
+    return read

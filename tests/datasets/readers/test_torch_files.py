@@ -1,0 +1,71 @@
+"""What torch.save writes of images and labels; nothing else in such a file is run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from fmtool.datasets.data import load
+from fmtool.errors import DataError
+
+IMAGES = torch.randint(0, 256, (6, 3, 8, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([2, 0, 1, 1, 0, 2])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"images": IMAGES, "labels": LABELS}, {"x": IMAGES, "y": LABELS.int()}, {"data": IMAGES, "targets": LABELS},
+        (IMAGES, LABELS), [IMAGES, LABELS], (LABELS, IMAGES), TensorDataset(IMAGES, LABELS),
+        {"test": (IMAGES, LABELS), "train": (IMAGES[:2], LABELS[:2])}, {"test": {"images": IMAGES, "labels": LABELS}},
+        {"test": TensorDataset(IMAGES, LABELS)}, {"x_test": IMAGES, "y_test": LABELS, "x_train": IMAGES, "y_train": LABELS},
+    ],
+    ids=["dict", "x and y", "targets", "tuple", "list", "swapped", "TensorDataset", "splits", "nested", "split", "x_test"],
+)  # fmt: skip
+def test_all_that_holds_tensors(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "d.pt")
+    found = load(str(tmp_path / "d.pt"))
+    assert torch.equal(found.images, IMAGES) and torch.equal(found.labels, LABELS) and found.format == "torch_files"
+
+
+class _Runs:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch $HERE",)
+
+
+def test_nothing_else_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HERE", str(tmp_path / "ran"))
+    torch.save({"images": IMAGES, "labels": _Runs()}, tmp_path / "d.pt")
+    with pytest.raises(DataError, match=r"d.pt: can't be read as .pt"):
+        load(str(tmp_path / "d.pt"))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (IMAGES, "holds a Tensor, expected a dict, or a pair of tensors"),
+        ((IMAGES, LABELS, LABELS), "holds a tuple, expected"),
+        ((IMAGES, LABELS[:3]), r"holds tensors of \[6, 3, 8, 7\] and \[3\]"),
+        ({"weight": IMAGES}, "has no tensor images and labels, .*it holds weight"),
+        ({}, "it holds nothing"),
+    ],
+)
+def test_other_contents_are_told(content: Any, message: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "d.pt")
+    with pytest.raises(DataError, match=message):
+        load(str(tmp_path / "d.pt"))
+
+
+def test_damaged_files_are_told(tmp_path: Path) -> None:
+    torch.save((IMAGES, LABELS), tmp_path / "d.pt")
+    content = (tmp_path / "d.pt").read_bytes()
+    for damaged in (content[:300], b"", b"hello"):
+        (tmp_path / "d.pt").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"d.pt: can't be read as .pt .*formats that can be read: safetensors"):
+            load(str(tmp_path / "d.pt"))

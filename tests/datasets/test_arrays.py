@@ -1,0 +1,291 @@
+"""Arrays as images: layouts, number types and ranges; names of arrays; labels; rows; channels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from fmtool.datasets.arrays import as_images, parse_range
+from fmtool.datasets.data import load
+from fmtool.datasets.labels import in_order
+from fmtool.datasets.rows import luma, parse_rows, with_channels
+from fmtool.datasets.splits import split_in
+from fmtool.errors import DataError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 3, 8, 7)).astype(np.uint8)
+LABELS = np.array([2, 0, 1, 1, 0, 2])
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "expected"),
+    [
+        ((2, 3, 8, 7), None, (2, 3, 8, 7)),
+        ((2, 8, 7, 3), None, (2, 3, 8, 7)),
+        ((2, 8, 7, 1), None, (2, 1, 8, 7)),
+        ((2, 8, 7), None, (2, 1, 8, 7)),
+        ((2, 3, 7), None, (2, 1, 3, 7)),
+        ((2, 3, 8, 3), "nchw", (2, 3, 8, 3)),
+        ((2, 3, 8, 3), "nhwc", (2, 3, 3, 8)),
+        ((2, 5, 8, 8), "nchw", (2, 5, 8, 8)),
+        ((2, 8, 7), "nhw", (2, 1, 8, 7)),
+    ],
+)
+def test_the_only_reading_of_a_shape_is_taken(
+    shape: tuple[int, ...], layout: str | None, expected: tuple[int, ...]
+) -> None:
+    values = torch.arange(int(np.prod(shape)), dtype=torch.uint8).reshape(shape)
+    images = as_images(values, layout, None, "x")
+    assert tuple(images.shape) == expected
+    if len(shape) == 4 and expected != shape:
+        assert torch.equal(images, values.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 3), (2, 1, 8, 3), (2, 4, 8, 8), (2, 1, 1, 1)])
+def test_shapes_with_two_readings_or_none_are_asked_for(shape: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match=r"x: images are \[2, .*\]: expected --layout nchw or nhwc"):
+        as_images(torch.zeros(shape, dtype=torch.uint8), None, None, "x")
+
+
+@pytest.mark.parametrize(("shape", "layout"), [((2, 8, 7), "nchw"), ((2, 3, 8, 7), "nhw"), ((2, 3, 8, 7), "hwc")])
+def test_layouts_that_do_not_fit_are_errors(shape: tuple[int, ...], layout: str) -> None:
+    with pytest.raises(DataError, match=f"--layout {layout} doesn't fit"):
+        as_images(torch.zeros(shape), layout, None, "x")
+
+
+@pytest.mark.parametrize(
+    ("values", "pixel_range", "expected"),
+    [
+        (np.array([0.0, 127.5, 255.0]), (0, 255), [0.0, 0.5, 1.0]),
+        (np.array([-1.0, 0.0, 1.0]), (-1, 1), [0.0, 0.5, 1.0]),
+        (np.array([0, 32768, 65535], np.uint16), (0, 65535), [0.0, 32768 / 65535, 1.0]),
+        (np.array([0, 51, 255], np.int64), (0, 255), [0.0, 0.2, 1.0]),
+        (np.array([0, 1, 1], np.float16), None, [0.0, 1.0, 1.0]),
+        (np.array([0.0, 0.25, 1.0], ">f8"), None, [0.0, 0.25, 1.0]),
+        (np.array([-1, 0, 1], np.int8), (-1, 1), [0.0, 0.5, 1.0]),
+    ],
+)
+def test_numbers_become_floats_from_0_to_1(
+    values: np.ndarray[Any, Any], pixel_range: tuple[float, float] | None, expected: list[float]
+) -> None:
+    images = as_images(values.reshape(1, 1, 1, 3)[:, :, :, [0, 1, 2, 2]], None, pixel_range, "x")
+    assert images.dtype == torch.float32 and images.flatten()[:3].tolist() == pytest.approx(expected, abs=1e-7)
+
+
+def test_bytes_stay_bytes_and_booleans_are_black_and_white() -> None:
+    for pixel_range in (None, (0.0, 255.0)):
+        assert torch.equal(as_images(PIXELS, None, pixel_range, "x"), torch.from_numpy(PIXELS))
+    assert as_images(np.array([[[[True, False]]]]), None, None, "x").flatten().tolist() == [255, 0]
+    eight = as_images((torch.from_numpy(PIXELS) / 255).to(torch.float8_e4m3fn), None, None, "x")
+    assert eight.dtype == torch.float32 and float((eight - torch.from_numpy(PIXELS) / 255).abs().max()) < 0.04
+
+
+@pytest.mark.parametrize(
+    ("values", "pixel_range", "message"),
+    [
+        (
+            np.array([0.0, 200.0]),
+            None,
+            r"pixels reach from 0 to 200, expected \[0, 1\]: --pixel-range 0,255 takes them",
+        ),
+        (
+            np.array([-0.9, 0.7]),
+            None,
+            r"pixels reach from -0.9 to 0.7, expected \[0, 1\]: --pixel-range -1,1 takes them",
+        ),
+        (np.array([-3.0, 7.0]), None, r"pixels reach from -3 to 7, expected \[0, 1\]$"),
+        (np.array([0.0, np.nan]), None, r"pixels reach from nan to nan, expected \[0, 1\]$"),
+        (np.array([0.0, 300.0]), (0, 255), r"pixels reach from 0 to 300, beyond --pixel-range 0,255"),
+        (
+            np.array([0, 255], np.int64),
+            None,
+            r"images are int64 from 0 to 255: expected uint8, or --pixel-range, like 0,255",
+        ),
+        (
+            np.array([0, 999], np.uint16),
+            None,
+            r"images are uint16 from 0 to 999: expected uint8, or --pixel-range, like 0,65535",
+        ),
+        (np.array([0.0, 1.0]), (1, 1), r"--pixel-range 1,1: expected two numbers, the lower one first"),
+        (np.array([0.0, 1.0]), (0, float("inf")), r"--pixel-range 0,inf: expected two numbers"),
+        (np.array(["a", "b"]), None, r"holds images of type <U1, expected numbers"),
+        (np.array([1j, 0]), None, r"holds images of type complex128"),
+    ],
+)
+def test_numbers_that_would_have_to_be_guessed_are_errors(
+    values: np.ndarray[Any, Any], pixel_range: tuple[float, float] | None, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        as_images(values.reshape(1, 1, 1, 2), None, pixel_range, "x")
+
+
+def test_pixel_ranges_are_read_from_text() -> None:
+    assert parse_range("0,255") == (0, 255) and parse_range("-1,1") == (-1, 1)
+    for text in ("", "255", "0,1,2", "a,b"):
+        with pytest.raises(DataError, match=r"--pixel-range .*: expected two numbers with a comma"):
+            parse_range(text)
+
+
+# Names ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("images", (None, "images")), ("x_train", ("train", "x")), ("train_images", ("train", "images")),
+        ("Xtest", ("test", "x")),
+        ("y-val", ("val", "y")), ("validation_labels", ("val", "labels")), ("testX", ("test", "x")), ("dev.y", ("val", "y")),
+        ("train", ("train", "")), ("train_test_x", (None, "train_test_x")), ("latest", (None, "latest")),
+        ("fine_labels", (None, "fine_labels")),
+    ],
+)  # fmt: skip
+def test_splits_are_found_in_the_names_of_arrays(name: str, expected: tuple[str | None, str]) -> None:
+    assert split_in(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("arrays", "splits"),
+    [
+        ({"images": PIXELS, "labels": LABELS}, {"whole": 6}),
+        ({"x": PIXELS, "y": LABELS}, {"whole": 6}),
+        ({"x_train": PIXELS, "y_train": LABELS, "x_test": PIXELS[:2], "y_test": LABELS[:2]}, {"train": 6, "test": 2}),
+        ({"train_images": PIXELS, "train_labels": LABELS[:, None], "val_images": PIXELS[:3], "val_labels": LABELS[:3, None],
+          "test_images": PIXELS[:2], "test_labels": LABELS[:2, None]}, {"train": 6, "val": 3, "test": 2}),
+        ({"data": PIXELS, "targets": LABELS}, {"whole": 6}),
+    ],
+)  # fmt: skip
+def test_usual_names_in_npz(arrays: dict[str, Any], splits: dict[str, int], tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", **arrays)
+    found = load(str(tmp_path / "d.npz"), default="test")
+    n = splits.get("test", 6)
+    assert dict(found.splits) == splits and np.array_equal(found.images, PIXELS[:n])
+    assert found.labels.tolist() == LABELS[:n].tolist()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"images": PIXELS}, r"has no tensor labels, expected images \(n,c,h,w\) and labels \(n\); it holds images"),
+        ({"foo": PIXELS, "labels": LABELS}, "has no tensor images, .*it holds foo, labels"),
+        ({"x": PIXELS, "images": PIXELS, "y": LABELS}, "can't tell which of x and images to take"),
+        ({"images": PIXELS, "labels": LABELS[:4]}, "holds 6 images and 4 labels"),
+        ({"x": PIXELS, "y": LABELS, "x_test": PIXELS, "y_test": LABELS}, "holds x beside splits"),
+        ({"x_train": PIXELS, "y_train": LABELS, "x_test": PIXELS}, "has no tensor labels"),
+    ],
+)
+def test_arrays_that_do_not_belong_together(arrays: dict[str, Any], message: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", **arrays)
+    with pytest.raises(DataError, match=message):
+        load(str(tmp_path / "d.npz"))
+
+
+def test_other_arrays_are_counted(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", images=PIXELS, labels=LABELS, seeds=LABELS, mean=np.zeros(3))
+    found = load(str(tmp_path / "d.npz"))
+    assert found.left_out == ("2 arrays that are no images or labels (seeds, mean)",)
+
+
+# Labels --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", ">i4"])
+def test_labels_of_any_integer_type(dtype: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", images=PIXELS, labels=LABELS.astype(dtype))
+    found = load(str(tmp_path / "d.npz"))
+    assert found.labels.tolist() == LABELS.tolist() and found.labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "int64"])
+def test_labels_of_safetensors_too(dtype: str, tmp_path: Path) -> None:
+    save_file(
+        {"images": torch.from_numpy(PIXELS), "labels": torch.from_numpy(LABELS.astype(dtype))},
+        tmp_path / "d.safetensors",
+    )
+    assert load(str(tmp_path / "d.safetensors")).labels.tolist() == LABELS.tolist()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int64, bool])
+def test_one_hot_labels(dtype: Any, tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", images=PIXELS, labels=np.eye(3)[LABELS].astype(dtype))
+    assert load(str(tmp_path / "d.npz")).labels.tolist() == LABELS.tolist()
+
+
+def test_labels_that_are_names(tmp_path: Path) -> None:
+    names = np.array(["owl", "cat", "dog", "dog", "cat", "owl"])
+    np.savez(tmp_path / "d.npz", images=PIXELS, labels=names)
+    found = load(str(tmp_path / "d.npz"))
+    assert found.class_names == ("cat", "dog", "owl") and found.labels.tolist() == LABELS.tolist()
+    np.savez(tmp_path / "e.npz", images=PIXELS, labels=names.astype("S"), class_names=np.array(["owl", "dog", "cat"]))
+    found = load(str(tmp_path / "e.npz"))
+    assert found.class_names == ("owl", "dog", "cat") and found.labels.tolist() == [0, 2, 1, 1, 2, 0]
+    np.savez(tmp_path / "f.npz", images=PIXELS, labels=names, class_names=np.array(["owl", "dog"]))
+    with pytest.raises(DataError, match="holds a label 'cat' that is none of its class names"):
+        load(str(tmp_path / "f.npz"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (LABELS.astype(float), r"labels are float64 \[6\], expected 6 integers, one-hot rows or names"),
+        (np.full((6, 3), 1 / 3), "these rows are not one-hot"),
+        (np.eye(3)[LABELS] * 2, "these rows are not one-hot"),
+        (LABELS - 1, "labels reach from -1 to 1, expected 0"),
+        (np.full(6, 2**63, dtype=np.uint64), "labels reach to 9223372036854775808"),
+    ],
+)
+def test_labels_that_are_none(labels: np.ndarray[Any, Any], message: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", images=PIXELS, labels=labels)
+    with pytest.raises(DataError, match=message):
+        load(str(tmp_path / "d.npz"))
+
+
+def test_class_names_that_are_numbers_are_ordered_as_such() -> None:
+    assert in_order(["10", "9", "1", "1"]) == ("1", "9", "10") and in_order(["10", "9", "x"]) == ("10", "9", "x")
+    assert in_order(["b", "B", "a", "é"]) == ("B", "a", "b", "é")
+
+
+# Rows and channels ---------------------------------------------------------------------------------------------------
+
+
+def test_rows_of_a_split_keep_their_index(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", images=PIXELS, labels=LABELS)
+    every, some = load(str(tmp_path / "d.npz")), load(str(tmp_path / "d.npz"), rows=(2, 5))
+    assert some.index.tolist() == [2, 3, 4] and torch.equal(some.key, every.key[2:5]) and some.rows == (2, 5)
+    assert torch.equal(some.images, every.images[2:5]) and load(str(tmp_path / "d.npz"), rows=(4, None)).rows == (4, 6)
+    assert load(str(tmp_path / "d.npz"), rows=(2, 5), limit=2).index.tolist() == [2, 4]
+    for rows in ((5, 5), (0, 7), (-1, 3)):
+        with pytest.raises(DataError, match=r"d.npz: --rows .*, expected rows of 0:6"):
+            load(str(tmp_path / "d.npz"), rows=rows)
+    with pytest.raises(DataError, match="--rows goes with one split"):
+        load("digits:all", rows=(0, 5))
+
+
+def test_rows_are_read_from_text() -> None:
+    assert parse_rows("40000:50000") == (40000, 50000) and parse_rows("3:") == (3, None) and parse_rows(":5") == (0, 5)
+    for text in ("5", "a:b", "1:2:3", ""):
+        with pytest.raises(DataError, match=r"--rows .*: expected FIRST:END"):
+            parse_rows(text)
+
+
+def test_luma_is_that_of_pillow() -> None:
+    images = torch.from_numpy(PIXELS)
+    expected = [np.array(Image.fromarray(image.transpose(1, 2, 0)).convert("L")) for image in PIXELS]
+    assert np.array_equal(luma(images)[:, 0].numpy(), np.stack(expected))
+    assert float((luma(images / 255)[:, 0] * 255 - torch.from_numpy(np.stack(expected))).abs().max()) < 0.51
+
+
+@pytest.mark.parametrize(
+    "grey", [torch.arange(256, dtype=torch.uint8), torch.rand(9, generator=torch.Generator().manual_seed(0))]
+)
+def test_grey_pixels_keep_their_value_in_both_directions(grey: torch.Tensor) -> None:
+    grey = grey.reshape(1, 1, 1, -1)
+    colour = with_channels(grey, 3)
+    assert torch.equal(colour, grey.repeat(1, 3, 1, 1)) and torch.equal(with_channels(colour, 1), grey)
+    assert with_channels(grey, 1) is grey
+    with pytest.raises(DataError, match="images of 1 channels can't be shown to a model of 4"):
+        with_channels(grey, 4)
