@@ -62,7 +62,6 @@ def test_every_kind_of_masks_and_standard_input(files: Path, run: Run) -> None:
         ("MODEL files/essential FMN", r"expected an attack file, got a file of kind masks"),
         ("MODEL FMN bad/truncated", r"not a whole safetensors file"),
         ("MODEL FMN files/essential --device gpu", r"--device gpu"),
-        ("MODEL FMN files/essential --format cvs", r"did you mean 'csv'"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(
