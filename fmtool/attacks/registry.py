@@ -9,10 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
-
-from fmtool.errors import AttackError
 
 OK, WRONG_BEFORE, FAILED = 0, 1, 2  # an attacked image's status
 STATUS_NAMES = {OK: "ok", WRONG_BEFORE: "wrong before, not attacked", FAILED: "attack failed"}
@@ -42,19 +39,6 @@ def title(name: str) -> str:
 def masks_title(fields: Mapping[str, Any]) -> str:
     """The name of class masks in tables, from `robust` and `attack` of their header: "robust FMN" or "plain"."""
     return f"robust {title(str(fields['attack']))}" if fields["robust"] else "plain"
-
-
-def parse_epsilon(text: str) -> float:
-    """ "8/255" or "0.03" as a number above 0 and at most 1."""
-    try:
-        epsilon = float(Fraction(text.replace(" ", "")))
-    except (ValueError, ZeroDivisionError):
-        raise AttackError(f"--epsilon {text}: expected a number or a fraction such as 8/255") from None
-    if not 0 < epsilon <= 1:
-        raise AttackError(
-            f"--epsilon {text}: expected a distance above 0 and at most 1, in units of the [0, 1] pixel range"
-        )
-    return epsilon
 
 
 def parse_options(pairs: Mapping[str, str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import fmtool
-from fmtool.attacks.registry import ATTACKS, parse_epsilon, parse_options
+from fmtool.attacks.registry import ATTACKS, parse_options
 from fmtool.cli import options
 from fmtool.cli.completion import one_of
 from fmtool.cli.session import working
@@ -132,3 +132,16 @@ def _pair(text: str) -> tuple[str, str]:
     if not equals:
         raise AttackError(f"--attack-option {text}: expected KEY=VALUE")
     return key, value
+
+
+def parse_epsilon(text: str) -> float:
+    """ "8/255" or "0.03" as a number above 0 and at most 1."""
+    try:
+        epsilon = float(Fraction(text.replace(" ", "")))
+    except (ValueError, ZeroDivisionError):
+        raise AttackError(f"--epsilon {text}: expected a number or a fraction such as 8/255") from None
+    if not 0 < epsilon <= 1:
+        raise AttackError(
+            f"--epsilon {text}: expected a distance above 0 and at most 1, in units of the [0, 1] pixel range"
+        )
+    return epsilon

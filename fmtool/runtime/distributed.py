@@ -1,4 +1,4 @@
-"""Which part of a job a process does: a shard of it by itself (`--shard I/N`), or its rank's share under torchrun.
+"""Which part of a job a process does: one shard of it (`--shard I/N`), or its rank's share under torchrun.
 
 Both take every Nth row, so that each part has some of whatever lies together in the data. Shards are files of their own that
 `merge` joins; ranks pass their rows to rank 0, which writes the file. Rows are on the CPU by then, so gloo carries them;
@@ -46,7 +46,7 @@ class Shard:
         return positions
 
     def field(self, n: int) -> dict[str, int]:
-        """What the header of this part of n rows says of it."""
+        """The header's field about this part of n rows."""
         return {"number": self.number, "of": self.of, "rows": n}
 
 
@@ -61,7 +61,7 @@ def parse_shard(text: str) -> Shard:
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that share a job, of which this one is `rank`, from 0; `store` is what they tell each other by."""
+    """The processes that share a job; this one is number `rank`, from 0. They exchange messages through `store`."""
 
     rank: int = 0
     of: int = 1
@@ -96,14 +96,14 @@ class Ranks:
             yield from _received(rank)
 
     def hand_over(self, own: Iterable[tuple[int, bytes]]) -> None:
-        """On the other ranks: give these to rank 0, and keep what there is of them until the result is in its place."""
+        """On the other ranks: send these rows to rank 0, then wait until the result is written."""
         self.store.set(f"finished {self.rank}", "")
         self._wait_for(f"turn of {self.rank}")
         _send(own)
         self._wait_for("written")
 
     def written(self) -> None:
-        """On rank 0: the result is in its place."""
+        """On rank 0: tell the others that the result is written."""
         if self.of > 1:
             self.store.set("written", "")
 
@@ -118,7 +118,7 @@ ALONE = Ranks()
 
 
 def world() -> tuple[int, int]:
-    """This process's rank and how many there are, as torchrun says; (0, 1) without it. FmtoolError for what it would not say."""
+    """This process's rank and the number of processes, as torchrun sets them; else (0, 1). FmtoolError for impossible values."""
     if not all(name in os.environ for name in VARIABLES):
         return 0, 1
     numbers = [os.environ[name] for name in ("RANK", "WORLD_SIZE", "MASTER_PORT")]
@@ -132,7 +132,7 @@ def world() -> tuple[int, int]:
 
 
 def refuse_ranks(command: str, commands: Iterable[str]) -> None:
-    """FmtoolError for a command that several processes can't share, under torchrun."""
+    """FmtoolError under torchrun for a command that several processes can't share."""
     if world()[1] > 1 and command not in commands:
         raise FmtoolError(
             f"{command} runs in one process: expected {' or '.join(commands)} under torchrun, or one process"

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP, put off for a moment: work that is saved is stopped between two of its steps, not within one."""
+"""Ctrl-C, SIGTERM and SIGHUP, held back for a moment, so that work that is saved stops between two steps, not within one."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-LONGEST = 5.0  # seconds that a signal is put off: Slurm kills 30 s after it
+LONGEST = 5.0  # seconds that a signal is held back: Slurm kills 30 s after it
 
 
 class Interrupts:
-    """puts_off: whether the work calls `obey` wherever it has a whole state; else it is stopped at once."""
+    """puts_off: hold signals back until the work calls `obey`, where its state is whole; else they stop it at once."""
 
     def __init__(self) -> None:
         self.puts_off = False
@@ -26,7 +26,7 @@ class Interrupts:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Stand before the handlers that there are, and no others: nohup's deafness stays. Only in the main thread."""
+        """Handle the signals that have a handler already; those that nohup ignores stay ignored. Only in the main thread."""
         if threading.current_thread() is threading.main_thread():
             handlers = {number: signal.getsignal(number) for number in SIGNALS}
             self.before = {number: handler for number, handler in handlers.items() if callable(handler)}
@@ -40,7 +40,7 @@ class Interrupts:
                 signal.signal(number, handler)
 
     def obey(self) -> None:
-        """What the signal that was put off is to do; nothing in another thread than the main one."""
+        """Do what the signal held back asks for; nothing in any thread but the main one."""
         if self.pending is not None and threading.current_thread() is threading.main_thread():
             number = self.pending
             self._forget()

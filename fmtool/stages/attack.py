@@ -114,13 +114,13 @@ def _described(
 
 
 def _some(data: Data, rows: Sequence[int]) -> Data:
-    """Some images of data that stays what it is for all who take some."""
+    """Some of the images; name, split and class names stay those of the whole."""
     parts = {name: getattr(data, name)[list(rows)] for name in ("images", "labels", "key", "index")}
     return dataclasses.replace(data, **parts)
 
 
 def _try_slots(classifier: nn.Module, data: Data, ready: ReadyModel) -> None:
-    """Warn where images that are shared out may come out otherwise."""
+    """Warn if an image's result may depend on the other images in its batch, and so on the shard."""
     first = _some(data, range(min(len(data), SLOTS_TRIED)))
     if not foolbox.same_in_any_slot(classifier, first.pixels(), first.labels, ready.batch, ready.device):
         warn("an image's gradient depends on its place in the batch here: shards may differ in bits from a single run")
@@ -129,7 +129,7 @@ def _try_slots(classifier: nn.Module, data: Data, ready: ReadyModel) -> None:
 def _attacked(
     target: TwoPass | None, ready: ReadyModel, data: Data, attack: Any, restarts: int, seed: int, common: dict[str, Any]
 ) -> tuple[Attacked, list[int]]:
-    """What becomes of the images, and the counts of `Adaptive`, 0 without a defence."""
+    """The attacked images, and the counts of `Adaptive`, 0 without a defence."""
     images, labels, common = data.pixels(), data.labels, {**common, "batch": ready.batch, "device": ready.device}
     if target is None:
         seeds = _row_seeds(data, seed)
@@ -158,7 +158,7 @@ def _shared_out(
 
 
 def _records(attacked: Attacked, counts: list[int], rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
-    """One for each row, and one with the counts."""
+    """A record for each row, and one with the counts."""
     for number, row in enumerate(rows):
         yield row, pack({name: values[number] for name, values in vars(attacked).items()})
     yield 0, pack({"counts": torch.tensor(counts)})
@@ -184,7 +184,7 @@ def _against(defense: Artifact, restarts: int, counts: list[int]) -> dict[str, A
     """The header's field that says which masks were attacked, and how many images each way fooled."""
     by_two_pass, by_class_masks, flat = counts
     if flat:
-        warn(f"{flat} images have a gradient of 0 where the attack starts: they may seem robust and not be")
+        warn(f"{flat} images have a zero gradient where the attack starts: they may only seem robust")
     return {
         "digest": defense.digest,
         "robust": defense.header["robust"],
@@ -205,7 +205,7 @@ def _bound(name: str, epsilon: float | None) -> float | None:
 
 
 def _restarts(name: str, defense: Artifact | None, restarts: int | None) -> int:
-    """How many random starts there are; AttackError for what doesn't go with, or without, a defence."""
+    """The number of random starts; AttackError for options that need a defence, or exclude one."""
     if defense is None:
         if restarts is not None:
             raise AttackError("--restarts goes with --defense")
@@ -218,7 +218,7 @@ def _restarts(name: str, defense: Artifact | None, restarts: int | None) -> int:
 
 
 def _check_draws(name: str, attack: Any, restarts: int, shared: bool) -> None:
-    """The attack's random numbers allow for restarts, and for sharing the images out."""
+    """AttackError if the attack's random numbers rule out restarts, or shards."""
     if restarts > 1 and not attack.random_start:
         raise AttackError("random_start=False makes every restart the same one: expected --restarts 1 with it")
     if shared and not foolbox.draws_for_each_image(attack):

@@ -51,7 +51,7 @@ def device_lost(error: BaseException | None) -> bool:
 
 @contextmanager
 def device_errors(advice: str = "a smaller --batch-size") -> Iterator[None]:
-    """ModelError for a device that fails or has too little memory, with what would need less; also a decorator of a stage."""
+    """ModelError if a device fails or runs out of memory, with advice on what needs less; also a decorator."""
     try:
         yield
     except Exception as error:

@@ -150,7 +150,7 @@ def _check_source(
 
 
 def _chosen(inputs: _Inputs, shard: Shard | None, journal: Journal) -> tuple[int, Tensor, dict[str, Tensor]]:
-    """How many images are to have masks, which rows of them this shard takes, and what is known of those, as in `_eligible`."""
+    """How many images get masks, and the rows of this shard with their targets and labels, as `_eligible` gives them."""
     rows, known = _eligible(inputs, journal)
     if shard is None:
         return len(rows), rows, known
@@ -159,7 +159,7 @@ def _chosen(inputs: _Inputs, shard: Shard | None, journal: Journal) -> tuple[int
 
 
 def _eligible(inputs: _Inputs, journal: Journal) -> tuple[Tensor, dict[str, Tensor]]:
-    """Which rows of the images are to have masks, and what is known of those: targets, labels, key, index and source."""
+    """The rows of the images that get masks, and their targets, labels, key, index and source."""
     source, ready = inputs.source, inputs.ready
     if isinstance(source, Data):
         targets = source.labels

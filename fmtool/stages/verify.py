@@ -1,4 +1,4 @@
-"""Files examined together: digests, which were made from which, and what is missing. Needs torch only where data are given."""
+"""Check files together: digests, which were made from which, and what is missing. torch is needed only for data."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmtool.artifacts import history as provenance
+from fmtool.artifacts import history
 from fmtool.artifacts.files import describe, label, looks_like_artifact, read_bytes
 from fmtool.artifacts.format import Artifact, Description, check_layout
-from fmtool.artifacts.history import SHORT
 from fmtool.artifacts.output import STREAM
 from fmtool.errors import ArtifactError, FmtoolError
 from fmtool.runtime.progress import Progress
@@ -25,12 +24,12 @@ LARGE = 2**30  # bytes of a file that is not read into memory
 class Examined:
     """A file, or data by name. digests: all that histories may call it by; data have one for each split, size and limit.
 
-    state: "ok", "unknown" (whole, as far as can be told, but no history speaks of it), "missing" or "damaged"; damage: what is
+    state: "ok", "unknown" (whole as far as fmtool can tell, but in no history), "missing" or "damaged"; damage: what is
     wrong with the last two.
     """
 
     name: str
-    kind: str = "unknown"  # of a file that no history speaks of
+    kind: str = "unknown"  # of a file that is in no history
     digests: list[str] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     state: str = "ok"
@@ -38,7 +37,7 @@ class Examined:
 
 
 def examine(files: Sequence[str], progress: Progress | None = None) -> list[Examined]:
-    """Read and check every file; what fmtool did not make is recognised by the histories of those that it made."""
+    """Read and check every file. Files that fmtool did not make are recognised by the histories of those that it made."""
     examined = []
     for number, file in enumerate(dict.fromkeys(files)):
         if progress:
@@ -69,13 +68,13 @@ def table(examined: Sequence[Examined]) -> Table:
     names = {digest: one.name for one in examined for digest in one.digests}
     rows: list[list[Any]] = []
     for one in examined:
-        made = provenance.makers(one.history, next(iter(one.digests), ""))
+        makers = history.makers(one.history, next(iter(one.digests), ""))
         inputs = one.history[-1]["inputs"] if one.history else []
-        digests = ", ".join(digest[:SHORT] for digest in one.digests)
+        digests = ", ".join(digest[: history.SHORT] for digest in one.digests)
         rows.append(
-            [one.name, one.kind, digests or None, one.state, ", ".join(provenance.sources(inputs, made, names)) or None]
+            [one.name, one.kind, digests or None, one.state, ", ".join(history.sources(inputs, makers, names)) or None]
         )
-    missing = provenance.missing({one.name: one.history for one in examined}, names)
+    missing = history.missing({one.name: one.history for one in examined}, names)
     notes = [f"missing: {title}, which led to {', '.join(files)}" for title, files in missing.items()]
     return Table("Files", dict.fromkeys(("file", "kind", "digest", "state", "made from"), ""), rows, notes)
 
@@ -121,11 +120,11 @@ def _sha256(file: str) -> str:
 
 
 def _recognise(one: Examined, wanted: Mapping[str, Mapping[str, Any]]) -> None:
-    """Load a file's images as each history says that it did, and keep the digests that come again."""
+    """Load a file's images as each history says they were loaded, and keep the digests that match."""
     for digest, entry in wanted.items():
         if _named(one.name) and entry.get("name") != one.name:
             continue  # it may have to be downloaded
-        spec = provenance.data_argument({**entry, "name": one.name})
+        spec = history.data_argument({**entry, "name": one.name})
         if _data_digest(spec, entry.get("size"), entry.get("limit")) == digest:
             one.digests = [digest] if one.kind != "data" else [*one.digests, digest]
             one.kind = "data"

@@ -242,17 +242,6 @@ def test_bounds_where_there_are_none_or_must_be(trained: tuple[nn.Module, Tensor
         fmtool.attack(model, data, attack="LinfBasicIterativeAttack")
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "2", "nan", "8/0", "eight", "256/255", ""])
-def test_epsilon_out_of_range(text: str) -> None:
-    with pytest.raises(AttackError, match="--epsilon"):
-        registry.parse_epsilon(text)
-
-
-def test_epsilon_as_a_fraction() -> None:
-    assert registry.parse_epsilon("8/255") == 8 / 255
-    assert registry.parse_epsilon("0.5") == 0.5
-
-
 def test_nothing_right_is_nothing_to_attack(files: Path) -> None:
     import dataclasses
 
