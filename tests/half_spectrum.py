@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from fmtool.masks.basis import FOURIER, Basis, basis_for
+from fmtool.masks.basis import Basis, basis_for
+from fmtool.masks.registry import FOURIER
 
 
 def fourier(h: int, w: int) -> Basis:

@@ -12,7 +12,7 @@ import time
 import torch
 from common import arguments, classifiers, pixels, show
 
-from fmtool.masks.basis import FOURIER, basis_for
+from fmtool.masks.basis import basis_for
 from fmtool.masks.fitting import FittedMasks, fit_masks
 from fmtool.masks.optimisation import FitOptions
 from fmtool.models.classifier import predict

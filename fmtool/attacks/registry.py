@@ -37,8 +37,10 @@ def title(name: str) -> str:
 
 
 def masks_title(fields: Mapping[str, Any]) -> str:
-    """The name of class masks in tables, from `robust` and `attack` of their header: "robust FMN" or "plain"."""
-    return f"robust {title(str(fields['attack']))}" if fields["robust"] else "plain"
+    """The name of class masks in tables, from `robust`, `attack` and `basis` of their header: "robust FMN" or "plain, dct"."""
+    name = f"robust {title(str(fields['attack']))}" if fields["robust"] else "plain"
+    basis = fields.get("basis", "fourier")
+    return name if basis == "fourier" else f"{name}, {basis}"
 
 
 def parse_options(pairs: Mapping[str, str]) -> dict[str, Any]:

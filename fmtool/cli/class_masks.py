@@ -10,7 +10,7 @@ import fmtool
 from fmtool.cli import options
 from fmtool.cli.session import read_source, working
 from fmtool.cli.terminal import show_result
-from fmtool.stages.options import CLASS_LAMBDA, MAX_STEPS, MIN_STEPS, ROBUST_CLASS_LAMBDA
+from fmtool.stages.options import BASIS, CLASS_LAMBDA, MAX_STEPS, MIN_STEPS, ROBUST_CLASS_LAMBDA
 
 EXAMPLE = "fmtool class-masks model.safetensors pgd-train.safetensors --robust -o robust-pgd.safetensors"
 
@@ -48,6 +48,7 @@ def class_masks(
             help=f"Weight of the l1 penalty (A.3). [default: {CLASS_LAMBDA}; {ROBUST_CLASS_LAMBDA} with --robust]",
         ),
     ] = None,
+    basis: options.Basis = BASIS,
     min_steps: options.MinSteps = MIN_STEPS,
     max_steps: options.MaxSteps = MAX_STEPS,
     limit: options.Limit = None,
@@ -73,6 +74,7 @@ def class_masks(
             source,
             robust=robust,
             lambda_=lambda_,
+            basis=basis,
             min_steps=min_steps,
             max_steps=max_steps,
             limit=limit if data is None else None,  # which data has been cut to already

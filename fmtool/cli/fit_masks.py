@@ -12,7 +12,7 @@ from fmtool.cli.session import read_source, working
 from fmtool.cli.terminal import show_result
 from fmtool.models.registry import PRECISIONS, Precision
 from fmtool.runtime import distributed
-from fmtool.stages.options import LAMBDA_TIMES_ENTRIES, LARGEST_LAMBDA, MAX_STEPS, MIN_STEPS, PRECISION
+from fmtool.stages.options import BASIS, LAMBDA_TIMES_ENTRIES, LARGEST_LAMBDA, MAX_STEPS, MIN_STEPS, PRECISION
 
 EXAMPLE = "fmtool fit-masks model.safetensors pgd.safetensors --for adversarial --lambda 0.1 -o adversarial.safetensors"
 
@@ -47,6 +47,7 @@ def fit_masks(
             help=f"Weight of the l1 penalty on the mask (A.3: 0.5 for CIFAR-10, 0.01 for Imagenette). [default: min({LARGEST_LAMBDA}, {LAMBDA_TIMES_ENTRIES} / (c h w))]",
         ),
     ] = None,
+    basis: options.Basis = BASIS,
     min_steps: options.MinSteps = MIN_STEPS,
     max_steps: options.MaxSteps = MAX_STEPS,
     limit: options.Limit = None,
@@ -98,6 +99,7 @@ def fit_masks(
             source,
             for_=purpose,
             lambda_=lambda_,
+            basis=basis,
             min_steps=min_steps,
             max_steps=max_steps,
             limit=limit if data is None else None,  # which data has been cut to already

@@ -8,6 +8,7 @@ import typer
 
 from fmtool.cli.completion import one_of
 from fmtool.datasets.registry import DATASETS
+from fmtool.masks.registry import BASES
 from fmtool.models.registry import ARCHITECTURES
 from fmtool.tables.table import Format as TableFormat
 
@@ -103,6 +104,15 @@ Restart = Annotated[
     typer.Option(
         "--restart",
         help="Start over. By default an interrupted command resumes when it is run again, except with '-o -'.",
+    ),
+]
+Basis = Annotated[
+    str,
+    typer.Option(
+        "--basis",
+        metavar="NAME",
+        help="What a mask weights: fourier, the Fourier coefficients (the paper); dct, those of the cosine transform; haar, db2, sym4, coif1 or another orthonormal wavelet of PyWavelets; pixels; phase, the angles of the Fourier coefficients.",
+        autocompletion=one_of(BASES),
     ),
 ]
 MinSteps = Annotated[

@@ -1,7 +1,7 @@
 """A basis: how images become the coefficients that masks multiply, and back, and what the entries of a mask mean in it.
 
 Everything that depends on the basis goes through this interface, so that a basis is one file in `bases` and one line in
-`BASES`. The command line reads that table, so NumPy and torch are imported inside methods.
+`registry.BASES`. The command line may import this, so NumPy and torch are imported inside methods.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from fmtool.errors import ArtifactError, MaskError, unknown
+from fmtool.errors import ArtifactError, MaskError
+from fmtool.masks.registry import BASES, EXPECTED, FOURIER
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,11 +22,6 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
-FOURIER = "fourier"
-# name -> the class that implements it
-BASES = {
-    FOURIER: "fmtool.masks.bases.fourier:Fourier",
-}
 EXACT = 12  # decimals of a radial frequency: 0.125 must be 0.125 whichever row and column give it
 KEPT = 1e-3  # an entry above this counts as kept
 ROWS = 256  # masks of a file that are read at a time
@@ -139,9 +135,9 @@ class Basis(ABC):
 def basis_for(name: str, h: int, w: int) -> Basis:
     """The basis of that name for images of h x w pixels; MaskError for an unknown name."""
     if name not in BASES:
-        raise MaskError(unknown("--basis", name, BASES))
+        raise MaskError(f"--basis {name}: expected {EXPECTED}")
     module, _, implementation = BASES[name].partition(":")
-    made: Basis = getattr(importlib.import_module(module), implementation)(name, h, w)
+    made: Basis = getattr(importlib.import_module(f"fmtool.masks.bases.{module}"), implementation)(name, h, w)
     return made
 
 
@@ -149,7 +145,7 @@ def basis_of(header: Mapping[str, Any], file: object) -> Basis:
     """The basis of a file of masks from its header; ArtifactError for one that this version doesn't know."""
     name, (h, w) = header.get("basis", FOURIER), header["image_size"]  # class masks of version 0.1 don't name it
     if name not in BASES:
-        raise ArtifactError(f"{file}: its masks are in the basis {name!r}, expected one of {', '.join(BASES)}")
+        raise ArtifactError(f"{file}: its masks are in the basis {name!r}, expected {EXPECTED}")
     return basis_for(name, int(h), int(w))
 
 

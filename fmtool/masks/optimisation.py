@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fmtool.masks.basis import FOURIER
+from fmtool.masks.registry import FOURIER
 from fmtool.models import compiling
 from fmtool.models.compiling import InputGradient
 

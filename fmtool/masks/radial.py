@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from fmtool.errors import MaskError
-from fmtool.masks.basis import EXACT, FOURIER, Array, Basis, basis_for
+from fmtool.masks.basis import EXACT, Array, Basis, basis_for
+from fmtool.masks.registry import FOURIER
 
 BLOCK = 2**26  # bytes of float64 worked on at a time
 LOW, HIGH = 0.125, 0.25  # cycles per pixel: a quarter and half of the highest frequency along an axis
@@ -64,7 +65,7 @@ def bins_of(basis: Basis) -> Array:
 def frequencies(basis: Basis) -> Array:
     """(rows, columns) float64: each entry's radial frequency in cycles per pixel. MaskError in a basis without frequencies."""
     if basis.frequencies is None:
-        raise MaskError(f"masks in the basis {basis.name} have no radial frequency")
+        raise MaskError(f"entries of masks in the basis {basis.name} have no radial frequency")
     return basis.frequencies
 
 

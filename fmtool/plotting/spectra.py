@@ -16,7 +16,8 @@ from fmtool.artifacts.format import Artifact
 from fmtool.attacks.registry import OK
 from fmtool.errors import ArtifactError
 from fmtool.masks import radial
-from fmtool.masks.basis import FOURIER, Basis, basis_for
+from fmtool.masks.basis import Basis, basis_for
+from fmtool.masks.registry import FOURIER
 from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, distinct, mask_name, plain_axes
 from fmtool.tables.spectra import Part, parts_of, size_of, source
 

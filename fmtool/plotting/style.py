@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fmtool.attacks.registry import title
+from fmtool.masks.registry import basis_suffix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,9 +46,11 @@ def mask_name(file: Artifact) -> str:
     """What a file's masks are."""
     attack = title(str(file.header["attack"])) if file.header["attack"] else None
     if file.kind == "class-masks":
-        return f"class masks, robust ({attack})" if file.header["robust"] else "class masks, plain"
-    name = str(file.header["for"])
-    return f"{name} ({attack})" if name == "adversarial" and attack else name
+        name = f"class masks, robust ({attack})" if file.header["robust"] else "class masks, plain"
+    else:
+        name = str(file.header["for"])
+        name = f"{name} ({attack})" if name == "adversarial" and attack else name
+    return name + basis_suffix(file.header)
 
 
 def distinct(names: Sequence[str], files: Sequence[Artifact]) -> list[str]:

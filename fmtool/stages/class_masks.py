@@ -12,7 +12,7 @@ from fmtool.datasets.data import Data
 from fmtool.datasets.rows import spread, to_float
 from fmtool.errors import MaskError, warn
 from fmtool.masks import class_fitting
-from fmtool.masks.basis import FOURIER
+from fmtool.masks.basis import basis_for
 from fmtool.masks.optimisation import FitOptions
 from fmtool.models import compiling
 from fmtool.models.classifier import predict
@@ -21,6 +21,7 @@ from fmtool.stages.device_faults import halving, resuming
 from fmtool.stages.fit_masks import check_fit_options
 from fmtool.stages.inputs import check_attack, check_data, data_header, inputs_of
 from fmtool.stages.options import (
+    BASIS,
     CLASS_LAMBDA,
     DEFAULT_EXECUTION,
     MAX_STEPS,
@@ -38,6 +39,7 @@ def class_masks(
     *,
     robust: bool = False,
     lambda_: float | None = None,
+    basis: str = BASIS,
     min_steps: int = MIN_STEPS,
     max_steps: int = MAX_STEPS,
     limit: int | None = None,
@@ -48,7 +50,8 @@ def class_masks(
 
     Plain: a class's correctly classified images keep their label. Robust: each step reverts first the adversarial images that
     are predicted as the class, failed attacks left out, then keeps its clean ones. Classes without images are left out.
-    lambda_: None for 0.01, or 0.001 with robust. compile_: compile the network; None where there is enough work for that to pay.
+    lambda_: None for 0.01, or 0.001 with robust. basis: a name of `masks.registry.BASES`. compile_: compile the network; None
+    where there is enough work for that to pay.
     """
     execution.refuse("class-masks", "shard", "ranks")
     check_fit_options(lambda_, min_steps, max_steps)
@@ -65,12 +68,13 @@ def class_masks(
         **fields,
         "attack": source.header["attack"] if robust and isinstance(source, Artifact) else None,
         "image_size": list(ready.spec.input_shape[1:]),
-        "basis": FOURIER,
+        "basis": basis_for(basis, *ready.spec.input_shape[1:]).name,
         **data_header(source, ready.spec),
     }
     recorded = {
         "--robust": robust or None,
         "--lambda": lambda_in_effect,
+        "--basis": basis,
         "--min-steps": min_steps,
         "--max-steps": max_steps,
         "--limit": limit,
@@ -90,6 +94,7 @@ def class_masks(
             max_steps=max_steps,
             tolerance=class_fitting.CLASS_TOLERANCE,
             compile_=compile_,
+            basis=basis,
         )
         fitted = class_fitting.fit_class_masks(
             ready.classifier,

@@ -17,7 +17,7 @@ from fmtool.datasets.data import Data
 from fmtool.datasets.rows import row_seed, spread, to_float
 from fmtool.errors import MaskError, unknown, warn
 from fmtool.masks import fitting
-from fmtool.masks.basis import FOURIER, basis_for
+from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.fit_queue import Fit
 from fmtool.masks.optimisation import FitOptions
 from fmtool.models import compiling
@@ -26,7 +26,7 @@ from fmtool.runtime.distributed import Shard
 from fmtool.runtime.journal import Journal, unpack
 from fmtool.stages.device_faults import halving, resuming
 from fmtool.stages.inputs import check_attack, check_data, data_header, inputs_of, rows_of
-from fmtool.stages.options import DEFAULT_EXECUTION, MAX_STEPS, MIN_STEPS, PRECISION, Execution, default_lambda
+from fmtool.stages.options import BASIS, DEFAULT_EXECUTION, MAX_STEPS, MIN_STEPS, PRECISION, Execution, default_lambda
 from fmtool.stages.prepare import ReadyModel, code_of, ready_model
 
 PURPOSES = {
@@ -43,6 +43,7 @@ def fit_masks(
     *,
     for_: str = "essential",
     lambda_: float | None = None,
+    basis: str = BASIS,
     min_steps: int = MIN_STEPS,
     max_steps: int = MAX_STEPS,
     limit: int | None = None,
@@ -55,7 +56,8 @@ def fit_masks(
     """Masks for an `attack` artifact's images, or essential masks for data; gives a `masks` artifact of the eligible images.
 
     for_: "essential": images right when clean, target the label; "adversarial": images with status 0, target the class that
-    the attack turned them to. lambda_: None for min(0.5, 1536 / (c h w)). precision: see `registry.PRECISIONS`. perturb: start
+    the attack turned them to. lambda_: None for min(0.5, 1536 / (c h w)). basis: a name of
+    `masks.registry.BASES`. precision: see `registry.PRECISIONS`. perturb: start
     at 1 - perturb * u, u in [0, 1] drawn from `seed` for each image, instead of at ones. compile_: compile the network, which
     rounds differently; None where there is enough work for that to pay. With an output what is returned reads from that file,
     and memory does not grow with n. MaskError when no image is eligible.
@@ -68,6 +70,7 @@ def fit_masks(
     ready = ready_model(model, execution)
     _check_source(source, model, for_, ready, execution.allow_other_model)
     shape = ready.spec.input_shape
+    transform = basis_for(basis, *shape[1:])
     options = FitOptions(
         lambda_=default_lambda(shape) if lambda_ is None else lambda_,
         batch=ready.batch,
@@ -75,6 +78,7 @@ def fit_masks(
         max_steps=max_steps,
         compile_=bool(compile_),
         precision=precision,
+        basis=basis,
     )
     inputs = _Inputs(model, source, ready, for_=for_, perturb=perturb, seed=seed, limit=limit)
     asked = {"compile": compile_, "shard": shard and [shard.number, shard.of], **code_of(ready.classifier, ready.spec)}
@@ -93,11 +97,11 @@ def fit_masks(
             _store_in(journal),
             device=ready.device,
             progress=execution.progress,
-            starts=_starts(known, shape, perturb, seed),
+            starts=_starts(known, transform, shape[0], perturb, seed),
             rows=ranks.rows(range(len(rows))),
             journal=journal,
         )
-        masks, columns = _joined(journal, header, history, known, shape, execution)
+        masks, columns = _joined(journal, header, history, known, (shape[0], *transform.shape), execution)
     if ranks.leads:
         _warn_of(columns, options.lambda_)
     return masks
@@ -205,6 +209,7 @@ def _described(options: FitOptions, inputs: _Inputs) -> tuple[dict[str, Any], li
     recorded = {
         "--for": inputs.for_,
         "--lambda": options.lambda_,
+        "--basis": options.basis,
         "--min-steps": options.min_steps,
         "--max-steps": options.max_steps,
         "--precision": options.precision,
@@ -217,13 +222,14 @@ def _described(options: FitOptions, inputs: _Inputs) -> tuple[dict[str, Any], li
     return header, stage("fit-masks", recorded, seed, inputs_of(model, source))
 
 
-def _starts(rows: dict[str, Tensor], shape: Sequence[int], perturb: float, seed: int) -> Callable[[int], Tensor] | None:
+def _starts(
+    rows: dict[str, Tensor], basis: Basis, channels: int, perturb: float, seed: int
+) -> Callable[[int], Tensor] | None:
     """Where the mask of a row starts, drawn from (seed, key, index); None for ones."""
     if not perturb:
         return None
     keys, indices = rows["key"].tolist(), rows["index"].tolist()
-    basis = basis_for(FOURIER, *shape[1:])
-    return lambda row: fitting.perturbed(basis, shape[0], perturb, row_seed(seed, keys[row], indices[row]))
+    return lambda row: fitting.perturbed(basis, channels, perturb, row_seed(seed, keys[row], indices[row]))
 
 
 class _Pixels:
@@ -270,9 +276,8 @@ COLUMNS = {
 
 
 def _layout(n: int, shape: Sequence[int], known: dict[str, Tensor]) -> streaming.Layout:
-    c, h, w = shape
     return {
-        "masks": (torch.float32, (n, c, *basis_for(FOURIER, h, w).shape)),
+        "masks": (torch.float32, (n, *shape)),
         **{name: (dtype, (n,)) for name, dtype in COLUMNS.items()},
         **{name: (values.dtype, (n,)) for name, values in known.items()},
     }

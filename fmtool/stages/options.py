@@ -13,6 +13,7 @@ from fmtool.correlation.registry import PERMUTATIONS as PERMUTATIONS
 from fmtool.correlation.registry import STATISTICS_BY_DEFAULT as STATISTICS_BY_DEFAULT
 from fmtool.correlation.registry import SUBSET_DRAWS as SUBSET_DRAWS
 from fmtool.errors import FmtoolError
+from fmtool.masks.registry import FOURIER
 from fmtool.models.registry import Precision
 from fmtool.runtime.distributed import ALONE, Ranks, Shard
 from fmtool.runtime.progress import Progress
@@ -24,6 +25,7 @@ MIN_STEPS, MAX_STEPS = 500, 5000  # A.3 names the first; both in the authors' co
 LAMBDA_TIMES_ENTRIES = 1536  # fit-masks: lambda 0.5 at 3x32x32, 0.01 at 3x224x224 in the paper
 LARGEST_LAMBDA = 0.5
 CLASS_LAMBDA, ROBUST_CLASS_LAMBDA = 0.01, 0.001  # class-masks, A.3
+BASIS = FOURIER
 PRECISION: Precision = "float32"
 
 PRESETS = {"paper": {"permutations": 100, "strict": True}}  # the authors' code: p from shuffled d strictly below d

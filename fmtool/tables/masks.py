@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fmtool.attacks.registry import title
-from fmtool.masks.basis import check_shape
+from fmtool.masks.registry import basis_suffix
 from fmtool.tables.headers import Arrays, Header
 from fmtool.tables.table import Table
 
@@ -11,6 +11,8 @@ from fmtool.tables.table import Table
 def masks_table(header: Header, arrays: Arrays) -> Table:
     """How many masks keep their class, how sparse they are, and how long they took."""
     import numpy as np
+
+    from fmtool.masks.basis import check_shape
 
     masks, steps = arrays["masks"], arrays["steps"]
     basis = check_shape(masks, header, "this file")
@@ -47,12 +49,17 @@ def masks_table(header: Header, arrays: Arrays) -> Table:
         "Masks",
         columns,
         [row],
-        [f"lambda {header['lambda']:g}{started}. kept entries (above 1e-3) and loss: medians; steps: mean."],
+        [
+            f"lambda {header['lambda']:g}{basis_suffix(header)}{started}. "
+            "kept entries (above 1e-3) and loss: medians; steps: mean."
+        ],
     )
 
 
 def class_masks_table(header: Header, arrays: Arrays) -> Table:
     """A row a class: steps, loss, kept entries."""
+    from fmtool.masks.basis import check_shape
+
     masks, names = arrays["masks"], header["class_names"]
     basis = check_shape(masks, header, "this file")
     kept, total = basis.kept_entries(masks), masks.shape[1] * basis.entries
@@ -87,4 +94,5 @@ def class_masks_table(header: Header, arrays: Arrays) -> Table:
     ]
     what = f"robust against {title(header['attack'])}" if header["robust"] else "plain"
     used = " and ".join(f"{n} {name}" for n, name in zip(header["images"], ("clean", "adversarial"), strict=False))
-    return Table("Class masks", columns, rows, [f"{what}, lambda {header['lambda']:g}, fitted to {used} images"])
+    note = f"{what}, lambda {header['lambda']:g}{basis_suffix(header)}, fitted to {used} images"
+    return Table("Class masks", columns, rows, [note])

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from fmtool.artifacts.rows import image_names
 from fmtool.attacks.registry import OK, title
 from fmtool.errors import ArtifactError
-from fmtool.masks.basis import FOURIER, Basis, basis_for, check_shape
+from fmtool.masks.registry import FOURIER, basis_suffix
 from fmtool.tables.attacks import attack_name
 from fmtool.tables.headers import Arrays, Header
 from fmtool.tables.table import ENDS, Cell, Table, interval, text_of
 
 if TYPE_CHECKING:
     from fmtool.artifacts.format import Artifact
-if TYPE_CHECKING:
+    from fmtool.masks.basis import Basis
     from fmtool.masks.radial import Estimate, Radial
 
 
@@ -70,6 +70,7 @@ class Part:
 def parts_of(source: Source) -> list[Part]:
     """Masks: one part. An attack: the perturbations of the images it succeeded on, then the images, for reference."""
     from fmtool.masks import radial
+    from fmtool.masks.basis import basis_for, check_shape
 
     header, arrays = source.header, source.arrays
     if source.kind not in KINDS:
@@ -92,9 +93,17 @@ def parts_of(source: Source) -> list[Part]:
     if source.kind == "masks":
         name = f"adversarial masks ({attack or '-'})" if header["for"] == "adversarial" else f"{header['for']} masks"
         attack = attack if header["for"] == "adversarial" else None
-        return [Part(name, attack, radial.of_masks(masks, basis), image_names(arrays["key"], arrays["index"]), basis)]
+        return [
+            Part(
+                name + basis_suffix(header),
+                attack,
+                radial.of_masks(masks, basis),
+                image_names(arrays["key"], arrays["index"]),
+                basis,
+            )
+        ]
     name = f"class masks (robust against {attack})" if header["robust"] else "class masks (plain)"
-    return [Part(name, attack, radial.of_masks(masks, basis), [], basis)]
+    return [Part(name + basis_suffix(header), attack, radial.of_masks(masks, basis), [], basis)]
 
 
 def spectrum_table(files: Sequence[Source]) -> Table:
@@ -140,6 +149,10 @@ def spectrum_table(files: Sequence[Source]) -> Table:
 
 def spectrum_lines(source: Source) -> list[str]:
     """A line a part of a file, for a terminal: mean radial frequency, and the energy's profile as bars."""
+    from fmtool.masks.basis import basis_of
+
+    if source.kind != "attack" and basis_of(source.header, source.name).frequencies is None:
+        return []
     lines = []
     for part in parts_of(source):
         found = _estimate(part.radial.frequency)
