@@ -15,6 +15,7 @@ from common import arguments, classifiers, pixels, show
 from fmtool.masks.basis import basis_for
 from fmtool.masks.fitting import FittedMasks, fit_masks
 from fmtool.masks.optimisation import FitOptions
+from fmtool.masks.registry import FOURIER
 from fmtool.models.classifier import predict
 from fmtool.models.registry import PRECISIONS
 from fmtool.stages.options import MAX_STEPS, MIN_STEPS
