@@ -1,4 +1,4 @@
-"""A statistic, an attack, a data set, an architecture and a figure are each one new file and one line in a registry."""
+"""A statistic, attack, data set, architecture, figure or mask basis is one new file and one line in a registry."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from fmtool.attacks.registry import ATTACKS, Known
 from fmtool.correlation.registry import STATISTICS, StatisticKind
 from fmtool.datasets.registry import DATASETS
 from fmtool.datasets.source import Source, Split
+from fmtool.masks.registry import BASES
 from fmtool.models.registry import ARCHITECTURES, Architecture
 from fmtool.plotting.registry import FIGURES
 
@@ -39,6 +40,19 @@ def prepare(x, y, options):
         return 1 - float((x - y[permutation]).abs().mean())
 
     return Prepared(shuffled(torch.arange(len(x))), {"columns": float(x.shape[1])}, {}, shuffled)
+'''
+BASIS = '''
+from fmtool.masks.bases.pixels import Pixels
+
+
+class Upside(Pixels):
+    """The pixels of the image turned upside down."""
+
+    def analyse(self, images):
+        return images.flip(-2)
+
+    def synthesise(self, masks, coefficients):
+        return (masks * coefficients).flip(-2)
 '''
 ATTACK = '''
 import eagerpy
@@ -197,3 +211,23 @@ def test_a_figure(add: Add, files: Path, run: Run, tmp_path: Path, monkeypatch: 
     target = tmp_path / "steps.png"
     outcome = run("plot", files / "essential.safetensors", "--figure", "steps", "-o", target)
     assert outcome.code == 0 and target.read_bytes().startswith(b"\x89PNG"), outcome.err
+
+
+def test_a_mask_basis(add: Add, files: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add("fmtool.masks.bases", "upside", BASIS)
+    monkeypatch.setitem(BASES, "upside", "upside:Upside")
+    masks = {}
+    for name in ("upside", "pixels"):
+        masks[name] = tmp_path / f"{name}.safetensors"
+        options = ["--basis", name, "--limit", 6, "--min-steps", 5, "--max-steps", 5, "--no-compile"]
+        fitted = run("fit-masks", files / "model.safetensors", files / "fmn.safetensors", "--for", "essential", *options,
+                     "-o", masks[name])  # fmt: skip
+        assert fitted.code == 0, fitted.err
+    upside, pixels = (fmtool.read(str(file), "masks") for file in masks.values())
+    torch.testing.assert_close(upside["masks"].flip(-2), pixels["masks"])
+    assert "--basis upside" in run("inspect", masks["upside"], "--history").out
+    checked = run("check-masks", files / "model.safetensors", files / "fmn.safetensors", masks["upside"], "--draws", 1)
+    assert checked.code == 0 and "lowest frequencies" not in checked.out, checked.err
+    assert run("plot", masks["upside"], "-o", tmp_path / "masks.png").code == 0
+    refused = run("correlate", *masks.values())
+    assert refused.code == 1 and "in two bases, upside and pixels" in refused.err
