@@ -62,3 +62,14 @@ def with_curves(file: Artifact, attack: str, *which: str) -> Artifact:
     sides = [{"for": "essential", "attack": None}, {"for": "adversarial", "attack": attack}]
     header = {**file.header, "sides": sides, "curves": {name: curves[name] for name in which}}
     return replace(file, header=header)
+
+
+def with_trims(file: Artifact) -> Artifact:
+    """Three thresholds in no order, one without a value; all adjusted values by hand."""
+    entries = [
+        {"statistic": "idcor", "threshold": threshold, "columns": [4, 5], **more}
+        for threshold, more in (
+            (1e-3, point(0.2)), (0.0, {**point(0.4), "within_class": null(0.1, None, 0.5)}), (0.5, {"n": 9, "reason": "few"}),
+        )
+    ]  # fmt: skip
+    return replace(file, header={**file.header, "curves": {"trim": entries}})

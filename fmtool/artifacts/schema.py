@@ -131,10 +131,24 @@ _statistic = record({
     "name": _statistic_name, "n": whole, "dropped": each(whole), "details": each(maybe(number)), **_found,
 })  # fmt: skip
 _refused, _valued = record({"n": whole, "reason": text}), record({"n": whole, **_found})
+
+
+def _point(value: Any) -> bool:
+    return _refused(value) or (isinstance(value, dict) and "reason" not in value and _valued(value))
+
+
 _entry = record({
     "statistic": _statistic_name,
     "size": lambda value: whole(value) and value > 0,
-    "points": several(lambda value: _refused(value) or ("reason" not in value and _valued(value))),
+    "points": several(_point),
+})  # fmt: skip
+_residue = record(dict.fromkeys(("non_zero", "small", "columns", "small_columns"), whole))
+_side = record(
+    {"for": maybe(text), "attack": maybe(text), "shape": several(whole)}, {"perturb": number, "residue": _residue}
+)
+_trimmed_entry = record({
+    "statistic": _statistic_name, "threshold": lambda value: number(value) and value >= 0,
+    "columns": lambda value: several(whole, 2)(value) and len(value) == 2,
 })  # fmt: skip
 _cell = record({"accuracy": number, "accuracy_right_before": number}, {"adaptive": flag})
 _fooled = record({"two_pass": whole, "class_masks": whole})
@@ -157,7 +171,7 @@ FIELDS: dict[str, dict[str, Check]] = {
     },
     "correlation": {
         "statistics": several(_statistic, 1), "n": whole, "permutations": whole, "strict": flag, "dropped": each(whole),
-        "sides": several(record({"for": maybe(text), "attack": maybe(text), "shape": several(whole)}, {"perturb": number})),
+        "sides": several(_side),
     },
     "defense": {
         "matrix": several(several(maybe(_cell)), 1), "rows": several(text), "columns": NAMES, "n": whole, "adaptive": flag,
@@ -174,7 +188,15 @@ OTHERS: dict[str, dict[str, Check]] = {
     "class-masks": {"basis": text},
     "correlation": {
         "dimension": text,
-        "curves": record({}, dict.fromkeys(("class_subsets", "subsample"), several(_entry, 1))),
+        "trim": maybe(number),
+        "curves": record(
+            {},
+            {
+                "class_subsets": several(_entry, 1),
+                "subsample": several(_entry, 1),
+                "trim": several(lambda value: _trimmed_entry(value) and _point(value), 1),
+            },
+        ),
     },
     "defense": {"worst": maybe(several(_cell)), "clean_drop": NUMBERS},
 }

@@ -91,6 +91,14 @@ def correlate(
             help="First average-pool masks by this odd number (4.5.2: 7 reduces 224x224 to 32x32).",
         ),
     ] = None,
+    trim: Annotated[
+        str | None,
+        typer.Option(
+            "--trim",
+            metavar="THRESHOLDS",
+            help="First set mask entries at or below this number to 0. Several, such as 0,1e-5,1e-3, add a table of each statistic against the threshold; the main table uses the first.",
+        ),
+    ] = None,
     class_subsets: Annotated[
         bool,
         typer.Option(
@@ -128,7 +136,8 @@ def correlate(
     after the main one; in JSON all tables form one list.
     """
     with working(output, quiet=quiet, debug=debug) as bar:
-        check_plot(plot, class_subsets and subsample is not None)
+        thresholds = read_thresholds(trim)
+        check_plot(plot, class_subsets + (subsample is not None) + (len(thresholds) > 1) > 1)
         (x, labels_x), (y, labels_y) = read_side(a), read_side(b)
         correlation = fmtool.correlate(
             x,
@@ -140,6 +149,7 @@ def correlate(
             row_normalise=not no_row_normalise,
             dimension=dimension,
             pool=pool,
+            trim=thresholds,
             class_subsets=class_subsets,
             subsample=read_sizes(subsample),
             draws=draws,
@@ -162,7 +172,9 @@ def check_plot(plot: str | None, several: bool) -> None:
     check_target(plot)
     figure.check_suffix(plot)
     if several:
-        raise FmtoolError("--plot draws one curve: leave out --class-subsets or --subsample, or use `fmtool plot`")
+        raise FmtoolError(
+            "--plot draws one curve: give only one of --class-subsets, --subsample and several --trim thresholds, or use `fmtool plot`"
+        )
 
 
 def shared_labels(labels_x: Tensor | None, labels_y: Tensor | None) -> Tensor | None:
@@ -183,6 +195,14 @@ def read_sizes(text: str | None) -> list[int]:
         raise StatisticError(
             f"--subsample {text}: expected numbers with commas between them, like 100,200,400"
         ) from None
+
+
+def read_thresholds(text: str | None) -> list[float]:
+    """`--trim` as numbers."""
+    try:
+        return [] if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise StatisticError(f"--trim {text}: expected numbers with commas between them, like 0,1e-5,1e-3") from None
 
 
 def read_side(source: str) -> tuple[Artifact | Tensor, Tensor | None]:

@@ -1,4 +1,4 @@
-"""Statistics against the number of classes (paper, section 4.7, Figure 4) and against the number of pairs.
+"""Statistics against the number of classes (paper, section 4.7, Figure 4), of pairs, and against a threshold of entries.
 
 The classes and pairs drawn depend only on the seed, on how many there are and on the position in the curve: every statistic
 sees the same ones, and adding a size changes none of the others.
@@ -6,6 +6,7 @@ sees the same ones, and adding a size changes none of the others.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -106,3 +107,29 @@ def over_rows(whole: Statistic, sizes: Sequence[int], setting: Setting) -> tuple
         if setting.progress is not None:
             setting.progress(label, done, len(sizes) * setting.draws)
     return (*points, Point(rows, rows, (), whole, ""))
+
+
+def over_thresholds(
+    whole: Statistic, thresholds: Sequence[float], trimmed: Callable[[float], Pairs], setting: Setting
+) -> tuple[Point, ...]:
+    """The statistic with all entries at or below each threshold set to 0, ascending; the whole is at the first of them.
+
+    trimmed: gives the pairs at a threshold, with the same rows as the whole's.
+    """
+    points, label = [], f"{whole.name}, thresholds"
+    for done, threshold in enumerate(sorted(thresholds), start=1):
+        pairs = setting.pairs if threshold == thresholds[0] else trimmed(threshold)
+        columns = (int((pairs.x != 0).any(dim=0).sum()), int((pairs.y != 0).any(dim=0).sum()))
+        statistic: Statistic | None = whole
+        reason = ""
+        if threshold != thresholds[0]:
+            prepared = functools.partial(prepare, whole.name, pairs, setting.options)
+            part = f"{whole.name}, entries above {threshold!r}"
+            try:
+                statistic = evaluate(whole.name, part, prepared, pairs.labels, len(pairs), setting.shuffles)
+            except StatisticError as error:
+                statistic, reason = None, str(error)
+        points.append(Point(threshold, len(pairs), (), statistic, reason, columns))
+        if setting.progress is not None:
+            setting.progress(label, done, len(thresholds))
+    return tuple(points)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from fmtool.correlation.curves import Setting, over_classes, over_rows
+from fmtool.correlation.curves import Setting, over_classes, over_rows, over_thresholds
 from fmtool.correlation.evaluate import Pairs, Shuffles, Statistic, evaluate, prepare
 from fmtool.correlation.registry import (
     ALL,
@@ -41,6 +41,8 @@ def correlate(
     class_subsets: bool = False,
     subsamples: Sequence[int] = (),
     draws: int = SUBSET_DRAWS,
+    thresholds: Sequence[float] = (),
+    trimmed: Callable[[float], tuple[Tensor, Tensor]] | None = None,
     progress: Progress | None = None,
     journal: Journal = NO_JOURNAL,
 ) -> tuple[Statistic, ...]:
@@ -57,6 +59,8 @@ def correlate(
     device: where IdCor's neighbours are looked for and products of matrices taken: "cpu", "cuda" or "cuda:N".
     class_subsets: also give each statistic for `draws` random subsets of k classes, k from 1 to all; needs labels.
     subsamples: numbers of rows below n, for each of which each statistic is given for `draws` random subsamples.
+    thresholds: where there are several, each statistic is also given for `trimmed(threshold)`, x and y with all entries up to
+        the threshold set to 0. At the first threshold that is x and y themselves.
     progress: called as progress(label, done, total) after each shuffle of all rows and each subset.
     journal: where to resume from, with the same rows and arguments.
 
@@ -78,6 +82,12 @@ def correlate(
     each = Options(row_normalise=row_normalise, dimension=dimension, device=device)
     options = replace(each, shuffles=permutations * (1 if labels is None else 2))
     setting = Setting(pairs, each, shuffles, draws, progress)
+
+    def pairs_at(threshold: float) -> Pairs:
+        assert trimmed is not None
+        x, y = trimmed(threshold)
+        return Pairs(_matrix(x, "x"), _matrix(y, "y"), pairs.labels)
+
     # One statistic after the other, drawing the shuffles again, as a matrix of all pairs may be kept by each.
     results = []
     for name in names:
@@ -85,7 +95,14 @@ def correlate(
         whole = evaluate(name, name, prepared, pairs.labels, len(pairs), shuffles, progress)
         over = over_classes(whole, prepared, kinds, setting) if class_subsets else ()
         del prepared  # before the next one asks for as much memory
-        results.append(replace(whole, class_subsets=over, subsamples=over_rows(whole, sizes, setting) if sizes else ()))
+        results.append(
+            replace(
+                whole,
+                class_subsets=over,
+                subsamples=over_rows(whole, sizes, setting) if sizes else (),
+                trims=over_thresholds(whole, thresholds, pairs_at, setting) if len(thresholds) > 1 else (),
+            )
+        )
     return tuple(results)
 
 

@@ -59,17 +59,19 @@ class Statistic:
     samples: dict[str, Tensor] = field(default_factory=dict)  # see the statistic's module
     class_subsets: tuple[Point, ...] = ()  # see `curves`; empty unless asked for
     subsamples: tuple[Point, ...] = ()
+    trims: tuple[Point, ...] = ()
 
 
 @dataclass(frozen=True)
 class Point:
     """A statistic of some of the pairs, or the reason why it has none."""
 
-    size: int  # its position on the curve: number of classes, or of pairs asked for
+    size: float  # its position on the curve: number of classes, of pairs asked for, or threshold
     n: int  # pairs
     classes: tuple[int, ...]  # labels of a class subset, ascending, else empty
     statistic: Statistic | None
     reason: str  # why there is no statistic, else ""
+    columns: tuple[int, int] | None = None  # of x and y that hold a non-zero entry, on a curve over thresholds
 
 
 def prepare(name: str, pairs: Pairs, options: Options) -> Prepared:

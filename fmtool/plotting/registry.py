@@ -92,6 +92,12 @@ FIGURES: dict[str, FigureKind] = {
         "curves:subsample_curves",
         "statistics, nulls and adjusted values against n",
     ),
+    "trim": FigureKind(
+        "one correlation file of several --trim thresholds",
+        lambda files: len(files) == 1 and _curve(files, "trim"),
+        "trim:trim_curves",
+        "statistics, nulls and adjusted values against the threshold of entries",
+    ),
     "null": FigureKind(
         "one correlation file",
         lambda files: _kinds(files) == ["correlation"],

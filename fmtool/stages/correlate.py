@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from fmtool.correlation.engine import chosen
 from fmtool.correlation.evaluate import Point, Statistic
 from fmtool.correlation.nulls import Null
 from fmtool.errors import ArtifactError, MaskError, StatisticError
-from fmtool.masks.basis import check_shape
+from fmtool.masks.basis import KEPT, check_shape
 from fmtool.models.classifier import pick_device
 from fmtool.stages.device_faults import device_errors, resuming
 from fmtool.stages.options import (
@@ -45,6 +47,7 @@ def correlate(
     row_normalise: bool = True,
     dimension: str = DIMENSION,
     pool: int | None = None,
+    trim: Sequence[float] = (),
     class_subsets: bool = False,
     subsample: Sequence[int] = (),
     draws: int = SUBSET_DRAWS,
@@ -53,7 +56,8 @@ def correlate(
 ) -> Artifact:
     """Correlate two `masks` artifacts, joined by image, both masks preserved; or two matrices (n, d), joined by row.
 
-    Masks are flattened over the full spectrum; pool: average-pool them first by this odd number. permutations: None for the
+    Masks are flattened over the full spectrum. trim: set entries at or below the first of these thresholds to 0 before all else;
+    several give a curve over thresholds. pool: then average-pool masks by this odd number. permutations: None for the
     preset's, else 999. preset "paper": the authors' 100 permutations and strict inequality. class_subsets, subsample and draws:
     curves, see `correlation.curves`; they stand in the header. Gives a `correlation` artifact. ArtifactError, MaskError or
     StatisticError where nothing is shared or n is too small.
@@ -62,7 +66,8 @@ def correlate(
     if preset is not None and preset not in PRESETS:
         raise StatisticError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
     of_preset = PRESETS.get(preset or "", {})
-    x, y, labels, dropped = _rows(a, b, labels, pool)
+    thresholds = _thresholds(trim)
+    rows = _rows(a, b, labels, pool, thresholds)
     device = pick_device(execution.device)
     arguments: dict[str, Any] = {
         "permutations": int(of_preset.get("permutations", PERMUTATIONS)) if permutations is None else permutations,
@@ -73,27 +78,29 @@ def correlate(
         "draws": draws,
     }
     recorded = {
-        "--statistics": chosen(statistics, x, y),
+        "--statistics": chosen(statistics, rows.x, rows.y),
         "--permutations": arguments["permutations"],
         "--preset": preset,
         "--row-normalise": row_normalise and None,
         "--dimension": dimension,
         "--pool": pool,
+        "--trim": thresholds or None,
         "--class-subsets": class_subsets or None,
         "--subsample": list(subsample) or None,
         "--draws": draws,
         "--device": device.type,
     }
     history = stage("correlate", recorded, seed, [_input(side) for side in (a, b)])
-    sides = [_side(side) for side in (a, b)]
-    work = {"history": history, "sides": sides, "labels": None if labels is None else _digest(labels)}
+    work = {"history": history, "sides": rows.sides, "labels": None if rows.labels is None else _digest(rows.labels)}
     with resuming(execution, work) as journal:
         results = engine.correlate(
-            x,
-            y,
-            labels=labels,
+            rows.x,
+            rows.y,
+            labels=rows.labels,
             statistics=statistics,
             subsamples=subsample,
+            thresholds=thresholds,
+            trimmed=rows.trimmed,
             seed=seed,
             device=str(device),
             **arguments,
@@ -102,11 +109,12 @@ def correlate(
         )
         header = {
             "statistics": [_record(one) for one in results],
-            "n": len(x),
+            "n": len(rows.x),
             **{name: arguments[name] for name in ("permutations", "strict", "dimension")},
             "pool": pool,
-            "dropped": dropped,
-            "sides": sides,
+            "trim": thresholds[0] if thresholds else None,
+            "dropped": rows.dropped,
+            "sides": rows.sides,
             **_curves(results),
         }
         result = Artifact("correlation", header, _tensors(results), history)
@@ -115,17 +123,46 @@ def correlate(
     return result
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """What is correlated: x (n, d1) and y (n, d2), labels (n), and what the file says of them.
+
+    trimmed: gives x and y with entries up to a threshold set to 0; None for matrices. dropped: how many rows were left out for
+    which reason. sides: a record of each side.
+    """
+
+    x: Tensor
+    y: Tensor
+    labels: Tensor | None
+    trimmed: Callable[[float], tuple[Tensor, Tensor]] | None
+    dropped: dict[str, int]
+    sides: list[dict[str, Any]]
+
+
 def _rows(
-    a: Artifact | Tensor, b: Artifact | Tensor, labels: Tensor | None, pool: int | None
-) -> tuple[Tensor, Tensor, Tensor | None, dict[str, int]]:
-    """Rows (n, d) of both sides, labels (n), and how many rows were left out for which reason."""
+    a: Artifact | Tensor, b: Artifact | Tensor, labels: Tensor | None, pool: int | None, thresholds: Sequence[float]
+) -> _Rows:
+    sides = [_side(side) for side in (a, b)]
     if isinstance(a, Artifact) and isinstance(b, Artifact):
-        return _mask_pairs(a, b, pool)
+        places, labels, dropped = _mask_pairs(a, b)
+        trimmed = functools.partial(_flat, (a, b), places, pool)
+        x, y = trimmed(thresholds[0] if thresholds else 0.0)
+        sides = [{**side, "residue": _residue(rows)} for side, rows in zip(sides, (x, y), strict=True)]
+        return _Rows(x, y, labels, trimmed, dropped, sides)
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
         raise ArtifactError("expected two mask files or two files with a matrix each, got one of either")
-    if pool is not None:
-        raise StatisticError("--pool goes with mask files")
-    return a, b, labels, {}
+    for option, given in (("--pool", pool is not None), ("--trim", bool(thresholds))):
+        if given:
+            raise StatisticError(f"{option} goes with mask files")
+    return _Rows(a, b, labels, None, {}, sides)
+
+
+def _thresholds(trim: Sequence[float]) -> list[float]:
+    """Each once, in the order given."""
+    for threshold in trim:
+        if not 0 <= threshold < 1:
+            raise StatisticError(f"--trim: expected thresholds from 0 to below 1, got {threshold:g}")
+    return list(dict.fromkeys(map(float, trim)))
 
 
 def _tensors(results: Sequence[Statistic]) -> dict[str, Tensor]:
@@ -145,6 +182,7 @@ def _curves(results: Sequence[Statistic]) -> dict[str, Any]:
         "class_subsets": [entry for one in results for entry in _curve(one.name, one.class_subsets)],
         "subsample": [entry for one in results for entry in _curve(one.name, one.subsamples)],
     }
+    curves["trim"] = [_trimmed(one.name, point) for one in results for point in one.trims]
     asked = {name: entries for name, entries in curves.items() if entries}
     return {"curves": asked} if asked else {}
 
@@ -157,6 +195,11 @@ def _curve(name: str, points: Sequence[Point]) -> list[dict[str, Any]]:
     ]
 
 
+def _trimmed(name: str, point: Point) -> dict[str, Any]:
+    assert point.columns is not None
+    return {"statistic": name, "threshold": point.size, "columns": list(point.columns), **_point(point)}
+
+
 def _point(point: Point) -> dict[str, Any]:
     record: dict[str, Any] = {"classes": list(point.classes)} if point.classes else {}
     record["n"] = point.n
@@ -165,8 +208,8 @@ def _point(point: Point) -> dict[str, Any]:
     return {**record, **_values(point.statistic)}
 
 
-def _mask_pairs(a: Artifact, b: Artifact, pool: int | None) -> tuple[Tensor, Tensor, Tensor, dict[str, int]]:
-    """Flattened masks (n, d) of both sides, labels (n), and how many rows were left out for which reason."""
+def _mask_pairs(a: Artifact, b: Artifact) -> tuple[list[Tensor], Tensor, dict[str, int]]:
+    """Places (n) of the pairs in each file, their labels (n), and how many rows were left out for which reason."""
     for file in (a, b):
         masks = file.rows("masks")
         for start in range(0, len(masks), ROWS_OF_FILE):
@@ -188,19 +231,41 @@ def _mask_pairs(a: Artifact, b: Artifact, pool: int | None) -> tuple[Tensor, Ten
         raise ArtifactError(f"{a} and {b} give the same images other labels")
     labels = a["labels"][place_a]
     check_range(labels, torch.iinfo(torch.int32).max, f"{a}: labels")
-    return _flat(a, place_a, pool), _flat(b, place_b, pool), labels, {k: v for k, v in dropped.items() if v}
+    return [place_a, place_b], labels, {k: v for k, v in dropped.items() if v}
 
 
-def _flat(file: Artifact, rows: Tensor, pool: int | None) -> Tensor:
-    """Full masks (n, d), pooled a few at a time: at 224x224 ten thousand whole ones take 6 GB."""
-    masks = file.rows("masks")
-    basis = check_shape(masks, file.header, file)
+def _flat(
+    files: Sequence[Artifact], places: Sequence[Tensor], pool: int | None, threshold: float
+) -> tuple[Tensor, Tensor]:
+    """Full masks (n, d) of both files, without entries up to the threshold, pooled: a few at a time (at 224x224 ten thousand
+    whole ones take 6 GB).
+    """
 
-    def some(start: int) -> Tensor:
-        full = basis.to_full(masks[rows[start : start + ROWS_OF_FILE]])
-        return (full if pool is None else basis.pool(full, pool)).flatten(1)
+    def flat(file: Artifact, rows: Tensor) -> Tensor:
+        masks = file.rows("masks")
+        basis = check_shape(masks, file.header, file)
 
-    return torch.cat([some(start) for start in range(0, len(rows), ROWS_OF_FILE)])
+        def some(start: int) -> Tensor:
+            full = basis.to_full(masks[rows[start : start + ROWS_OF_FILE]])
+            full = full.where(full > threshold, 0)
+            return (full if pool is None else basis.pool(full, pool)).flatten(1)
+
+        return torch.cat([some(start) for start in range(0, len(rows), ROWS_OF_FILE)])
+
+    x, y = (flat(file, rows) for file, rows in zip(files, places, strict=True))
+    return x, y
+
+
+def _residue(rows: Tensor) -> dict[str, int]:
+    """How many of the non-zero entries of rows (n, d) are at most `KEPT`, and how many columns hold such entries alone."""
+    small = (rows > 0) & (rows <= KEPT)
+    large = rows > KEPT
+    return {
+        "non_zero": int(small.sum() + large.sum()),
+        "small": int(small.sum()),
+        "columns": rows.shape[1],
+        "small_columns": int((small.any(dim=0) & ~large.any(dim=0)).sum()),
+    }
 
 
 def _record(one: Statistic) -> dict[str, Any]:

@@ -142,6 +142,8 @@ def _pictures_of_correlations(files: Kinds) -> list[Picture]:
             )
         if file.header.get("curves", {}).get("subsample"):
             pictures.append(Picture([file], "subsample", f"{file}: every statistic against the number of pairs"))
+        if file.header.get("curves", {}).get("trim"):
+            pictures.append(Picture([file], "trim", f"{file}: every statistic against the threshold of entries"))
     return pictures
 
 

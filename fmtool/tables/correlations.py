@@ -67,6 +67,7 @@ def correlation_table(header: Header) -> Table:
     )
     if header.get("dimension", "twonn") != "twonn" and any(one["name"] == "idcor" for one in header["statistics"]):
         notes.insert(1, f"idcor: dimensions by {header['dimension']} (scikit-dimension)")
+    notes += _residue_notes(header)
     if header["dropped"]:
         notes.insert(1, f"rows left out: {_counts(header['dropped'])}")
     return Table("Correlation", columns, rows, notes, {"null 95 %": ENDS, "within 95 %": ENDS})
@@ -74,7 +75,9 @@ def correlation_table(header: Header) -> Table:
 
 def correlation_tables(header: Header) -> list[Table]:
     """The main table, and one for each curve."""
-    return [correlation_table(header), *(curve_table(header, which) for which in CURVES if which in _curves(header))]
+    curves = _curves(header)
+    tables = [correlation_table(header), *(curve_table(header, which) for which in CURVES if which in curves)]
+    return [*tables, *([trim_table(header)] if "trim" in curves else [])]
 
 
 def curve_table(header: Header, which: str) -> Table:
@@ -102,6 +105,58 @@ def curve_table(header: Header, which: str) -> Table:
         row = [entry["statistic"], entry["size"], len(points)]
         rows.append([*row, *_means(points)] if points else [*row, *[None] * (len(columns) - 3)])
     return Table(heading, columns, rows, notes)
+
+
+def trim_table(header: Header) -> Table:
+    """A row for each statistic and threshold, of a header whose `curves` have `trim`."""
+    columns = {
+        "statistic": "",
+        "threshold": "g",
+        "columns A": "d",
+        "columns B": "d",
+        "n": "d",
+        "observed": ".3f",
+        "null mean": ".3f",
+        "null 95 %": "",
+        "p": ".4f",
+        "adjusted": ".3f",
+        "within-class null": ".3f",
+        "within p": ".4f",
+        "within adjusted": ".3f",
+    }
+    notes = [
+        "entries at or below the threshold are set to 0 first; columns: how many then hold a non-zero entry. "
+        "Whether trimmed masks keep their class is not tested here."
+    ]
+    rows: list[list[Any]] = []
+    for entry in _curves(header)["trim"]:
+        row = [entry["statistic"], entry["threshold"], *entry["columns"], entry["n"]]
+        if "reason" in entry:
+            rows.append([*row, *[None] * (len(columns) - len(row))])
+            notes.append(f"{entry['statistic']}, threshold {entry['threshold']:g}: no value, {entry['reason']}")
+            continue
+        null, within = entry["null"], entry["within_class"] or dict.fromkeys(("mean", "p", "adjusted"))
+        between = interval(null["low"], null["high"], ".3f")
+        row += [entry["observed"], null["mean"], between, null["p"], null["adjusted"]]
+        rows.append([*row, within["mean"], within["p"], within["adjusted"]])
+    return Table("Correlation against the threshold of entries", columns, rows, notes, {"null 95 %": ENDS})
+
+
+def _residue_notes(header: Header) -> list[str]:
+    """What the optimiser left behind on each side, where it left anything."""
+    residues = [(name, side.get("residue")) for name, side in zip("AB", header["sides"], strict=False)]
+    notes = [
+        f"{name}: {residue['small']} of {residue['non_zero']} non-zero entries are at or below 1e-3, and "
+        f"{residue['small_columns']} of {residue['columns']} columns hold no larger ones"
+        for name, residue in residues
+        if residue and residue["small"]
+    ]
+    standardised = any(one["name"] == "idcor" for one in header["statistics"])
+    if notes and standardised:
+        notes.append(
+            "idcor scales every column to unit variance, however small its entries: compare with --trim 0,1e-3."
+        )
+    return notes
 
 
 def table1(headers: Sequence[Header], names: Sequence[str] = ()) -> Table:
@@ -177,6 +232,7 @@ def _settings(header: Header) -> str:
             *(["strict p"] if header["strict"] else []),
             *([f"dimensions by {header['dimension']}"] if header.get("dimension", "twonn") != "twonn" else []),
             *([f"pooled by {header['pool']}"] if header.get("pool") else []),
+            *([f"entries above {header['trim']:g}"] if header.get("trim") else []),
         ]
     )
 

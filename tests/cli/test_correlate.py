@@ -13,6 +13,7 @@ from conftest import Run
 from safetensors.torch import save_file
 
 import fmtool
+from fmtool.artifacts.format import Artifact
 from fmtool.correlation.registry import STATISTICS, STATISTICS_BY_DEFAULT
 
 
@@ -65,6 +66,84 @@ def test_curves_are_recorded_and_printed(sides: tuple[Path, Path], run: Run, tmp
     assert not any("curve" in name or "subset" in name for name in found.tensors)
 
 
+def test_thresholds_are_a_curve_whose_points_are_those_of_each_alone(
+    sides: tuple[Path, Path], run: Run, tmp_path: Path
+) -> None:
+    """The main table is at the first one, and the curve ascends."""
+    output, alone = tmp_path / "curve.safetensors", tmp_path / "alone.safetensors"
+    line = ["correlate", *sides, "--permutations", 5, "--statistics", "cosine,idcor", "--format", "json"]
+    outcome = run(*line, "--trim", "0.5,0,0.99,0.5", "-o", output)
+    assert outcome.code == 0, outcome.err
+    main, table = json.loads(outcome.out)
+    assert [row["threshold"] for row in table["rows"]] == [0, 0.5, 0.99] * 2
+    assert table["rows"][2]["observed"] is None and "cosine, threshold 0.99: no value" in table["notes"][1]
+    curve = fmtool.read(str(output), "correlation")
+    assert curve.header["trim"] == 0.5
+    entries = curve.header["curves"]["trim"]
+    for threshold in (0.5, 0.0):
+        assert run(*line, "--trim", threshold, "-o", alone).code == 0
+        single = fmtool.read(str(alone), "correlation").header
+        assert "curves" not in single and single["trim"] == threshold
+        for one in single["statistics"]:
+            (entry,) = [e for e in entries if (e["statistic"], e["threshold"]) == (one["name"], threshold)]
+            assert all(entry[name] == one[name] for name in ("n", "observed", "null", "within_class"))
+    (row,) = [row for row in main["rows"] if row["statistic"] == "cosine"]
+    assert row["observed"] == table["rows"][1]["observed"] != table["rows"][0]["observed"]
+    two = run("inspect", output, alone, "--format", "csv")
+    assert "entries above 0.5" in two.out and two.code == 0
+    picture = tmp_path / "trim.svg"
+    assert run("plot", output, "-o", picture).code == 0 and "entries up to this are 0" in picture.read_text()
+    page = tmp_path / "page.html"
+    assert run("report", output, "-o", page).code == 0 and "against the threshold of entries" in page.read_text()
+
+
+def masks_with(folder: Path, entries: list[list[float]], name: str) -> Path:
+    """A masks file of 1x3x3 masks, six stored entries each, all preserved."""
+    n = len(entries)
+    tensors = {
+        "masks": torch.tensor(entries, dtype=torch.float32).reshape(n, 1, 3, 2), "labels": torch.zeros(n, dtype=torch.int64),
+        "targets": torch.zeros(n, dtype=torch.int64), "key": torch.arange(n), "index": torch.arange(n),
+        "source": torch.zeros(n, dtype=torch.int64), "steps": torch.ones(n, dtype=torch.int64), "loss": torch.zeros(n),
+        **{flag: torch.ones(n, dtype=torch.bool) for flag in ("preserved", "preserved_stored", "converged")},
+    }  # fmt: skip
+    header = {
+        "for": "essential", "attack": None, "lambda": 0.1, "image_size": [3, 3], "basis": "fourier", "layer": "input",
+        "class_names": ["a"], "data": [{"name": "x", "split": "test"}],
+    }  # fmt: skip
+    fmtool.write(Artifact("masks", header, tensors), str(folder / name))
+    return folder / name
+
+
+def test_what_the_optimiser_left_behind_is_counted(run: Run, tmp_path: Path) -> None:
+    """Over the full spectrum: column 0 of the stored mask counts once, column 1 twice."""
+    a = masks_with(tmp_path, [[1, 1e-3, 0, 0.5, 1e-5, 0], [0.9, 2e-3, 0, 1e-4, 0, 0], [1, 0, 0, 0.2, 2e-5, 0]], "a")
+    b = masks_with(tmp_path, [[1, 0, 0, 0, 0, 0.1], [0.5, 0, 0, 0, 0, 0.2], [1, 0, 0, 0, 0, 0.3]], "b")
+    output = tmp_path / "c"
+    outcome = run(
+        "correlate", a, b, "--statistics", "cosine", "--permutations", 3, "--trim", "0,1e-5,1e-3", "-o", output
+    )
+    assert outcome.code == 0, outcome.err
+    # per row: 1e-3 twice and 1e-5; 1e-4 twice; 2e-5. Only the column of 1e-5 and 2e-5 holds no larger ones.
+    assert "A: 6 of 15 non-zero entries are at or below 1e-3, and 1 of 9 columns hold no larger ones" in outcome.out
+    assert "B: " not in outcome.out and "idcor scales" not in outcome.out
+    made = fmtool.read(str(output), "correlation").header
+    assert [side["residue"] for side in made["sides"]] == [
+        {"non_zero": 15, "small": 6, "columns": 9, "small_columns": 1},
+        {"non_zero": 9, "small": 0, "columns": 9, "small_columns": 0},
+    ]
+    assert [entry["columns"] for entry in made["curves"]["trim"]] == [[6, 3], [6, 3], [5, 3]]
+
+
+def test_trimming_comes_before_pooling(run: Run, tmp_path: Path) -> None:
+    a = masks_with(tmp_path, [[1, 0.1, 0.1, 0.1, 0.1, 0.1], [0.5, 0, 0, 0, 0, 0]], "a")
+    output = tmp_path / "c"
+    line = ["correlate", a, a, "--statistics", "cosine", "--permutations", 3, "--pool", 3, "-o", output]
+    assert run(*line, "--trim", 0.1).code == 0
+    made = fmtool.read(str(output), "correlation").header
+    assert made["sides"][0]["residue"] == {"non_zero": 2, "small": 0, "columns": 1, "small_columns": 0}
+    assert fmtool.read(str(output))["cosine_pairs"].tolist() == pytest.approx([1, 1])
+
+
 def test_another_estimator_of_the_dimension(sides: tuple[Path, Path], run: Run, tmp_path: Path) -> None:
     output = tmp_path / "found.safetensors"
     line = ["correlate", *sides, "--statistics", "idcor", "--permutations", 2, "--dimension", "mle", "-o", output]
@@ -92,6 +171,11 @@ def test_the_picture_is_drawn_in_the_same_call(sides: tuple[Path, Path], run: Ru
         ("--statistics cka,dcorr", "unknown statistic 'dcorr' (did you mean 'dcor'?)"),
         ("--plot picture.bmp", "picture.bmp: expected a name that ends in .png, .pdf, .svg"),
         ("--plot a.png --class-subsets --subsample 5", "--plot draws one curve"),
+        ("--plot a.png --trim 0,0.1 --subsample 5", "--plot draws one curve"),
+        ("--trim 0,x", "--trim 0,x: expected numbers with commas between them, like 0,1e-5,1e-3"),
+        ("--trim 1", "--trim: expected thresholds from 0 to below 1, got 1"),
+        ("--trim -0.1", "got -0.1"),
+        ("--trim nan", "got nan"),
     ],
 )
 def test_bad_values_are_one_line(
@@ -102,6 +186,12 @@ def test_bad_values_are_one_line(
     assert outcome.code == 1 and outcome.out == ""
     assert message in outcome.err and outcome.err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_trimming_is_for_masks(run: Run, tmp_path: Path) -> None:
+    save_file({"rows": torch.rand(30, 4)}, tmp_path / "matrix")
+    outcome = run("correlate", tmp_path / "matrix", tmp_path / "matrix", "--trim", "0,0.1")
+    assert outcome.code == 1 and "--trim goes with mask files" in outcome.err and outcome.err.count("\n") == 1
 
 
 def test_subsets_of_classes_need_labels(run: Run, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from figures import Load, pictures, with_cosines, with_curves
+from figures import Load, pictures, with_cosines, with_curves, with_trims
 
 import fmtool
 from fmtool.artifacts import streaming
@@ -30,7 +30,7 @@ def test_every_figure_is_drawn_and_saved_twice_alike(load: Load, tmp_path: Path)
     takes = {
         "masks": [essential, adversarial], "filtered": [attack, essential], "class-masks": [plain],
         "mean-mask": [essential, plain], "perturbation": [attack], "radial": [attack, essential], "classes": [curves],
-        "subsample": [curves], "null": [curves], "cosine": [curves], "defense": [defense],
+        "subsample": [curves], "trim": [with_trims(correlation)], "null": [curves], "cosine": [curves], "defense": [defense],
     }  # fmt: skip
     assert takes.keys() == FIGURES.keys()
     for name, some in takes.items():

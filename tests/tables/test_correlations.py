@@ -138,6 +138,38 @@ def test_curves_have_a_table_each_with_means_over_subsets() -> None:
     assert correlation_tables(correlation_header(["cosine"]))[1:] == []
 
 
+def test_thresholds_have_a_table_with_both_nulls() -> None:
+    null = {"mean": 0.2, "low": 0.1, "high": 0.3, "p": 0.01, "adjusted": 0.375}
+    within = {"mean": 0.4, "low": 0.3, "high": 0.5, "p": 0.5, "adjusted": None}
+    entry = {"statistic": "idcor", "threshold": 1e-5, "columns": [7, 9], "n": 50}
+    header = {
+        **correlation_header(["idcor"]),
+        "curves": {
+            "trim": [
+                {**entry, "threshold": 0.0, "observed": 0.5, "null": null, "within_class": within},
+                {**entry, "observed": 0.4, "null": null, "within_class": None},
+                {**entry, "threshold": 0.5, "reason": "too few"},
+            ]
+        },
+    }
+    _, table = correlation_tables(header)
+    assert table.cells() == [
+        ["idcor", "0", "7", "9", "50", "0.500", "0.200", "0.100 to 0.300", "0.0100", "0.375", "0.400", "0.5000", "-"],
+        ["idcor", "1e-05", "7", "9", "50", "0.400", "0.200", "0.100 to 0.300", "0.0100", "0.375", "-", "-", "-"],
+        ["idcor", "0.5", "7", "9", "50", *["-"] * 8],
+    ]
+    assert table.notes[1:] == ["idcor, threshold 0.5: no value, too few"]
+
+
+def test_what_the_optimiser_left_behind_is_a_note() -> None:
+    residue = {"non_zero": 100, "small": 90, "columns": 50, "small_columns": 40}
+    sides = [{"attack": None, "residue": residue}, {"attack": "fmn"}]
+    notes = " ".join(correlation_table({**correlation_header(["idcor"]), "sides": sides}).notes)
+    assert "A: 90 of 100 non-zero entries are at or below 1e-3, and 40 of 50 columns hold no larger ones" in notes
+    assert "B: " not in notes and "idcor scales every column to unit variance" in notes
+    assert "idcor" not in " ".join(correlation_table({**correlation_header(["cosine"]), "sides": sides}).notes)
+
+
 def test_another_estimator_of_the_dimension_is_named() -> None:
     named = " ".join(correlation_table({**correlation_header(["idcor"]), "dimension": "mle"}).notes)
     assert "dimensions by mle" in named
