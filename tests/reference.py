@@ -36,4 +36,6 @@ def random_resnet(channels: int, dtype: torch.dtype) -> nn.Module:
     network.train()
     for _ in range(20):
         network(torch.rand(32, channels, 9, 9))
-    return prepare(Classifier(network, [0.4] * channels, [0.3] * channels), torch.device("cpu")).to(dtype)
+    return prepare(Classifier(network, [0.4] * channels, [0.3] * channels), torch.device("cpu"), (channels, 9, 9)).to(
+        dtype
+    )

@@ -220,7 +220,7 @@ def test_restart_reaches_the_side_file(
 def test_class_masks_that_are_killed_are_the_same() -> None:
     """After its first step, and when some classes have finished: two parts, one class in the second alone, one in none."""
     torch.manual_seed(0)
-    classifier = prepare(Classifier(ARCHITECTURES["resnet8"].build(1, 4)), torch.device("cpu"))
+    classifier = prepare(Classifier(ARCHITECTURES["resnet8"].build(1, 4)), torch.device("cpu"), (1, 8, 8))
     generator = torch.Generator().manual_seed(1)
     images, labels = torch.rand(40, 1, 8, 8, generator=generator), torch.arange(40) % 2
     parts = [Part(images[:20], labels[:20], labels[:20]), Part(images, labels, torch.arange(40) % 3)]

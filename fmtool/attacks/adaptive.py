@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmtool.attacks import foolbox, random_starts
 from fmtool.attacks.foolbox import Attacked
 from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
 from fmtool.masks.two_pass import OneMask, TwoPass
+from fmtool.models import compiling
 from fmtool.models.classifier import padded, predict
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal, each
@@ -136,12 +136,11 @@ def flat_gradients(
 ) -> int:
     """How many images have a cross-entropy whose gradient is exactly 0 in every pixel. images (n, c, h, w), labels (n)."""
 
+    passes = compiling.input_gradient(classifier, device=device)
+
     def one_batch(start: int) -> Tensor:
         rows = slice(start, start + batch)
-        some = padded(images[rows], batch).to(device).requires_grad_()
-        with torch.enable_grad():
-            loss = F.cross_entropy(classifier(some), padded(labels[rows], batch).to(device), reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, some)
+        _, _, gradient = passes(padded(images[rows], batch).to(device), padded(labels[rows], batch).to(device))
         return (gradient == 0).flatten(1).all(dim=1)[: len(images) - start].sum().cpu()
 
     with threads.pool(device) as pool:

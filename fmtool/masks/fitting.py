@@ -183,7 +183,8 @@ def _levels(
         plain = _stepper(classifier, options, basis_for(options.basis, *images.shape[2:]), images.dtype, device)
         if not options.compile_:
             return sized, plain
-        compiled = compiling.compiled(lambda *state: plain(SlotState(*state)), *filled((sized, plain)).state)
+        state = filled((sized, plain)).state
+        compiled = compiling.compiled(lambda *state: plain(SlotState(*state)), *state, precision=options.precision)
         return sized, plain if compiled is None else lambda state: compiled(*state)
 
     def filled(level: Level, *, turned: bool = False) -> _Slots:

@@ -44,7 +44,7 @@ def input_gradient(
     if options.compile_:
         images = torch.rand(options.batch, *shape, generator=torch.Generator().manual_seed(0), dtype=dtype).to(device)
         targets = torch.zeros(options.batch, dtype=torch.int64, device=device)
-        return compiling.compiled(plain, images, targets) or plain
+        return compiling.compiled(plain, images, targets, precision=options.precision) or plain
     return plain
 
 

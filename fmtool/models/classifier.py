@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fmtool.artifacts.format import Rows
 from fmtool.datasets.rows import to_float
-from fmtool.errors import ModelError
+from fmtool.errors import ModelError, warn
+from fmtool.models.equivalence import Reference
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal, each
 
@@ -22,7 +23,10 @@ SMALLEST_BATCH, LARGEST_BATCH = 8, {"cpu": 256, "cuda": 2048}
 
 
 class Classifier(nn.Module):
-    """Images (n, c, h, w) in [0, 1] to logits (n, classes): (x - mean) / std, the network, then `keep_classes` of its outputs."""
+    """Images (n, c, h, w) in [0, 1] to logits (n, classes): (x - mean) / std, the network, then `keep_classes` of its outputs.
+
+    memory_format: how the network's images lie in memory.
+    """
 
     def __init__(
         self,
@@ -33,6 +37,7 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
+        self.memory_format = torch.contiguous_format
         self.mean: Tensor | None
         self.std: Tensor | None
         self.keep_classes: Tensor | None
@@ -41,62 +46,110 @@ class Classifier(nn.Module):
         self.register_buffer("keep_classes", None if keep_classes is None else torch.tensor(keep_classes))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, c, h, w) float to (n, classes) logits."""
-        if self.mean is not None and self.std is not None:
-            images = (images - self.mean) / self.std
-        # oneDNN's and cuDNN's convolutions are fastest when the channels lie next to each other
-        logits: Tensor = self.network(images.contiguous(memory_format=torch.channels_last))
+        """(n, c, h, w) float to (n, classes) logits of the same dtype. ModelError names what the network raises."""
+        logits = logits_in(self.raw(images))
+        if logits is None:
+            raise ModelError("the network gives no logits")
+        logits = logits.to(images.dtype)
         return logits if self.keep_classes is None else logits[:, self.keep_classes]
 
+    def raw(self, images: Tensor) -> Any:
+        """Whatever the network gives for images (n, c, h, w), which it may change: it works on a copy."""
+        if self.mean is not None and self.std is not None:
+            own = ((images - self.mean) / self.std).contiguous(memory_format=self.memory_format)
+        else:
+            own = images.clone(memory_format=self.memory_format)
+        try:
+            return self.network(own)
+        except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError):
+            raise
+        except Exception as error:  # third-party code may raise anything at all
+            reason = next(iter(str(error).strip().splitlines()), "without a message")
+            raise ModelError(f"the network's forward raised {type(error).__name__}: {reason}") from error
 
-def prepare(classifier: Classifier, device: torch.device, shape: Sequence[int] | None = None) -> Classifier:
+
+def logits_in(output: Any) -> Tensor | None:
+    """The logits in what a network gives: a tensor, `logits` of a dict or an object, the first tensor of a tuple; else None."""
+    found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
+    if isinstance(found, tuple | list):
+        found = next((one for one in found if isinstance(one, Tensor)), None)
+    return found if isinstance(found, Tensor) else None
+
+
+def prepare(classifier: Classifier, device: torch.device, shape: Sequence[int]) -> Classifier:
     """A copy for attacking and mask fitting: on `device`, eval mode, weights frozen, batch norms folded, channels last.
 
     Every stage runs this same form: an FMN adversarial lies so close to the boundary that another rounding may undo it.
-    shape: that of its images (c, h, w), to check that folding changes no logits but by rounding; where it does, as in a
-    forward that torch.fx traces wrongly, the network stays as it is.
+    shape: that of its images (c, h, w). A step that changes logits or input gradients by more than rounding is left out, and a
+    warning says why.
     """
-    ready = copy.deepcopy(classifier).cpu().eval()
-    whole, folded = ready.network, fold_batch_norms(ready.network)
-    if shape is None or folded is whole or _agree(ready, folded, shape):
-        ready.network = folded
-    ready = ready.requires_grad_(False).to(device)
-    ready.network.to(memory_format=torch.channels_last)
-    return ready
+    ready = duplicate(classifier, shape).cpu().eval().requires_grad_(False)
+    plain = duplicate(ready, shape).to(device)
+    reference = Reference(plain, shape, device)
+    folded, reason = fold_batch_norms(duplicate(ready, shape).network)  # what tracing leaves behind is left in a copy
+    if folded is not None:
+        candidate = duplicate(ready, shape)
+        candidate.network = folded
+        candidate = candidate.to(device)
+        reason = reference.difference(candidate)
+        plain = plain if reason else candidate
+    if reason:
+        warn(f"the network runs without its batch norms folded into convolutions: {reason}")
+    return channels_last(plain, reference, shape)
 
 
-@torch.no_grad()
-def _agree(classifier: Classifier, folded: nn.Module, shape: Sequence[int]) -> bool:
-    """Whether the classifier gives the same logits, but for rounding, with its network folded."""
-    images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
-    plain = classifier(images)
-    kept = Classifier(folded)
-    kept.mean, kept.std, kept.keep_classes = classifier.mean, classifier.std, classifier.keep_classes
-    largest = float(plain.abs().max())
-    # weights that are not finite allow no comparison
-    return math.isfinite(largest) and torch.allclose(kept(images), plain, rtol=1e-3, atol=1e-3 * largest)
+def channels_last(classifier: Classifier, reference: Reference, shape: Sequence[int]) -> Classifier:
+    """The classifier in the layout in which oneDNN's and cuDNN's convolutions are fastest, or as it is, with a warning."""
+    if not any(isinstance(module, nn.Conv2d) for module in classifier.modules()):
+        return classifier
+    candidate = duplicate(classifier, shape)
+    candidate.memory_format = torch.channels_last
+    candidate.network.to(memory_format=torch.channels_last)
+    reason = reference.difference(candidate)
+    if reason:
+        warn(f"the network runs without the faster channels-last layout: {reason}")
+    return classifier if reason else candidate
 
 
-def fold_batch_norms(network: nn.Module) -> nn.Module:
-    """Merge each batch norm that follows a convolution into it.
+def lay_out(classifier: Classifier, shape: Sequence[int], device: torch.device) -> None:
+    """Choose the layout for training, in place; the classifier is on `device` already."""
+    frozen = duplicate(classifier, shape).eval().requires_grad_(False)
+    classifier.memory_format = channels_last(frozen, Reference(frozen, shape, device), shape).memory_format
+    classifier.network.to(memory_format=classifier.memory_format)
 
-    A network that torch.fx can't trace stays as it is, and one that runs a layer twice: `fuse` would merge into it twice.
+
+def duplicate(classifier: Classifier, shape: Sequence[int]) -> Classifier:
+    """A deep copy. ModelError where the network can't be copied."""
+    try:
+        return copy.deepcopy(classifier)
+    except Exception:  # weight norm leaves results of the last forward pass, with their graph, in the network
+        with torch.no_grad():
+            where = next((parameter.device for parameter in classifier.parameters()), torch.device("cpu"))
+            classifier(torch.full((2, *shape), 0.5, device=where))
+    try:
+        return copy.deepcopy(classifier)
+    except Exception as error:
+        raise ModelError(f"the network can't be copied: {type(error).__name__}: {error}") from error
+
+
+def fold_batch_norms(network: nn.Module) -> tuple[nn.Module | None, str]:
+    """A copy with each batch norm that follows a convolution merged into it; or None, with the reason where there is one.
+
+    torch.fx may trace a network wrongly: whether the copy is the same function is for the caller to find out.
     """
     from torch.fx import symbolic_trace
     from torch.fx.experimental.optimization import fuse
 
     if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
-        return network
+        return None, ""
     try:
         calls = [node.target for node in symbolic_trace(network).graph.nodes if node.op == "call_module"]
         weighted = [name for name in calls if list(network.get_submodule(str(name)).parameters(recurse=False))]
         if len(set(weighted)) < len(weighted):
-            return network
-        folded = fuse(network)
-    except Exception:  # tracing runs somebody's forward on stand-ins, which may raise anything at all
-        return network
-    folded.eval()
-    return folded
+            return None, "it runs a layer twice"
+        return fuse(network).eval().requires_grad_(False), ""
+    except Exception as error:  # tracing runs a third-party forward on stand-ins, which may raise anything at all
+        return None, f"torch.fx can't trace its forward ({next(iter(str(error).splitlines()), type(error).__name__)})"
 
 
 def batch_size(shape: Sequence[int], device: torch.device) -> int:
@@ -133,7 +186,7 @@ def predict(
     journal: Journal = NO_JOURNAL,
     name: str = "predictions",
 ) -> Tensor:
-    """(n) int64 predictions on the CPU, in batches padded to `size` images, so that a row's result hangs on that row alone.
+    """(n) int64 predictions on the CPU, in batches padded to `size` images, so that a row's result depends on that row alone.
 
     images (n, c, h, w): uint8, or float in [0, 1]. journal: where to resume from; each batch is a part, under this name.
     """

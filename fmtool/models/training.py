@@ -15,7 +15,7 @@ from fmtool.datasets.rows import to_float
 from fmtool.errors import ModelError
 from fmtool.models import compiling
 from fmtool.models.checkpoints import last_layer
-from fmtool.models.classifier import Classifier
+from fmtool.models.classifier import Classifier, lay_out
 from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors, as_tensor, each, from_tensor
 from fmtool.runtime.progress import Progress
 
@@ -70,8 +70,8 @@ def train(
     resume from, with the same number of torch's threads.
     """
     device = device or torch.device("cpu")
-    classifier.to(device).train()
-    classifier.network.to(memory_format=torch.channels_last)
+    lay_out(classifier.to(device), images.shape[1:], device)
+    classifier.train()
     labels = labels.to(device)
     if isinstance(images, Tensor):
         images = images.to(device)
@@ -275,17 +275,31 @@ class _Update:
         if not whole:
             logits: Tensor = self.trained(inputs)
             return logits
-        if not self.first:
-            return self.compiled(inputs)
-        self.first = False
-        try:  # compiles both passes before it runs one
-            with compiling.quiet():
-                return self.compiled(inputs)
-        except Exception as error:
-            compiling.cannot(error)
-            self.compiled = self.trained
-        logits = self.compiled(inputs)
-        return logits
+        if self.first:
+            self.first = False
+            try:
+                with compiling.quiet():
+                    reason: object = "" if self._same(inputs) else "it computes something else"
+            except Exception as error:
+                reason = error
+            if reason:
+                compiling.cannot(reason)
+                self.compiled = self.trained
+        return self.compiled(inputs)
+
+    def _same(self, inputs: Tensor) -> bool:
+        """Whether the compiled network gives the logits, and the gradients of the weights, of the network as it is."""
+        before = {name: values.clone() for name, values in self.trained.state_dict().items()}
+        results = []
+        for forward in (self.compiled, self.trained):
+            with torch.random.fork_rng([inputs.device] if inputs.device.type == "cuda" else []):
+                torch.manual_seed(0)
+                logits = forward(inputs)
+                weights = [weight for weight in self.trained.parameters() if weight.requires_grad]
+                gradients = torch.autograd.grad(F.log_softmax(logits, 1)[:, 0].sum(), weights, allow_unused=True)
+            results.append([logits.detach().clone(), *(values.clone() for values in gradients if values is not None)])
+            self.trained.load_state_dict(before)  # batch norms count what they see
+        return len(results[0]) == len(results[1]) and all(map(compiling.close, *results))
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import pickle
 import re
@@ -14,9 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 import fmtool
 from fmtool.errors import ModelError
@@ -33,7 +31,7 @@ from fmtool.models.checkpoints import (  # fmt: skip
     to_artifact,
     with_head,
 )
-from fmtool.models.classifier import Classifier, batch_size, fold_batch_norms, pick_device, predict, prepare
+from fmtool.models.classifier import Classifier, batch_size, pick_device, predict, prepare
 from fmtool.models.registry import ARCHITECTURES
 
 CPU = torch.device("cpu")
@@ -42,18 +40,6 @@ CPU = torch.device("cpu")
 def _resnet8(outputs: int = 10) -> nn.Module:
     torch.manual_seed(0)
     return ARCHITECTURES["resnet8"].build(1, outputs)
-
-
-def _with_statistics(network: nn.Module) -> nn.Module:
-    """Batch norms as training leaves them: no two channels alike, some scales negative."""
-    numbers = torch.Generator().manual_seed(0)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean = torch.randn(module.num_features, generator=numbers)
-            module.running_var = torch.rand(module.num_features, generator=numbers) * 2 + 0.1
-            module.weight.data = torch.randn(module.num_features, generator=numbers)
-            module.bias.data = torch.randn(module.num_features, generator=numbers)
-    return network.eval()
 
 
 # Reading checkpoints -------------------------------------------------------------------------------------------------
@@ -205,7 +191,7 @@ def test_model_file_gives_the_same_classifier(files: Path) -> None:
     again = to_artifact(classifier, spec, model.history)
     assert again.digest == model.digest and not classifier.training
     digits = fmtool.load_data("digits:test")
-    found = predict(prepare(classifier, CPU), digits.pixels(), 64, CPU)
+    found = predict(prepare(classifier, CPU, (1, 8, 8)), digits.pixels(), 64, CPU)
     assert float((found == digits.labels).double().mean()) == model.header["accuracy"] > 0.9
 
 
@@ -254,70 +240,9 @@ def test_normalisation_and_kept_classes_are_inside_the_model() -> None:
     assert classifier.network.state_dict().keys() == network.state_dict().keys()
 
 
-class _SharedConvolution(nn.Module):
-    """One convolution, two batch norms: folding the first into it would spoil the second."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, 1, 3, padding=1)
-        self.bn1, self.bn2 = nn.BatchNorm2d(1), nn.BatchNorm2d(1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bn2(self.conv(F.relu(self.bn1(self.conv(x))))).flatten(1)
-
-
-class _Untraceable(nn.Module):
-    """Looks at the values of its input, which torch.fx can't."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.bn = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.bn(self.conv(x)).mean(dim=(2, 3))
-        return out if float(x.mean()) > 0.5 else -out
-
-
-NETWORKS = {
-    "resnet8": lambda: ARCHITECTURES["resnet8"].build(1, 10),
-    "resnet20": lambda: ARCHITECTURES["resnet20"].build(1, 10),
-    "shared convolution": _SharedConvolution,
-    "untraceable": _Untraceable,
-    "nothing to fold": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3)),
-    "batch norm first": lambda: nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 2, 3), nn.Flatten()),
-    "batch statistics": lambda: nn.Sequential(
-        nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, track_running_stats=False), nn.Flatten()
-    ),
-}
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_folding_batch_norms_changes_no_answer(name: str) -> None:
-    """Equal to 1e-5 of the largest logit: float32 rounds otherwise when two steps become one."""
-    torch.manual_seed(0)
-    network = _with_statistics(NETWORKS[name]()).requires_grad_(False)
-    images = torch.rand(16, 1, 8, 8)
-    before = copy.deepcopy(network.state_dict())
-    expected = network(images)
-    found = prepare(Classifier(network), CPU)(images)
-    assert float((found - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
-    assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
-
-
-def test_folding_leaves_no_batch_norm_where_it_can_and_all_where_it_can_not() -> None:
-    def count(network: nn.Module) -> int:
-        return sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-
-    torch.manual_seed(0)
-    folded, untraceable = fold_batch_norms(_with_statistics(_resnet8())), _Untraceable().eval()
-    calls = [node.target for node in folded.graph.nodes if node.op == "call_module"]  # type: ignore[union-attr]
-    assert calls and not any(isinstance(folded.get_submodule(name), nn.BatchNorm2d) for name in calls)
-    assert fold_batch_norms(untraceable) is untraceable and count(untraceable) == 1
-
-
 def test_prepared_classifier_is_frozen_and_apart() -> None:
     classifier = Classifier(_resnet8())
-    ready = prepare(classifier, CPU)
+    ready = prepare(classifier, CPU, (1, 8, 8))
     assert not ready.training and not any(parameter.requires_grad for parameter in ready.parameters())
     assert classifier.training and all(parameter.requires_grad for parameter in classifier.parameters())
 
@@ -332,7 +257,7 @@ def test_batch_size_hangs_on_shape_and_kind_of_device_alone(shape: tuple[int, in
 
 
 def test_prediction_of_an_image_hangs_on_that_image_alone() -> None:
-    classifier = prepare(Classifier(_resnet8()), CPU)
+    classifier = prepare(Classifier(_resnet8()), CPU, (1, 8, 8))
     images = fmtool.load_data("digits", limit=21).pixels()
     together = predict(classifier, images, 8, CPU)
     assert together.dtype == torch.int64 and len(together) == 21 and len(together.unique()) > 1
@@ -373,23 +298,3 @@ def test_network_without_a_linear_layer_has_no_head_to_replace() -> None:
         last_layer(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()))
     inner = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
     assert replace_head(nn.Sequential(inner), 5) == "0.0" and inner[0].out_features == 5
-
-
-class BranchesOnType(nn.Module):
-    """A forward that torch.fx traces along another branch than tensors take."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        found = self.norm(self.conv(images)).mean(dim=(2, 3))
-        return found * 5 if isinstance(images, torch.Tensor) else found
-
-
-def test_a_network_that_is_traced_wrongly_stays_unfolded() -> None:
-    torch.manual_seed(0)
-    classifier = Classifier(BranchesOnType()).eval()
-    images = torch.rand(4, 1, 8, 8)
-    ready = prepare(classifier, torch.device("cpu"), (1, 8, 8))
-    torch.testing.assert_close(ready(images), classifier(images))

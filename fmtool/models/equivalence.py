@@ -1,0 +1,144 @@
+"""Whether two forms of a network are the same function: logits and input gradients, equal but for rounding."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fmtool.errors import ModelError
+
+# Images a batch and their brightest pixel: networks may branch on either.
+BATCHES = ((2, 1.0), (1, 0.3), (3, 1.0))
+# Share of an image's largest logit, and of the norm of its input gradient, by which two forms of one network may differ.
+# In float64 no rectifier switches through rounding, so that the bounds are tight there; in float32 a gradient may then be
+# some per cent off. A network that has no float64 form must agree closely in float32.
+EXACT, ROUNDED, CLOSE = (1e-9, 1e-7), (1e-3, 5e-2), (1e-5, 1e-4)
+LARGEST_IN_FLOAT64 = 2**28  # numbers in a network that is copied to float64 for this: 2 GiB
+
+Forward = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What a forward pass and a backward pass gave: logits (n, k), gradient (n, c, h, w) of a random combination of them; or,
+    where the network failed, its error alone.
+    """
+
+    logits: Tensor
+    gradient: Tensor
+    error: Exception | None = None
+
+
+class Reference:
+    """The passes of a network as it was given, for comparison with faster forms of it.
+
+    network: images (n, c, h, w) to logits, frozen, in eval mode, on `device`; shape: that of an image.
+    """
+
+    def __init__(self, network: nn.Module, shape: Sequence[int], device: torch.device) -> None:
+        self.device = device
+        self.batches = [_images(n, brightest, shape) for n, brightest in BATCHES]
+        self.passes = [passes(network, images.to(device)) for images in self.batches]
+        errors = [found.error for found in self.passes]
+        if errors[0] is not None and None not in errors:
+            raise _told(errors[0])
+        exact = _in_float64(network)
+        self.exact = None if exact is None else passes(exact, self.batches[0].double().to(device))
+        if self.exact is not None and (self.exact.error or self.exact.logits.dtype != torch.float64):
+            self.exact = None
+
+    def difference(self, network: nn.Module) -> str:
+        """What tells another form of the network from this one, as the end of a sentence; nothing where nothing does."""
+        found = [passes(network, images.to(self.device)) for images in self.batches]
+        if self.exact is not None:
+            other = _in_float64(network)
+            exact = None if other is None else passes(other, self.batches[0].double().to(self.device))
+            if exact is not None and not difference(exact, self.exact, EXACT):
+                return self._first(found, ROUNDED)
+        return self._first(found, CLOSE)
+
+    def _first(self, found: Sequence[Passes], bounds: tuple[float, float]) -> str:
+        pairs = zip(found, self.passes, strict=True)
+        return next((told for one, other in pairs if (told := difference(one, other, bounds))), "")
+
+
+def passes(network: Forward, images: Tensor, seed: int = 0) -> Passes:
+    """One forward and one backward pass. A network that draws random numbers draws them from this seed."""
+    images = images.detach().requires_grad_()
+    weights = torch.Generator().manual_seed(seed)
+    try:
+        # torch.fx prints where its networks fail
+        with _seeded(seed, images.device), torch.enable_grad(), contextlib.redirect_stderr(io.StringIO()):
+            logits = network(images)
+            combined = torch.randn(logits.shape, generator=weights, dtype=torch.float64).to(logits)
+            gradient = None
+            if logits.requires_grad:
+                (gradient,) = torch.autograd.grad((logits * combined).sum(), images, allow_unused=True)
+    except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError):
+        raise
+    except Exception as error:  # third-party code may raise anything at all
+        return Passes(torch.zeros(0), torch.zeros(0), error)
+    return Passes(logits.detach(), torch.zeros_like(images) if gradient is None else gradient)
+
+
+def _told(error: Exception) -> ModelError:
+    """An error of both passes as one line; the forward pass' own line already names what it raised."""
+    if isinstance(error, ModelError):
+        return error
+    reason = next(iter(str(error).strip().splitlines()), "without a message")
+    told = ModelError(f"the network's forward and backward pass raised {type(error).__name__}: {reason}")
+    told.__cause__ = error
+    return told
+
+
+def difference(one: Passes, other: Passes, bounds: tuple[float, float] = ROUNDED) -> str:
+    """What tells `one` from `other`, the passes of the network as it was given; nothing where nothing does."""
+    if one.error is not None:
+        reason = next(iter(str(one.error).strip().splitlines()), "without a message")
+        # at a batch size that the network doesn't take there is nothing to compare
+        return "" if other.error is not None else f"it would fail ({reason})"
+    if other.error is not None:
+        return "it would run where the network fails"
+    if one.logits.shape != other.logits.shape:
+        return f"it would give {list(one.logits.shape)} for {list(other.logits.shape)}"
+    pairs: tuple[tuple[str, Tensor, Tensor, float], ...] = (
+        ("logits", one.logits, other.logits, math.inf),
+        ("input gradients", one.gradient, other.gradient, 2.0),
+    )
+    for (name, found, expected, order), bound in zip(pairs, bounds, strict=True):
+        share = _distance(found, expected, order)
+        if not share <= bound:  # nor where it is no number
+            return f"its {name} would differ{f' by {100 * share:.2g} %' if math.isfinite(share) else ''}"
+    return ""
+
+
+def _distance(found: Tensor, expected: Tensor, order: float) -> float:
+    """The largest distance of an image's numbers, as a share of the expected ones' norm."""
+    rows = [values.flatten(1).double() for values in (found, expected)]
+    gap, size = (torch.linalg.vector_norm(values, order, dim=1) for values in (rows[0] - rows[1], rows[1]))
+    return float(torch.where(gap == 0, gap, gap / size).max())
+
+
+def _images(n: int, brightest: float, shape: Sequence[int]) -> Tensor:
+    return brightest * torch.rand(n, *shape, generator=torch.Generator().manual_seed(n))
+
+
+def _in_float64(network: nn.Module) -> nn.Module | None:
+    """A copy of the network in float64; None where it would be too large."""
+    if sum(tensor.numel() for tensor in [*network.parameters(), *network.buffers()]) > LARGEST_IN_FLOAT64:
+        return None
+    return copy.deepcopy(network).double()
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
