@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import fmtool
-from fmtool.models.checkpoints import from_artifact
+from fmtool.models.model_files import from_artifact
 from fmtool.models.classifier import Classifier
 from fmtool.stages.prepare import ReadyModel, ready_model
 

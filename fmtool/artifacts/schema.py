@@ -179,6 +179,7 @@ FIELDS: dict[str, dict[str, Check]] = {
 }  # fmt: skip
 # kind -> fields that only some files have
 OTHERS: dict[str, dict[str, Check]] = {
+    "model": {"arguments": maybe(each(anything))},
     "attack": {
         "defense": maybe(
             record({"digest": _digest, "robust": flag, "attack": maybe(text), "restarts": whole, "found": _fooled})

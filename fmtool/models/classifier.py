@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fmtool.artifacts.format import Rows
 from fmtool.datasets.rows import to_float
 from fmtool.errors import ModelError, warn
-from fmtool.models.equivalence import Reference
+from fmtool.models.equivalence import Form, Reference
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal, each
 
@@ -83,39 +83,45 @@ def prepare(classifier: Classifier, device: torch.device, shape: Sequence[int]) 
     shape: that of its images (c, h, w). A step that changes logits or input gradients by more than rounding is left out, and a
     warning says why.
     """
-    ready = duplicate(classifier, shape).cpu().eval().requires_grad_(False)
-    plain = duplicate(ready, shape).to(device)
-    reference = Reference(plain, shape, device)
-    folded, reason = fold_batch_norms(duplicate(ready, shape).network)  # what tracing leaves behind is left in a copy
-    if folded is not None:
-        candidate = duplicate(ready, shape)
-        candidate.network = folded
-        candidate = candidate.to(device)
-        reason = reference.difference(candidate)
-        plain = plain if reason else candidate
-    if reason:
-        warn(f"the network runs without its batch norms folded into convolutions: {reason}")
-    return channels_last(plain, reference, shape)
+    given = duplicate(classifier, shape).eval().requires_grad_(False).to(device)
+    reference, ready = Reference(given, shape, device), given
+    form: Form = _as_it_is
+    for kind, step, told in STEPS:
+        if any(isinstance(module, kind) for module in given.modules()):
+            after = _one_after_the_other(form, step)
+            candidate, reason = reference.compared(after)
+            if reason:
+                warn(f"the network runs without {told}: {reason}")
+            else:
+                form, ready = after, candidate
+    return ready
 
 
-def channels_last(classifier: Classifier, reference: Reference, shape: Sequence[int]) -> Classifier:
-    """The classifier in the layout in which oneDNN's and cuDNN's convolutions are fastest, or as it is, with a warning."""
-    if not any(isinstance(module, nn.Conv2d) for module in classifier.modules()):
-        return classifier
-    candidate = duplicate(classifier, shape)
-    candidate.memory_format = torch.channels_last
-    candidate.network.to(memory_format=torch.channels_last)
-    reason = reference.difference(candidate)
-    if reason:
-        warn(f"the network runs without the faster channels-last layout: {reason}")
-    return classifier if reason else candidate
+def _as_it_is(classifier: Classifier) -> Classifier:
+    return classifier
+
+
+def _one_after_the_other(first: Form, second: Form) -> Form:
+    return lambda classifier: second(first(classifier))
+
+
+def channels_last(classifier: Classifier) -> Classifier:
+    """A copy in the layout in which oneDNN's and cuDNN's convolutions are fastest."""
+    changed = copy.deepcopy(classifier)
+    changed.memory_format = torch.channels_last
+    changed.network.to(memory_format=torch.channels_last)
+    return changed
 
 
 def lay_out(classifier: Classifier, shape: Sequence[int], device: torch.device) -> None:
-    """Choose the layout for training, in place; the classifier is on `device` already."""
+    """Put a classifier that is on `device` in the faster layout for training, in place, where it is the same function there."""
     frozen = duplicate(classifier, shape).eval().requires_grad_(False)
-    classifier.memory_format = channels_last(frozen, Reference(frozen, shape, device), shape).memory_format
-    classifier.network.to(memory_format=classifier.memory_format)
+    _, reason = Reference(frozen, shape, device).compared(channels_last)
+    if reason:
+        warn(f"the network is trained without the faster channels-last layout: {reason}")
+    else:
+        classifier.memory_format = torch.channels_last
+        classifier.network.to(memory_format=torch.channels_last)
 
 
 def duplicate(classifier: Classifier, shape: Sequence[int]) -> Classifier:
@@ -132,24 +138,33 @@ def duplicate(classifier: Classifier, shape: Sequence[int]) -> Classifier:
         raise ModelError(f"the network can't be copied: {type(error).__name__}: {error}") from error
 
 
-def fold_batch_norms(network: nn.Module) -> tuple[nn.Module | None, str]:
-    """A copy with each batch norm that follows a convolution merged into it; or None, with the reason where there is one.
+def fold_batch_norms(classifier: Classifier) -> Classifier:
+    """A copy with each batch norm that follows a convolution merged into it. ModelError where that can't be done.
 
     torch.fx may trace a network wrongly: whether the copy is the same function is for the caller to find out.
     """
     from torch.fx import symbolic_trace
     from torch.fx.experimental.optimization import fuse
 
-    if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
-        return None, ""
+    folded = copy.deepcopy(classifier)  # tracing may leave its stand-ins in a network
     try:
-        calls = [node.target for node in symbolic_trace(network).graph.nodes if node.op == "call_module"]
-        weighted = [name for name in calls if list(network.get_submodule(str(name)).parameters(recurse=False))]
-        if len(set(weighted)) < len(weighted):
-            return None, "it runs a layer twice"
-        return fuse(network).eval().requires_grad_(False), ""
+        calls = [node.target for node in symbolic_trace(folded.network).graph.nodes if node.op == "call_module"]
+        weighted = [name for name in calls if list(folded.network.get_submodule(str(name)).parameters(recurse=False))]
+        network = fuse(folded.network)
     except Exception as error:  # tracing runs a third-party forward on stand-ins, which may raise anything at all
-        return None, f"torch.fx can't trace its forward ({next(iter(str(error).splitlines()), type(error).__name__)})"
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ModelError(f"torch.fx can't trace its forward ({reason})") from error
+    if len(set(weighted)) < len(weighted):  # `fuse` would merge into it twice
+        raise ModelError("it runs a layer twice")
+    folded.network = network.eval().requires_grad_(False)
+    return folded
+
+
+# what a network must hold for a step to make it faster, the step, and what the network does without where it is left out
+STEPS: tuple[tuple[type[nn.Module], Form, str], ...] = (
+    (nn.BatchNorm2d, fold_batch_norms, "its batch norms folded into convolutions"),
+    (nn.Conv2d, channels_last, "the faster channels-last layout"),
+)
 
 
 def batch_size(shape: Sequence[int], device: torch.device) -> int:

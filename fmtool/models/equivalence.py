@@ -8,6 +8,7 @@ import io
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +18,13 @@ from fmtool.errors import ModelError
 # Images a batch and their brightest pixel: networks may branch on either.
 BATCHES = ((2, 1.0), (1, 0.3), (3, 1.0))
 # Share of an image's largest logit, and of the norm of its input gradient, by which two forms of one network may differ.
-# In float64 no rectifier switches through rounding, so that the bounds are tight there; in float32 a gradient may then be
-# some per cent off. A network that has no float64 form must agree closely in float32.
+# In float32 two forms may be further apart than CLOSE because a rectifier switches through rounding: then they must agree in
+# float64, where none does. A network that has no float64 form must agree closely in float32.
 EXACT, ROUNDED, CLOSE = (1e-9, 1e-7), (1e-3, 5e-2), (1e-5, 1e-4)
 LARGEST_IN_FLOAT64 = 2**28  # numbers in a network that is copied to float64 for this: 2 GiB
 
 Forward = Callable[[Tensor], Tensor]
+Form = Callable[[Any], Any]  # makes another form of a classifier, which stays as it is
 
 
 @dataclass(frozen=True)
@@ -42,27 +44,43 @@ class Reference:
     network: images (n, c, h, w) to logits, frozen, in eval mode, on `device`; shape: that of an image.
     """
 
-    def __init__(self, network: nn.Module, shape: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        shape: Sequence[int],
+        device: torch.device,
+        batches: Sequence[tuple[int, float]] = BATCHES,
+    ) -> None:
         self.device = device
-        self.batches = [_images(n, brightest, shape) for n, brightest in BATCHES]
+        self.batches = [_images(n, brightest, shape) for n, brightest in batches]
         self.passes = [passes(network, images.to(device)) for images in self.batches]
         errors = [found.error for found in self.passes]
         if errors[0] is not None and None not in errors:
             raise _told(errors[0])
-        exact = _in_float64(network)
-        self.exact = None if exact is None else passes(exact, self.batches[0].double().to(device))
-        if self.exact is not None and (self.exact.error or self.exact.logits.dtype != torch.float64):
-            self.exact = None
+        self.network = network
 
-    def difference(self, network: nn.Module) -> str:
-        """What tells another form of the network from this one, as the end of a sentence; nothing where nothing does."""
+    def compared(self, form: Form) -> tuple[Any, str]:
+        """Another form of the network, and what tells it from this one, as the end of a sentence; nothing where nothing does."""
+        try:
+            network = form(self.network)
+        except ModelError as error:
+            return None, str(error)
         found = [passes(network, images.to(self.device)) for images in self.batches]
-        if self.exact is not None:
-            other = _in_float64(network)
-            exact = None if other is None else passes(other, self.batches[0].double().to(self.device))
-            if exact is not None and not difference(exact, self.exact, EXACT):
-                return self._first(found, ROUNDED)
-        return self._first(found, CLOSE)
+        told = self._first(found, CLOSE)
+        if told and not self._first(found, ROUNDED) and self._same_in_float64(form):
+            told = ""
+        return network, told
+
+    def _same_in_float64(self, form: Form) -> bool:
+        """Whether both agree in float64; not where the network is too large for that, fails or computes in float32."""
+        if sum(tensor.numel() for tensor in [*self.network.parameters(), *self.network.buffers()]) > LARGEST_IN_FLOAT64:
+            return False
+        exact = copy.deepcopy(self.network).double()
+        images = self.batches[0].double().to(self.device)
+        expected, found = passes(exact, images), passes(form(exact), images)
+        return (
+            expected.error is None and expected.logits.dtype == torch.float64 and not difference(found, expected, EXACT)
+        )
 
     def _first(self, found: Sequence[Passes], bounds: tuple[float, float]) -> str:
         pairs = zip(found, self.passes, strict=True)
@@ -128,13 +146,6 @@ def _distance(found: Tensor, expected: Tensor, order: float) -> float:
 
 def _images(n: int, brightest: float, shape: Sequence[int]) -> Tensor:
     return brightest * torch.rand(n, *shape, generator=torch.Generator().manual_seed(n))
-
-
-def _in_float64(network: nn.Module) -> nn.Module | None:
-    """A copy of the network in float64; None where it would be too large."""
-    if sum(tensor.numel() for tensor in [*network.parameters(), *network.buffers()]) > LARGEST_IN_FLOAT64:
-        return None
-    return copy.deepcopy(network).double()
 
 
 @contextlib.contextmanager

@@ -33,6 +33,11 @@ def _resnet8(channels: int, outputs: int) -> nn.Module:
     return ResNet(channels, outputs, blocks=1, width=8)
 
 
+def is_factory(architecture: str) -> bool:
+    """Whether an architecture names third-party code, "package.module:factory"."""
+    return ":" in architecture
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     "resnet20": Architecture(_resnet20, "the paper's CIFAR-10 network, 269,722 parameters"),
     "resnet8": Architecture(_resnet8, "one block a stage, half the width: for small images such as digits"),

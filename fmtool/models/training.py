@@ -14,8 +14,8 @@ from fmtool.artifacts.format import Rows
 from fmtool.datasets.rows import to_float
 from fmtool.errors import ModelError
 from fmtool.models import compiling
-from fmtool.models.checkpoints import last_layer
 from fmtool.models.classifier import Classifier, lay_out
+from fmtool.models.networks import last_layer
 from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors, as_tensor, each, from_tensor
 from fmtool.runtime.progress import Progress
 

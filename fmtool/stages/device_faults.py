@@ -15,8 +15,8 @@ import torch
 
 from fmtool.artifacts.format import Artifact
 from fmtool.errors import ModelError, warn
-from fmtool.models.checkpoints import specification
 from fmtool.models.classifier import batch_size, pick_device
+from fmtool.models.model_files import specification
 from fmtool.runtime import resume_file
 from fmtool.runtime.distributed import ALONE
 from fmtool.runtime.journal import Journal, as_tensor, from_tensor

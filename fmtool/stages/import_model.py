@@ -13,28 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fmtool.artifacts import files, history
 from fmtool.artifacts.format import Artifact
-from fmtool.errors import ModelError
-from fmtool.models.checkpoints import (
-    CHECKPOINT_SUFFIXES,
-    TORCHVISION_OUTPUTS,
-    Specification,
-    build_network,
-    check_output,
-    load_torchvision,
-    load_weights,
-    outputs_of,
-    read_weights,
-    to_artifact,
-)
-from fmtool.models.classifier import Classifier
-from fmtool.models.registry import ARCHITECTURES
+from fmtool.errors import ModelError, warn
+from fmtool.models import networks
+from fmtool.models.checkpoints import load_weights, outputs_of, read_weights
+from fmtool.models.classifier import Classifier, duplicate
+from fmtool.models.inspection import check_outputs, warn_of_flags
+from fmtool.models.model_files import Specification, check_file, check_output, first_output, in_float32, to_artifact
+from fmtool.models.networks import TORCHVISION_OUTPUTS
+from fmtool.models.registry import ARCHITECTURES, is_factory
 
 SMALL_IMAGES = (3, 32, 32)
 IMAGENET_IMAGES = (3, 224, 224)
+LARGEST_NORMALISED = 1.0  # of mean and std: images are in [0, 1]
+# how paths of checkpoints usually end: what is named so and isn't there is a missing file, not an unknown architecture
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".th", ".safetensors", ".bin", ".ckpt", ".tar", ".pkl")
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ def import_model(
     class_names: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Artifact:
-    """source: a checkpoint (.pt .pth .th .safetensors; needs `architecture`), a name of a network, or "package.module:factory".
+    """source: a checkpoint (needs `architecture`), a name of a network, or "package.module:factory".
 
     weights: "default" (torchvision's download), "none" (fresh, drawn from `seed`) or a checkpoint's path; for a factory the
     module's own unless told. mean, std: the normalisation put inside the model; a torchvision name with its default weights
@@ -87,14 +83,16 @@ def import_model(
     """
     torch.manual_seed(seed)
     origin = read_source(source, architecture, weights)
-    shape = _input_shape(input_shape, origin.architecture)
-    network, outputs = _network(origin, shape[0])
-    if mean is None and std is None and origin.weights != "none":
-        mean, std = _own_normalisation(origin.architecture)
+    own_weights = None if origin.weights == "none" else _torchvision_weights(origin.architecture)
+    shape = _input_shape(input_shape, origin.architecture, own_weights)
+    if mean is None and std is None and own_weights is not None:
+        mean, std = own_weights.mean, own_weights.std
     _check_normalisation(mean, std, shape[0])
+    published = own_weights and (_tuple(own_weights.mean), _tuple(own_weights.std))
+    as_published = published == (_tuple(mean), _tuple(std))
+    network, arguments = _network(origin, shape, as_published)
     classes = list(keep_classes) if keep_classes is not None else None
-    classifier = Classifier(network, mean, std, classes).eval()
-    outputs = outputs or _count(Classifier(network, mean, std).eval(), shape)
+    outputs = _logits_of(network, shape, mean, std)
     count = len(classes) if classes else outputs
     if classes is not None:
         _check_classes(classes, outputs)
@@ -102,9 +100,13 @@ def import_model(
     if len(names) != count:
         raise ModelError(f"--class-names: {len(names)} names for {count} classes")
     spec = Specification(
-        origin.architecture, outputs, shape, names, _tuple(mean), _tuple(std), tuple(classes) if classes else None
+        *(origin.architecture, outputs, shape, names, _tuple(mean), _tuple(std), tuple(classes) if classes else None),
+        arguments=arguments,
     )
+    classifier = Classifier(network, mean, std, classes).eval()
     check_output(classifier, spec, count)
+    frozen = duplicate(classifier, shape).requires_grad_(False)
+    warn_of_flags(frozen, shape, torch.device("cpu"))
     options: dict[str, Any] = {
         "--weights": origin.weights if origin.weights in ("default", "none") else None,
         "--keep-classes": classes,
@@ -115,74 +117,134 @@ def import_model(
     }
     inputs = [origin.checkpoint.record()] if origin.checkpoint else []
     stages = history.stage("import-model", options, seed, inputs, arguments=[origin.architecture])
-    return to_artifact(classifier, spec, stages)
+    model = to_artifact(classifier, spec, stages)
+    check_file(model, classifier)
+    return model
 
 
 def read_source(source: str, architecture: str | None, weights: str | None) -> Origin:
-    """What SOURCE, --architecture and --weights name together. ModelError where they contradict each other."""
-    if Path(source).suffix in CHECKPOINT_SUFFIXES and ":" not in source:
+    """What SOURCE, --architecture and --weights name together. ModelError where they contradict each other.
+
+    SOURCE is a checkpoint where there is such a file, whatever its suffix, unless it is the name of an architecture too.
+    """
+    named_so = architecture is None and (source in ARCHITECTURES or _is_torchvision(source))
+    if os.path.isfile(source) and not named_so:
         if architecture is None:
             raise ModelError(f"{source}: a checkpoint needs --architecture (a name, or package.module:factory)")
         if weights is not None:
             raise ModelError("--weights goes with the name of a network; SOURCE is a checkpoint already")
-        if not os.path.isfile(source):
-            raise ModelError(f"{source}: no such file")
         return Origin(architecture, "file", Checkpoint(source, files.read_bytes(source)))
-    if architecture is not None:
-        suffixes = " ".join(sorted(CHECKPOINT_SUFFIXES))
-        raise ModelError(f"--architecture goes with a checkpoint ({suffixes}), which {source} is not")
+    if architecture is not None or (
+        not is_factory(source) and (os.sep in source or source.endswith(CHECKPOINT_SUFFIXES))
+    ):
+        raise ModelError(
+            f"{source}: no such file" + (" (--architecture goes with a checkpoint)" if architecture else "")
+        )
     if weights in (None, "default", "none"):
         return Origin(source, weights or "own")
     return Origin(source, "file", Checkpoint(weights, files.read_bytes(weights)))
 
 
-def _network(origin: Origin, channels: int) -> tuple[nn.Module, int | None]:
-    """The network with its weights and its number of outputs, None where only a forward pass will tell."""
-    name, checkpoint = origin.architecture, origin.checkpoint
-    if ":" in name:
-        if origin.weights == "default":
-            raise ModelError("--weights default goes with torchvision's names: a factory brings its own weights")
-        network = build_network(name, channels, 0)
-        if checkpoint:
-            load_weights(network, read_weights(checkpoint.path, checkpoint.content), checkpoint.path)
-        return network, None
+def _network(origin: Origin, shape: tuple[int, int, int], as_published: bool) -> tuple[nn.Module, dict[str, Any]]:
+    """The network with its weights, and the arguments that it was built with.
+
+    as_published: the weights are torchvision's, or taken for them because the normalisation is.
+    """
+    name, checkpoint, channels = origin.architecture, origin.checkpoint, shape[0]
+    if origin.weights == "default" and (is_factory(name) or name in ARCHITECTURES):
+        raise ModelError(f"{name}: has no default weights: only torchvision's names do")
     if checkpoint:
-        state = read_weights(checkpoint.path, checkpoint.content)
-        outputs = outputs_of(state, build_network(name, channels, TORCHVISION_OUTPUTS)) or TORCHVISION_OUTPUTS
-        network = build_network(name, channels, outputs)
-        load_weights(network, state, checkpoint.path)
-        return network, outputs
+        return _filled(origin, read_weights(checkpoint.path, checkpoint.content), shape, as_published)
+    if is_factory(name):
+        return networks.build_network(name, channels, 0), {}
     if name in ARCHITECTURES:
-        if origin.weights == "default":
-            raise ModelError(f"{name}: has no default weights: give --weights FILE, or make them with train-model")
-        return build_network(name, channels, 10), 10
-    if origin.weights == "none":
-        return build_network(name, channels, TORCHVISION_OUTPUTS), TORCHVISION_OUTPUTS
-    return _downloaded(name, channels)
+        return networks.build_network(name, channels, 10), {}
+    arguments = networks.torchvision_arguments(name, shape, None, own=False)
+    network = networks.build_network(name, channels, TORCHVISION_OUTPUTS, arguments)
+    return (network, arguments) if origin.weights == "none" else _downloaded(name, shape)
 
 
-def _downloaded(name: str, channels: int) -> tuple[nn.Module, int]:
-    build_network(name, channels, TORCHVISION_OUTPUTS)  # an unknown name is told before anything is downloaded
+def _filled(
+    origin: Origin, state: dict[str, Tensor], shape: tuple[int, int, int], as_published: bool
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The architecture with the weights of a file, with as many outputs as they have."""
+    name, path, channels = origin.architecture, str(origin.checkpoint and origin.checkpoint.path), shape[0]
+    others = sorted(
+        {str(tensor.dtype).removeprefix("torch.") for tensor in state.values() if tensor.is_floating_point()}
+        - {"float32"}
+    )
+    if others:
+        warn(f"{path}: weights are {', '.join(others)}, and are converted to float32")
+    arguments = {}
+    if not is_factory(name) and name not in ARCHITECTURES:
+        arguments = networks.torchvision_arguments(name, shape, state, as_published)
+    if arguments.get("transform_input"):
+        warn(f"{name}: built with transform_input=True, as torchvision builds it for its own weights")
+    network = networks.build_network(name, channels, TORCHVISION_OUTPUTS, arguments)
+    outputs = None if is_factory(name) else outputs_of(state, network)
+    if outputs not in (None, TORCHVISION_OUTPUTS):
+        network = networks.build_network(name, channels, outputs, arguments)
+    load_weights(network, state, path)
+    return network, arguments
+
+
+def _downloaded(name: str, shape: tuple[int, int, int]) -> tuple[nn.Module, dict[str, Any]]:
+    """torchvision's network with its default weights."""
     try:
         # torch announces downloads, and standard output may be the model's file
         with contextlib.redirect_stdout(sys.stderr):
-            network = build_network(name, channels, TORCHVISION_OUTPUTS, weights="DEFAULT")
+            network = networks.load_torchvision(name).get_model(name, weights="DEFAULT")
     except OSError as error:
         raise ModelError(
             f"{name}: its default weights can't be downloaded ({error}): give --weights FILE or --weights none"
         ) from None
-    return network, TORCHVISION_OUTPUTS
+    arguments = networks.torchvision_arguments(name, shape, network.state_dict(), own=True)
+    side = getattr(network, "image_size", shape[1])
+    if side != shape[1]:
+        raise ModelError(
+            f"{name}: its default weights are for images of 3x{side}x{side}, not {'x'.join(map(str, shape))} (see --input-shape)"
+        )
+    return network, arguments
 
 
-def _own_normalisation(architecture: str) -> tuple[Sequence[float] | None, Sequence[float] | None]:
-    """Mean and std of torchvision's default weights; None for other networks."""
-    if ":" in architecture or architecture in ARCHITECTURES:
-        return None, None
-    models = load_torchvision()
-    if architecture not in models.list_models():
-        return None, None
-    transforms = models.get_model_weights(architecture).DEFAULT.transforms()
-    return getattr(transforms, "mean", None), getattr(transforms, "std", None)
+@torch.no_grad()
+def _logits_of(
+    network: nn.Module, shape: tuple[int, int, int], mean: Sequence[float] | None, std: Sequence[float] | None
+) -> int:
+    """How many logits the network gives, once it is in float32 if it doesn't take float32 images as it is."""
+    classifier = Classifier(network, mean, std).eval()
+    try:
+        output = first_output(classifier, shape)
+    except ModelError:
+        others = in_float32(network)
+        if not others:
+            raise
+        output = first_output(classifier, shape)
+        warn(f"the network's weights are {', '.join(others)}, and are converted to float32")
+    return int(check_outputs(output).shape[1])
+
+
+def _is_torchvision(name: str) -> bool:
+    return name.isidentifier() and name in networks.load_torchvision().list_models()
+
+
+@dataclass(frozen=True)
+class _Published:
+    """What torchvision's default weights of an architecture want: normalisation and side length of images."""
+
+    mean: list[float] | None
+    std: list[float] | None
+    side: int
+
+
+def _torchvision_weights(architecture: str) -> _Published | None:
+    """None for other networks, and for those of torchvision's that have no weights."""
+    if is_factory(architecture) or architecture in ARCHITECTURES or not _is_torchvision(architecture):
+        return None
+    transforms = networks.load_torchvision().get_model_weights(architecture).DEFAULT.transforms()
+    mean, std = getattr(transforms, "mean", None), getattr(transforms, "std", None)
+    side = next(iter(getattr(transforms, "crop_size", [])), IMAGENET_IMAGES[1])
+    return _Published(mean and list(mean), std and list(std), side)
 
 
 def _check_normalisation(mean: Sequence[float] | None, std: Sequence[float] | None, channels: int) -> None:
@@ -195,6 +257,10 @@ def _check_normalisation(mean: Sequence[float] | None, std: Sequence[float] | No
         raise ModelError(f"--mean {','.join(map(str, mean))}: expected finite numbers")
     if std is not None and not all(0 < value < math.inf for value in std):
         raise ModelError(f"--std {','.join(map(str, std))}: expected numbers above 0")
+    if max((*(mean or ()), *(std or ())), default=0) > LARGEST_NORMALISED:
+        warn(
+            "--mean and --std reach above 1, but images are in [0, 1]: divide them by 255 if they are for pixels of 0 to 255"
+        )
 
 
 def _check_classes(classes: list[int], outputs: int) -> None:
@@ -202,23 +268,12 @@ def _check_classes(classes: list[int], outputs: int) -> None:
         raise ModelError(f"--keep-classes: expected different numbers from 0 to {outputs - 1}")
 
 
-def _input_shape(shape: Sequence[int] | None, name: str) -> tuple[int, int, int]:
-    chosen = tuple(shape) if shape is not None else SMALL_IMAGES if name in ARCHITECTURES else IMAGENET_IMAGES
+def _input_shape(shape: Sequence[int] | None, name: str, published: _Published | None) -> tuple[int, int, int]:
+    usual = SMALL_IMAGES if name in ARCHITECTURES else IMAGENET_IMAGES
+    chosen = tuple(shape) if shape is not None else usual if published is None else (3, published.side, published.side)
     if len(chosen) != 3 or min(chosen) < 1:
         raise ModelError(f"--input-shape {','.join(map(str, chosen))}: expected channels,height,width")
     return chosen[0], chosen[1], chosen[2]
-
-
-@torch.no_grad()
-def _count(classifier: Classifier, shape: tuple[int, int, int]) -> int:
-    try:
-        logits = classifier.eval()(torch.full((1, *shape), 0.5))
-        return int(logits.shape[1])
-    except (RuntimeError, ValueError, AssertionError, TypeError, AttributeError, IndexError) as error:
-        size = "x".join(map(str, shape))
-        raise ModelError(
-            f"the network can't take images of {size} (see --input-shape): {str(error).splitlines()[0]}"
-        ) from None
 
 
 def _tuple(values: Sequence[float] | None) -> tuple[float, ...] | None:

@@ -13,7 +13,7 @@ from fmtool.artifacts.rows import ROWS, ROWS_OF_FILE, check_no_shard, check_rang
 from fmtool.datasets.data import Data
 from fmtool.errors import ArtifactError, DataError
 from fmtool.masks.basis import Basis
-from fmtool.models.checkpoints import Specification
+from fmtool.models.model_files import Specification
 
 
 def check_data(data: Data, spec: Specification) -> None:

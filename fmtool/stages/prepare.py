@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from fmtool.artifacts.format import Artifact
-from fmtool.models.checkpoints import Specification, from_artifact
 from fmtool.models.classifier import Classifier, batch_size, pick_device, prepare
+from fmtool.models.model_files import Specification, from_artifact
 from fmtool.runtime import threads
 from fmtool.stages.options import Execution
 

@@ -15,8 +15,16 @@ from fmtool.datasets.data import Data
 from fmtool.datasets.registry import DATASETS
 from fmtool.errors import ModelError, unknown, warn
 from fmtool.models import compiling, training
-from fmtool.models.checkpoints import Specification, build, check_output, from_artifact, to_artifact, with_head
 from fmtool.models.classifier import Classifier, batch_size, pick_device, predict, prepare
+from fmtool.models.model_files import (
+    Specification,
+    build,
+    check_file,
+    check_output,
+    from_artifact,
+    to_artifact,
+    with_head,
+)
 from fmtool.stages.device_faults import device_errors, resuming
 from fmtool.stages.inputs import check_data, check_shape, data_input
 from fmtool.stages.options import ARCHITECTURE, DEFAULT_EXECUTION, Execution
@@ -108,6 +116,7 @@ def train_model(
             accuracy = float((predictions == test_data.labels).double().mean())
             spec = dataclasses.replace(spec, accuracy=accuracy)
         result = to_artifact(classifier, spec, history)
+        check_file(result, classifier)
         if execution.output is not None:
             files.write(result, execution.output)
     return result

@@ -15,7 +15,7 @@ from conftest import Outcome, Run
 from safetensors.torch import save_file
 
 import fmtool
-from fmtool.models.checkpoints import from_artifact
+from fmtool.models.model_files import from_artifact
 from fmtool.models.registry import ARCHITECTURES
 
 IMAGENETTE = [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]  # ImageNet's numbers of Imagenette's ten classes

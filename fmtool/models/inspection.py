@@ -1,0 +1,90 @@
+"""What a network is found to be when it is imported: refused, or told in a line each, after the flags of AutoAttack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fmtool.errors import ModelError, warn
+from fmtool.models.classifier import Classifier, logits_in
+from fmtool.models.equivalence import passes
+
+IMAGES = 6
+SAME_LOGITS = 1e-3  # of the largest: float32 rounds less, and another batch or draw changes more
+SUM_TO_ONE = 1e-4
+
+
+def check_outputs(output: Any, classes: int | None = None) -> Tensor:
+    """The logits (n, classes) in what a network gave for images; ModelError says what it gave instead."""
+    logits = logits_in(output)
+    if logits is None:
+        raise ModelError(f"the network gives {_described(output)}, expected a tensor of logits, or `logits` within")
+    if isinstance(output, tuple | list) and not hasattr(output, "logits"):
+        warn(f"the network gives {_described(output)}: its first tensor is taken for the logits")
+    if logits.ndim != 2 or not logits.is_floating_point() or not len(logits):
+        raise ModelError(f"the network gives {_described(logits)}, expected logits (images, classes)")
+    if classes is not None and logits.shape[1] != classes:
+        raise ModelError(f"the network gives {logits.shape[1]} logits, expected {classes}")
+    if not torch.isfinite(logits).all():
+        raise ModelError(
+            f"the network gives logits that are not finite ({int((~torch.isfinite(logits)).sum())} of {logits.numel()})"
+        )
+    return logits
+
+
+def warn_of_flags(classifier: Classifier, shape: Sequence[int], device: torch.device) -> None:
+    """A line for each thing that makes attacks and masks misleading. The classifier is frozen, in eval mode, on `device`."""
+    images = _drawn(shape, device)
+    once, again = (passes(classifier, images, seed=seed) for seed in (0, 1))
+    if once.error is not None:
+        return  # `Reference` says what a pass raises
+    if _apart(once.logits, again.logits):
+        warn(
+            "the network's forward is random: the same image gives other logits, and attacks and masks follow one draw only"
+        )
+    if depends_on_mates(classifier, shape, device):
+        warn(
+            "an image's logits depend on the other images in its batch (batch norms without running statistics?): "
+            "attack and fit-masks need --batch-dependent"
+        )
+    flat = int((once.gradient == 0).flatten(1).all(dim=1).sum())
+    if 2 * flat > len(images):
+        warn(f"{flat} of {len(images)} random images have a gradient of 0: the network may seem robust and not be")
+    rows = once.logits.double()
+    if rows.shape[1] > 1 and bool((rows >= 0).all()) and float((rows.sum(1) - 1).abs().max()) < SUM_TO_ONE:
+        warn("the network's outputs are probabilities (they sum to 1): attacks and masks expect logits")
+
+
+def depends_on_mates(classifier: Classifier, shape: Sequence[int], device: torch.device) -> bool:
+    """Whether the logits of an image are others beside other images, or alone."""
+    images = _drawn(shape, device)
+    mates = images.clone()
+    mates[1:] = 1 - images[1:] ** 4
+    expected = passes(classifier, images)
+    others = [passes(classifier, batch) for batch in (mates, images[:1])]
+    # a batch of one that the network doesn't take tells nothing
+    return any(
+        one.error is None and _apart(one.logits[:1], expected.logits[:1]) for one in others if expected.error is None
+    )
+
+
+def _apart(one: Tensor, other: Tensor) -> bool:
+    return bool((one - other).abs().max() > SAME_LOGITS * other.abs().max())
+
+
+def _drawn(shape: Sequence[int], device: torch.device) -> Tensor:
+    return torch.rand(IMAGES, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+
+
+def _described(output: Any) -> str:
+    """What an output is, in a few words."""
+    if isinstance(output, Tensor):
+        return f"{str(output.dtype).removeprefix('torch.')} {list(output.shape)}"
+    if isinstance(output, dict):
+        return f"a dict of {', '.join(map(str, output)) or 'nothing'}"
+    if isinstance(output, tuple | list):
+        return f"a {type(output).__name__} of {', '.join(type(one).__name__ for one in output) or 'nothing'}"
+    return f"an object of type {type(output).__name__}"

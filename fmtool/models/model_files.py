@@ -1,0 +1,180 @@
+"""`model` artifacts: a specification that a network is built from again, and its weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from fmtool.artifacts import files, schema
+from fmtool.artifacts.format import Artifact, serialise
+from fmtool.errors import ModelError
+from fmtool.models import checkpoints, networks
+from fmtool.models.classifier import Classifier, duplicate
+from fmtool.models.equivalence import BATCHES, Reference
+from fmtool.models.registry import is_factory
+
+OTHER_SHAPES = (
+    (3, 224, 224),
+    (3, 32, 32),
+    (1, 28, 28),
+    (3, 299, 299),
+    (3, 64, 64),
+    (1, 32, 32),
+)  # tried for an error message
+
+
+@dataclass(frozen=True)
+class Specification:
+    """All that is needed to build a classifier, and so what a `model` header holds; the weights are apart.
+
+    architecture: a name of our table, a torchvision name, or "package.module:factory". outputs: how many outputs the
+    architecture is built with. arguments: further keyword arguments that it is built with; None in files of version 0.1.
+    head: {"layer", "classes"} of the last layer that replaced the original one, or None.
+    """
+
+    architecture: str
+    outputs: int
+    input_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    keep_classes: tuple[int, ...] | None = None
+    head: dict[str, Any] | None = None
+    accuracy: float | None = None
+    arguments: dict[str, Any] | None = None
+
+    def header(self) -> dict[str, Any]:
+        """The fields as JSON takes them."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in self.__dict__.items()}
+
+
+def specification(header: Mapping[str, Any], name: str) -> Specification:
+    """A header's fields; ModelError where they are of the wrong kind or don't fit each other."""
+    damaged = schema.damaged("model", header)
+    if damaged:
+        raise ModelError(f"{name}: its model header is damaged ({', '.join(damaged)})")
+    fields: dict[str, Any] = {key: header[key] for key in Specification.__dataclass_fields__ if key in header}
+    try:
+        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+        spec = Specification(**fields)
+    except TypeError as error:
+        raise ModelError(f"{name}: its model header is damaged ({error})") from None
+    outputs = spec.outputs if spec.head is None else int(spec.head["classes"])
+    normalised = [values for values in (spec.mean, spec.std) if values is not None]
+    wrong = {
+        "class_names": len(spec.class_names) != (outputs if spec.keep_classes is None else len(spec.keep_classes)),
+        "keep_classes": spec.keep_classes is not None and max(spec.keep_classes) >= outputs,
+        "mean, std": any(len(values) != spec.input_shape[0] for values in normalised),
+    }
+    if any(wrong.values()):
+        names = ", ".join(key for key, is_wrong in wrong.items() if is_wrong)
+        raise ModelError(f"{name}: its model header is damaged ({names} does not fit the rest)")
+    return spec
+
+
+def build(spec: Specification, *, factory: str | None = None) -> Classifier:
+    """A classifier with fresh weights. A factory is called only when `factory` repeats its name: a file alone runs no code."""
+    if is_factory(spec.architecture) and factory != spec.architecture:
+        raise ModelError(
+            f"the model is built by {spec.architecture}, third-party code: repeat --factory {spec.architecture} to run it"
+        )
+    network = networks.build_network(spec.architecture, spec.input_shape[0], spec.outputs, spec.arguments)
+    if spec.head is not None:
+        networks.replace_head(network, int(spec.head["classes"]))
+    return Classifier(network, spec.mean, spec.std, spec.keep_classes)
+
+
+def to_artifact(classifier: Classifier, spec: Specification, history: list[dict[str, Any]]) -> Artifact:
+    """A classifier's weights and specification as a `model` artifact."""
+    # clones, because safetensors refuses tied weights
+    tensors = {name: tensor.detach().cpu().clone() for name, tensor in classifier.network.state_dict().items()}
+    return Artifact("model", spec.header(), tensors, history)
+
+
+def from_artifact(model: Artifact, *, factory: str | None = None) -> tuple[Classifier, Specification]:
+    """A `model` artifact as a classifier in eval mode, as its author wrote it: not yet folded or frozen."""
+    spec = specification(model.header, str(model))
+    if not is_factory(spec.architecture):
+        with torch.device("meta"):  # takes no memory: a header of a few bytes may ask for any number of outputs
+            checkpoints.load_weights(build(spec).network, model.tensors, str(model))
+    classifier = build(spec, factory=factory)
+    stored = {tensor.dtype for tensor in model.tensors.values() if tensor.is_floating_point()}
+    if stored == {torch.float32}:
+        classifier.network.float()  # import-model may have converted what a factory gives in half or double precision
+    checkpoints.load_weights(classifier.network, model.tensors, str(model))
+    check_output(classifier, spec, len(spec.class_names))
+    return classifier.eval(), spec
+
+
+def check_file(model: Artifact, classifier: Classifier) -> None:
+    """ModelError unless the network built from the file alone is the one in memory, in logits and input gradients.
+
+    A network that draws numbers from elsewhere than torch differs from itself, and is let pass: its lines have been told.
+    """
+    written = files.read("the model file", "model", data=serialise(model)[0])
+    again, spec = from_artifact(written, factory=str(model.header["architecture"]))
+    shape, cpu = spec.input_shape, torch.device("cpu")
+    given, other = (duplicate(one, shape).cpu().eval().requires_grad_(False) for one in (classifier, again))
+    given.memory_format = torch.contiguous_format
+    given.network.to(memory_format=torch.contiguous_format)
+    reference = Reference(given, shape, cpu, BATCHES[:1])
+    _, difference = reference.compared(lambda one: other if one is given else copy.deepcopy(other).double())
+    if difference and not reference.compared(lambda one: one)[1]:
+        raise ModelError(f"a model file can't hold this network; built again from the file alone, {difference}")
+
+
+def check_output(classifier: Classifier, spec: Specification, classes: int) -> None:
+    """One forward pass: the classifier takes images of the input shape and gives `classes` logits."""
+    logits = first_output(classifier, spec.input_shape, logits=True)
+    if logits.shape != (2, classes):
+        raise ModelError(f"the network gives {list(logits.shape)} for two images, expected logits [2, {classes}]")
+
+
+@torch.no_grad()
+def first_output(classifier: Classifier, shape: Sequence[int], *, logits: bool = False) -> Any:
+    """What the network itself, or the classifier, gives for two images of (c, h, w).
+
+    ModelError names what was raised, and another shape where that is what is wrong.
+    """
+    device = next((tensor.device for tensor in [*classifier.parameters(), *classifier.buffers()]), None)
+    forward = classifier.eval() if logits else classifier.eval().raw
+
+    def outcome(shape: Sequence[int]) -> Any:
+        return forward(torch.full((2, *shape), 0.5, device=device))
+
+    try:
+        return outcome(shape)
+    except ModelError as error:
+        channels = None if classifier.mean is None else len(classifier.mean)
+        for other in OTHER_SHAPES:
+            if other != tuple(shape) and channels in (None, other[0]):
+                try:
+                    outcome(other)
+                except Exception:  # then it isn't the shape that is wrong, as far as this one tells
+                    continue
+                told, fits = ("x".join(map(str, one)) for one in (shape, other))
+                raise ModelError(
+                    f"the network can't take images of {told}, but those of {fits} (see --input-shape): {error}"
+                ) from error
+        raise
+
+
+def with_head(classifier: Classifier, spec: Specification, class_names: Sequence[str]) -> Specification:
+    """Replace the last layer in place for new classes. Returns the new specification."""
+    layer = networks.replace_head(classifier.network, len(class_names))
+    classifier.keep_classes = None
+    head = {"layer": layer, "classes": len(class_names)}
+    return replace(spec, class_names=tuple(class_names), keep_classes=None, head=head, accuracy=None)
+
+
+def in_float32(network: nn.Module) -> list[str]:
+    """Convert a network's weights to float32, in place. Returns the dtypes that they had, none where all were float32."""
+    others = sorted(str(dtype).removeprefix("torch.") for dtype in networks.dtypes_of(network) - {torch.float32})
+    if others:
+        network.float()
+    return others

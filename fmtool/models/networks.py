@@ -1,0 +1,111 @@
+"""Networks by name or by factory, and their last layer."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fmtool.errors import ModelError, unknown
+from fmtool.models.registry import ARCHITECTURES, is_factory
+
+TORCHVISION_OUTPUTS = 1000
+# how model files of version 0.1, which held no arguments, were built
+WITHOUT_ARGUMENTS = {name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")}
+
+
+def build_network(
+    architecture: str, channels: int, outputs: int, arguments: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """A network with fresh weights. arguments: further keyword arguments of torchvision's constructor."""
+    if is_factory(architecture):
+        return call_factory(architecture)
+    if architecture in ARCHITECTURES:
+        return ARCHITECTURES[architecture].build(channels, outputs)
+    if arguments is None:
+        arguments = WITHOUT_ARGUMENTS.get(architecture, {})
+    models = load_torchvision(architecture)
+    try:
+        network: nn.Module = models.get_model(architecture, weights=None, num_classes=outputs, **arguments)
+    except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError) as error:
+        told = ", ".join(f"{name}={value}" for name, value in arguments.items())
+        raise ModelError(f"{architecture} can't be built{told and f' with {told}'}: {error}") from error
+    return network
+
+
+def torchvision_arguments(
+    architecture: str, shape: tuple[int, int, int], weights: Mapping[str, Tensor] | None, own: bool
+) -> dict[str, Any]:
+    """The constructor's arguments that torchvision derives from its weights, for images of `shape`.
+
+    weights: those that will fill the network, None for fresh ones; own: they are torchvision's, or taken for them.
+    """
+    if architecture in ("googlenet", "inception_v3"):
+        # auxiliary outputs for training only: there if the weights hold them
+        auxiliary = any("aux" in name.lower().split(".")[0] for name in weights or ())
+        return {"transform_input": own, "aux_logits": auxiliary, "init_weights": weights is None}
+    if architecture.startswith("vit_"):
+        if shape[1] != shape[2]:
+            raise ModelError(f"--input-shape {','.join(map(str, shape))}: {architecture} takes square images")
+        return {"image_size": shape[1]}
+    if architecture.startswith("maxvit"):
+        return {"input_size": list(shape[1:])}
+    return {}
+
+
+def load_torchvision(architecture: str = "") -> Any:
+    """torchvision.models; ModelError where torchvision doesn't fit the installed torch, or has no such architecture."""
+    try:
+        import torchvision.models as models
+    except (ImportError, RuntimeError) as error:
+        raise ModelError(
+            f"torchvision can't be imported ({error}): it needs the torch it was built for, both from the package index"
+        ) from None
+    if architecture and architecture not in models.list_models():
+        known = [*ARCHITECTURES, *models.list_models(module=models)]
+        raise ModelError(unknown("architecture", architecture, known))
+    return models
+
+
+def call_factory(name: str) -> nn.Module:
+    """Call package.module:factory, found on the path or below the current folder; it gives an nn.Module with logits out."""
+    module_name, _, attribute = name.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # standard output may be the model's file
+            network = getattr(importlib.import_module(module_name), attribute)()
+    except Exception as error:  # third-party code may raise anything at all; --debug shows where
+        raise ModelError(f"factory {name}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    if not isinstance(network, nn.Module):
+        raise ModelError(f"factory {name} gave {type(network).__name__}, expected a torch.nn.Module")
+    return network
+
+
+def dtypes_of(network: nn.Module) -> set[torch.dtype]:
+    """The floating-point dtypes of a network's parameters and buffers."""
+    tensors = [*network.parameters(), *network.buffers()]
+    return {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+
+
+def last_layer(network: nn.Module) -> tuple[str, nn.Linear]:
+    """Name and module of the last linear layer, the one that gives the logits."""
+    layers = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise ModelError("the network has no linear layer: its last layer can't be replaced")
+    return layers[-1]
+
+
+def replace_head(network: nn.Module, classes: int) -> str:
+    """Put a fresh linear layer with `classes` outputs in place of the last one. Returns its name."""
+    name, old = last_layer(network)
+    parent, _, attribute = name.rpartition(".")
+    setattr(network.get_submodule(parent), attribute, nn.Linear(old.in_features, classes))
+    return name

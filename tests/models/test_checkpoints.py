@@ -1,0 +1,311 @@
+"""Checkpoints are read without running code, whatever wraps them, and fill the network that they fit."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import os
+import pickle
+import re
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fmtool.errors import FmtoolWarning, ModelError
+from fmtool.models.checkpoints import load_weights, outputs_of, read_weights
+from fmtool.models.registry import ARCHITECTURES
+
+CPU = torch.device("cpu")
+
+
+def _resnet8(outputs: int = 10) -> nn.Module:
+    torch.manual_seed(0)
+    return ARCHITECTURES["resnet8"].build(1, outputs)
+
+
+def test_published_checkpoint_fills_resnet20(shared_data: Path) -> None:
+    path = str(shared_data / "resnet20-12fca82f.th")
+    raw = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    assert all(name.startswith("module.") for name in raw)
+    weights, network = read_weights(path), ARCHITECTURES["resnet20"].build(3, 10)
+    assert weights.keys() == raw.keys()
+    load_weights(network, weights, path)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 269_722  # as A.2 has it: 0.27 million
+    assert all(
+        torch.equal(tensor, raw[f"module.{name}"])
+        for name, tensor in network.state_dict().items()
+        if f"module.{name}" in weights
+    )
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".th", ".safetensors"])
+@pytest.mark.parametrize("nested", ["", "state_dict", "model", "model_state_dict"])
+def test_state_dicts_are_found_where_people_put_them(suffix: str, nested: str, tmp_path: Path) -> None:
+    weights = dict(_resnet8().state_dict())
+    path = tmp_path / f"checkpoint{suffix}"
+    if suffix == ".safetensors":
+        save_file(weights, path)
+    else:
+        found: Any = OrderedDict((f"module.{name}" if nested else name, tensor) for name, tensor in weights.items())
+        if nested:
+            found = {"epoch": 3, "best": 0.5, "args": [1, "two", None], nested: found}
+        torch.save(found, path)
+    read = {name.removeprefix("module."): tensor for name, tensor in read_weights(str(path)).items()}
+    assert read.keys() == weights.keys() and all(torch.equal(read[name], weights[name]) for name in weights)
+
+
+def test_old_pickles_from_before_zip_files_are_read(tmp_path: Path) -> None:
+    weights = _resnet8().state_dict()
+    torch.save(weights, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    read = read_weights(str(tmp_path / "old.pth"))
+    assert all(torch.equal(read[name], weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 3}, [1, 2], 7, {"state_dict": {}}, {"a": torch.ones(1), "b": 2}])
+def test_pickle_without_a_state_dict_is_told(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "checkpoint.pth")
+    with pytest.raises(ModelError, match=r"checkpoint.pth: holds no state dict, expected parameter names with tensors"):
+        read_weights(str(tmp_path / "checkpoint.pth"))
+
+
+class _Touch:
+    """Unpickled, it would create a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.path}",)
+
+
+class _Evaluate(_Touch):
+    def __reduce__(self) -> tuple[Any, ...]:
+        return eval, (f"open({str(self.path)!r}, 'w').close()",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("harm", "offender"), [(_Touch, rf"{os.system.__module__}\.system"), (_Evaluate, r"(builtins\.)?eval")]
+)
+@pytest.mark.parametrize("hidden", [False, True])
+def test_pickle_that_would_run_code_is_refused_and_does_not_run(
+    zipped: bool, harm: type[_Touch], offender: str, hidden: bool, tmp_path: Path
+) -> None:
+    harmful: Any = harm(tmp_path / "ran")
+    content = {"state_dict": {**_resnet8().state_dict(), "extra": harmful}} if hidden else harmful
+    path = tmp_path / "checkpoint.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ModelError) as caught:
+        read_weights(str(path))
+    told = rf"{path}: refused, unpickling it would run code \({offender}\): expected a state dict of tensors; "
+    assert re.match(told, str(caught.value)) and "torch.save(torch.load(" in str(caught.value)
+    assert list(tmp_path.iterdir()) == [path]
+    torch.load(path, weights_only=False)  # the file is as harmful as it is meant to be
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "offender"),
+    [
+        (nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
+        ({"args": argparse.Namespace(lr=0.1)}, "argparse.Namespace"),
+        ({"path": Path("weights")}, r"pathlib\..*Path"),
+        ({"best": np.array([object, 1], dtype=object)}, r"builtins\.object|numpy\.dtypes\.ObjectDType"),
+    ],
+)
+def test_pickle_of_anything_but_tensors_names_what_it_holds(content: object, offender: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "checkpoint.pth")
+    with pytest.raises(ModelError, match=rf"checkpoint.pth: refused, .*\({offender}\)"):
+        read_weights(str(tmp_path / "checkpoint.pth"))
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickle_that_torch_did_not_write_is_refused_likewise(protocol: int, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pth").write_bytes(pickle.dumps(_Touch(tmp_path / "ran"), protocol))
+    assert b"system" in (tmp_path / "checkpoint.pth").read_bytes()
+    told = rf"checkpoint.pth: refused, unpickling it would run code \({os.system.__module__}\.system\)"
+    with pytest.raises(ModelError, match=told):
+        read_weights(str(tmp_path / "checkpoint.pth"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_every_truncation_of_a_pickle_is_told(tmp_path: Path) -> None:
+    torch.save({"weight": torch.arange(6.0)}, tmp_path / "whole.pth")
+    content = (tmp_path / "whole.pth").read_bytes()
+    for length in range(0, len(content) - 1, 37):
+        (tmp_path / "part.pth").write_bytes(content[:length])
+        with pytest.raises(ModelError, match=r"part.pth: not a checkpoint"):
+            read_weights(str(tmp_path / "part.pth"))
+
+
+def test_weights_that_do_not_fit_are_named() -> None:
+    weights = dict(_resnet8().state_dict())
+    weights["linear.weight"] = torch.zeros(7, 32)
+    del weights["conv1.weight"], weights["bn1.bias"]
+    for number in range(4):
+        weights[f"strange{number}"] = torch.zeros(1)
+    with pytest.raises(ModelError) as caught:
+        load_weights(_resnet8(), weights, "FILE")
+    assert str(caught.value) == (
+        "FILE: the weights don't fit the architecture: missing conv1.weight, bn1.bias; "
+        "unexpected strange0, strange1, strange2, ...; shape linear.weight [7, 32] for [10, 32]"
+    )
+
+
+def test_counters_that_nothing_reads_may_be_missing() -> None:
+    weights = {name: tensor for name, tensor in _resnet8(5).state_dict().items() if "num_batches" not in name}
+    network = _resnet8(5)
+    nn.init.zeros_(network.linear.weight)  # type: ignore[arg-type]
+    load_weights(network, weights, "FILE")
+    assert torch.equal(network.linear.weight, weights["linear.weight"])  # type: ignore[arg-type]
+
+
+def test_number_of_outputs_is_told_by_the_last_layer() -> None:
+    assert outputs_of(_resnet8(7).state_dict(), _resnet8()) == 7
+    assert outputs_of({}, _resnet8()) is None
+    no_linear = nn.Sequential(nn.Conv2d(3, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert outputs_of(no_linear.state_dict(), no_linear) is None
+
+
+def _put(prefix: str, weights: Any) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in weights.items()}
+
+
+WRAPPED: dict[str, Any] = {
+    "torch.compile": lambda w: _put("_orig_mod.", w),
+    "DDP of a compiled network": lambda w: _put("module._orig_mod.", w),
+    "compiled DDP": lambda w: _put("_orig_mod.module.", w),
+    "Lightning": lambda w: {"state_dict": _put("model.", w), "epoch": 1, "hyper_parameters": {"lr": 0.1}},
+    "Lightning, net": lambda w: {"state_dict": _put("net.", w)},
+    "network within model": lambda w: {"state_dict": _put("model.network.", w)},
+    "pytorch-cifar": lambda w: {"net": _put("module.", w), "acc": 91.6, "epoch": 199},
+    "EMA": lambda w: {"model_ema": w},
+    "ema": lambda w: {"ema": {"module": _put("module.", w)}},
+    "params": lambda w: {"params": w},
+    "SWA": lambda w: {"n_averaged": torch.tensor(7), **_put("module.", w)},
+    "the one nested": lambda w: {"epoch": 1, "resnet": w, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}},
+    "NumPy's number": lambda w: {"state_dict": w, "best_acc": np.float64(91.6), "top5": np.float32(0.5), "n": np.int64(3)},
+    "arrays": lambda w: {name: tensor.numpy() for name, tensor in w.items()},
+    "array beside": lambda w: {"model": w, "losses": np.arange(6.0).reshape(2, 3), "names": np.array(["a", "b"])},
+    "defaultdict": lambda w: {"model": w, "optimizer": collections.defaultdict(dict, {"a": {}})},
+    "dtypes and devices": lambda w: {"model": w, "dtype": torch.float32, "device": torch.device("cuda:1"), "n": torch.Size([3])},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pth.tar", ".ckpt", "", ".safetensors.pt"])
+@pytest.mark.parametrize("name", WRAPPED)
+def test_wrappers_of_training_loops_are_opened(name: str, suffix: str, tmp_path: Path) -> None:
+    weights, path = _resnet8(7).state_dict(), tmp_path / f"weights{suffix}"
+    torch.save(WRAPPED[name](weights), path)
+    network = ARCHITECTURES["resnet8"].build(1, 7)
+    state = read_weights(str(path))
+    assert outputs_of(state, ARCHITECTURES["resnet8"].build(1, 10)) == 7
+    load_weights(network, state, str(path))
+    assert all(torch.equal(tensor, weights[key]) for key, tensor in network.state_dict().items())
+
+
+def test_a_network_that_is_parallel_itself_keeps_its_prefix() -> None:
+    network, own = nn.DataParallel(_resnet8(7)), _resnet8(7).state_dict()
+    for weights in (_put("module.", own), _put("module.module.", own)):
+        load_weights(network, weights, "FILE")
+        assert all(torch.equal(tensor, own[key[7:]]) for key, tensor in network.state_dict().items())
+    with pytest.raises(ModelError, match=r"missing module\.conv1\.weight"):
+        load_weights(network, own, "FILE")
+
+
+def test_weights_beside_the_network_are_counted() -> None:
+    weights = {**_put("model.", _resnet8().state_dict()), "loss.weight": torch.ones(10), "teacher.a": torch.ones(1)}
+    with pytest.warns(
+        FmtoolWarning, match=r"^FILE: 2 of \d+ tensors are not the network's .*: loss.weight, teacher.a$"
+    ):
+        load_weights(_resnet8(), weights, "FILE")
+
+
+def test_several_state_dicts_are_told(tmp_path: Path) -> None:
+    one, other = (
+        _resnet8().state_dict(),
+        _put("", {name: tensor + 1 for name, tensor in _resnet8().state_dict().items()}),
+    )
+    torch.save({"model_ema": other, "state_dict": one}, tmp_path / "both.pth")
+    with pytest.warns(FmtoolWarning, match="state_dict is taken, model_ema left aside"):
+        assert torch.equal(read_weights(str(tmp_path / "both.pth"))["conv1.weight"], one["conv1.weight"])
+    torch.save({"generator": one, "critic": other}, tmp_path / "gan.pth")
+    with pytest.raises(ModelError, match=r"holds several state dicts \(generator, critic\)"):
+        read_weights(str(tmp_path / "gan.pth"))
+
+
+def test_names_are_compared_after_the_networks_own_hooks(tmp_path: Path) -> None:
+    """Old names of torchvision's ViT and DenseNet; MNASNet, whose hook asks for a version that safetensors doesn't hold."""
+    import torchvision
+
+    torch.manual_seed(0)
+    vit = torchvision.models.VisionTransformer(32, 16, 1, 2, 8, 16, num_classes=5)
+    dense = torchvision.models.DenseNet(4, (1, 2), 8, num_classes=5)
+    small = torchvision.models.MNASNet(0.1, num_classes=5)
+    old = {
+        vit: {re.sub(r"mlp\.([03])\.", lambda m: f"mlp.linear_{1 + int(m[1]) // 3}.", k): v for k, v in vit.state_dict().items()},
+        dense: {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", k): v for k, v in dense.state_dict().items()},
+        small: dict(small.state_dict()),
+    }  # fmt: skip
+    for network, shared in old.items():
+        weights = {name: tensor.clone() for name, tensor in shared.items()}
+        assert network is small or weights.keys() != network.state_dict().keys()
+        expected = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        for parameter in network.parameters():
+            nn.init.zeros_(parameter)
+        load_weights(network, _put("module.", weights), "FILE")
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in network.state_dict().items())
+
+
+def _zip(path: Path, *names: str) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"x")
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "a Git LFS pointer"),
+        (b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "a web page"),
+        (b"<html>", "a web page"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(100), "an HDF5 file, as Keras writes it"),
+        (b"\x08\x07\x12\x07pytorch\x1a\x052.1.0:", "an ONNX graph"),
+        (b"\x1f\x8b\x08\x00" + bytes(20), "a gzip archive"),
+        (b"", "the file is empty"),
+        (("archive/data.pkl", "archive/constants.pkl", "archive/code/a.py"), "a TorchScript archive"),
+        (("config.json", "model.weights.h5"), "a Keras model"),
+        (("conv1.npy",), "an archive of NumPy arrays"),
+        (("a.txt",), "a zip archive that torch.save did not write"),
+    ],
+)
+def test_what_is_no_checkpoint_is_named(content: Any, what: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    _zip(path, *content) if isinstance(content, tuple) else path.write_bytes(content)
+    with pytest.raises(ModelError, match=f"^{re.escape(str(path))}: not a checkpoint: {what}"):
+        read_weights(str(path))
+
+
+def test_sparse_and_truncated_checkpoints_are_named(tmp_path: Path) -> None:
+    weights = _resnet8().state_dict()
+    torch.save({**weights, "linear.weight": weights["linear.weight"].to_sparse()}, tmp_path / "sparse.pth")
+    with pytest.raises(ModelError, match=r"linear\.weight is sparse"):
+        read_weights(str(tmp_path / "sparse.pth"))
+    torch.save(weights, tmp_path / "whole.pth")
+    (tmp_path / "short.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:5000])
+    with pytest.raises(ModelError, match="not a checkpoint: truncated"):
+        read_weights(str(tmp_path / "short.pth"))
+
+
+@pytest.mark.parametrize("code", ["O", "V4"])
+def test_numpy_objects_are_refused(code: str, tmp_path: Path) -> None:
+    torch.save({"model": _resnet8().state_dict(), "extra": np.zeros(2, dtype=code)}, tmp_path / "weights.pth")
+    with pytest.raises(ModelError, match=r"weights\.pth: refused, unpickling it would run code \(numpy\.dtypes\.\w+\)"):
+        read_weights(str(tmp_path / "weights.pth"))

@@ -1,0 +1,87 @@
+"""A model file is the model: what is built from the file alone is the network that was written."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import fmtool
+from fmtool.errors import ModelError
+from fmtool.models.classifier import Classifier, predict, prepare
+from fmtool.models.model_files import Specification, build, from_artifact, specification, to_artifact, with_head
+from fmtool.models.networks import last_layer, replace_head
+from fmtool.models.registry import ARCHITECTURES
+
+CPU = torch.device("cpu")
+
+
+def _resnet8(outputs: int = 10) -> nn.Module:
+    torch.manual_seed(0)
+    return ARCHITECTURES["resnet8"].build(1, outputs)
+
+
+def test_model_file_gives_the_same_classifier(files: Path) -> None:
+    model = fmtool.read(str(files / "model.safetensors"))
+    classifier, spec = from_artifact(model)
+    again = to_artifact(classifier, spec, model.history)
+    assert again.digest == model.digest and not classifier.training
+    digits = fmtool.load_data("digits:test")
+    found = predict(prepare(classifier, CPU, (1, 8, 8)), digits.pixels(), 64, CPU)
+    assert float((found == digits.labels).double().mean()) == model.header["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("field", ["input_shape", "class_names", "architecture"])
+def test_damaged_model_header_is_told(field: str, files: Path) -> None:
+    header = dict(fmtool.read(str(files / "model.safetensors")).header)
+    for wrong in (None, 3, []):
+        with pytest.raises(ModelError, match="FILE: its model header is damaged"):
+            specification({**header, field: wrong}, "FILE")
+
+
+def test_tied_weights_survive(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.Linear(4, 4))
+    network[2].weight = network[1].weight
+    spec = Specification("resnet8", 4, (1, 2, 2), tuple("abcd"))
+    fmtool.write(to_artifact(Classifier(network), spec, []), str(tmp_path / "file"))
+    assert torch.equal(fmtool.read(str(tmp_path / "file"))["2.weight"], network[1].weight)
+
+
+def test_model_file_that_names_a_factory_does_not_import_it(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "their_networks_a.py").write_text("open('ran', 'w').close()\ndef make(): ...\n")
+    monkeypatch.chdir(tmp_path)
+    spec = Specification("their_networks_a:make", 10, (1, 8, 8), tuple("0123456789"))
+    for factory in (None, "their_networks_a:other", "resnet8"):
+        with pytest.raises(
+            ModelError, match=r"built by their_networks_a:make, .* repeat --factory their_networks_a:make"
+        ):
+            build(spec, factory=factory)
+    assert "their_networks_a" not in sys.modules and not (tmp_path / "ran").exists()
+    with pytest.raises(ModelError, match="gave NoneType"):
+        build(spec, factory="their_networks_a:make")
+    assert (tmp_path / "ran").exists() and str(tmp_path) not in sys.path
+
+
+def test_head_is_replaced_in_place_and_survives_the_file(tmp_path: Path) -> None:
+    classifier = Classifier(_resnet8(), keep_classes=[1, 2])
+    spec = Specification("resnet8", 10, (1, 8, 8), ("a", "b"), keep_classes=(1, 2), accuracy=0.5)
+    new = with_head(classifier, spec, ["x", "y", "z"])
+    assert new.head == {"layer": "linear", "classes": 3} and new.outputs == 10
+    assert new.keep_classes is None and new.accuracy is None and new.class_names == ("x", "y", "z")
+    fmtool.write(to_artifact(classifier, new, []), str(tmp_path / "file"))
+    again, found = from_artifact(fmtool.read(str(tmp_path / "file")))
+    assert found == new
+    images = torch.rand(2, 1, 8, 8)
+    assert torch.equal(again(images), classifier.eval()(images)) and again(images).shape == (2, 3)
+
+
+def test_network_without_a_linear_layer_has_no_head_to_replace() -> None:
+    with pytest.raises(ModelError, match="no linear layer"):
+        last_layer(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()))
+    inner = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    assert replace_head(nn.Sequential(inner), 5) == "0.0" and inner[0].out_features == 5
