@@ -48,7 +48,7 @@ def torchvision_arguments(
     """
     if architecture in ("googlenet", "inception_v3"):
         # auxiliary outputs for training only: there if the weights hold them
-        auxiliary = any("aux" in name.lower().split(".")[0] for name in weights or ())
+        auxiliary = any(part.lower().startswith("aux") for name in weights or () for part in name.split("."))
         return {"transform_input": own, "aux_logits": auxiliary, "init_weights": weights is None}
     if architecture.startswith("vit_"):
         if shape[1] != shape[2]:

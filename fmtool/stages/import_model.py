@@ -169,22 +169,22 @@ def _filled(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The architecture with the weights of a file, with as many outputs as they have."""
     name, path, channels = origin.architecture, str(origin.checkpoint and origin.checkpoint.path), shape[0]
+    arguments = {}
+    if not is_factory(name) and name not in ARCHITECTURES:
+        arguments = networks.torchvision_arguments(name, shape, state, as_published)
+    network = networks.build_network(name, channels, TORCHVISION_OUTPUTS, arguments)
+    outputs = None if is_factory(name) else outputs_of(state, network)
+    if outputs not in (None, TORCHVISION_OUTPUTS):
+        network = networks.build_network(name, channels, outputs, arguments)
+    load_weights(network, state, path)
     others = sorted(
         {str(tensor.dtype).removeprefix("torch.") for tensor in state.values() if tensor.is_floating_point()}
         - {"float32"}
     )
     if others:
         warn(f"{path}: weights are {', '.join(others)}, and are converted to float32")
-    arguments = {}
-    if not is_factory(name) and name not in ARCHITECTURES:
-        arguments = networks.torchvision_arguments(name, shape, state, as_published)
     if arguments.get("transform_input"):
         warn(f"{name}: built with transform_input=True, as torchvision builds it for its own weights")
-    network = networks.build_network(name, channels, TORCHVISION_OUTPUTS, arguments)
-    outputs = None if is_factory(name) else outputs_of(state, network)
-    if outputs not in (None, TORCHVISION_OUTPUTS):
-        network = networks.build_network(name, channels, outputs, arguments)
-    load_weights(network, state, path)
     return network, arguments
 
 
