@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,26 @@ Run = Callable[..., Outcome]
 def pixel_key(pixels: np.ndarray[Any, Any]) -> int:
     """The first 8 bytes of the sha256 of the image's pixels, as a signed 64-bit number."""
     return int.from_bytes(hashlib.sha256(pixels.tobytes()).digest()[:8], "little", signed=True)
+
+
+STARTS = ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system")  # audit events
+started: list[str] = []  # what the running test started, and the fixtures that it is the first to use
+
+
+def pytest_configure() -> None:
+    sys.addaudithook(lambda event, arguments: started.append(str(arguments[:1])) if event in STARTS else None)
+
+
+def pytest_runtest_setup() -> None:
+    started.clear()
+
+
+@pytest.fixture(autouse=True)
+def _says_that_it_starts_processes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """`tests/run.sh --fast` leaves out what is marked."""
+    yield
+    if started and request.node.get_closest_marker("processes") is None:
+        pytest.fail(f"starts a process, {started[0]}: mark it with pytest.mark.processes")
 
 
 @pytest.fixture

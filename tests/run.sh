@@ -1,21 +1,24 @@
 #!/usr/bin/env bash
-# Set up .venv with the versions that the tests were written with, then lint, type-check and test.
+# Set up .venv with the versions that the tests were written with, then lint, type-check and test, and list the slowest tests.
+# --fast: no type check, and no test that starts processes: two minutes.
 # --full: also the tests marked long, the wheel among them, and those of LOWEST with the lowest versions that pyproject.toml
 # promises, in an environment of their own (5 GB more). All other arguments go to pytest.
 LOWEST="tests/artifacts tests/attacks/test_foolbox.py tests/cli/test_app.py tests/cli/test_correlate.py tests/cli/test_plot.py
-  tests/correlation/statistics/test_idcor.py tests/correlation/statistics/test_idcor_skdim.py tests/datasets/test_from_path.py
+  tests/correlation/statistics/test_idcor.py tests/correlation/statistics/test_idcor_skdim.py
+  tests/datasets/test_from_path.py
   tests/stages/test_stages.py tests/tables tests/models/test_training.py"
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-full=
-if [ "${1:-}" = --full ]; then full=yes; shift; fi
+mode=
+if [ "${1:-}" = --full ] || [ "${1:-}" = --fast ]; then mode=$1; shift; fi
 arguments=("$@")
 source "$here/../examples/setup.sh" "[test]" --constraint "$here/constraints.txt"
 cd "$root"
 ruff check .
 ruff format --check .
+if [ "$mode" = --fast ]; then exec pytest -m "not processes and not long" "${arguments[@]}"; fi
 mypy --strict fmtool
-if [ -z "$full" ]; then exec pytest "${arguments[@]}"; fi
-pytest -m "" "${arguments[@]}"
+if [ -z "$mode" ]; then exec pytest --durations 20 "${arguments[@]}"; fi
+pytest -m "" --durations 20 "${arguments[@]}"
 
 for python in python3.11 python3.12 ""; do  # the lowest versions of NumPy and Numba have no wheels for a newer Python
   if [ -z "$python" ]; then echo "run.sh: found neither Python 3.11 nor 3.12: the lowest versions are not tested" >&2; exit 1; fi

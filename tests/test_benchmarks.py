@@ -33,6 +33,7 @@ def test_a_benchmark_can_be_imported(path: Path) -> None:
     assert module.__doc__ and (hasattr(module, "main") or path.stem in ("authors", "common"))
 
 
+@pytest.mark.processes
 def test_the_scripts_run_every_benchmark() -> None:
     scripts = "".join((FOLDER / f"{name}.sh").read_text() for name in ("run", "gpu"))
     for path in BENCHMARKS:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 MAKEFILE = EXAMPLES / "cifar10" / "Makefile"
 IMAGENETTE = EXAMPLES / "imagenette" / "Makefile"

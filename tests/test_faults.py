@@ -22,32 +22,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_lines import FEW, LINES, words
 from conftest import Outcome, Run
 
 from fmtool.__main__ import run as run_command
 from fmtool.artifacts import streaming
 from fmtool.artifacts.format import header_end
 from fmtool.errors import ArtifactError, FmtoolWarning
-
-FEW = "--min-steps 2 --max-steps 3"
-LINES = {  # IN/NAME: a file of the fixture `files`
-    "train-model": "train-model --data digits --architecture resnet8 --epochs 1 --limit 40",
-    "import-model": "import-model resnet8 --weights IN/model --input-shape 1,8,8",
-    "attack": "attack IN/model --data digits --limit 20 --attack pgd --attack-option steps=2",
-    "fit-masks": f"fit-masks IN/model IN/fmn --for essential {FEW}",
-    "class-masks": f"class-masks IN/model IN/fmn {FEW}",
-    "correlate": "correlate IN/essential IN/adversarial --permutations 9",
-    "defend": "defend IN/model IN/fmn IN/plain",
-    "merge": "merge IN/essential",
-    "plot": "plot IN/essential --count 2",
-    "report": "report IN/defense",
-}
-
-
-def words(line: str, files: Path, target: Path | str) -> list[str]:
-    """The arguments of a line of the table."""
-    found = [f"{files / word[3:]}.safetensors" if word.startswith("IN/") else word for word in line.split()]
-    return [*found, "-o", str(target)]
 
 
 def process(arguments: list[str], before: Callable[[], object] | None = None, **more: object) -> Outcome:
@@ -101,6 +82,7 @@ def test_full_disk_in_the_middle_of_any_write(command: str, run: Run, files: Pat
     assert list(target.parent.iterdir()) == [target]
 
 
+@pytest.mark.processes
 def test_full_disk_in_a_process_of_its_own(files: Path, tmp_path: Path) -> None:
     target = tmp_path / "masks"
     target.write_bytes(b"old")
@@ -108,6 +90,7 @@ def test_full_disk_in_a_process_of_its_own(files: Path, tmp_path: Path) -> None:
     refused(process(words(LINES["fit-masks"], files, target), limit), target, b"old")
 
 
+@pytest.mark.processes
 def test_a_small_disk(run: Run, files: Path, tmp_path: Path) -> None:
     if os.geteuid() or not shutil.which("mount"):
         pytest.skip("only root may mount a small disk")
@@ -134,6 +117,7 @@ def test_full_device(command: str, run: Run, files: Path) -> None:
     assert found.err.splitlines()[-1] == "fmtool: error: /dev/full: can't be written: No space left on device"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("line", ["inspect IN/fmn", "merge IN/fmn -o -", "inspect IN/fmn --format json"])
 def test_standard_output_on_a_full_disk(line: str, files: Path) -> None:
     arguments = words(line, files, "")[:-2]
@@ -158,6 +142,7 @@ sys.exit(run([*line, "-o", target]))
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("reached", [True, False])
 def test_folder_of_somebody_else(reached: bool, files: Path) -> None:
     """One that can be entered and not written to, and one that can't be entered."""
@@ -219,6 +204,7 @@ def test_attack_file_that_changes_while_masks_are_fitted(
     assert not (tmp_path / "masks").exists()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("line", ["inspect - --history", "merge - -o -"])
 @pytest.mark.parametrize("content", [b"", b"nothing of ours", b"\xff" * 100])
 def test_standard_input_that_is_no_file_of_ours(line: str, content: bytes) -> None:
@@ -230,6 +216,7 @@ def test_standard_input_that_is_no_file_of_ours(line: str, content: bytes) -> No
     assert found.stderr.startswith(b"fmtool: error: " + expected) and found.stderr.count(b"\n") == 1
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("line", ["inspect IN/fmn", "inspect IN/fmn --format json", "merge IN/fmn -o -"])
 def test_reader_that_goes_is_no_error(line: str, files: Path) -> None:
     """As with `| head`: exit code 1 and no text."""

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_lines import FEW, LINES, words
 from conftest import Run, commands_with, factory
-from test_faults import FEW, LINES, words
 
 import fmtool
 from fmtool.errors import FmtoolWarning, ModelError

@@ -34,6 +34,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
+@pytest.mark.processes
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     sources = [path for path in (ROOT / "fmtool").rglob("*") if path.suffix in (".py", ".html")]
@@ -45,6 +46,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     )
 
 
+@pytest.mark.processes
 @pytest.mark.long
 def test_the_installed_wheel_runs_the_quickstart(wheel: Path, tmp_path: Path) -> None:
     """In an environment of its own outside the repository, which sees what fmtool stands on where this one has it."""

@@ -138,6 +138,7 @@ def test_standard_input_stands_for_one_file(line: str, run: Run, files: Path, tm
 # Pipelines -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 def test_three_stages_in_a_pipe_give_what_files_give(run: Run, files: Path, tmp_path: Path) -> None:
     attack = (
         f"attack {files}/model.safetensors --data digits --limit 12 --attack pgd --epsilon 0.3 --attack-option steps=3"
@@ -153,6 +154,7 @@ def test_three_stages_in_a_pipe_give_what_files_give(run: Run, files: Path, tmp_
     assert (tmp_path / "piped").read_bytes() == (tmp_path / "stored").read_bytes()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("broken", [0, 1])
 def test_a_broken_stage_ends_the_pipe_with_a_line_each(broken: int, files: Path, tmp_path: Path) -> None:
     """The stage that fails says why, those behind it that nothing came; the target is left as it was."""
@@ -167,6 +169,7 @@ def test_a_broken_stage_ends_the_pipe_with_a_line_each(broken: int, files: Path,
     assert list(tmp_path.iterdir()) == [tmp_path / "target"]
 
 
+@pytest.mark.processes
 def test_half_a_file_from_a_pipe_is_refused(files: Path) -> None:
     done = shell(f"head -c 2000 {files}/essential.safetensors | fmtool inspect -")
     assert done.returncode == 1 and done.stdout == ""
@@ -176,6 +179,7 @@ def test_half_a_file_from_a_pipe_is_refused(files: Path) -> None:
     )
 
 
+@pytest.mark.processes
 def test_a_stage_whose_reader_has_gone_ends_quietly(files: Path) -> None:
     done = shell(
         f"fmtool merge {files}/essential.safetensors -o - --quiet 2>err | true; echo ${{PIPESTATUS[0]}}",
@@ -239,6 +243,7 @@ def test_numbers_that_are_not_are_null_in_each_of_several_tables() -> None:
 # Files and terminals -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", ["merge", "defend"])
 def test_results_have_the_umask_follow_links_and_go_into_fifos(name: str, files: Path, tmp_path: Path) -> None:
     """merge writes row by row, defend at once. Pictures and pages are written as defend's file is."""
@@ -272,6 +277,7 @@ def test_pictures_and_pages_have_the_umask_and_follow_links(run: Run, files: Pat
         assert (tmp_path / name).is_symlink() and stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o640
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("source", ["/dev/stdin", "<(cat FILE)"])
 def test_devices_and_process_substitution_are_read(source: str, run: Run, files: Path) -> None:
     file = files / "essential.safetensors"
@@ -282,6 +288,7 @@ def test_devices_and_process_substitution_are_read(source: str, run: Run, files:
         assert done.returncode == 0 and len(set(done.stdout.splitlines())) == 1, done.stderr
 
 
+@pytest.mark.processes
 def test_a_locale_without_the_letters_is_no_error(files: Path) -> None:
     """Bars of the spectrum, the sign before a deviation, and a name."""
     environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
@@ -312,6 +319,7 @@ def terminal(line: str, folder: Path, **environment: str) -> str:
     return text.decode()
 
 
+@pytest.mark.processes
 def test_colour_is_for_terminals_and_only_where_it_is_wanted(files: Path) -> None:
     line = "inspect defense.safetensors"
     coloured, plain = terminal(line, files), terminal(line, files, NO_COLOR="1")

@@ -194,6 +194,7 @@ def test_a_shown_line_runs(
             assert Path(arguments[arguments.index("-o") + 1]).stat().st_size > 0
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.parametrize(("page", "line"), MADE, ids=ids(MADE))
 def test_what_a_shown_line_makes_parses(page: str, line: str, tmp_path: Path) -> None:

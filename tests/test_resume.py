@@ -66,6 +66,7 @@ def counts(target: Path) -> tuple[int, int]:
         database.close()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("line", [FIT, ATTACK], ids=["fit-masks", "attack"])
 def test_killed_five_times_it_gives_the_bytes_of_an_uninterrupted_run(line: str, files: Path, tmp_path: Path) -> None:
     whole, target = tmp_path / "whole", tmp_path / "target"
@@ -88,6 +89,7 @@ def test_killed_five_times_it_gives_the_bytes_of_an_uninterrupted_run(line: str,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["target", "whole"]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_says_how_to_go_on(number: int, code: int, files: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
@@ -194,6 +196,7 @@ def test_another_option_begins_anew_and_says_so(files: Path, tmp_path: Path, run
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
+@pytest.mark.processes
 def test_two_commands_on_one_target(files: Path, tmp_path: Path, run: Run) -> None:
     """The second is refused in one line; the first does not notice."""
     target = tmp_path / "target"
@@ -206,6 +209,7 @@ def test_two_commands_on_one_target(files: Path, tmp_path: Path, run: Run) -> No
     assert not target.exists()
 
 
+@pytest.mark.processes
 def test_a_stream_has_nothing_to_go_on_from(files: Path, tmp_path: Path, run: Run) -> None:
     assert "with '-o -' there is nothing to go on" in " ".join(run("fit-masks", "--help").out.split())
     line = ["fit-masks", files / "model.safetensors", files / "fmn.safetensors", "--for", "essential", "--min-steps", 5,

@@ -138,6 +138,7 @@ def command(files: Path, tmp_path_factory: pytest.TempPathFactory) -> object:
     return functools.cache(lambda name: Command(name, folder / name, files))
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", COMMANDS)
 def test_killed_five_times_it_gives_the_same_bytes(name: str, command: functools.partial[Command]) -> None:
     it, kills, begun = command(name), 0, 0
@@ -164,6 +165,7 @@ def test_killed_five_times_it_gives_the_same_bytes(name: str, command: functools
     it.target.unlink()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_say_how_to_go_on(number: signal.Signals, code: int, command: functools.partial[Command]) -> None:
     it = command("train-model")
@@ -178,6 +180,7 @@ def test_signals_say_how_to_go_on(number: signal.Signals, code: int, command: fu
     it.target.unlink()
 
 
+@pytest.mark.processes
 def test_another_option_begins_anew_and_says_so(command: functools.partial[Command]) -> None:
     it = command("train-model")
     it.stop(signal.SIGKILL)

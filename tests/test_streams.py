@@ -24,6 +24,7 @@ def _hear() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+@pytest.mark.processes
 def test_failure_before_a_pipe_is_told_behind_it(tmp_path: Path) -> None:
     tool = f"{sys.executable} -m fmtool"
     line = f"{tool} inspect {tmp_path}/missing | {tool} inspect -"
@@ -35,6 +36,7 @@ def test_failure_before_a_pipe_is_told_behind_it(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("form", ["table", "json"])
 def test_closed_pipe_ends_quietly_with_1(form: str, files: Path) -> None:
     """Many files, so that the output is longer than a pipe holds."""
@@ -44,6 +46,7 @@ def test_closed_pipe_ends_quietly_with_1(form: str, files: Path) -> None:
     assert found.returncode == 1 and found.stderr == "" and len(found.stdout) == 1
 
 
+@pytest.mark.processes
 def test_pipe_closed_before_anything_is_written_ends_quietly_with_1(files: Path) -> None:
     read, write = os.pipe()
     os.close(read)
@@ -53,6 +56,7 @@ def test_pipe_closed_before_anything_is_written_ends_quietly_with_1(files: Path)
     assert found.returncode == 1 and found.stderr == ""
 
 
+@pytest.mark.processes
 def test_no_escape_codes_off_a_terminal_and_the_same_text(files: Path, tmp_path: Path) -> None:
     """FORCE_COLOR makes rich believe in a terminal: codes, and tables cut to its width."""
     code = (
@@ -86,6 +90,7 @@ def test_interrupt_exits_with_130_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_end_a_command_with_their_code(number: signal.Signals, code: int, tmp_path: Path) -> None:
     """A file waited for on a named pipe stands for long work."""
@@ -114,6 +119,7 @@ def _opened(fifo: Path, process: subprocess.Popen[str]) -> int:
         time.sleep(0.01)
 
 
+@pytest.mark.processes
 def test_an_interrupted_import_ends_a_command_with_130() -> None:
     """Whatever torch makes of Ctrl-C in the middle of it."""
     code = """
@@ -130,11 +136,13 @@ m.main()
     assert (done.returncode, done.stderr) == (130, "")
 
 
+@pytest.mark.processes
 def test_nohup_stays_deaf(tmp_path: Path) -> None:
     code = "import signal, fmtool.__main__ as m; m.run = lambda _: signal.raise_signal(signal.SIGHUP); m.main()"
     assert subprocess.run(["nohup", sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("redirected", "code", "said"),
     [(">&-", 1, "fmtool: error: standard output is closed\n"), ("- <&-", 1, "fmtool: error: standard input is empty"),
@@ -224,6 +232,7 @@ def _ends_well(code: str, stream: int | None, ends: list[int], *words: str) -> b
     return out
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("write", WRITES)
 def test_standard_error_that_cannot_be_written_ends_no_work(
     write: str, unwritable: tuple[int | None, list[int]]
@@ -256,6 +265,7 @@ def progressing(files: Path) -> tuple[list[str], bytes]:
     return words, done.stdout
 
 
+@pytest.mark.processes
 def test_standard_error_that_is_lost_in_the_middle_ends_no_work(
     unwritable: tuple[int | None, list[int]], progressing: tuple[list[str], bytes]
 ) -> None:
@@ -264,6 +274,7 @@ def test_standard_error_that_is_lost_in_the_middle_ends_no_work(
     assert _ends_well(OFTEN.replace("ENDS", str(ends)), stream, ends, *words) == file
 
 
+@pytest.mark.processes
 def test_letters_that_a_stream_cannot_show_are_escaped(files: Path) -> None:
     plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
     line = [sys.executable, "-m", "fmtool", "inspect", str(files / "fmn.safetensors")]

@@ -253,12 +253,14 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return here, there
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", STAGES)
 def test_same_command_twice_gives_the_same_bytes(name: str, twice: tuple[Path, Path]) -> None:
     file = f"{name}.png" if name == "picture" else f"{name}.safetensors"
     assert (twice[0] / file).read_bytes() == (twice[1] / file).read_bytes()
 
 
+@pytest.mark.processes
 def test_another_seed_gives_another_file(twice: tuple[Path, Path], tmp_path: Path) -> None:
     words = [word if word != "1" else "2" for word in _lines(twice[0])[list(STAGES).index("pgd")][:-1]]
     assert run_command([*words, str(tmp_path / "pgd")]) == 0
@@ -267,6 +269,7 @@ def test_another_seed_gives_another_file(twice: tuple[Path, Path], tmp_path: Pat
     )
 
 
+@pytest.mark.processes
 def test_history_names_every_stage_and_the_digest_of_every_input(twice: tuple[Path, Path]) -> None:
     folder = twice[0]
     made = {name: describe(str(folder / f"{name}.safetensors")) for name in STAGES if name != "picture"}
@@ -328,6 +331,7 @@ def test_named_pipes_are_written_directly(tmp_path: Path) -> None:
     assert fifo.is_fifo() and list(tmp_path.iterdir()) == [fifo]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("target", ["-", "/dev/stdout", "/proc/self/fd/1"])
 @pytest.mark.parametrize("through", ["pipe", "file"])
 def test_standard_output_is_written_directly(target: str, through: str, tmp_path: Path) -> None:
@@ -388,18 +392,21 @@ def _inspect(stdin: int | None = None, content: bytes | None = None) -> subproce
     )
 
 
+@pytest.mark.processes
 def test_standard_input_is_read_for_a_dash(files: Path) -> None:
     found = _inspect(content=(files / "defense.safetensors").read_bytes())
     assert found.returncode == 0 and found.stderr == b""
     assert found.stdout.startswith(b"standard input: kind defense, schema 2, digest ")
 
 
+@pytest.mark.processes
 def test_empty_standard_input_is_told() -> None:
     found = _inspect(content=b"")
     assert found.returncode == 1 and found.stdout == b""
     assert found.stderr.startswith(b"fmtool: error: standard input is empty: expected a file")
 
 
+@pytest.mark.processes
 def test_terminal_is_not_waited_for() -> None:
     ours, theirs = pty.openpty()
     try:

@@ -58,6 +58,7 @@ def made(run: Run, folder: Path, lines: list[list[object]]) -> None:
         assert outcome.code == 0, outcome.err
 
 
+@pytest.mark.processes
 def test_the_quickstarts_last_file_is_made_again_by_its_own_lines(run: Run, tmp_path: Path) -> None:
     """All stages but `correlate`, small, with one attack on the defence."""
     model, fmn, pgd = (tmp_path / name for name in ("model", "fmn", "pgd"))

@@ -110,6 +110,7 @@ def test_every_option_is_explained(command: str) -> None:
     assert unexplained == []
 
 
+@pytest.mark.processes
 def test_help_of_every_command_imports_nothing_slow() -> None:
     """One process for all of them: none of them may import anything slow."""
     code = (
@@ -123,16 +124,19 @@ def test_help_of_every_command_imports_nothing_slow() -> None:
     assert {name.partition(".")[0] for name in found.stderr.split()} & SLOW == set()
 
 
+@pytest.mark.processes
 def test_inspect_imports_nothing_slow(files: Path) -> None:
     found = _imported("inspect", *sorted(files.glob("*.safetensors")))
     assert "safetensors" in found and found & SLOW_EVEN_FOR_INSPECT == set()
 
 
+@pytest.mark.processes
 def test_bad_usage_and_missing_files_are_told_without_anything_slow(tmp_path: Path) -> None:
     for line in (["attack"], ["nothing"], ["inspect", tmp_path / "missing"], ["attack", "m", "--data", "digits"]):
         assert _imported(*line) & SLOW == set()
 
 
+@pytest.mark.processes
 def test_import_fmtool_is_light_and_names_what_it_has() -> None:
     code = "import sys, fmtool; dir(fmtool); print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()

@@ -34,6 +34,7 @@ def test_the_table_says_what_the_stage_finds(files: Path, run: Run) -> None:
     assert any("mean of 3 draws" in note for note in parsed["notes"])
 
 
+@pytest.mark.processes
 def test_every_kind_of_masks_and_standard_input(files: Path, run: Run) -> None:
     model, fmn = files / "model.safetensors", files / "fmn.safetensors"
     for name, words in (("adversarial", "does the attack's class stay"), ("plain", "another class is taken as it is")):

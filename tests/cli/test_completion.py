@@ -17,6 +17,8 @@ from fmtool.models.training import AUGMENTATIONS, RECIPES
 from fmtool.plotting.registry import FIGURES
 from fmtool.tables.table import FORMATS
 
+pytestmark = pytest.mark.processes
+
 SLOW = {"torch", "torchvision", "foolbox", "skdim", "matplotlib", "numba", "sklearn", "scipy", "numpy"}
 # words typed so far, the last of them unfinished -> what is offered
 ASKED = {

@@ -142,6 +142,7 @@ def test_a_cache_folder_that_can_not_be_written(run: Run, light: Path, monkeypat
     assert doctor.check_cache().state == "broken" and "is no folder" in doctor.check_cache().result
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(os.geteuid() != 0, reason="drops rights, which only root can")
 def test_a_cache_folder_that_this_user_may_not_write(tmp_path: Path) -> None:
     """For real, in a process without root's rights."""

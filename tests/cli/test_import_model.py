@@ -204,6 +204,7 @@ def test_own_module_with_weights_from_a_file(theirs: Callable[[], str], run: Run
         assert all(torch.equal(filled[key], weights[key]) for key in weights)
 
 
+@pytest.mark.processes
 def test_what_a_factory_prints_does_not_mix_with_the_file(theirs: Callable[[], str], tmp_path: Path) -> None:
     line = [sys.executable, "-m", "fmtool", "import-model", f"{theirs()}:make", "--input-shape", "3,9,7"]
     found = subprocess.run([*line, "-o", "-"], capture_output=True, check=True, timeout=120)

@@ -163,6 +163,7 @@ def test_every_format_names_every_file(form: str, run: Run, files: Path) -> None
     assert outcome.code == 0 and all(str(path) in outcome.out for path in paths)
 
 
+@pytest.mark.processes
 def test_standard_input_is_verified_without_torch(files: Path) -> None:
     code = "import sys; from fmtool.__main__ import run; run(sys.argv[1:]); print('torch' in sys.modules)"
     line = [sys.executable, "-c", code, "verify", "-", str(files / "model.safetensors")]

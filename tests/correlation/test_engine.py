@@ -221,6 +221,7 @@ def test_each_name_of_the_table_is_a_module(name: str) -> None:
     assert callable(importlib.import_module(f"fmtool.correlation.statistics.{name}").prepare)
 
 
+@pytest.mark.processes
 def test_the_table_can_be_read_without_heavy_imports() -> None:
     code = (
         "import sys; from fmtool.correlation.registry import STATISTICS; "

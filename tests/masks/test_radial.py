@@ -121,6 +121,7 @@ def test_a_mask_that_keeps_all_is_flat() -> None:
     check(radial.flat(fourier(9, 6)), np.ones((1, 9, 6)))
 
 
+@pytest.mark.processes
 def test_it_needs_no_torch() -> None:
     code = "import sys, fmtool.masks.radial, fmtool.tables.spectra; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

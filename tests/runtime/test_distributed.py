@@ -45,6 +45,7 @@ def left(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name != "bin")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("line", [FIT, ATTACK, ADAPTIVE], ids=["fit-masks", "attack", "adaptive"])
 def test_two_processes_write_the_bytes_of_one(line: str, files: Path, tmp_path: Path) -> None:
     outcomes = []
@@ -60,6 +61,7 @@ def test_two_processes_write_the_bytes_of_one(line: str, files: Path, tmp_path: 
     assert left(tmp_path) == ["one", "two"]
 
 
+@pytest.mark.processes
 def test_a_process_that_dies_ends_the_job_which_then_goes_on(files: Path, tmp_path: Path, often: Path) -> None:
     """The others save what they have. The same command gives the bytes that it would have given."""
     line = FIT.replace("--min-steps 600", "--min-steps 2500").replace("--max-steps 900", "--max-steps 3000")
@@ -99,6 +101,7 @@ def environment(process: int) -> dict[str, str]:
     return dict(entry.split("=", 1) for entry in text.split("\0") if "=" in entry)
 
 
+@pytest.mark.processes
 def test_other_commands_and_standard_input_are_refused(files: Path, tmp_path: Path) -> None:
     """In one line each; nothing waits for anything."""
     fit = FIT.replace("FMN", "-")

@@ -205,6 +205,7 @@ def test_targets_that_killed_commands_left_half_written_are_removed(tmp_path: Pa
         assert names(tmp_path) == sorted([filled, *others])
 
 
+@pytest.mark.processes
 def test_only_one_of_many_is_inside_at_a_time(tmp_path: Path) -> None:
     """Also when one has just removed the file that others have opened."""
     code = f"""
