@@ -63,23 +63,26 @@ def pixel_key(pixels: np.ndarray[Any, Any]) -> int:
 
 
 STARTS = ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system")  # audit events
-started: list[str] = []  # what the running test started, and the fixtures that it is the first to use
+LOOKUPS = {"ldconfig", "gcc", "ld", "objdump", "git", "uname"}  # of libraries, when they are first imported
+started: list[str] = []  # what the running test started
+
+
+def _note_process(event: str, arguments: tuple[Any, ...]) -> None:
+    if event in STARTS and not (arguments and Path(str(arguments[0])).name in LOOKUPS):
+        started.append(f"{event} {arguments[:1]}")
 
 
 def pytest_configure() -> None:
-    sys.addaudithook(lambda event, arguments: started.append(str(arguments[:1])) if event in STARTS else None)
-
-
-def pytest_runtest_setup() -> None:
-    started.clear()
+    sys.addaudithook(_note_process)
 
 
 @pytest.fixture(autouse=True)
 def _says_that_it_starts_processes(request: pytest.FixtureRequest) -> Iterator[None]:
-    """`tests/run.sh --fast` leaves out what is marked."""
+    """`tests/run.sh --fast` leaves out what is marked. What is set up for several tests is not counted."""
+    started.clear()
     yield
     if started and request.node.get_closest_marker("processes") is None:
-        pytest.fail(f"starts a process, {started[0]}: mark it with pytest.mark.processes")
+        pytest.fail(f"starts a process ({started[0]}): mark it with pytest.mark.processes")
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 import fmtool
 from fmtool.artifacts.format import Artifact
+from fmtool.artifacts.schema import TENSORS
 
 # kind -> the smallest header that a reader takes
 HEADERS: dict[str, dict[str, Any]] = {
@@ -36,6 +37,11 @@ HEADERS: dict[str, dict[str, Any]] = {
     },
     "defense": {"matrix": [[None]], "rows": ["clean"], "columns": ["none"], "n": 1, "adaptive": False},
 }  # fmt: skip
+
+# a whole file of some hundred bytes
+TINY = Artifact("defense", {**HEADERS["defense"], "rows": ["ä"]}, {
+    name: torch.ones(1, dtype=torch.int64) for name in TENSORS["defense"]
+})  # fmt: skip
 
 
 def forge_all(files: Path, folder: Path) -> None:

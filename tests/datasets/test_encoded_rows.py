@@ -76,6 +76,7 @@ def test_few_are_decoded_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     results.close()  # type: ignore[attr-defined]
 
 
+@pytest.mark.processes
 def test_images_beyond_all_memory_are_read_as_they_are_needed(tmp_path: Path) -> None:
     """3,000 pictures of a few bytes, 2 GB of pixels, for a process that may have half of that beside its libraries."""
     (tmp_path / "set" / "a").mkdir(parents=True)
