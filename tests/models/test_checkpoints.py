@@ -126,6 +126,7 @@ def test_pickle_of_anything_but_tensors_names_what_it_holds(content: object, off
         read_weights(str(tmp_path / "checkpoint.pth"))
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_pickle_that_torch_did_not_write_is_refused_likewise(protocol: int, tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pth").write_bytes(pickle.dumps(_Touch(tmp_path / "ran"), protocol))

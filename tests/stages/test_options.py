@@ -19,6 +19,7 @@ from fmtool.stages.options import EPSILON
 STAGES = ("attack", "check_masks", "class_masks", "correlate", "defend", "fit_masks", "merge", "train_model")
 
 
+@pytest.mark.processes
 def test_importing_it_imports_nothing_heavy() -> None:
     code = "import sys, fmtool.stages.options; print('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
