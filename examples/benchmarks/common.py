@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 import fmtool
-from fmtool.models.model_files import from_artifact
 from fmtool.models.classifier import Classifier
+from fmtool.models.model_files import from_artifact
 from fmtool.stages.prepare import ReadyModel, ready_model
 
 Work = Callable[[], float]  # runs something and gives its figure

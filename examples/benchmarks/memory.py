@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 import fmtool
 from fmtool.artifacts import streaming
 from fmtool.artifacts.history import stage
-from fmtool.models.model_files import Specification, to_artifact
 from fmtool.models.classifier import Classifier, predict
+from fmtool.models.model_files import Specification, to_artifact
 from fmtool.models.registry import ARCHITECTURES
 from fmtool.stages.prepare import ready_model
 
