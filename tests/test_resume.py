@@ -149,15 +149,23 @@ def test_an_attack_goes_on_after_each_of_its_batches(more: dict[str, Any], files
 
 
 @pytest.mark.usefixtures("often")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lambda_": 0.1, "min_steps": 400, "max_steps": 700, "perturb": 0.01},
+        {"lambda_": 8.0, "min_steps": 100, "max_steps": 150, "perturb": 0.01, "adapt_lambda": True, "basis": "dct"},
+    ],
+    ids=["perturbed", "adapted"],
+)
 def test_masks_go_on_from_the_middle_of_their_steps(
-    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run ended again and again before any mask of it is finished comes to an end, with perturbed starts too."""
     from fmtool.masks import fitting
 
     monkeypatch.setattr(fitting, "REPORT_EVERY", 0.01)
     model, attack = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("model", "fmn"))
-    few: dict[str, Any] = {"lambda_": 0.1, "min_steps": 400, "max_steps": 700, "perturb": 0.01, "limit": 20}
+    few: dict[str, Any] = {**options, "limit": 20}
     whole = fmtool.fit_masks(model, attack, for_="essential", **few, execution=fmtool.Execution(batch_size=8))
     ended = 0
     while True:

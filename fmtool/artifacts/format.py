@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fmtool.artifacts.schema import FIELDS, FRAME, TENSORS, WEIGHTS, damaged
+from fmtool.artifacts.schema import FIELDS, FRAME, OPTIONAL_TENSORS, TENSORS, WEIGHTS, damaged
 from fmtool.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -282,7 +282,8 @@ def _check_kind(
         if dtype not in known:
             raise ArtifactError(f"{name}: tensor {tensor} is {dtype}, expected one of {', '.join(known)}")
     sizes: dict[str, int] = {}
-    for tensor, layout in TENSORS[kind].items():
+    optional = {name: layout for name, layout in OPTIONAL_TENSORS.get(kind, {}).items() if name in shapes}
+    for tensor, layout in {**TENSORS[kind], **optional}.items():
         expected, *axes = layout.split()
         dtype, shape = shapes[tensor]
         if (

@@ -49,6 +49,8 @@ TENSORS: dict[str, dict[str, str]] = {
     "correlation": {},
     "defense": dict(_ROWS),
 }
+# kind -> tensors that only some files have
+OPTIONAL_TENSORS = {"masks": {"lambda": "F32 n"}}
 LARGEST_IMAGE = 2**23  # numbers an image, some 1670x1670 in colour: a header of a few bytes must not ask for all memory
 LARGEST_NUMBER = 1e300  # whole ones of hundreds of digits don't fit a float
 CELL_PARTS = ("", ", right before", ", adaptive")  # of a defence: headings of both accuracies and of "knew the masks"
@@ -185,7 +187,7 @@ OTHERS: dict[str, dict[str, Check]] = {
             record({"digest": _digest, "robust": flag, "attack": maybe(text), "restarts": whole, "found": _fooled})
         ),
     },
-    "masks": {"perturb": number},
+    "masks": {"perturb": number, "adapt_lambda": flag},
     "class-masks": {"basis": text},
     "correlation": {
         "dimension": text,

@@ -47,6 +47,13 @@ def fit_masks(
             help=f"Weight of the l1 penalty on the mask (A.3: 0.5 for CIFAR-10, 0.01 for Imagenette). [default: min({LARGEST_LAMBDA}, {LAMBDA_TIMES_ENTRIES} / (c h w))]",
         ),
     ] = None,
+    adapt_lambda: Annotated[
+        bool,
+        typer.Option(
+            "--adapt-lambda",
+            help="Fit an image whose mask loses its class again with half the lambda, up to 10 times, and record each image's lambda.",
+        ),
+    ] = False,
     basis: options.Basis = BASIS,
     min_steps: options.MinSteps = MIN_STEPS,
     max_steps: options.MaxSteps = MAX_STEPS,
@@ -99,6 +106,7 @@ def fit_masks(
             source,
             for_=purpose,
             lambda_=lambda_,
+            adapt_lambda=adapt_lambda,
             basis=basis,
             min_steps=min_steps,
             max_steps=max_steps,

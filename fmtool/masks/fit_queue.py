@@ -24,6 +24,7 @@ class Fit:
     converged: bool
     preserved: bool
     preserved_stored: bool
+    lambda_: float
 
 
 class Job:
@@ -52,7 +53,11 @@ class Job:
             if row is None:
                 return None
             image, begun = self.images[row], self.journal.row_state(row)
-        return row, image, begun or ({"masks": self.starts(row)} if self.starts else {})
+        return row, image, begun or self.start_of(row)
+
+    def start_of(self, row: int) -> State:
+        """What a slot holds before the first step of a row, where it doesn't start at ones."""
+        return {"masks": self.starts(row)} if self.starts else {}
 
     def keep(self, row: int, fit: Fit) -> None:
         with self.lock:

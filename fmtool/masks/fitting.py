@@ -13,8 +13,9 @@ keep whole batches busy: they continue in a narrower batch, but only if those st
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
@@ -26,13 +27,14 @@ from fmtool.artifacts.format import Rows
 from fmtool.errors import FmtoolWarning, MaskError
 from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.fit_queue import Fit, Job, State
-from fmtool.masks.optimisation import WINDOW, Adam, FitOptions, l1_norm, settled
+from fmtool.masks.optimisation import WINDOW, Adam, FitOptions, l1_norm, per_mask, settled
 from fmtool.models import compiling
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal
 from fmtool.runtime.progress import Progress
 
 REPORT_EVERY = 0.2  # seconds between calls of `progress`
+HALVINGS = 10  # of lambda at most, for an image whose mask loses its target
 SMALLEST = 4  # slots of the narrowest batch
 TRIAL_STEPS = 8  # that a narrower batch must take to the same bits
 FRESH = {
@@ -51,7 +53,8 @@ GPU_CHECK_EVERY = 16  # steps between looks at which slots have finished: a look
 class FittedMasks:
     """masks (n, c, rows, columns) in [0, 1]; steps (n) int64; loss (n) of the last step; converged (n) bool: the stopping test
     was met; preserved (n) bool: the last forward pass, before the last update, gave the target (the authors' rule);
-    preserved_stored (n) bool: one more pass with the mask as it is returned gives it. All on the CPU.
+    preserved_stored (n) bool: one more pass with the mask as it is returned gives it; lambda_ (n) float64: the one of the last
+    fit. All on the CPU.
     """
 
     masks: Tensor
@@ -60,6 +63,7 @@ class FittedMasks:
     converged: Tensor
     preserved: Tensor
     preserved_stored: Tensor
+    lambda_: Tensor
 
 
 def fit_masks(
@@ -78,6 +82,7 @@ def fit_masks(
         steps=torch.zeros(n, dtype=torch.int64),
         loss=torch.zeros(n, dtype=images.dtype),
         **{name: torch.zeros(n, dtype=torch.bool) for name in ("converged", "preserved", "preserved_stored")},
+        lambda_=torch.zeros(n, dtype=torch.float64),
     )
 
     def store(row: int, fit: Fit) -> None:
@@ -146,9 +151,9 @@ class SlotState(NamedTuple):
     """What the slots of a batch hold of their images, each (b, ...). A step changes it in place.
 
     masks, mean, square, steps: as in `Adam`; coefficients: of the images, as the basis analyses them; targets int64; losses
-    (b, 20) float64: the last ones, NaN where there are fewer. bool: active: advances; converged, preserved: as in `FittedMasks`;
-    keeps_target: the last pass gave the target; checked: the slot had finished before the last pass, which therefore is the
-    verdict on its final mask.
+    (b, 20) float64: the last ones, NaN where there are fewer; lambda_ float64: each image's own. bool: active: advances;
+    converged, preserved: as in `FittedMasks`; keeps_target: the last pass gave the target; checked: the slot had finished before
+    the last pass, which therefore is the verdict on its final mask.
     """
 
     masks: Tensor
@@ -158,6 +163,7 @@ class SlotState(NamedTuple):
     coefficients: Tensor
     targets: Tensor
     losses: Tensor
+    lambda_: Tensor
     active: Tensor
     converged: Tensor
     preserved: Tensor
@@ -237,11 +243,11 @@ def _stepper(
         active, targets = slots.active, slots.targets
         slots.checked.copy_(~active)
         losses, logits, slope = passes(basis.synthesise(slots.masks, slots.coefficients), targets)
-        losses = losses.double() + options.lambda_ * l1_norm(slots.masks, weights).double()
+        losses = losses.double() + slots.lambda_ * l1_norm(slots.masks, weights).double()
         slots.keeps_target.copy_(logits.argmax(1) == targets)
         slots.preserved.copy_(torch.where(active, slots.keeps_target, slots.preserved))
         gradient = basis.gradient(slope, slots.masks, slots.coefficients)
-        gradient.add_(slots.masks.sign(), alpha=options.lambda_)
+        gradient.addcmul_(slots.masks.sign(), per_mask(slots.lambda_, gradient))
         Adam(slots.masks, slots.mean, slots.square, slots.steps).step(basis.symmetrise_(gradient), active)
         # the newest loss last: after a roll of the window, or left as it was in a slot that has finished
         rolled = torch.cat([slots.losses[:, 1:], losses[:, None]], dim=1)
@@ -270,6 +276,7 @@ class _Slots:
             coefficients=torch.zeros(adam.masks.shape, dtype=coefficients, device=device),
             targets=torch.zeros(b, dtype=torch.int64, device=device),
             losses=torch.full((b, WINDOW), torch.nan, dtype=torch.float64, device=device),
+            lambda_=torch.full((b,), self.options.lambda_, dtype=torch.float64, device=device),
             **{name: torch.zeros(b, dtype=torch.bool, device=device) for name in FLAGS},
         )
 
@@ -303,8 +310,11 @@ class _Slots:
                 step()
             checked = self.state.checked.tolist()
             for slot in [slot for slot, row in enumerate(self.row) if row >= 0 and checked[slot]]:
-                self._store(slot, job.keep)
-                self.start(slot, job.take(), job.targets)
+                if self._fits_again(slot):
+                    self._begin(slot, {"lambda_": self.state.lambda_[slot] / 2, **job.start_of(self.row[slot])})
+                else:
+                    self._store(slot, job.keep)
+                    self.start(slot, job.take(), job.targets)
 
     def free(self) -> list[int]:
         return [slot for slot, row in enumerate(self.row) if row < 0]
@@ -329,8 +339,17 @@ class _Slots:
         self.row[slot], image, begun = taken
         # analysed alone, so that no other image can change its rounding
         values = {"coefficients": self.basis.analyse(image.to(self.device)), "targets": targets[self.row[slot]]}
-        for name, value in {**FRESH, **values, **begun}.items():
+        self._begin(slot, {"lambda_": self.options.lambda_, **values, **begun})
+
+    def _begin(self, slot: int, values: Mapping[str, Tensor | float]) -> None:
+        """A first step is to follow, or with all of `SlotState.begun` among the values the next one."""
+        for name, value in {**FRESH, **values}.items():
             getattr(self.state, name)[slot] = value
+
+    def _fits_again(self, slot: int) -> bool:
+        """Whether the finished mask has lost its target, and lambda may be halved once more."""
+        halved = self.options.lambda_ / float(self.state.lambda_[slot]) if self.options.adapt_lambda else math.inf
+        return halved < 2**HALVINGS and not bool(self.state.keeps_target[slot])
 
     def _store(self, slot: int, keep: Callable[[int, Fit], None]) -> None:
         state = self.state
@@ -341,6 +360,7 @@ class _Slots:
             converged=bool(state.converged[slot]),
             preserved=bool(state.preserved[slot]),
             preserved_stored=bool(state.keeps_target[slot]),
+            lambda_=float(state.lambda_[slot]),
         )
         keep(self.row[slot], fit)
 

@@ -23,7 +23,8 @@ class FitOptions:
     """lambda_: weight of the l1 penalty, summed over the full mask. Stop at step e when e > min_steps and the loss is
     within `tolerance` of the mean of the last 20, or when e > max_steps. batch: slots that advance together in a worker.
     compile_: compile the classifier's two passes, which rounds differently. precision: a name of `registry.PRECISIONS`.
-    basis: a name of `basis.BASES`.
+    basis: a name of `registry.BASES`. adapt_lambda: fit an image whose finished mask loses its target again, with half of
+    lambda.
     """
 
     lambda_: float
@@ -34,6 +35,7 @@ class FitOptions:
     compile_: bool = False
     precision: str = "float32"
     basis: str = FOURIER
+    adapt_lambda: bool = False
 
 
 def input_gradient(

@@ -19,6 +19,7 @@ from fmtool.errors import MaskError, unknown, warn
 from fmtool.masks import fitting
 from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.fit_queue import Fit
+from fmtool.masks.fitting import HALVINGS
 from fmtool.masks.optimisation import FitOptions
 from fmtool.models import compiling
 from fmtool.models.classifier import predict
@@ -43,6 +44,7 @@ def fit_masks(
     *,
     for_: str = "essential",
     lambda_: float | None = None,
+    adapt_lambda: bool = False,
     basis: str = BASIS,
     min_steps: int = MIN_STEPS,
     max_steps: int = MAX_STEPS,
@@ -56,8 +58,9 @@ def fit_masks(
     """Masks for an `attack` artifact's images, or essential masks for data; gives a `masks` artifact of the eligible images.
 
     for_: "essential": images right when clean, target the label; "adversarial": images with status 0, target the class that
-    the attack turned them to. lambda_: None for min(0.5, 1536 / (c h w)). basis: a name of
-    `masks.registry.BASES`. precision: see `registry.PRECISIONS`. perturb: start
+    the attack turned them to. lambda_: None for min(0.5, 1536 / (c h w)). adapt_lambda:
+    fit an image whose mask loses its target again, from its start with half the lambda, at most 10 times; the artifact then has
+    each image's `lambda`. basis: a name of `masks.registry.BASES`. precision: see `registry.PRECISIONS`. perturb: start
     at 1 - perturb * u, u in [0, 1] drawn from `seed` for each image, instead of at ones. compile_: compile the network, which
     rounds differently; None where there is enough work for that to pay. With an output what is returned reads from that file,
     and memory does not grow with n. MaskError when no image is eligible.
@@ -65,6 +68,8 @@ def fit_masks(
     if for_ not in PURPOSES:
         raise MaskError(unknown("--for", for_, PURPOSES))
     check_fit_options(lambda_, min_steps, max_steps)
+    if adapt_lambda and lambda_ == 0:
+        raise MaskError("--adapt-lambda halves lambda: expected a --lambda above 0")
     _check_perturb(perturb)
     shard, ranks = execution.shard, execution.ranks
     ready = ready_model(model, execution)
@@ -79,6 +84,7 @@ def fit_masks(
         compile_=bool(compile_),
         precision=precision,
         basis=basis,
+        adapt_lambda=adapt_lambda,
     )
     inputs = _Inputs(model, source, ready, for_=for_, perturb=perturb, seed=seed, limit=limit)
     asked = {"compile": compile_, "shard": shard and [shard.number, shard.of], **code_of(ready.classifier, ready.spec)}
@@ -94,7 +100,7 @@ def fit_masks(
             _Pixels(_pixels(inputs), rows),
             known["targets"],
             options,
-            _store_in(journal),
+            _store_in(journal, _columns(header)),
             device=ready.device,
             progress=execution.progress,
             starts=_starts(known, transform, shape[0], perturb, seed),
@@ -131,11 +137,12 @@ def _joined(
     """The artifact of the masks in the journals of all processes together, and its columns."""
     n, ranks = len(known["targets"]), execution.ranks
     fitted = ((row, journal.row(row)) for row in journal.rows())
+    dtypes = _columns(header)
     if not ranks.leads:
         ranks.hand_over(fitted)
         return Artifact("masks", header, {}, history), {}
-    with streaming.new_artifact(execution.output, "masks", header, history, _layout(n, shape, known)) as masks:
-        columns = _put(masks, ranks.gathered(fitted, execution.progress), n)
+    with streaming.new_artifact(execution.output, "masks", header, history, _layout(n, shape, known, dtypes)) as masks:
+        columns = _put(masks, ranks.gathered(fitted, execution.progress), n, dtypes)
         for name, values in {**known, **columns}.items():
             masks.put(name, values)
     ranks.written()
@@ -197,6 +204,7 @@ def _described(options: FitOptions, inputs: _Inputs) -> tuple[dict[str, Any], li
         "max_steps": options.max_steps,
         "precision": options.precision,
         "perturb": inputs.perturb,
+        **({"adapt_lambda": True} if options.adapt_lambda else {}),
     }
     header = {
         **chosen,
@@ -209,6 +217,7 @@ def _described(options: FitOptions, inputs: _Inputs) -> tuple[dict[str, Any], li
     recorded = {
         "--for": inputs.for_,
         "--lambda": options.lambda_,
+        "--adapt-lambda": options.adapt_lambda or None,
         "--basis": options.basis,
         "--min-steps": options.min_steps,
         "--max-steps": options.max_steps,
@@ -247,17 +256,20 @@ class _Pixels:
         return to_float(self.images[self.rows[row]])
 
 
-def _store_in(journal: Journal) -> Callable[[int, Fit], None]:
+def _store_in(journal: Journal, columns: dict[str, torch.dtype]) -> Callable[[int, Fit], None]:
     def store(row: int, fit: Fit) -> None:
-        values = {name: torch.tensor(getattr(fit, name), dtype=dtype) for name, dtype in COLUMNS.items()}
+        of_fit = {**vars(fit), "lambda": fit.lambda_}
+        values = {name: torch.tensor(of_fit[name], dtype=dtype) for name, dtype in columns.items()}
         journal.finish_row(row, {"masks": fit.masks, **values})
 
     return store
 
 
-def _put(masks: streaming.NewArtifact, rows: Iterable[tuple[int, bytes]], n: int) -> dict[str, Tensor]:
+def _put(
+    masks: streaming.NewArtifact, rows: Iterable[tuple[int, bytes]], n: int, dtypes: dict[str, torch.dtype]
+) -> dict[str, Tensor]:
     """Write the masks of these rows; gives what else there is of each, one column a field (n)."""
-    columns = {name: torch.zeros(n, dtype=dtype) for name, dtype in COLUMNS.items()}
+    columns = {name: torch.zeros(n, dtype=dtype) for name, dtype in dtypes.items()}
     for row, content in rows:
         values = unpack(content)
         masks.put("masks", values["masks"], row)
@@ -275,10 +287,15 @@ COLUMNS = {
 }
 
 
-def _layout(n: int, shape: Sequence[int], known: dict[str, Tensor]) -> streaming.Layout:
+def _columns(header: dict[str, Any]) -> dict[str, torch.dtype]:
+    """What there is of each fitted mask."""
+    return {**COLUMNS, "lambda": torch.float32} if header.get("adapt_lambda") else COLUMNS
+
+
+def _layout(n: int, shape: Sequence[int], known: dict[str, Tensor], dtypes: dict[str, torch.dtype]) -> streaming.Layout:
     return {
         "masks": (torch.float32, (n, *shape)),
-        **{name: (dtype, (n,)) for name, dtype in COLUMNS.items()},
+        **{name: (dtype, (n,)) for name, dtype in dtypes.items()},
         **{name: (values.dtype, (n,)) for name, values in known.items()},
     }
 
@@ -300,6 +317,9 @@ def _check_perturb(perturb: float) -> None:
 
 def _warn_of(columns: dict[str, Tensor], lambda_: float) -> None:
     preserved, n = int(columns["preserved"].sum()), len(columns["preserved"])
+    lost = int((~columns["preserved_stored"]).sum())
+    if "lambda" in columns and lost:
+        warn(f"{lost} of {n} masks lose their class even after lambda was halved {HALVINGS} times; kept and flagged")
     if preserved * 2 < n:
         warn(f"only {preserved} of {n} masks preserve their class: lambda {lambda_:g} may be too high, see --lambda")
     unsettled = int((~columns["converged"]).sum())

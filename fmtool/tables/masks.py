@@ -43,6 +43,9 @@ def masks_table(header: Header, arrays: Arrays) -> Table:
         int(steps.max()),
         float(np.median(arrays["loss"].astype(float))),
     ]
+    if "lambda" in arrays:
+        columns |= {"again %": ".1f", "least lambda": ".4g"}
+        row += [100 * (arrays["lambda"] < np.float32(header["lambda"])).mean(), float(arrays["lambda"].min())]
     perturb = header.get("perturb", 0)
     started = f", started at 1 - {perturb:g} u with u drawn from [0, 1]" if perturb else ""
     return Table(
@@ -51,7 +54,8 @@ def masks_table(header: Header, arrays: Arrays) -> Table:
         [row],
         [
             f"lambda {header['lambda']:g}{basis_suffix(header)}{started}. "
-            "kept entries (above 1e-3) and loss: medians; steps: mean."
+            "kept entries (above 1e-3) and loss: medians; steps: mean.",
+            *(["again: fitted again with a smaller lambda; steps: of the last fit."] if "lambda" in arrays else []),
         ],
     )
 
