@@ -91,6 +91,9 @@ def test_they_are_merged_with_new_files_of_the_same_options_alone(run: Run, old:
         assert run(*attack, "--attack-option", f"steps={steps}", "-o", old / name).code == 0
     outcome = run("merge", old / "attack.safetensors", old / "same", "-o", old / "both", "--format", "json")
     assert outcome.code == 0 and json.loads(outcome.out)["rows"][0]["n"] == 24, outcome.err
+    made = run("fit-masks", model, old / "same", "--for", "essential", *FIT, "-o", old / "masks")
+    assert made.code == run("merge", old / "essential.safetensors", old / "masks", "-o", old / "both").code == 0
+    assert len(fmtool.read(str(old / "both"))["key"]) > len(fmtool.read(str(old / "essential.safetensors"))["key"])
     outcome = run("merge", old / "attack.safetensors", old / "other", "-o", old / "both")
     assert outcome.code == 1 and "option 'steps' of attack is 20 and 30" in outcome.err
 
