@@ -1,4 +1,4 @@
-"""What all commands share: help, formats, streams, pipes, quiet, colour and how they end."""
+"""What all commands share: help, light imports, formats, warnings and how they end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from conftest import Run
 
 import fmtool
 from fmtool.artifacts.files import describe
-from fmtool.artifacts.history import options_text
 from fmtool.cli import app
 from fmtool.errors import FmtoolWarning
 from fmtool.tables import registry
@@ -191,29 +190,6 @@ def test_nan_is_null_in_json_and_empty_in_csv() -> None:
     assert as_csv(table) == "a,b,c\n,,1.5\n"
 
 
-def test_quiet_silences_standard_error(files: Path, tmp_path: Path, run: Run) -> None:
-    line = ["class-masks", files / "model.safetensors", "--data", "digits", "--limit", 5, "--max-steps", 3]
-    line += ["--min-steps", 0, "-o", tmp_path / "file"]
-    loud, quiet = run(*line), run(*line, "--quiet")
-    assert loud.code == quiet.code == 0 and loud.out == quiet.out != ""
-    assert "fmtool: warning: no image for the masks of 5, 6, 7, 8, 9: they get none\n" in loud.err
-    assert all(entry.startswith("fmtool: warning: ") for entry in loud.err.splitlines())
-    assert quiet.err == ""
-
-
-def test_progress_off_a_terminal_is_a_line_now_and_then(
-    files: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    line = ["fit-masks", files / "model.safetensors", files / "fmn.safetensors", "--for", "essential", "--limit", 5]
-    line += ["--min-steps", 0, "--max-steps", 3, "-o", tmp_path / "file"]
-    seldom = run(*line)
-    monkeypatch.setattr("fmtool.cli.progress.SECONDS_BETWEEN_LINES", 0.0)
-    often = run(*line)
-    assert seldom.out == often.out and "fitting" not in seldom.err
-    assert re.search(r"^fitting[^\n]*: 5 of 5$", often.err, re.M)
-    assert run(*line, "--quiet").err == ""
-
-
 def test_warnings_reach_those_who_call_the_stages_in_python(files: Path) -> None:
     model = fmtool.read(str(files / "model.safetensors"))
     with pytest.warns(FmtoolWarning, match="they get none"):
@@ -228,54 +204,3 @@ def test_table_can_be_had_without_a_file(
     outcome = run("correlate", *sides, "--permutations", 9, "--format", "csv", "--statistics", "cosine")
     assert outcome.code == 0 and outcome.out.startswith("statistic,n,observed,")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_several_correlations_make_one_table(files: Path, run: Run) -> None:
-    path = files / "correlation.safetensors"
-    outcome = run("inspect", path, path, "--format", "csv")
-    lines = outcome.out.splitlines()
-    assert lines[0].startswith("attack,n,SVCCA,") and len(lines) == 3 and lines[1] == lines[2]
-    assert lines[1].startswith(f"FMN: {path},")  # two rows of one attack are told apart by their files
-
-
-def test_inspect_shows_the_history(files: Path, run: Run) -> None:
-    """A tree: each stage below what was made from it, in full where it comes first, data as leaves."""
-    path = files / "defense.safetensors"
-    short, long = run("inspect", path).out, run("inspect", path, "--history").out
-    for number, command in enumerate(("train-model", "attack", "class-masks", "class-masks", "defend"), start=1):
-        assert f"── {number}. {command}" in short
-    assert "--lambda" not in short and "data digits test" in short
-    found = describe(str(path))
-    start = long.index(f"{path} {found.digest[:12]}\n")
-    tree = long[start : long.index("Accuracy after")]
-    for number, stage in enumerate(found.history, start=1):
-        made = f" -> {stage['output'][:12]}" if "output" in stage else ""
-        head = f"── {number}. {stage['command']}{made}"
-        assert len(re.findall(rf"{re.escape(head)}$", tree, re.M)) == 1
-        assert f"{options_text(stage)}\n" in tree
-        assert all(entry["digest"][:12] in tree for entry in stage["inputs"])
-        assert all(f"{key} {value}" in tree for key, value in stage["versions"].items())
-    depth = {line.partition("── ")[2]: line.index("── ") // 4 for line in tree.splitlines() if "── " in line}
-    model, attack = (found.history[place]["output"][:12] for place in (0, 1))
-    assert depth["5. defend"] == 0 and depth[f"1. train-model -> {model}"] == 1
-    assert depth[f"1. train-model -> {model} (as above)"] == 2 and depth[f"2. attack -> {attack}"] == 1
-    data = found.history[0]["inputs"][0]
-    assert depth[f"data digits train {data['digest'][:12]}"] == 2
-
-
-def test_inspect_shows_how_high_the_frequencies_are(files: Path, run: Run) -> None:
-    names = ("essential", "adversarial", "fmn", "robust")
-    paths = [files / f"{name}.safetensors" for name in names]
-    rows = json.loads(run("inspect", "--spectrum", *paths, "--format", "json").out)["rows"]
-    kinds = ["essential masks", "adversarial masks (FMN)", "perturbations (FMN)", "images"]
-    assert [row["spectra"] for row in rows] == [*kinds, "class masks (robust against FMN)"]
-    single = "".join(run("inspect", path).out for path in paths)
-    for row in rows:
-        line = f"{row['spectra']}: mean radial frequency {row['mean frequency']:.3f} ± "
-        assert line in single and f"(n = {row['n']}" in single.partition(line)[2].partition("\n")[0]
-    assert "radial" not in run("inspect", paths[0], "--format", "csv").out
-    refused = run("inspect", "--spectrum", files / "model.safetensors")
-    assert (
-        refused.code == 1 and "expected a masks or attack or class-masks file, got a file of kind model" in refused.err
-    )
-    assert run("inspect", "--spectrum", "--history", paths[0]).code == 1

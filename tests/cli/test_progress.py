@@ -1,0 +1,32 @@
+"""Progress off a terminal, and how to be rid of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest import Run
+
+
+def test_quiet_silences_standard_error(files: Path, tmp_path: Path, run: Run) -> None:
+    line = ["class-masks", files / "model.safetensors", "--data", "digits", "--limit", 5, "--max-steps", 3]
+    line += ["--min-steps", 0, "-o", tmp_path / "file"]
+    loud, quiet = run(*line), run(*line, "--quiet")
+    assert loud.code == quiet.code == 0 and loud.out == quiet.out != ""
+    assert "fmtool: warning: no image for the masks of 5, 6, 7, 8, 9: they get none\n" in loud.err
+    assert all(entry.startswith("fmtool: warning: ") for entry in loud.err.splitlines())
+    assert quiet.err == ""
+
+
+def test_progress_off_a_terminal_is_a_line_now_and_then(
+    files: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ["fit-masks", files / "model.safetensors", files / "fmn.safetensors", "--for", "essential", "--limit", 5]
+    line += ["--min-steps", 0, "--max-steps", 3, "-o", tmp_path / "file"]
+    seldom = run(*line)
+    monkeypatch.setattr("fmtool.cli.progress.SECONDS_BETWEEN_LINES", 0.0)
+    often = run(*line)
+    assert seldom.out == often.out and "fitting" not in seldom.err
+    assert re.search(r"^fitting[^\n]*: 5 of 5$", often.err, re.M)
+    assert run(*line, "--quiet").err == ""

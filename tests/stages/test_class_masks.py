@@ -1,0 +1,56 @@
+"""What class masks are fitted to, and classes without images."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_files import changed, load
+from torch import nn
+
+import fmtool
+from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
+from fmtool.errors import FmtoolWarning
+
+
+def test_robust_class_masks_use_what_was_turned_to_the_class(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First the adversarial images that are predicted as the class, with their true labels; then its clean ones."""
+    from fmtool.masks import class_fitting
+
+    seen: list[class_fitting.Part] = []
+    fit = class_fitting.fit_class_masks
+
+    def spy(classifier: nn.Module, parts: list[class_fitting.Part], *rest: Any, **more: Any) -> Any:
+        seen.extend(parts)
+        return fit(classifier, parts, *rest, **more)
+
+    monkeypatch.setattr(class_fitting, "fit_class_masks", spy)
+    attack = load(files, "fmn")
+    status = attack["status"].clone()
+    status[:6] = torch.tensor([WRONG_BEFORE, FAILED, OK, FAILED, OK, WRONG_BEFORE])
+    fmtool.class_masks(load(files, "model"), changed(attack, status=status), robust=True, min_steps=5, max_steps=6)
+    turned, clean = seen
+    assert torch.equal(turned.images, attack["adversarial"][status == OK])
+    assert torch.equal(turned.targets, attack["labels"][status == OK])
+    assert torch.equal(turned.owners, attack["adversarial_predictions"][status == OK])
+    assert torch.equal(clean.images, attack["images"][status != WRONG_BEFORE])
+    assert torch.equal(clean.targets, attack["labels"][status != WRONG_BEFORE])
+    assert torch.equal(clean.owners, clean.targets)
+
+
+def test_a_class_without_images_gets_no_mask_and_passes_unfiltered(files: Path) -> None:
+    model, data = load(files, "model"), fmtool.load_data("digits:train", limit=60)
+    keep = data.labels != 3
+    fewer = dataclasses.replace(
+        data, images=data.images[keep], labels=data.labels[keep], index=data.index[keep], key=data.key[keep]
+    )
+    with pytest.warns(FmtoolWarning, match="no image for the masks of 3"):
+        masks = fmtool.class_masks(model, fewer, min_steps=5, max_steps=6)
+    assert masks["classes"].tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    attack = load(files, "fmn")
+    found = fmtool.defend(model, [attack], [masks])
+    threes = attack["clean_predictions"] == 3
+    assert torch.equal(found["predictions"][0, 1][threes], attack["clean_predictions"][threes])

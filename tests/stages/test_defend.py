@@ -1,0 +1,115 @@
+"""The defence's table against a loop written out, and the rows of adaptive attacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from half_spectrum import filter_images
+from small_files import load
+
+import fmtool
+from fmtool.artifacts.format import Artifact
+from fmtool.errors import ArtifactError
+from fmtool.stages.prepare import ready_model
+
+
+def test_the_matrix_against_a_loop_over_images(files: Path) -> None:
+    """Predict, pick the predicted class's mask, filter, predict again: one image at a time, counted by hand."""
+    model, attack = load(files, "model"), load(files, "fmn")
+    sets = [load(files, "robust"), load(files, "plain")]
+    found = fmtool.defend(model, [attack], sets)
+    run = ready_model(model, fmtool.Execution(device="cpu"))
+
+    def predict(image: torch.Tensor) -> int:
+        """Alone, at the shape of batch that the attack was judged at: FMN's images flip under another rounding."""
+        return int(run.classifier(image.expand(run.batch, 1, 8, 8)).argmax(1)[0])
+
+    assert found.header["rows"] == ["clean", "fmn"]
+    assert found.header["columns"] == ["none", "robust FMN", "plain"]
+    n = len(attack["labels"])
+    for row, images in enumerate((attack["images"], attack["adversarial"])):
+        for column in range(3):
+            right = right_before = 0
+            for image, label, clean in zip(images, attack["labels"], attack["clean_predictions"], strict=True):
+                prediction = predict(image)
+                if column:
+                    masks = sets[column - 1]
+                    place = masks["classes"].tolist().index(prediction)
+                    filtered = filter_images(image[None], masks["masks"][place][None])
+                    prediction = predict(filtered[0])
+                right += prediction == int(label)
+                right_before += prediction == int(label) and int(clean) == int(label)
+            cell = found.header["matrix"][row][column]
+            assert cell["accuracy"] == pytest.approx(right / n)
+            assert cell["accuracy_right_before"] == pytest.approx(right_before / n)
+
+
+def adaptive_file(files: Path, masks: str, epsilon: float = 0.1, **more: int) -> Artifact:
+    """A short attack on the two-pass classifier with the masks of this name."""
+    data, defense = fmtool.load_data("digits:test", limit=60), load(files, masks)
+    few: dict[str, Any] = {"epsilon": epsilon, "restarts": 1, "attack_options": {"steps": 2}, **more}
+    return fmtool.attack(load(files, "model"), data, defense=defense, **few)
+
+
+def test_adaptive_attacks_stand_in_the_columns_of_their_masks(files: Path) -> None:
+    """One row a strength, whatever the order of files; no cell where the attack was made against something else."""
+    model, attack, robust, plain = (load(files, name) for name in ("model", "fmn", "robust", "plain"))
+    strong = adaptive_file(files, "robust", 0.2)
+    adapted = [adaptive_file(files, name) for name in ("robust", "plain")]
+    found = fmtool.defend(model, [adapted[0], strong, attack, adapted[1]], [robust, plain])
+    assert found.header["rows"] == ["clean", "fmn", "adaptive PGD epsilon 0.1", "adaptive PGD epsilon 0.2"]
+    assert found.header["adaptive"]
+    matrix, predictions = found.header["matrix"], found["predictions"]
+    assert matrix[2][0] is matrix[3][0] is matrix[3][2] is None
+    for row, column, file in ((2, 1, adapted[0]), (2, 2, adapted[1]), (3, 1, strong)):
+        assert torch.equal(predictions[row, column], file["adversarial_predictions"])
+        right = (file["adversarial_predictions"] == file["labels"]).double().mean()
+        assert matrix[row][column]["accuracy"] == pytest.approx(float(right))
+        assert matrix[row][column]["adaptive"]
+    assert predictions.shape == (4, 3, 60)
+    assert bool((predictions[2, 0] == -1).all()) and bool((predictions[3, [0, 2]] == -1).all())
+    assert bool((predictions[:2] >= 0).all()) and not any(cell["adaptive"] for row in matrix[:2] for cell in row)
+    alone = fmtool.defend(model, [attack], [robust, plain])
+    assert matrix[:2] == alone.header["matrix"] and not alone.header["adaptive"]
+
+
+def test_adaptive_attacks_alone_make_a_table(files: Path) -> None:
+    """The clean images and who is right before come from the model itself."""
+    model, attack, robust = load(files, "model"), load(files, "fmn"), load(files, "robust")
+    found = fmtool.defend(model, [adaptive_file(files, "robust")], [robust])
+    assert found.header["rows"] == ["clean", "adaptive PGD"] and found.header["worst"] is None
+    assert torch.equal(found["predictions"][0, 0], attack["clean_predictions"])
+
+
+def test_two_adaptive_attacks_on_the_same_masks_have_two_rows(files: Path) -> None:
+    model, robust = load(files, "model"), load(files, "robust")
+    two = [adaptive_file(files, "robust"), adaptive_file(files, "robust", seed=1)]
+    assert fmtool.defend(model, two, [robust]).header["rows"] == ["clean", "adaptive PGD", "adaptive PGD 2"]
+
+
+def test_an_adaptive_attack_needs_its_masks(files: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"attacks the robust FMN class masks .* not among the class-masks files"):
+        fmtool.defend(load(files, "model"), [adaptive_file(files, "robust")], [load(files, "plain")])
+
+
+def test_the_worst_case_is_counted_image_by_image(files: Path) -> None:
+    """Right when clean and under every attack that knows nothing of the masks; the drop is against no mask at all."""
+    model, masks = load(files, "model"), [load(files, "robust"), load(files, "plain")]
+    data = fmtool.load_data("digits:test", limit=60)
+    weak = fmtool.attack(model, data, attack="pgd", epsilon=0.1, attack_options={"steps": 4})
+    found = fmtool.defend(model, [load(files, "fmn"), weak, adaptive_file(files, "robust")], masks)
+    labels, right_before = found["labels"], found["predictions"][0, 0] == found["labels"]
+    assert len(found.header["worst"]) == len(found.header["clean_drop"]) == 3
+    for column, cell in enumerate(found.header["worst"]):
+        held = [bool((found["predictions"][:3, column, i] == labels[i]).all()) for i in range(60)]
+        assert cell["accuracy"] == pytest.approx(sum(held) / 60) and not cell["adaptive"]
+        both = [one and bool(before) for one, before in zip(held, right_before, strict=True)]
+        assert cell["accuracy_right_before"] == pytest.approx(sum(both) / 60)
+        lowest = min(row[column]["accuracy"] for row in found.header["matrix"][:3])
+        assert cell["accuracy"] <= lowest
+    clean = [cell["accuracy"] for cell in found.header["matrix"][0]]
+    assert found.header["clean_drop"] == pytest.approx([clean[0] - one for one in clean])
+    assert fmtool.defend(model, [weak], masks).header["worst"] is None

@@ -1,0 +1,64 @@
+"""Which images get masks, and what they are fitted to keep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_files import FEW, changed, load
+
+import fmtool
+from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
+from fmtool.errors import FmtoolWarning, MaskError
+
+
+def test_essential_masks_take_every_image_right_before_and_keep_its_label(files: Path) -> None:
+    """Whatever became of the attack."""
+    attack = load(files, "fmn")
+    status = attack["status"].clone()
+    status[:4] = torch.tensor([WRONG_BEFORE, FAILED, OK, WRONG_BEFORE])
+    masks = fmtool.fit_masks(load(files, "model"), changed(attack, status=status), for_="essential", **FEW)
+    rows = status != WRONG_BEFORE
+    for name in ("key", "index", "labels"):
+        assert torch.equal(masks[name], attack[name][rows])
+    assert torch.equal(masks["targets"], attack["labels"][rows])
+
+
+def test_adversarial_masks_take_successful_attacks_alone(files: Path) -> None:
+    attack = load(files, "fmn")
+    status = attack["status"].clone()
+    status[:4] = torch.tensor([WRONG_BEFORE, FAILED, OK, FAILED])
+    masks = fmtool.fit_masks(load(files, "model"), changed(attack, status=status), for_="adversarial", **FEW)
+    rows = status == OK
+    assert torch.equal(masks["index"], attack["index"][rows])
+    assert torch.equal(masks["targets"], attack["adversarial_predictions"][rows])
+    assert bool((masks["targets"] != masks["labels"]).all())
+
+
+def test_essential_masks_of_data_are_those_of_the_attacks_clean_images(files: Path) -> None:
+    """So that one file serves all attacks."""
+    model = load(files, "model")
+    of_data = fmtool.fit_masks(model, fmtool.load_data("digits:test", limit=60), for_="essential", **FEW)
+    of_attack = fmtool.fit_masks(model, load(files, "fmn"), for_="essential", **FEW)
+    for name in of_data.tensors:
+        assert torch.equal(of_data[name], of_attack[name]), name
+
+
+def test_nothing_left_is_an_error(files: Path) -> None:
+    model, attack = load(files, "model"), load(files, "fmn")
+    none_worked = changed(attack, status=torch.full_like(attack["status"], FAILED))
+    with pytest.raises(MaskError, match="no image is left for adversarial masks"):
+        fmtool.fit_masks(model, none_worked, for_="adversarial", **FEW)
+    none_right = changed(attack, status=torch.full_like(attack["status"], WRONG_BEFORE))
+    with pytest.raises(MaskError, match="no image is left for essential masks"):
+        fmtool.fit_masks(model, none_right, for_="essential", **FEW)
+    with pytest.raises(MaskError, match="image is left"):
+        fmtool.class_masks(model, none_right, robust=True)
+
+
+def test_few_preserved_masks_warn(files: Path) -> None:
+    with pytest.warns(FmtoolWarning, match="lambda 100 may be too high"):
+        fmtool.fit_masks(
+            load(files, "model"), load(files, "fmn"), for_="essential", lambda_=100, min_steps=150, max_steps=160
+        )
