@@ -187,7 +187,7 @@ OTHERS: dict[str, dict[str, Check]] = {
             record({"digest": _digest, "robust": flag, "attack": maybe(text), "restarts": whole, "found": _fooled})
         ),
     },
-    "masks": {"perturb": number, "adapt_lambda": flag},
+    "masks": {"perturb": number, "adapt_lambda": flag, "objective": text},
     "class-masks": {"basis": text},
     "correlation": {
         "dimension": text,

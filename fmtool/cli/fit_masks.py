@@ -10,9 +10,19 @@ import fmtool
 from fmtool.cli import options
 from fmtool.cli.session import read_source, working
 from fmtool.cli.terminal import show_result
+from fmtool.masks.registry import OBJECTIVES, ObjectiveName
 from fmtool.models.registry import PRECISIONS, Precision
 from fmtool.runtime import distributed
-from fmtool.stages.options import BASIS, LAMBDA_TIMES_ENTRIES, LARGEST_LAMBDA, MAX_STEPS, MIN_STEPS, PRECISION
+from fmtool.stages.options import (
+    BASIS,
+    INVARIANCE_LAMBDA,
+    LAMBDA_TIMES_ENTRIES,
+    LARGEST_LAMBDA,
+    MAX_STEPS,
+    MIN_STEPS,
+    OBJECTIVE,
+    PRECISION,
+)
 
 EXAMPLE = "fmtool fit-masks model.safetensors pgd.safetensors --for adversarial --lambda 0.1 -o adversarial.safetensors"
 
@@ -44,7 +54,7 @@ def fit_masks(
         typer.Option(
             "--lambda",
             metavar="NUMBER",
-            help=f"Weight of the l1 penalty on the mask (A.3: 0.5 for CIFAR-10, 0.01 for Imagenette). [default: min({LARGEST_LAMBDA}, {LAMBDA_TIMES_ENTRIES} / (c h w))]",
+            help=f"Weight of the l1 penalty on the mask (A.3: 0.5 for CIFAR-10, 0.01 for Imagenette). [default: min({LARGEST_LAMBDA}, {LAMBDA_TIMES_ENTRIES} / (c h w)); {INVARIANCE_LAMBDA} for --objective invariance]",
         ),
     ] = None,
     adapt_lambda: Annotated[
@@ -55,6 +65,15 @@ def fit_masks(
         ),
     ] = False,
     basis: options.Basis = BASIS,
+    objective: Annotated[
+        ObjectiveName,
+        typer.Option(
+            "--objective",
+            help="What a mask is fitted for. "
+            + "; ".join(f"{name}: {text}" for name, text in OBJECTIVES.items())
+            + ".",
+        ),
+    ] = OBJECTIVE,
     min_steps: options.MinSteps = MIN_STEPS,
     max_steps: options.MaxSteps = MAX_STEPS,
     limit: options.Limit = None,
@@ -108,6 +127,7 @@ def fit_masks(
             lambda_=lambda_,
             adapt_lambda=adapt_lambda,
             basis=basis,
+            objective=objective,
             min_steps=min_steps,
             max_steps=max_steps,
             limit=limit if data is None else None,  # which data has been cut to already

@@ -27,6 +27,7 @@ from fmtool.artifacts.format import Rows
 from fmtool.errors import FmtoolWarning, MaskError
 from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.fit_queue import Fit, Job, State
+from fmtool.masks.objectives import objective
 from fmtool.masks.optimisation import WINDOW, Adam, FitOptions, l1_norm, per_mask, settled
 from fmtool.models import compiling
 from fmtool.runtime import threads
@@ -45,6 +46,7 @@ FRESH = {
     "losses": torch.nan,
     "active": True,
 }  # of a slot with a new image
+OF_IMAGE = ("coefficients", "targets", "unfiltered")
 FLAGS = ("active", "converged", "preserved", "keeps_target", "checked")  # of a slot
 GPU_CHECK_EVERY = 16  # steps between looks at which slots have finished: a look makes the host wait for the GPU
 
@@ -150,10 +152,11 @@ def fit_each(
 class SlotState(NamedTuple):
     """What the slots of a batch hold of their images, each (b, ...). A step changes it in place.
 
-    masks, mean, square, steps: as in `Adam`; coefficients: of the images, as the basis analyses them; targets int64; losses
-    (b, 20) float64: the last ones, NaN where there are fewer; lambda_ float64: each image's own. bool: active: advances;
-    converged, preserved: as in `FittedMasks`; keeps_target: the last pass gave the target; checked: the slot had finished before
-    the last pass, which therefore is the verdict on its final mask.
+    masks, mean, square, steps: as in `Adam`; coefficients: of the images, as the basis analyses them; targets int64;
+    unfiltered (b, k): the images' logits, k = 0 where the objective doesn't compare them; losses (b, 20) float64: the last ones,
+    NaN where there are fewer; lambda_ float64: each image's own. bool: active: advances; converged, preserved: as in
+    `FittedMasks`; keeps_target: the last pass gave the target; checked: the slot had finished before the last pass, which
+    therefore is the verdict on its final mask.
     """
 
     masks: Tensor
@@ -162,6 +165,7 @@ class SlotState(NamedTuple):
     steps: Tensor
     coefficients: Tensor
     targets: Tensor
+    unfiltered: Tensor
     losses: Tensor
     lambda_: Tensor
     active: Tensor
@@ -171,12 +175,20 @@ class SlotState(NamedTuple):
     checked: Tensor
 
     def begun(self) -> dict[str, Tensor]:
-        """The part of it that doesn't follow from image and target."""
-        return {name: values for name, values in self._asdict().items() if name not in ("coefficients", "targets")}
+        """The part of it that doesn't follow from image, target and network."""
+        return {name: values for name, values in self._asdict().items() if name not in OF_IMAGE}
 
 
-# The options of a batch, which differ in its size alone, and one step of its slots' state, in place.
-Level = tuple[FitOptions, Callable[[SlotState], None]]
+@dataclass(frozen=True)
+class Level:
+    """A batch's options, which differ in its size alone, one step of its slots' state, in place, and an image's own logits.
+
+    unfiltered: an image (c, h, w) to logits (k), alone, so that no other image can change their rounding.
+    """
+
+    options: FitOptions
+    advance: Callable[[SlotState], None]
+    unfiltered: Callable[[Tensor], Tensor]
 
 
 def _levels(
@@ -187,15 +199,16 @@ def _levels(
     def level(size: int) -> Level:
         sized = replace(options, batch=size)
         plain = _stepper(classifier, options, basis_for(options.basis, *images.shape[2:]), images.dtype, device)
+        uncompiled = Level(sized, plain, unfiltered)
         if not options.compile_:
-            return sized, plain
-        state = filled((sized, plain)).state
+            return uncompiled
+        state = filled(uncompiled).state
         compiled = compiling.compiled(lambda *state: plain(SlotState(*state)), *state, precision=options.precision)
-        return sized, plain if compiled is None else lambda state: compiled(*state)
+        return uncompiled if compiled is None else replace(uncompiled, advance=lambda state: compiled(*state))
 
     def filled(level: Level, *, turned: bool = False) -> _Slots:
         """The first images in the first slots, or, turned, from the last slot on and beside others."""
-        slots, batch = _Slots(images.shape[1:], images.dtype, level, device), level[0].batch
+        slots, batch = _Slots(images.shape[1:], images.dtype, level, device), level.options.batch
         for number in range(batch if turned else min(batch, known)):
             slots.start(batch - 1 - number if turned else number, (number % known, images[number % known], {}), targets)
         return slots
@@ -211,6 +224,7 @@ def _levels(
         # a window of losses that isn't full holds NaN
         return all(bool(((a == b) | (a != a) & (b != b)).all()) for a, b in zip(some, others, strict=True))
 
+    unfiltered = _unfiltered(classifier, options, device)
     known = min(options.batch, SMALLEST, len(images))
     levels = [level(options.batch)]
     expected = trial(levels[0])
@@ -221,12 +235,25 @@ def _levels(
             ),
             stacklevel=2,
         )
-    while device.type == "cpu" and (size := levels[-1][0].batch // 2) >= SMALLEST:
+    while device.type == "cpu" and (size := levels[-1].options.batch // 2) >= SMALLEST:
         half = level(size)
         if not same(trial(half), expected):
             break
         levels.append(half)
     return levels
+
+
+def _unfiltered(classifier: nn.Module, options: FitOptions, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """`Level.unfiltered`; none where the objective doesn't compare logits."""
+    if not objective(options.objective).compares:
+        return lambda image: image.new_zeros(0)
+    passes = compiling.input_gradient(classifier, options.precision, device)
+
+    def logits(image: Tensor) -> Tensor:
+        _, of_image, _ = passes(image[None], torch.zeros(1, dtype=torch.int64, device=device))
+        return of_image[0]
+
+    return logits
 
 
 def _stepper(
@@ -236,18 +263,20 @@ def _stepper(
 
     Finished ones keep mask, step count and the verdict of their last step.
     """
-    passes = compiling.input_gradient(classifier, options.precision, device)
+    fitted_for = objective(options.objective)
+    passes = compiling.input_gradient(classifier, options.precision, device, fitted_for.loss)
     weights = basis.weights(dtype, device)
 
     def step(slots: SlotState) -> None:
         active, targets = slots.active, slots.targets
         slots.checked.copy_(~active)
-        losses, logits, slope = passes(basis.synthesise(slots.masks, slots.coefficients), targets)
-        losses = losses.double() + slots.lambda_ * l1_norm(slots.masks, weights).double()
+        losses, logits, slope = passes(basis.synthesise(slots.masks, slots.coefficients), targets, slots.unfiltered)
+        lambda_ = slots.lambda_ / (slots.masks.shape[1] * basis.entries if fitted_for.of_share else 1)
+        losses = losses.double() + lambda_ * l1_norm(slots.masks, weights).double()
         slots.keeps_target.copy_(logits.argmax(1) == targets)
         slots.preserved.copy_(torch.where(active, slots.keeps_target, slots.preserved))
         gradient = basis.gradient(slope, slots.masks, slots.coefficients)
-        gradient.addcmul_(slots.masks.sign(), per_mask(slots.lambda_, gradient))
+        gradient.addcmul_(slots.masks.sign(), per_mask(lambda_, gradient))
         Adam(slots.masks, slots.mean, slots.square, slots.steps).step(basis.symmetrise_(gradient), active)
         # the newest loss last: after a roll of the window, or left as it was in a slot that has finished
         rolled = torch.cat([slots.losses[:, 1:], losses[:, None]], dim=1)
@@ -265,7 +294,7 @@ class _Slots:
     """
 
     def __init__(self, shape: Sequence[int], dtype: torch.dtype, level: Level, device: torch.device) -> None:
-        self.options, self.advance = level
+        self.options, self.advance, self.unfiltered = level.options, level.advance, level.unfiltered
         self.shape, self.device, b = shape, device, self.options.batch
         self.basis = basis_for(self.options.basis, *shape[1:])
         self.row = [-1] * b  # which image a slot works on; -1: none
@@ -275,6 +304,7 @@ class _Slots:
             **{field.name: getattr(adam, field.name) for field in fields(adam)},
             coefficients=torch.zeros(adam.masks.shape, dtype=coefficients, device=device),
             targets=torch.zeros(b, dtype=torch.int64, device=device),
+            unfiltered=self.unfiltered(torch.zeros(*shape, dtype=dtype, device=device)).repeat(b, 1),
             losses=torch.full((b, WINDOW), torch.nan, dtype=torch.float64, device=device),
             lambda_=torch.full((b,), self.options.lambda_, dtype=torch.float64, device=device),
             **{name: torch.zeros(b, dtype=torch.bool, device=device) for name in FLAGS},
@@ -300,7 +330,7 @@ class _Slots:
             if saved != job.asked:
                 saved = job.asked
                 job.save(self.begun())
-            wide_enough = sum(options.batch >= busy for options, _ in narrower)
+            wide_enough = sum(level.options.batch >= busy for level in narrower)
             if wide_enough:  # then no image waits for this worker, or it would be in a slot
                 narrow = _Slots(self.shape, self.state.masks.dtype, narrower[wide_enough - 1], self.device)
                 narrow.take_over(self)
@@ -338,7 +368,12 @@ class _Slots:
             return
         self.row[slot], image, begun = taken
         # analysed alone, so that no other image can change its rounding
-        values = {"coefficients": self.basis.analyse(image.to(self.device)), "targets": targets[self.row[slot]]}
+        image = image.to(self.device)
+        values = {
+            "coefficients": self.basis.analyse(image),
+            "targets": targets[self.row[slot]],
+            "unfiltered": self.unfiltered(image),
+        }
         self._begin(slot, {"lambda_": self.options.lambda_, **values, **begun})
 
     def _begin(self, slot: int, values: Mapping[str, Tensor | float]) -> None:

@@ -8,34 +8,35 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fmtool.masks.registry import FOURIER
+from fmtool.masks.objectives import objective
+from fmtool.masks.registry import FOURIER, LABEL
 from fmtool.models import compiling
 from fmtool.models.compiling import InputGradient
 
 LEARNING_RATE = 0.01  # A.3
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's defaults
 WINDOW = 20  # losses whose mean the stopping test compares with the last one
-TOLERANCE = 1e-5  # of the stopping test, one mask an image; authors' code
 
 
 @dataclass(frozen=True)
 class FitOptions:
     """lambda_: weight of the l1 penalty, summed over the full mask. Stop at step e when e > min_steps and the loss is
-    within `tolerance` of the mean of the last 20, or when e > max_steps. batch: slots that advance together in a worker.
-    compile_: compile the classifier's two passes, which rounds differently. precision: a name of `registry.PRECISIONS`.
-    basis: a name of `registry.BASES`. adapt_lambda: fit an image whose finished mask loses its target again, with half of
-    lambda.
+    within `tolerance` (None for the objective's) of the mean of the last 20, or when e > max_steps. batch: slots that advance
+    together in a worker. compile_: compile the classifier's two passes, which rounds differently. precision: a name of
+    `models.registry.PRECISIONS`. basis, objective: names of `masks.registry`. adapt_lambda: fit an image whose finished mask
+    loses its target again, with half of lambda.
     """
 
     lambda_: float
     batch: int
     min_steps: int
     max_steps: int
-    tolerance: float = TOLERANCE
+    tolerance: float | None = None
     compile_: bool = False
     precision: str = "float32"
     basis: str = FOURIER
     adapt_lambda: bool = False
+    objective: str = LABEL
 
 
 def input_gradient(
@@ -94,8 +95,9 @@ def l1_norm(masks: Tensor, weights: Tensor) -> Tensor:
 
 
 def settled(losses: Tensor, options: FitOptions, steps: Tensor) -> Tensor:
-    """(b) bool: past min_steps, and the last loss within `tolerance` of the mean of the window (NaN until that is full)."""
-    return (steps > options.min_steps) & ((losses[:, -1] - losses.mean(dim=1)).abs() < options.tolerance)
+    """(b) bool: past min_steps, and the last loss within the tolerance of the mean of the window (NaN until that is full)."""
+    tolerance = objective(options.objective).tolerance if options.tolerance is None else options.tolerance
+    return (steps > options.min_steps) & ((losses[:, -1] - losses.mean(dim=1)).abs() < tolerance)
 
 
 def per_mask(values: Tensor, like: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The bases that masks can be in. Reading this table imports nothing heavy.
+"""The bases that masks can be in, and what they can be fitted for. Reading this table imports nothing heavy.
 
 To add a basis, write `fmtool/masks/bases/<module>.py` with a subclass of `Basis` and add one line to `BASES`.
 """
@@ -6,7 +6,7 @@ To add a basis, write `fmtool/masks/bases/<module>.py` with a subclass of `Basis
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 FOURIER = "fourier"
 # PyWavelets' names of its orthonormal wavelets
@@ -24,11 +24,19 @@ BASES = {
     "pixels": "pixels:Pixels",
     "phase": "phase:Phase",
 }
+ObjectiveName = Literal["label", "invariance", "distribution"]
+LABEL: ObjectiveName = "label"
+# what a mask is fitted for, see `objectives`
+OBJECTIVES: dict[ObjectiveName, str] = {
+    "label": "cross-entropy with the target (the paper)",
+    "invariance": "the same cross-entropy as the unfiltered image's (Karantzas et al. 2022)",
+    "distribution": "the same softmax as the unfiltered image's, by KL divergence",
+}
 _NAMES = [name for name in BASES if name not in WAVELETS]
 EXPECTED = f"one of {', '.join(_NAMES)}, or an orthonormal wavelet of PyWavelets such as haar, db2, sym4 or coif1"
 
 
-def basis_suffix(header: Mapping[str, Any]) -> str:
-    """What the name of a file's masks ends with where they are not in the Fourier basis: ", dct"."""
-    name = header.get("basis", FOURIER)
-    return "" if name == FOURIER else f", {name}"
+def mask_suffix(header: Mapping[str, Any]) -> str:
+    """What the name of a file's masks ends with where basis or objective are not the paper's: ", dct, invariance"."""
+    chosen = (header.get("basis", FOURIER), FOURIER), (header.get("objective", LABEL), LABEL)
+    return "".join(f", {name}" for name, usual in chosen if name != usual)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,9 +41,14 @@ def trainable(network: nn.Module, device: torch.device) -> Callable[[Tensor], Te
 
 
 def input_gradient(
-    classifier: nn.Module, precision: str = "float32", device: torch.device | None = None
-) -> InputGradient:
+    classifier: nn.Module,
+    precision: str = "float32",
+    device: torch.device | None = None,
+    loss: Callable[..., Tensor] | None = None,
+) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     """The two passes of a frozen classifier in eval mode, uncompiled. No gradient of a weight is computed.
+
+    loss: of logits and of what follows the images in a call, a loss for each image (b); cross-entropy with targets unless given.
 
     precision: a name of `PRECISIONS`; the losses, logits and gradients have the images' dtype in each.
     """
@@ -53,14 +59,16 @@ def input_gradient(
         raise ModelError("--precision tf32: only a GPU computes in it, expected float32 or bfloat16 here")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
 
-    def plain(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    loss_of = loss or partial(F.cross_entropy, reduction="none")
+
+    def plain(images: Tensor, *known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         images = images.detach().requires_grad_()
         with torch.enable_grad():
             with torch.autocast(kind, torch.bfloat16, enabled=precision == "bfloat16"):
                 logits = classifier(images)
             if not logits.requires_grad:
                 raise ModelError("the network's logits have no gradient with respect to its images, which this needs")
-            losses = F.cross_entropy(logits.to(images.dtype), targets, reduction="none")
+            losses = loss_of(logits.to(images.dtype), *known)
             (gradient,) = torch.autograd.grad(losses.sum(), images)
         return losses.detach(), logits.detach().to(images.dtype), gradient
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fmtool.attacks.registry import title
-from fmtool.masks.registry import basis_suffix
+from fmtool.masks.registry import mask_suffix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +50,7 @@ def mask_name(file: Artifact) -> str:
     else:
         name = str(file.header["for"])
         name = f"{name} ({attack})" if name == "adversarial" and attack else name
-    return name + basis_suffix(file.header)
+    return name + mask_suffix(file.header)
 
 
 def distinct(names: Sequence[str], files: Sequence[Artifact]) -> list[str]:

@@ -21,13 +21,23 @@ from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.fit_queue import Fit
 from fmtool.masks.fitting import HALVINGS
 from fmtool.masks.optimisation import FitOptions
+from fmtool.masks.registry import OBJECTIVES
 from fmtool.models import compiling
 from fmtool.models.classifier import predict
 from fmtool.runtime.distributed import Shard
 from fmtool.runtime.journal import Journal, unpack
 from fmtool.stages.device_faults import halving, resuming
 from fmtool.stages.inputs import check_attack, check_data, data_header, inputs_of, rows_of
-from fmtool.stages.options import BASIS, DEFAULT_EXECUTION, MAX_STEPS, MIN_STEPS, PRECISION, Execution, default_lambda
+from fmtool.stages.options import (
+    BASIS,
+    DEFAULT_EXECUTION,
+    MAX_STEPS,
+    MIN_STEPS,
+    OBJECTIVE,
+    PRECISION,
+    Execution,
+    default_lambda,
+)
 from fmtool.stages.prepare import ReadyModel, code_of, ready_model
 
 PURPOSES = {
@@ -46,6 +56,7 @@ def fit_masks(
     lambda_: float | None = None,
     adapt_lambda: bool = False,
     basis: str = BASIS,
+    objective: str = OBJECTIVE,
     min_steps: int = MIN_STEPS,
     max_steps: int = MAX_STEPS,
     limit: int | None = None,
@@ -58,15 +69,17 @@ def fit_masks(
     """Masks for an `attack` artifact's images, or essential masks for data; gives a `masks` artifact of the eligible images.
 
     for_: "essential": images right when clean, target the label; "adversarial": images with status 0, target the class that
-    the attack turned them to. lambda_: None for min(0.5, 1536 / (c h w)). adapt_lambda:
+    the attack turned them to. lambda_: None for min(0.5, 1536 / (c h w)), or 0.07 for "invariance". adapt_lambda:
     fit an image whose mask loses its target again, from its start with half the lambda, at most 10 times; the artifact then has
-    each image's `lambda`. basis: a name of `masks.registry.BASES`. precision: see `registry.PRECISIONS`. perturb: start
+    each image's `lambda`. basis and objective: names of `masks.registry`. precision: see `registry.PRECISIONS`. perturb: start
     at 1 - perturb * u, u in [0, 1] drawn from `seed` for each image, instead of at ones. compile_: compile the network, which
     rounds differently; None where there is enough work for that to pay. With an output what is returned reads from that file,
     and memory does not grow with n. MaskError when no image is eligible.
     """
     if for_ not in PURPOSES:
         raise MaskError(unknown("--for", for_, PURPOSES))
+    if objective not in OBJECTIVES:
+        raise MaskError(unknown("--objective", objective, OBJECTIVES))
     check_fit_options(lambda_, min_steps, max_steps)
     if adapt_lambda and lambda_ == 0:
         raise MaskError("--adapt-lambda halves lambda: expected a --lambda above 0")
@@ -77,7 +90,7 @@ def fit_masks(
     shape = ready.spec.input_shape
     transform = basis_for(basis, *shape[1:])
     options = FitOptions(
-        lambda_=default_lambda(shape) if lambda_ is None else lambda_,
+        lambda_=default_lambda(shape, objective) if lambda_ is None else lambda_,
         batch=ready.batch,
         min_steps=min_steps,
         max_steps=max_steps,
@@ -85,6 +98,7 @@ def fit_masks(
         precision=precision,
         basis=basis,
         adapt_lambda=adapt_lambda,
+        objective=objective,
     )
     inputs = _Inputs(model, source, ready, for_=for_, perturb=perturb, seed=seed, limit=limit)
     asked = {"compile": compile_, "shard": shard and [shard.number, shard.of], **code_of(ready.classifier, ready.spec)}
@@ -212,6 +226,7 @@ def _described(options: FitOptions, inputs: _Inputs) -> tuple[dict[str, Any], li
         "image_size": list(ready.spec.input_shape[1:]),
         "basis": options.basis,
         "layer": "input",
+        "objective": options.objective,
         **data_header(source, ready.spec),
     }
     recorded = {
@@ -219,6 +234,7 @@ def _described(options: FitOptions, inputs: _Inputs) -> tuple[dict[str, Any], li
         "--lambda": options.lambda_,
         "--adapt-lambda": options.adapt_lambda or None,
         "--basis": options.basis,
+        "--objective": options.objective,
         "--min-steps": options.min_steps,
         "--max-steps": options.max_steps,
         "--precision": options.precision,

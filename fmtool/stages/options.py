@@ -13,7 +13,7 @@ from fmtool.correlation.registry import PERMUTATIONS as PERMUTATIONS
 from fmtool.correlation.registry import STATISTICS_BY_DEFAULT as STATISTICS_BY_DEFAULT
 from fmtool.correlation.registry import SUBSET_DRAWS as SUBSET_DRAWS
 from fmtool.errors import FmtoolError
-from fmtool.masks.registry import FOURIER
+from fmtool.masks.registry import FOURIER, LABEL, ObjectiveName
 from fmtool.models.registry import Precision
 from fmtool.runtime.distributed import ALONE, Ranks, Shard
 from fmtool.runtime.progress import Progress
@@ -25,7 +25,9 @@ MIN_STEPS, MAX_STEPS = 500, 5000  # A.3 names the first; both in the authors' co
 LAMBDA_TIMES_ENTRIES = 1536  # fit-masks: lambda 0.5 at 3x32x32, 0.01 at 3x224x224 in the paper
 LARGEST_LAMBDA = 0.5
 CLASS_LAMBDA, ROBUST_CLASS_LAMBDA = 0.01, 0.001  # class-masks, A.3
+INVARIANCE_LAMBDA = 0.07  # of the share of entries: masks of single images in the code of Karantzas et al. 2022
 BASIS = FOURIER
+OBJECTIVE: ObjectiveName = LABEL
 PRECISION: Precision = "float32"
 
 PRESETS = {"paper": {"permutations": 100, "strict": True}}  # the authors' code: p from shuffled d strictly below d
@@ -34,8 +36,14 @@ PLACE_DRAWS = 10  # check-masks: random places an image
 ARCHITECTURE = "resnet20"
 
 
-def default_lambda(shape: Sequence[int]) -> float:
-    """min(0.5, 1536 / (c h w)), which is the paper's 0.5 for CIFAR-10 and its 0.01 for Imagenette."""
+def default_lambda(shape: Sequence[int], objective: str) -> float:
+    """min(0.5, 1536 / (c h w)), which is the paper's 0.5 for CIFAR-10 and its 0.01 for Imagenette; 0.07 for "invariance".
+
+    The KL divergence of "distribution" is the cross-entropy of "label" where the unfiltered image's softmax is all on the target,
+    so that the same lambda suits it.
+    """
+    if objective == "invariance":
+        return INVARIANCE_LAMBDA
     return min(LARGEST_LAMBDA, LAMBDA_TIMES_ENTRIES / (shape[0] * shape[1] * shape[2]))
 
 

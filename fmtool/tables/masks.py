@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fmtool.attacks.registry import title
-from fmtool.masks.registry import basis_suffix
+from fmtool.masks.registry import mask_suffix
 from fmtool.tables.headers import Arrays, Header
 from fmtool.tables.table import Table
 
@@ -53,7 +53,7 @@ def masks_table(header: Header, arrays: Arrays) -> Table:
         columns,
         [row],
         [
-            f"lambda {header['lambda']:g}{basis_suffix(header)}{started}. "
+            f"lambda {header['lambda']:g}{mask_suffix(header)}{started}. "
             "kept entries (above 1e-3) and loss: medians; steps: mean.",
             *(["again: fitted again with a smaller lambda; steps: of the last fit."] if "lambda" in arrays else []),
         ],
@@ -98,5 +98,5 @@ def class_masks_table(header: Header, arrays: Arrays) -> Table:
     ]
     what = f"robust against {title(header['attack'])}" if header["robust"] else "plain"
     used = " and ".join(f"{n} {name}" for n, name in zip(header["images"], ("clean", "adversarial"), strict=False))
-    note = f"{what}, lambda {header['lambda']:g}{basis_suffix(header)}, fitted to {used} images"
+    note = f"{what}, lambda {header['lambda']:g}{mask_suffix(header)}, fitted to {used} images"
     return Table("Class masks", columns, rows, [note])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fmtool.artifacts.rows import image_names
 from fmtool.attacks.registry import OK, title
 from fmtool.errors import ArtifactError
-from fmtool.masks.registry import FOURIER, basis_suffix
+from fmtool.masks.registry import FOURIER, mask_suffix
 from fmtool.tables.attacks import attack_name
 from fmtool.tables.headers import Arrays, Header
 from fmtool.tables.table import ENDS, Cell, Table, interval, text_of
@@ -95,7 +95,7 @@ def parts_of(source: Source) -> list[Part]:
         attack = attack if header["for"] == "adversarial" else None
         return [
             Part(
-                name + basis_suffix(header),
+                name + mask_suffix(header),
                 attack,
                 radial.of_masks(masks, basis),
                 image_names(arrays["key"], arrays["index"]),
@@ -103,7 +103,7 @@ def parts_of(source: Source) -> list[Part]:
             )
         ]
     name = f"class masks (robust against {attack})" if header["robust"] else "class masks (plain)"
-    return [Part(name + basis_suffix(header), attack, radial.of_masks(masks, basis), [], basis)]
+    return [Part(name + mask_suffix(header), attack, radial.of_masks(masks, basis), [], basis)]
 
 
 def spectrum_table(files: Sequence[Source]) -> Table:

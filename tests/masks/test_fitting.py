@@ -351,9 +351,10 @@ def test_a_class_mask_stops_on_its_own() -> None:
 
 
 def test_default_lambda_is_the_papers_at_both_sizes() -> None:
-    assert default_lambda((3, 32, 32)) == 0.5
-    assert default_lambda((3, 224, 224)) == pytest.approx(0.0102, abs=1e-4)
-    assert default_lambda((1, 8, 8)) == 0.5
+    assert default_lambda((3, 32, 32), "label") == 0.5
+    assert default_lambda((3, 224, 224), "label") == pytest.approx(0.0102, abs=1e-4)
+    assert default_lambda((1, 8, 8), "label") == default_lambda((1, 8, 8), "distribution") == 0.5
+    assert default_lambda((3, 32, 32), "invariance") == 0.07
 
 
 def test_no_image_is_an_error() -> None:
