@@ -1,6 +1,6 @@
 """What a file of each kind holds, as tables: tensors with their dtypes and axes, and checks of the header's fields.
 
-A reader may rely on all that stands here. The digest says that a file is as its writer left it, not that the writer was ours.
+Readers may rely on everything here. A digest shows that a file is as it was written, not that fmtool wrote it.
 """
 
 from __future__ import annotations
@@ -51,10 +51,14 @@ TENSORS: dict[str, dict[str, str]] = {
 }
 # kind -> tensors that only some files have
 OPTIONAL_TENSORS = {"masks": {"lambda": "F32 n"}}
-LARGEST_IMAGE = 2**23  # numbers an image, some 1670x1670 in colour: a header of a few bytes must not ask for all memory
-LARGEST_NUMBER = 1e300  # whole ones of hundreds of digits don't fit a float
-CELL_PARTS = ("", ", right before", ", adaptive")  # of a defence: headings of both accuracies and of "knew the masks"
-STATISTIC = re.compile("[a-z][a-z0-9_]{0,39}")  # the name of one, which is a part of names of tensors and of headings
+LARGEST_IMAGE = 2**23  # values per image, some 1670x1670 in colour: a header of a few bytes must not demand all memory
+LARGEST_NUMBER = 1e300  # an integer of hundreds of digits does not fit a float
+CELL_PARTS = (
+    "",
+    ", right before",
+    ", adaptive",
+)  # a defence's headings: both accuracies, whether the attack knew the masks
+STATISTIC = re.compile("[a-z][a-z0-9_]{0,39}")  # a statistic's name, which is part of tensor names and headings
 
 
 def text(value: Any) -> bool:
@@ -95,7 +99,7 @@ def each(check: Check) -> Check:
 
 
 def record(needed: Mapping[str, Check], others: Mapping[str, Check] | None = None) -> Check:
-    """An object with these fields; `others` may be absent, and more are let pass."""
+    """An object with these fields; `others` may be absent, and further fields are ignored."""
     known = {**needed, **(others or {})}
 
     def check(value: Any) -> bool:
@@ -128,11 +132,11 @@ NUMBERS = several(number)
 _null = record(
     {**dict.fromkeys(("mean", "low", "high", "p", "floor", "adjusted"), maybe(number)), "reason": maybe(text)}
 )
-_found: dict[str, Check] = {"observed": maybe(number), "null": _null, "within_class": maybe(_null)}
+_observed: dict[str, Check] = {"observed": maybe(number), "null": _null, "within_class": maybe(_null)}
 _statistic = record({
-    "name": _statistic_name, "n": whole, "dropped": each(whole), "details": each(maybe(number)), **_found,
+    "name": _statistic_name, "n": whole, "dropped": each(whole), "details": each(maybe(number)), **_observed,
 })  # fmt: skip
-_refused, _valued = record({"n": whole, "reason": text}), record({"n": whole, **_found})
+_refused, _valued = record({"n": whole, "reason": text}), record({"n": whole, **_observed})
 
 
 def _point(value: Any) -> bool:
@@ -180,7 +184,7 @@ FIELDS: dict[str, dict[str, Check]] = {
     },
 }  # fmt: skip
 # kind -> fields that only some files have
-OTHERS: dict[str, dict[str, Check]] = {
+OPTIONAL_FIELDS: dict[str, dict[str, Check]] = {
     "model": {"arguments": maybe(each(anything))},
     "attack": {
         "defense": maybe(
@@ -220,7 +224,7 @@ def _bounded(header: Mapping[str, Any]) -> bool:
     return not header.get("defense") or number(header["options"].get("epsilon"))
 
 
-def _even(header: Mapping[str, Any]) -> bool:
+def _rectangular(header: Mapping[str, Any]) -> bool:
     """A defence's table is as wide and as high as it says, and no heading of its JSON stands twice."""
     columns = header["columns"]
     rows = [*header["matrix"], *(header[name] for name in ("worst", "clean_drop") if header.get(name) is not None)]
@@ -237,15 +241,15 @@ def _distinct(header: Mapping[str, Any]) -> bool:
 
 
 # kind -> field -> check of a whole header whose fields are what they should be
-TOGETHER: dict[str, dict[str, Callable[[Mapping[str, Any]], bool]]] = {
+CHECKS_OF_HEADER: dict[str, dict[str, Callable[[Mapping[str, Any]], bool]]] = {
     "attack": {"options": _bounded},
     "correlation": {"statistics": _distinct},
-    "defense": {"matrix": _even},
+    "defense": {"matrix": _rectangular},
 }
 
 
 def damaged(kind: str, header: Mapping[str, Any]) -> list[str]:
     """The names of the fields that are there and are not what the kind has."""
-    checks = {**FIELDS[kind], **OTHERS.get(kind, {})}
+    checks = {**FIELDS[kind], **OPTIONAL_FIELDS.get(kind, {})}
     wrong = [name for name, check in checks.items() if name in header and not check(header[name])]
-    return wrong or [name for name, check in TOGETHER.get(kind, {}).items() if not check(header)]
+    return wrong or [name for name, check in CHECKS_OF_HEADER.get(kind, {}).items() if not check(header)]

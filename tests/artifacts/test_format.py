@@ -61,7 +61,7 @@ def any_artifact(draw: st.DrawFn) -> Artifact:
         name: _fill([size[axis] for axis in axes], DTYPES[dtype], draw(st.integers(0, 99)), draw(st.sampled_from(ORDERS)))
         for name, (dtype, *axes) in ((name, text.split()) for name, text in layout.items())
     }  # fmt: skip
-    taken = {*RESERVED, *FIELDS[kind], *schema.OTHERS.get(kind, {})}
+    taken = {*RESERVED, *FIELDS[kind], *schema.OPTIONAL_FIELDS.get(kind, {})}
     header = draw(st.dictionaries(st.text().filter(lambda name: name not in taken), JSON, max_size=3))
     return Artifact(
         kind, {**header, **HEADERS[kind]}, tensors, draw(st.lists(st.fixed_dictionaries(STAGE), max_size=2))
