@@ -64,6 +64,8 @@ class Classifier(nn.Module):
         except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError):
             raise
         except Exception as error:  # third-party code may raise anything at all
+            if isinstance(error, RuntimeError) and "CUDA error" in str(error):  # older versions have no class for it
+                raise
             reason = next(iter(str(error).strip().splitlines()), "without a message")
             raise ModelError(f"the network's forward raised {type(error).__name__}: {reason}") from error
 
