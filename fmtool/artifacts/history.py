@@ -116,7 +116,8 @@ def plain_options(stage: Stage) -> dict[str, Any]:
 def title(entry: Mapping[str, Any]) -> str:
     """A history's input, as tables and trees name it: kind, name and split of data, the digest's first digits, what chose it."""
     words = [str(entry[key]) for key in ("kind", "name", "split") if entry.get(key)]
-    chosen = [f"{key} {entry[key]}" for key in ("limit", "size") if entry.get(key) is not None]
+    others = sorted(entry.keys() - DATA_FIELDS) if entry.get("kind") == "data" else ()
+    chosen = [key if entry[key] is True else f"{key} {entry[key]}" for key in others if entry[key] is not None]
     return ", ".join([" ".join([*words, str(entry["digest"])[:SHORT]]), *chosen])
 
 

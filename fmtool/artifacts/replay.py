@@ -122,7 +122,13 @@ def _tested_as_usual(data: Sequence[Mapping[str, Any]]) -> bool:
     """train-model takes all of its test images, squeezed as the others; where there is a test split, it is not left out."""
     if len(data) == 1:
         return data[0].get("split") != "train"
-    return len(data) == 2 and data[1].get("limit") is None and data[1].get("size") == data[0].get("size")
+    return (
+        len(data) == 2
+        and data[1].get("limit") is None
+        and all(
+            data[1].get(name) == data[0].get(name) for name in ("size", "layout", "pixel-range", "classes-by-position")
+        )
+    )
 
 
 def _versions(stage: Stage) -> str:

@@ -11,7 +11,7 @@ import fmtool
 from fmtool.attacks.registry import ATTACKS, parse_options
 from fmtool.cli import options
 from fmtool.cli.completion import one_of
-from fmtool.cli.session import working
+from fmtool.cli.session import DataOptions, working
 from fmtool.cli.terminal import show_result
 from fmtool.errors import AttackError
 from fmtool.runtime import distributed
@@ -75,6 +75,11 @@ def attack(
     ] = None,
     limit: options.Limit = None,
     size: options.Size = None,
+    rows: options.Rows = None,
+    layout: options.Layout = None,
+    pixel_range: options.PixelRange = None,
+    classes_by_position: options.ClassesByPosition = False,
+    data_root: options.DataRoot = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     batch_size: options.BatchSize = None,
@@ -99,12 +104,11 @@ def attack(
         distributed.joined(model, defense) as ranks,
     ):
         pairs = dict(_pair(text) for text in attack_option or [])
-        from fmtool.datasets.data import load
-
+        how = DataOptions(size, limit, rows, layout, pixel_range, classes_by_position, data_root)
         bound = None if epsilon is None else parse_epsilon(epsilon)
         result = fmtool.attack(
             fmtool.read(model, "model"),
-            load(data, size=size, limit=limit),
+            how.load(data, bar),
             attack=name,
             epsilon=bound,
             attack_options=parse_options(pairs),

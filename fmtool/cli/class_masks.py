@@ -8,7 +8,7 @@ import typer
 
 import fmtool
 from fmtool.cli import options
-from fmtool.cli.session import read_source, working
+from fmtool.cli.session import DataOptions, read_source, working
 from fmtool.cli.terminal import show_result
 from fmtool.stages.options import BASIS, CLASS_LAMBDA, MAX_STEPS, MIN_STEPS, ROBUST_CLASS_LAMBDA
 
@@ -53,6 +53,11 @@ def class_masks(
     max_steps: options.MaxSteps = MAX_STEPS,
     limit: options.Limit = None,
     size: options.Size = None,
+    rows: options.Rows = None,
+    layout: options.Layout = None,
+    pixel_range: options.PixelRange = None,
+    classes_by_position: options.ClassesByPosition = False,
+    data_root: options.DataRoot = None,
     device: options.Device = "auto",
     batch_size: options.BatchSize = None,
     compile_: options.Compile = None,
@@ -68,7 +73,8 @@ def class_masks(
     --data uses the training split by default. Failed attacks are left out. Masks that do not converge are kept and flagged.
     """
     with working(output, quiet=quiet, debug=debug) as bar:
-        source = read_source(attack, data, default="train", size=size, limit=limit)
+        how = DataOptions(size, limit, rows, layout, pixel_range, classes_by_position, data_root)
+        source = read_source(attack, data, how, bar, default="train")
         result = fmtool.class_masks(
             fmtool.read(model, "model"),
             source,

@@ -8,7 +8,7 @@ import typer
 
 import fmtool
 from fmtool.cli import options
-from fmtool.cli.session import read_source, working
+from fmtool.cli.session import DataOptions, read_source, working
 from fmtool.cli.terminal import show_result
 from fmtool.masks.registry import OBJECTIVES, ObjectiveName
 from fmtool.models.registry import PRECISIONS, Precision
@@ -78,6 +78,11 @@ def fit_masks(
     max_steps: options.MaxSteps = MAX_STEPS,
     limit: options.Limit = None,
     size: options.Size = None,
+    rows: options.Rows = None,
+    layout: options.Layout = None,
+    pixel_range: options.PixelRange = None,
+    classes_by_position: options.ClassesByPosition = False,
+    data_root: options.DataRoot = None,
     precision: Annotated[
         Precision,
         typer.Option(
@@ -119,7 +124,8 @@ def fit_masks(
         working(output, quiet=quiet or rank > 0, debug=debug) as bar,
         distributed.joined(model, attack) as ranks,
     ):
-        source = read_source(attack, data, size=size, limit=limit, by_rows=True)
+        how = DataOptions(size, limit, rows, layout, pixel_range, classes_by_position, data_root)
+        source = read_source(attack, data, how, bar, by_rows=True)
         result = fmtool.fit_masks(
             fmtool.read(model, "model"),
             source,

@@ -7,14 +7,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fmtool.cli.completion import one_of
-from fmtool.datasets.registry import DATASETS
+from fmtool.datasets.readers.registry import SHORT as READABLE
+from fmtool.datasets.registry import DATA_ROOT, DATASETS
 from fmtool.masks.registry import BASES
 from fmtool.models.registry import ARCHITECTURES
 from fmtool.tables.table import Format as TableFormat
 
 DATA_HELP = (
-    f"Images: {', '.join(DATASETS)}, a folder or zip with one folder of images per class, or a safetensors file with images "
-    "and labels. Append :train, :test or :all to choose the split."
+    f"Images: the path of {READABLE}; or a data set's name: {', '.join(DATASETS)}. Append :train, :val, :test or :all to "
+    "choose the split."
 )
 
 DATA_NAMES = one_of({name: known.summary for name, known in DATASETS.items()})
@@ -51,6 +52,39 @@ Limit = Annotated[
 Size = Annotated[
     int | None,
     typer.Option("--size", metavar="PIXELS", min=1, help="Resize every image to a square of this side length."),
+]
+Rows = Annotated[
+    str | None,
+    typer.Option("--rows", metavar="FIRST:END", help="Use only these rows of the split, from 0, END not among them."),
+]
+Layout = Annotated[
+    Literal["nchw", "nhwc", "nhw"] | None,
+    typer.Option("--layout", help="Axes of an array of images, where its shape allows more than one reading."),
+]
+PixelRange = Annotated[
+    str | None,
+    typer.Option(
+        "--pixel-range",
+        metavar="LOW,HIGH",
+        help="What black and white are in an array of images, such as 0,255 or -1,1.",
+    ),
+]
+ClassesByPosition = Annotated[
+    bool,
+    typer.Option(
+        "--classes-by-position",
+        help="Take labels as the model's outputs, even if data and model name classes differently.",
+    ),
+]
+DataRoot = Annotated[
+    str | None,
+    typer.Option(
+        "--data-root",
+        metavar="FOLDER",
+        envvar=DATA_ROOT,
+        show_envvar=False,
+        help=f"Where named data sets may lie already, instead of being downloaded. [default: ${DATA_ROOT}]",
+    ),
 ]
 Purpose = Literal["essential", "adversarial"]
 LARGEST_SEED = 2**63 - 1  # the largest that torch and our files can hold

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fmtool.artifacts import files
@@ -41,25 +42,55 @@ def working(output: str | None, *, quiet: bool, debug: bool) -> Iterator[Bar]:
         raise
 
 
+@dataclass(frozen=True)
+class DataOptions:
+    """How --data is read: the options of this name, as the command line has them."""
+
+    size: int | None = None
+    limit: int | None = None
+    rows: str | None = None
+    layout: str | None = None
+    pixel_range: str | None = None
+    classes_by_position: bool = False
+    data_root: str | None = None
+
+    def load(self, spec: str, bar: Bar, default: str = "test") -> Data:
+        """The images that `spec` names."""
+        from fmtool.datasets.arrays import parse_range
+        from fmtool.datasets.data import load
+        from fmtool.datasets.rows import parse_rows
+
+        return load(
+            spec,
+            default=default,
+            size=self.size,
+            limit=self.limit,
+            rows=None if self.rows is None else parse_rows(self.rows),
+            layout=self.layout,
+            pixel_range=None if self.pixel_range is None else parse_range(self.pixel_range),
+            classes_by_position=self.classes_by_position,
+            data_root=self.data_root,
+            progress=bar,
+        )
+
+
 def read_source(
     attack: str | None,
     data: str | None,
+    how: DataOptions,
+    bar: Bar,
     *,
     default: str = "test",
-    size: int | None,
-    limit: int | None,
     by_rows: bool = False,
 ) -> Artifact | Data:
     """What masks are fitted to: an attack file, or the images that --data names, one of the two.
 
-    by_rows: leave the attack's tensors in the file.
+    how: the way in which --data is read. by_rows: leave the attack's tensors in the file.
     """
-    from fmtool.datasets.data import load
-
     if attack is not None and data is None:
         from fmtool.artifacts import streaming
 
         return streaming.read(attack, "attack") if by_rows else files.read(attack, "attack")
     if attack is None and data is not None:
-        return load(data, default=default, size=size, limit=limit)
+        return how.load(data, bar, default)
     raise FmtoolError("expected an attack file or --data SOURCE, one of the two")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -10,7 +11,7 @@ import typer
 import fmtool
 from fmtool.cli import options
 from fmtool.cli.completion import one_of
-from fmtool.cli.session import working
+from fmtool.cli.session import DataOptions, working
 from fmtool.cli.terminal import show_result
 from fmtool.models.registry import ARCHITECTURES
 from fmtool.stages.options import ARCHITECTURE
@@ -85,6 +86,11 @@ def train_model(
     ] = None,
     limit: options.Limit = None,
     size: options.Size = None,
+    rows: options.Rows = None,
+    layout: options.Layout = None,
+    pixel_range: options.PixelRange = None,
+    classes_by_position: options.ClassesByPosition = False,
+    data_root: options.DataRoot = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     compile_: options.Compile = None,
@@ -102,11 +108,12 @@ def train_model(
     # as with threads that sleep at once. Read when torch is imported, below.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     with working(output, quiet=quiet, debug=debug) as bar:
-        from fmtool.datasets.data import load
-
-        images = load(data, default="train", size=size, limit=limit)
-        source = test_data or (data.removesuffix(":train") if images.split == "train" else None)
-        test = load(source, default="test", size=size) if source else None
+        how = DataOptions(size, limit, rows, layout, pixel_range, classes_by_position, data_root)
+        images = how.load(data, bar, "train")
+        source = test_data or (
+            data.removesuffix(":train") if images.split == "train" and len(images.splits) > 1 else None
+        )
+        test = replace(how, limit=None, rows=None).load(source, bar) if source else None
         model = fmtool.train_model(
             images,
             test,

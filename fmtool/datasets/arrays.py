@@ -91,13 +91,13 @@ def as_images(images: Any, layout: str | None, pixel_range: tuple[float, float] 
         least, most = (int(value) for value in values.double().aminmax()) if values.numel() else (0, 0)
         raise DataError(
             f"{source}: images are {kind} from {least} to {most}: "
-            f"expected uint8, or --pixel-range, like {_range(_remedy(least, most) or (0, 255))}, to name black and white"
+            f"expected uint8, or --pixel-range, like {range_text(_remedy(least, most) or (0, 255))}, to name black and white"
         )
     values = values.to(torch.float32)
     if pixel_range is not None:
         low, high = pixel_range
         if not -math.inf < low < high < math.inf:
-            raise DataError(f"--pixel-range {_range(pixel_range)}: expected two numbers, the lower one first")
+            raise DataError(f"--pixel-range {range_text(pixel_range)}: expected two numbers, the lower one first")
         values = (values - low) / (high - low)
     return _within_unit(values.contiguous(), pixel_range, source)
 
@@ -152,10 +152,10 @@ def _within_unit(values: Tensor, pixel_range: tuple[float, float] | None, source
     if pixel_range is not None:
         reach = [pixel_range[0] + value * (pixel_range[1] - pixel_range[0]) for value in (low, high)]
         raise DataError(
-            f"{source}: pixels reach from {reach[0]:.6g} to {reach[1]:.6g}, beyond --pixel-range {_range(pixel_range)}"
+            f"{source}: pixels reach from {reach[0]:.6g} to {reach[1]:.6g}, beyond --pixel-range {range_text(pixel_range)}"
         )
     remedy = _remedy(low, high)
-    tail = f": --pixel-range {_range(remedy)} takes them as such" if remedy else ""
+    tail = f": --pixel-range {range_text(remedy)} takes them as such" if remedy else ""
     raise DataError(f"{source}: pixels reach from {low:.6g} to {high:.6g}, expected [0, 1]{tail}")
 
 
@@ -163,7 +163,8 @@ def _remedy(low: float, high: float) -> tuple[float, float] | None:
     return next(((a, b) for a, b in REMEDIES if a <= low and high <= b), None)
 
 
-def _range(pixel_range: tuple[float, float]) -> str:
+def range_text(pixel_range: tuple[float, float]) -> str:
+    """A range of pixels as `--pixel-range` takes it."""
     return ",".join(f"{value:g}" for value in pixel_range)
 
 

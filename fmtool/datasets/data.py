@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from fmtool.datasets.arrays import as_images
+from fmtool.datasets.arrays import as_images, range_text
 from fmtool.datasets.encoded_rows import EncodedRows
 from fmtool.datasets.labels import numbered
 from fmtool.datasets.readers.registry import SHORT, read_path
@@ -35,9 +35,9 @@ class Data:
 
     images: (n, c, h, w), uint8 or float32 in [0, 1]: a tensor, or rows that are decoded when they are read. labels, index, key:
     (n) int64: the class, the position in the whole split, and the first 8 bytes of the sha256 of the image's pixels. class_names:
-    empty where the source names none. digest: sha256 over images and labels. size, limit, rows, layout, pixel_range: what `load`
-    was told. format, splits, left_out: how the source was understood, images of each split, and a line for each kind of thing
-    that was not used.
+    empty where the source names none. digest: sha256 over images and labels. size to classes_by_position: what `load` was told.
+    format, splits, left_out: how the source was understood, images of each split, and a line for each kind of thing that was not
+    used.
     """
 
     images: Rows
@@ -53,6 +53,7 @@ class Data:
     rows: tuple[int, int] | None = None
     layout: str | None = None
     pixel_range: tuple[float, float] | None = None
+    classes_by_position: bool = False
     format: str = ""
     splits: Mapping[str, int] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
@@ -68,6 +69,18 @@ class Data:
         """What a header says of this data."""
         return {"name": self.name, "split": self.split}
 
+    def chosen_by(self) -> dict[str, Any]:
+        """What a history says of how the images were chosen and read: names of options without dashes, and their values."""
+        options = {
+            "size": self.size,
+            "limit": self.limit,
+            "rows": self.rows and f"{self.rows[0]}:{self.rows[1]}",
+            "layout": self.layout,
+            "pixel-range": self.pixel_range and range_text(self.pixel_range),
+            "classes-by-position": self.classes_by_position or None,
+        }
+        return {name: value for name, value in options.items() if value is not None}
+
 
 def load(
     spec: str,
@@ -78,6 +91,7 @@ def load(
     rows: tuple[int, int | None] | None = None,
     layout: str | None = None,
     pixel_range: tuple[float, float] | None = None,
+    classes_by_position: bool = False,
     data_root: str | None = None,
     progress: Progress | None = None,
 ) -> Data:
@@ -86,8 +100,9 @@ def load(
     default: the split where none is named: "train", or "test", which is "val" where there is no test split (a source without
     splits is one whole). size: side in pixels that every image is squeezed to. rows: only rows FIRST to END - 1 of the split.
     limit: at most so many images, spread evenly over the classes. layout, pixel_range: what an array's axes and numbers mean,
-    see `arrays.as_images`. data_root: where named data sets lie, None for $FMTOOL_DATA. Raises DataError for an unknown name,
-    an unreadable source, labels out of range or pixels outside [0, 1].
+    see `arrays.as_images`. classes_by_position: labels are a model's outputs, whatever either names its classes. data_root: where
+    named data sets lie, None for $FMTOOL_DATA. Raises DataError for an unknown name, an unreadable source, labels out of range or
+    pixels outside [0, 1].
     """
     name, split = parse_spec(spec)
     source = _named(name, data_root) or read_path(name)
@@ -115,6 +130,7 @@ def load(
         rows=None if rows is None else row_range(rows, len(labels[chosen[0]]), name),
         layout=layout,
         pixel_range=pixel_range,
+        classes_by_position=classes_by_position,
         format=source.format,
         splits={split or "whole": len(part) for split, part in source.splits.items()},
         left_out=source.left_out,

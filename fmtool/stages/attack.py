@@ -24,7 +24,7 @@ from fmtool.runtime.distributed import Shard
 from fmtool.runtime.journal import pack, unpack
 from fmtool.stages.defend import two_pass
 from fmtool.stages.device_faults import halving, resuming
-from fmtool.stages.inputs import check_data, data_header, inputs_of, rows_of
+from fmtool.stages.inputs import data_header, fitted_data, inputs_of, rows_of
 from fmtool.stages.options import DEFAULT_EXECUTION, EPSILON, RESTARTS, Execution
 from fmtool.stages.prepare import ReadyModel, code_of, ready_model
 
@@ -58,7 +58,7 @@ def attack(
     shared = shard is not None or ranks.of > 1
     _check_draws(name, foolbox_attack, starts, shared)
     ready = ready_model(model, execution)
-    check_data(data, ready.spec)
+    data = fitted_data(data, ready.spec)
     target = None if defense is None else two_pass(defense, model, ready, execution.allow_other_model)
     if shared:
         _try_slots(target or ready.classifier, data, ready)

@@ -19,7 +19,7 @@ from fmtool.models.classifier import predict
 from fmtool.runtime.journal import Journal
 from fmtool.stages.device_faults import halving, resuming
 from fmtool.stages.fit_masks import check_fit_options
-from fmtool.stages.inputs import check_attack, check_data, data_header, inputs_of
+from fmtool.stages.inputs import check_attack, data_header, fitted_data, inputs_of
 from fmtool.stages.options import (
     BASIS,
     CLASS_LAMBDA,
@@ -59,7 +59,7 @@ def class_masks(
         raise MaskError("--robust needs an attack file: data alone has no adversarial images")
     ready = ready_model(model, execution)
     if isinstance(source, Data):
-        check_data(source, ready.spec)
+        source = fitted_data(source, ready.spec)
     else:
         check_attack(source, model, ready.spec, execution.allow_other_model)
     lambda_in_effect = lambda_ if lambda_ is not None else ROBUST_CLASS_LAMBDA if robust else CLASS_LAMBDA

@@ -27,7 +27,7 @@ from fmtool.models.classifier import predict
 from fmtool.runtime.distributed import Shard
 from fmtool.runtime.journal import Journal, unpack
 from fmtool.stages.device_faults import halving, resuming
-from fmtool.stages.inputs import check_attack, check_data, data_header, inputs_of, rows_of
+from fmtool.stages.inputs import check_attack, data_header, fitted_data, inputs_of, rows_of
 from fmtool.stages.options import (
     BASIS,
     DEFAULT_EXECUTION,
@@ -86,7 +86,7 @@ def fit_masks(
     _check_perturb(perturb)
     shard, ranks = execution.shard, execution.ranks
     ready = ready_model(model, execution)
-    _check_source(source, model, for_, ready, execution.allow_other_model)
+    source = _fitted(source, model, for_, ready, execution.allow_other_model)
     shape = ready.spec.input_shape
     transform = basis_for(basis, *shape[1:])
     options = FitOptions(
@@ -163,15 +163,16 @@ def _joined(
     return masks.artifact, columns
 
 
-def _check_source(
+def _fitted(
     source: Artifact | Data, model: Artifact, for_: str, ready: ReadyModel, allow_other_model: bool
-) -> None:
+) -> Artifact | Data:
+    """The source, checked, and data as the model takes them."""
     if isinstance(source, Artifact):
         check_attack(source, model, ready.spec, allow_other_model)
-    elif for_ == "adversarial":
+        return source
+    if for_ == "adversarial":
         raise MaskError("--for adversarial needs an attack file: data alone has no adversarial images")
-    else:
-        check_data(source, ready.spec)
+    return fitted_data(source, ready.spec)
 
 
 def _chosen(inputs: _Inputs, shard: Shard | None, journal: Journal) -> tuple[int, Tensor, dict[str, Tensor]]:

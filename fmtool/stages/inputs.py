@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,19 +12,67 @@ from torch import Tensor
 from fmtool.artifacts.format import Artifact, Rows
 from fmtool.artifacts.rows import ROWS, ROWS_OF_FILE, check_no_shard, check_range
 from fmtool.datasets.data import Data
-from fmtool.errors import ArtifactError, DataError
+from fmtool.datasets.rows import with_channels
+from fmtool.errors import ArtifactError, DataError, warn
 from fmtool.masks.basis import Basis
 from fmtool.models.model_files import Specification
 
+NAMES_SHOWN = 3  # of the classes of data and of a model that don't belong together
 
-def check_data(data: Data, spec: Specification) -> None:
-    """The images have the model's input shape, and the classes are as many as its own."""
+
+def fitted_data(data: Data, spec: Specification) -> Data:
+    """The data as the model takes them: its number of channels, and labels that are its outputs; a line says what was changed.
+
+    DataError where the images have another shape than the model's input, or the classes other names than its own.
+    """
+    data = fitted_images(data, spec)
+    data = _with_labels_of(data, spec.class_names)
+    if len(data) and int(data.labels.max()) >= len(spec.class_names):
+        reach = f"labels reach to {int(data.labels.max())}"
+        raise DataError(f"{data.name}: {reach}, the model has {len(spec.class_names)} classes")
+    return data
+
+
+def fitted_images(data: Data, spec: Specification) -> Data:
+    """Images of as many channels as the model takes, grey or coloured; DataError where they have another shape than its input."""
+    have, wanted = int(data.images.shape[1]), int(spec.input_shape[0])
+    if {have, wanted} == {1, 3} and tuple(data.images.shape[2:]) == tuple(spec.input_shape[1:]):
+        done = "grey is repeated in its three channels" if wanted == 3 else "it gets their luma"
+        warn(f"{data.name}: images of {have} channels for a model of {wanted}: {done}")
+        data = replace(data, images=with_channels(data.images, wanted))
     check_shape(data.images, spec, data.name)
-    classes = len(spec.class_names)
-    if data.class_names and len(data.class_names) != classes:
-        raise DataError(f"{data.name}: has {len(data.class_names)} classes, the model {classes}")
-    if len(data) and int(data.labels.max()) >= classes:
-        raise DataError(f"{data.name}: labels reach to {int(data.labels.max())}, the model has {classes} classes")
+    return data
+
+
+def _with_labels_of(data: Data, names: Sequence[str]) -> Data:
+    """Labels that count the model's classes, matched by name where both name theirs; by position where either doesn't."""
+    own = data.class_names
+    if not own or tuple(own) == tuple(names):
+        return data
+    unnamed = tuple(names) == tuple(map(str, range(len(names))))
+    strange = [name for name in own if name not in set(names)]
+    if data.classes_by_position or (unnamed and strange):
+        if len(own) != len(names):
+            raise DataError(f"{data.name}: has {len(own)} classes, the model {len(names)}")
+        if not data.classes_by_position:
+            warn(f"{data.name}: the model calls its classes 0 to {len(names) - 1}: labels are taken by position")
+        return data
+    if strange:
+        raise DataError(
+            f"{data.name}: its classes ({_some(strange)}) are none of the model's ({_some(names)}): "
+            "--classes-by-position takes the labels as the model's outputs"
+        )
+    if len(own) < len(names):
+        warn(f"{data.name}: has {len(own)} of the model's {len(names)} classes: labels are matched by name")
+    else:
+        warn(f"{data.name}: has its classes in another order than the model: labels are matched by name")
+    number = {name: row for row, name in enumerate(names)}
+    places = torch.tensor([number[name] for name in own], dtype=torch.int64)
+    return replace(data, labels=places[data.labels], class_names=tuple(names))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
 
 
 def check_shape(images: Rows, spec: Specification, name: str) -> None:
@@ -97,8 +146,7 @@ def inputs_of(model: Artifact, source: Artifact | Data) -> list[Any]:
 
 def data_input(data: Data, option: str = "--data") -> dict[str, Any]:
     """A data set that `option` takes, as an input in a history, with the options that chose and squeezed its images."""
-    chosen = {name: value for name, value in (("size", data.size), ("limit", data.limit)) if value is not None}
-    return {"option": option, **data.record(), **chosen, "digest": data.digest}
+    return {"option": option, **data.record(), **data.chosen_by(), "digest": data.digest}
 
 
 def data_header(source: Artifact | Data, spec: Specification) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from fmtool.models.model_files import (
     with_head,
 )
 from fmtool.stages.device_faults import device_errors, resuming
-from fmtool.stages.inputs import check_data, check_shape, data_input
+from fmtool.stages.inputs import data_input, fitted_data, fitted_images
 from fmtool.stages.options import ARCHITECTURE, DEFAULT_EXECUTION, Execution
 from fmtool.stages.prepare import code_of, factory_of
 
@@ -57,8 +57,7 @@ def train_model(
     uncompiled.
     """
     execution.refuse("train-model", "batch_size", "allow_other_model", "shard", "ranks")
-    if not data.class_names:
-        raise ModelError(f"{data.name}: names no classes, expected class_names in its header to train on it")
+    data = _named(data)
     recipe = recipe or ("head" if head_only else "paper")
     steps = _recipe(recipe, epochs, learning_rate, batch_size)
     augment = "none" if head_only else augment or _augment_for(data)
@@ -68,9 +67,9 @@ def train_model(
         raise ModelError("--head-only needs --from MODEL, the model whose last layer is replaced")
     device = pick_device(execution.device)
     torch.manual_seed(seed)  # for fresh weights
-    classifier, spec = _start(data, architecture, from_, head_only, execution.factory)
+    classifier, spec, data = _start(data, architecture, from_, head_only, execution.factory)
     if test_data is not None:
-        check_data(test_data, spec)
+        test_data = fitted_data(test_data, spec)
     forward_batch = _forward_batch(spec, device)
     if compile_ is None:
         compile_ = not head_only and compiling.pays(len(data) * steps.epochs, spec.input_shape)
@@ -112,7 +111,7 @@ def train_model(
             training.train(classifier, data.images, data.labels, steps, augment=augment, compile_=compile_, **common)
         if test_data is not None:
             prepared = prepare(classifier, device, spec.input_shape)
-            predictions = predict(prepared, test_data.pixels(), forward_batch, device, journal, "test")
+            predictions = predict(prepared, test_data.images, forward_batch, device, journal, "test")
             accuracy = float((predictions == test_data.labels).double().mean())
             spec = dataclasses.replace(spec, accuracy=accuracy)
         result = to_artifact(classifier, spec, history)
@@ -140,16 +139,26 @@ def _augment_for(data: Data) -> str:
     return DATASETS[data.name].augment if data.name in DATASETS else "flip-crop"
 
 
+def _named(data: Data) -> Data:
+    """The data, with numbers for names where their classes have none."""
+    if data.class_names:
+        return data
+    count = int(data.labels.max()) + 1
+    warn(f"{data.name}: names no classes: they are called 0 to {count - 1}")
+    return dataclasses.replace(data, class_names=tuple(map(str, range(count))))
+
+
 def _start(
     data: Data, architecture: str, base: Artifact | None, head_only: bool, factory: str | None
-) -> tuple[Classifier, Specification]:
+) -> tuple[Classifier, Specification, Data]:
+    """The network that training starts from, and the data as it takes them."""
     if base is None:
         shape = (int(data.images.shape[1]), int(data.images.shape[2]), int(data.images.shape[3]))
         spec = Specification(architecture, len(data.class_names), shape, data.class_names)
         classifier = build(spec, factory=architecture if ":" in architecture else None)
     else:
         classifier, spec = from_artifact(base, factory=factory)
-        check_shape(data.images, spec, data.name)
+        data = fitted_images(data, spec)
         if head_only:
             spec = with_head(classifier, spec, data.class_names)
         elif len(spec.class_names) != len(data.class_names):
@@ -157,7 +166,9 @@ def _start(
                 f"{base}: has {len(spec.class_names)} classes, {data.name} {len(data.class_names)}: "
                 "--head-only replaces its last layer"
             )
+        else:
+            data = fitted_data(data, spec)
     if len(data) < 2:
         warn(f"{data.name}: trains on {len(data)} image")
     check_output(classifier, spec, len(data.class_names))
-    return classifier, spec
+    return classifier, spec, data

@@ -125,18 +125,30 @@ def _recognise(one: Examined, wanted: Mapping[str, Mapping[str, Any]]) -> None:
         if _named(one.name) and entry.get("name") != one.name:
             continue  # it may have to be downloaded
         spec = history.data_argument({**entry, "name": one.name})
-        if _data_digest(spec, entry.get("size"), entry.get("limit")) == digest:
+        if _data_digest(spec, entry) == digest:
             one.digests = [digest] if one.kind != "data" else [*one.digests, digest]
             one.kind = "data"
 
 
-def _data_digest(spec: str, size: Any, limit: Any) -> str | None:
-    """The digest of the images and labels; None where the file holds no such data."""
-    from fmtool.datasets import data
+def _data_digest(spec: str, entry: Mapping[str, Any]) -> str | None:
+    """The digest of the images and labels, read as a history's entry says; None where the file holds no such data."""
+    from fmtool.datasets.arrays import parse_range
+    from fmtool.datasets.data import load
+    from fmtool.datasets.rows import parse_rows
 
+    size, limit, rows, layout, pixel_range = (
+        entry.get(name) for name in ("size", "limit", "rows", "layout", "pixel-range")
+    )
     if not all(value is None or isinstance(value, int) for value in (size, limit)):
         return None
     try:
-        return data.load(spec, size=size, limit=limit).digest
+        return load(
+            spec,
+            size=size,
+            limit=limit,
+            rows=None if rows is None else parse_rows(str(rows)),
+            layout=None if layout is None else str(layout),
+            pixel_range=None if pixel_range is None else parse_range(str(pixel_range)),
+        ).digest
     except FmtoolError:
         return None
