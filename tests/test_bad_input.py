@@ -93,7 +93,6 @@ CASES = {  # -o OUT is added where it is not written
     "another class count for class masks": ("class-masks MODEL --data bad/three", r"3 classes"),
     "another class count to train on": ("train-model --from MODEL --data bad/three", r"has 10 cl.* 3"),
     "another class count to test on": ("train-model --data digits --epochs 1 --test-data bad/three", r"has 3 classes"),
-    "no class names to train on": ("train-model --data bad/label-nameless", r"names no classes"),
     # attack files that say impossible things, made with the right model
     "attack on another shape": ("fit-masks MODEL bad/attack-large --for essential", r"images are 1x16x16"),
     "attack on another shape, class masks": ("class-masks MODEL bad/attack-large", r"images are 1x16x16"),

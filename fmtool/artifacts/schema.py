@@ -195,6 +195,7 @@ OPTIONAL_FIELDS: dict[str, dict[str, Check]] = {
     "class-masks": {"basis": text},
     "correlation": {
         "dimension": text,
+        "left_out": each(text),
         "trim": maybe(number),
         "curves": record(
             {},

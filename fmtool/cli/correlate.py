@@ -8,8 +8,9 @@ import typer
 
 import fmtool
 from fmtool.artifacts import files
-from fmtool.artifacts.format import METADATA_KEY, parse_header, tensors_in
-from fmtool.artifacts.output import STDOUT, check_target
+from fmtool.artifacts.format import METADATA_KEY, parse_header
+from fmtool.artifacts.matrices import read_matrix
+from fmtool.artifacts.output import STDOUT, STREAM, check_target
 from fmtool.cli import options
 from fmtool.cli.completion import one_of, some_of
 from fmtool.cli.session import working
@@ -206,22 +207,14 @@ def read_thresholds(text: str | None) -> list[float]:
 
 
 def read_side(source: str) -> tuple[Artifact | Tensor, Tensor | None]:
-    """A mask file, or a foreign file's one matrix (n, d), or column (n), and its `labels` if it has any."""
+    """A mask file, or another program's matrix (n, d) and the labels of its rows, if it has any."""
     if files.looks_like_artifact(source):
         from fmtool.artifacts import streaming
 
         return streaming.read(source, "masks"), None  # masks stay there until some are wanted
-    data = files.read_bytes(source)
-    if METADATA_KEY in (parse_header(data, source).get("__metadata__") or {}):
-        return files.read(source, "masks", data=data), None
-    tensors = tensors_in(data, source)
-    labels = tensors.pop("labels", None)
-    matrices = {
-        name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.ndim in (1, 2)
-    }
-    if len(matrices) != 1:
-        raise ArtifactError(
-            f"{source}: expected a mask file, or a file with one float matrix (n, d); it holds {len(matrices)}"
-        )
-    (matrix,) = matrices.values()
-    return (matrix[:, None] if matrix.ndim == 1 else matrix), labels
+    if source == STREAM:
+        data = files.read_bytes(source)
+        if METADATA_KEY in (parse_header(data, files.label(source)).get("__metadata__") or {}):
+            return files.read(source, "masks", data=data), None
+        return read_matrix(source, data)
+    return read_matrix(source)

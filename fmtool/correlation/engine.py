@@ -43,6 +43,7 @@ def correlate(
     draws: int = SUBSET_DRAWS,
     thresholds: Sequence[float] = (),
     trimmed: Callable[[float], tuple[Tensor, Tensor]] | None = None,
+    leave_out: Callable[[str, str], None] | None = None,
     progress: Progress | None = None,
     journal: Journal = NO_JOURNAL,
 ) -> tuple[Statistic, ...]:
@@ -61,12 +62,14 @@ def correlate(
     subsamples: numbers of rows below n, for each of which each statistic is given for `draws` random subsamples.
     thresholds: where there are several, each statistic is also given for `trimmed(threshold)`, x and y with all entries up to
         the threshold set to 0. At the first threshold that is x and y themselves.
+    leave_out: called as leave_out(name, reason) for a statistic that these rows don't allow, which is then left out; without it,
+        or where none is left, that is an error.
     progress: called as progress(label, done, total) after each shuffle of all rows and each subset.
     journal: where to resume from, with the same rows and arguments.
 
     Raises StatisticError for whatever the rows or the arguments don't allow.
     """
-    names = chosen(statistics, x, y)
+    names = chosen(statistics)
     if dimension not in DIMENSIONS:
         raise StatisticError(unknown("dimension", dimension, DIMENSIONS))
     for count, what in ((permutations, "permutation"), (draws, "draw")):
@@ -89,10 +92,17 @@ def correlate(
         return Pairs(_matrix(x, "x"), _matrix(y, "y"), pairs.labels)
 
     # One statistic after the other, drawing the shuffles again, as a matrix of all pairs may be kept by each.
-    results = []
+    results, reasons = [], list[str]()
     for name in names:
         prepared = functools.cache(functools.partial(prepare, name, pairs, options))  # when it is first needed
-        whole = evaluate(name, name, prepared, pairs.labels, len(pairs), shuffles, progress)
+        try:
+            whole = evaluate(name, name, prepared, pairs.labels, len(pairs), shuffles, progress)
+        except StatisticError as error:
+            reasons.append(str(error))
+            if leave_out is None or len(reasons) == len(names):
+                raise StatisticError("; ".join(dict.fromkeys(reasons))) from None
+            leave_out(name, str(error))
+            continue
         over = over_classes(whole, prepared, kinds, setting) if class_subsets else ()
         del prepared  # before the next one asks for as much memory
         results.append(
@@ -106,13 +116,12 @@ def correlate(
     return tuple(results)
 
 
-def chosen(statistics: Sequence[str], x: Tensor, y: Tensor) -> list[str]:
-    """The names that are asked for, each once; "all" stands for all that rows of x and y allow: no cosine where widths differ."""
+def chosen(statistics: Sequence[str]) -> list[str]:
+    """The names that are asked for, each once; "all" stands for every one of them."""
     for name in statistics:
         if name not in STATISTICS and name != ALL:
             raise StatisticError(unknown("statistic", name, [*STATISTICS, ALL]))
-    every = [name for name, kind in STATISTICS.items() if not kind.equal_widths or x.shape[-1:] == y.shape[-1:]]
-    return list(dict.fromkeys(one for name in statistics for one in (every if name == ALL else [name])))
+    return list(dict.fromkeys(one for name in statistics for one in (STATISTICS if name == ALL else [name])))
 
 
 def _sizes(subsamples: Sequence[int], rows: int) -> list[int]:

@@ -19,7 +19,6 @@ class StatisticKind:
 
     heading: str
     measures: str
-    equal_widths: bool = False  # needs as many columns in y as in x
     p_in_table1: bool = False  # Table 1 gives its p
     std_in_table1: bool = False  # Table 1 gives its `std` detail, behind the value
 
@@ -27,9 +26,7 @@ class StatisticKind:
 # The name on the command line and in files, which is also the module's name in `statistics`.
 STATISTICS: dict[str, StatisticKind] = {
     "svcca": StatisticKind("SVCCA", "mean canonical correlation of the main directions (linear)"),
-    "cosine": StatisticKind(
-        "cosine", "mean cosine similarity of the paired rows", equal_widths=True, std_in_table1=True
-    ),
+    "cosine": StatisticKind("cosine", "mean cosine similarity of the paired rows", std_in_table1=True),
     "idcor": StatisticKind("IdCor", "intrinsic-dimension correlation, IdCor (non-linear)", p_in_table1=True),
     "cca": StatisticKind("CCA", "mean canonical correlation of all directions (linear)"),
     "pwcca": StatisticKind(

@@ -78,7 +78,7 @@ def correlate(
         "draws": draws,
     }
     recorded = {
-        "--statistics": chosen(statistics, rows.x, rows.y),
+        "--statistics": chosen(statistics),
         "--permutations": arguments["permutations"],
         "--preset": preset,
         "--row-normalise": row_normalise and None,
@@ -92,6 +92,7 @@ def correlate(
     }
     history = stage("correlate", recorded, seed, [_input(side) for side in (a, b)])
     work = {"history": history, "sides": rows.sides, "labels": None if rows.labels is None else _digest(rows.labels)}
+    left_out: dict[str, str] = {}
     with resuming(execution, work) as journal:
         results = engine.correlate(
             rows.x,
@@ -104,6 +105,7 @@ def correlate(
             seed=seed,
             device=str(device),
             **arguments,
+            leave_out=left_out.__setitem__,
             progress=execution.progress,
             journal=journal,
         )
@@ -114,6 +116,7 @@ def correlate(
             "pool": pool,
             "trim": thresholds[0] if thresholds else None,
             "dropped": rows.dropped,
+            **({"left_out": left_out} if left_out else {}),
             "sides": rows.sides,
             **_curves(results),
         }

@@ -58,6 +58,7 @@ def correlation_table(header: Header) -> Table:
         details = ", ".join(f"{key.replace('_', ' ')} {text_of(value, '.4g')}" for key, value in one["details"].items())
         notes += [f"{one['name']}: {details}"] if details else []
         notes += [f"{one['name']}: left out {_counts(one['dropped'])}"] if one["dropped"] else []
+    notes += [f"{name}: left out, {reason}" for name, reason in header.get("left_out", {}).items()]
     floor = header["statistics"][0]["null"]["floor"] if header["statistics"] else math.nan
     rule = "strictly above" if header["strict"] else "at or above"
     notes.insert(

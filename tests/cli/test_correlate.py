@@ -7,6 +7,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import Run
@@ -217,7 +218,37 @@ def test_all_leaves_out_the_cosine_where_the_sides_differ_in_width(run: Run, tmp
         "cka",
         "dcor",
     ]
-    assert run("correlate", *sides, "--statistics", "cosine, cka", "--permutations", 3).code == 1
+    told = run("correlate", *sides, "--statistics", "cosine, cka", "--permutations", 3, "-o", tmp_path / "out")
+    assert told.code == 0 and "cosine: left out, cosine needs as many columns" in " ".join(told.out.split())
+    assert "left out" in run("inspect", tmp_path / "out").out
+    assert (
+        run("verify", tmp_path / "out").code == 0
+        and run("report", tmp_path / "out", "-o", tmp_path / "r.html").code == 0
+    )
+    none = run("correlate", *sides, "--statistics", "cosine", "--permutations", 3)
+    assert none.code == 1 and none.err == "fmtool: error: cosine needs as many columns in y as in x, 3, got 4\n"
+
+
+def test_idcor_of_few_rows_is_left_out_with_its_reason(run: Run, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(8, 3)))
+    outcome = run("correlate", tmp_path / "a.npy", tmp_path / "a.npy", "--permutations", 3, "--format", "json")
+    assert outcome.code == 0, outcome.err
+    table = json.loads(outcome.out)
+    table = table[0] if isinstance(table, list) else table
+    assert [row["statistic"] for row in table["rows"]] == ["svcca", "cosine"]
+    assert any(note.startswith("idcor: left out, ") for note in table["notes"])
+
+
+def test_a_matrix_of_a_file_is_chosen_by_name(run: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "a.npz", one=rng.normal(size=(30, 3)), two=rng.normal(size=(30, 3)))
+    line = ["--statistics", "cka", "--permutations", 3, "--format", "csv"]
+    refused = run("correlate", tmp_path / "a.npz", tmp_path / "a.npz", *line)
+    assert refused.code == 1 and "it holds 2 (one, two): expected FILE:NAME to choose one" in refused.err
+    same = run("correlate", f"{tmp_path}/a.npz:one", f"{tmp_path}/a.npz:one", *line)
+    other = run("correlate", f"{tmp_path}/a.npz:one", f"{tmp_path}/a.npz:two", *line)
+    assert same.code == 0 and float(same.out.splitlines()[1].split(",")[2]) == pytest.approx(1)
+    assert other.code == 0 and float(other.out.splitlines()[1].split(",")[2]) < 0.9
 
 
 def test_both_files_labels_must_agree_and_be_integers(run: Run, tmp_path: Path) -> None:

@@ -1,0 +1,185 @@
+"""Matrices in other programs' files, one row a sample: safetensors, .npy, .npz, .pt and .csv."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fmtool.artifacts.files import label, read_bytes
+from fmtool.artifacts.format import parse_header, tensors_in
+from fmtool.errors import ArtifactError, FmtoolError, warn
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    Arrays = dict[str, Any]
+
+LABELS = "labels"  # integers (n) beside the matrix
+LABEL_COLUMNS = ("label", "labels", "class")  # of a .csv with a header
+ONLY = ""  # the name of a matrix that is alone in its file
+SHOWN = 8  # names of matrices in a message
+
+
+def read_matrix(source: str, data: bytes | None = None) -> tuple[Tensor, Tensor | None]:
+    """The matrix (n, d) that FILE or FILE:NAME names, and the labels (n) beside it, if there are any.
+
+    Integers, bytes and narrow floats become float64 or float32; a vector is one column, and axes behind the second are flattened
+    into it, which is said. data: a safetensors file's bytes, where they have been read already. ArtifactError where no matrix can
+    be read, or several could be meant.
+    """
+    file, name = (source, None) if os.path.exists(source) or ":" not in source else source.rsplit(":", 1)
+    arrays = _read(file) if data is None else _tensors(data, file)
+    labels = arrays.pop(LABELS, None) if name != LABELS else None
+    chosen = _chosen(arrays, file, name)
+    return _as_rows(arrays[chosen], source), None if labels is None else _as_tensor(labels, source)
+
+
+def _read(file: str) -> Arrays:
+    suffix = Path(file).suffix.lower()
+    reader = READERS.get(suffix, _read_safetensors)
+    try:
+        return reader(file)
+    except FmtoolError:
+        raise
+    except OSError as error:
+        raise ArtifactError(f"{file}: can't be read: {error.strerror or error}") from None
+    except MemoryError:
+        raise ArtifactError(f"{file}: doesn't fit into memory") from None
+    except Exception as error:  # of damaged bytes a library may raise anything at all
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise ArtifactError(f"{file}: can't be read as {suffix}: {reason}") from None
+
+
+def _chosen(arrays: Mapping[str, Any], file: str, name: str | None) -> str:
+    """The array that is meant: the one of this name, the only one, or the only one that is no vector."""
+    names = sorted(key for key, values in arrays.items() if getattr(values, "ndim", 0) > 0)
+    there = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    if name is not None:
+        if name not in names:
+            raise ArtifactError(f"{label(file)}: holds no matrix {name!r}, only {there or 'none'}")
+        return name
+    matrices = [key for key in names if arrays[key].ndim > 1] or names
+    if len(matrices) != 1:
+        tail = f" ({there}): expected FILE:NAME to choose one" if names else ""
+        raise ArtifactError(
+            f"{label(file)}: expected a mask file, or a file with one matrix (n, d); it holds {len(matrices)}{tail}"
+        )
+    others = [key for key in names if key != matrices[0]]
+    if others:
+        warn(f"{label(file)}: takes {matrices[0]} and leaves out {', '.join(others)}")
+    return matrices[0]
+
+
+def _as_rows(values: Any, source: str) -> Tensor:
+    import torch
+
+    rows = _as_tensor(values, source)
+    if rows.is_complex():
+        raise ArtifactError(f"{label(source)}: expected real numbers, got {str(rows.dtype).removeprefix('torch.')}")
+    if not rows.is_floating_point():
+        rows = rows.to(torch.float64)
+    elif rows.dtype.itemsize < torch.float32.itemsize:
+        rows = rows.to(torch.float32)
+    if rows.ndim > 2:
+        flat = rows.flatten(1)
+        warn(f"{label(source)}: {list(rows.shape)} is flattened to {list(flat.shape)}")
+        return flat
+    return rows if rows.ndim == 2 else rows[:, None]
+
+
+def _as_tensor(values: Any, source: str) -> Tensor:
+    import numpy as np
+    import torch
+
+    if isinstance(values, torch.Tensor):
+        return values.detach().cpu()
+    if values.dtype.kind not in "biufc" or values.dtype.itemsize > 16:
+        raise ArtifactError(f"{label(source)}: holds {values.dtype}, expected numbers")
+    return torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("="), order="C", copy=True))
+
+
+def _read_safetensors(file: str) -> Arrays:
+    return _tensors(read_bytes(file), file)
+
+
+def _tensors(data: bytes, file: str) -> Arrays:
+    parse_header(data, label(file))
+    return dict(tensors_in(data, label(file)))
+
+
+def _read_npy(file: str) -> Arrays:
+    import numpy as np
+
+    return {ONLY: np.load(file, allow_pickle=False)}
+
+
+def _read_npz(file: str) -> Arrays:
+    import numpy as np
+
+    with open(file, "rb") as stream:
+        archive = np.load(stream, allow_pickle=False)
+        return {name: archive[name] for name in archive.files}
+
+
+def _read_pt(file: str) -> Arrays:
+    """A tensor, or a dict of which the tensors count; nothing else is unpickled."""
+    import torch
+
+    content = torch.load(file, map_location="cpu", weights_only=True)
+    if isinstance(content, torch.Tensor):
+        return {ONLY: content}
+    if not isinstance(content, Mapping):
+        raise ArtifactError(f"{file}: holds a {type(content).__name__}, expected a tensor or a dict of tensors")
+    return {str(name): values for name, values in content.items() if isinstance(values, torch.Tensor)}
+
+
+def _read_csv(file: str) -> Arrays:
+    """Numbers with commas, semicolons or tabs between them, with or without a line of names over them."""
+    import numpy as np
+
+    with open(file, encoding="utf-8-sig") as stream:
+        first = stream.readline().strip()
+        delimiter = next((one for one in (",", ";", "\t") if one in first), ",")
+        names = [cell.strip().strip('"') for cell in first.split(delimiter)]
+        stream.seek(0)
+        header = not all(map(_is_number, names))
+        values = np.loadtxt(
+            stream, delimiter=delimiter, skiprows=int(header), ndmin=2, encoding="utf-8-sig", quotechar='"'
+        )
+    return _columns(values, names, file) if header else {ONLY: values}
+
+
+def _columns(values: np.ndarray[Any, Any], names: list[str], file: str) -> Arrays:
+    """The matrix and the labels of columns with names; a column without one counts the rows, as pandas writes it."""
+    if len(names) != values.shape[1]:
+        raise ArtifactError(f"{file}: has {len(names)} names for {values.shape[1]} columns")
+    labels = [k for k, name in enumerate(names) if name.lower() in LABEL_COLUMNS]
+    index = [k for k, name in enumerate(names) if not name]
+    if index:
+        warn(f"{file}: leaves out the column without a name, which counts the rows")
+    matrix = [k for k in range(len(names)) if k not in (*labels, *index)]
+    if len(labels) > 1 or not matrix:
+        raise ArtifactError(f"{file}: expected columns of numbers and at most one of labels, got {', '.join(names)}")
+    found: Arrays = {ONLY: values[:, matrix]}
+    if labels:
+        column = values[:, labels[0]]
+        if (column != column.round()).any():
+            raise ArtifactError(f"{file}: labels in column {names[labels[0]]} are no integers")
+        found[LABELS] = column.astype("int64")
+    return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+READERS: dict[str, Callable[[str], Arrays]] = {
+    ".npy": _read_npy, ".npz": _read_npz, ".pt": _read_pt, ".pth": _read_pt, ".csv": _read_csv, ".tsv": _read_csv,
+}  # fmt: skip

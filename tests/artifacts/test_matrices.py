@@ -1,0 +1,143 @@
+"""Matrices in other programs' files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fmtool.artifacts.matrices import read_matrix
+from fmtool.errors import ArtifactError, FmtoolWarning
+
+ROWS = np.random.default_rng(0).normal(size=(6, 4))
+
+
+def _write(path: Path, values: Any) -> str:
+    if path.suffix == ".npy":
+        np.save(path, values)
+    elif path.suffix == ".npz":
+        np.savez(path, m=values)
+    elif path.suffix == ".pt":
+        torch.save(torch.from_numpy(values), path)
+    elif path.suffix == ".csv":
+        np.savetxt(path, values, delimiter=",", fmt="%.17g")
+    else:
+        save_file({"m": torch.from_numpy(values)}, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt", ".csv", ".safetensors", ""])
+def test_every_format_gives_the_same_numbers(suffix: str, tmp_path: Path) -> None:
+    rows, labels = read_matrix(_write(tmp_path / f"x{suffix}", ROWS))
+    assert rows.dtype == torch.float64 and np.array_equal(rows.numpy(), ROWS) and labels is None
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt", ".safetensors"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int64", "float16", "bool"])
+def test_integers_bytes_and_narrow_floats_are_converted(suffix: str, dtype: str, tmp_path: Path) -> None:
+    values = (ROWS * 10 + 100).astype(dtype)
+    rows, _ = read_matrix(_write(tmp_path / f"x{suffix}", values))
+    assert rows.dtype == (torch.float32 if dtype == "float16" else torch.float64)
+    assert np.array_equal(rows.numpy(), values.astype(float))
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt", ".safetensors"])
+def test_axes_behind_the_first_are_flattened_and_a_vector_is_a_column(suffix: str, tmp_path: Path) -> None:
+    with pytest.warns(FmtoolWarning, match=r"\[6, 2, 2\] is flattened to \[6, 4\]"):
+        rows, _ = read_matrix(_write(tmp_path / f"x{suffix}", ROWS.reshape(6, 2, 2)))
+    assert np.array_equal(rows.numpy(), ROWS)
+    assert np.array_equal(read_matrix(_write(tmp_path / f"y{suffix}", ROWS[:, 0].copy()))[0].numpy(), ROWS[:, :1])
+
+
+def test_one_of_several_is_chosen_by_name(tmp_path: Path) -> None:
+    content = {
+        "a": torch.from_numpy(ROWS),
+        "b": torch.from_numpy(ROWS) + 1,
+        "labels": torch.arange(6),
+        "v": torch.arange(6),
+    }
+    save_file(content, tmp_path / "x.safetensors")
+    torch.save(content, tmp_path / "x.pt")
+    np.savez(tmp_path / "x.npz", **{name: values.numpy() for name, values in content.items()})
+    for suffix in ("safetensors", "pt", "npz"):
+        source = f"{tmp_path}/x.{suffix}"
+        rows, labels = read_matrix(f"{source}:b")
+        assert np.array_equal(rows.numpy(), ROWS + 1) and labels is not None and labels.tolist() == list(range(6))
+        assert read_matrix(f"{source}:labels")[0].shape == (6, 1)
+        with pytest.raises(ArtifactError, match=r"it holds 2 \(a, b, v\): expected FILE:NAME"):
+            read_matrix(source)
+        with pytest.raises(ArtifactError, match="holds no matrix 'c', only a, b, v"):
+            read_matrix(f"{source}:c")
+
+
+def test_a_matrix_among_vectors_is_taken_and_the_rest_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", m=ROWS, index=np.arange(6), scalar=np.float64(1))
+    with pytest.warns(FmtoolWarning, match="x.npz: takes m and leaves out index"):
+        assert np.array_equal(read_matrix(f"{tmp_path}/x.npz")[0].numpy(), ROWS)
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "labels"),
+    [
+        ("1,2\n3,4\n", [[1, 2], [3, 4]], None),
+        ("1;2.5\n3;4\n", [[1, 2.5], [3, 4]], None),
+        ("1\t2\n3\t4\n", [[1, 2], [3, 4]], None),
+        ("a,b\n1,2\n3,4\n", [[1, 2], [3, 4]], None),
+        ('"a","label","b"\n1,7,2\n3,8,4\n', [[1, 2], [3, 4]], [7, 8]),
+        (",a,b\n0,1,2\n1,3,4\n", [[1, 2], [3, 4]], None),
+        ("1\n2\n", [[1], [2]], None),
+        ("1e-3,-2\n3,4\n", [[0.001, -2], [3, 4]], None),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:.*leaves out the column without a name")
+def test_csv_with_and_without_names(
+    text: str, rows: list[list[float]], labels: list[int] | None, tmp_path: Path
+) -> None:
+    (tmp_path / "x.csv").write_text(text)
+    found, numbers = read_matrix(f"{tmp_path}/x.csv")
+    assert found.tolist() == rows and (None if numbers is None else numbers.tolist()) == labels
+
+
+class _Runs:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch $HERE",)
+
+
+def test_no_code_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HERE", str(tmp_path / "ran"))
+    torch.save(_Runs(), tmp_path / "x.pt")
+    np.save(tmp_path / "x.npy", np.array([_Runs()], dtype=object), allow_pickle=True)
+    for suffix in (".pt", ".npy"):
+        with pytest.raises(ArtifactError, match=f"can't be read as {suffix}"):
+            read_matrix(f"{tmp_path}/x{suffix}")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.csv", b"a,b\n1,2\n3,x\n", "can't be read as .csv"), ("x.csv", b"1,2\n3\n", "can't be read as .csv"),
+        ("x.csv", b"a,label\n1,2.5\n", "labels in column label are no integers"), ("x.npy", b"none", "can't be read as .npy"),
+        ("x.npz", b"", "can't be read as .npz"), ("x.pt", b"PK\x03\x04", "can't be read as .pt"),
+        ("x.safetensors", b"none of it", "not a whole safetensors file"), ("gone.npy", None, "can't be read: No such file"),
+    ],
+)  # fmt: skip
+def test_damaged_files_are_one_line(name: str, content: bytes | None, message: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ArtifactError, match=message):
+        read_matrix(str(tmp_path / name))
+
+
+def test_numbers_that_are_not_real_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "c.npy", ROWS + 1j)
+    with pytest.raises(ArtifactError, match="expected real numbers, got complex128"):
+        read_matrix(f"{tmp_path}/c.npy")
+    np.save(tmp_path / "t.npy", np.array([["a", "b"]]))
+    with pytest.raises(ArtifactError, match="holds <U1, expected numbers"):
+        read_matrix(f"{tmp_path}/t.npy")

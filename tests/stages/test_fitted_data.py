@@ -1,0 +1,149 @@
+"""Data and model belong together: classes by name, channels, shapes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Run
+from PIL import Image
+from safetensors.torch import save_file
+
+import fmtool
+from fmtool.datasets.data import Data
+from fmtool.errors import DataError, FmtoolWarning
+from fmtool.models.checkpoints import Specification
+from fmtool.stages.inputs import fitted_data
+
+NAMES = ("cat", "dog", "owl", "yak")
+
+
+def _data(class_names: tuple[str, ...], labels: list[int], channels: int = 3) -> Data:
+    images = torch.randint(
+        0, 256, (len(labels), channels, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    rows = torch.arange(len(labels))
+    return Data(images, torch.tensor(labels), rows, rows, class_names, "set", "whole", "0" * 64)
+
+
+def _model(class_names: tuple[str, ...], channels: int = 3) -> Specification:
+    return Specification("resnet8", len(class_names), (channels, 4, 4), class_names)
+
+
+def test_the_same_names_in_another_order_are_matched() -> None:
+    data = _data(("owl", "yak", "cat", "dog"), [0, 1, 2, 3, 0])
+    with pytest.warns(
+        FmtoolWarning, match="set: has its classes in another order than the model: labels are matched by name"
+    ):
+        found = fitted_data(data, _model(NAMES))
+    assert found.labels.tolist() == [2, 3, 0, 1, 2] and found.class_names == NAMES and found.digest == data.digest
+    assert fitted_data(_data(NAMES, [3, 0]), _model(NAMES)).labels.tolist() == [3, 0]
+
+
+def test_some_of_the_models_classes_are_matched_too() -> None:
+    with pytest.warns(FmtoolWarning, match="set: has 2 of the model's 4 classes"):
+        assert fitted_data(_data(("owl", "dog"), [0, 1]), _model(NAMES)).labels.tolist() == [2, 1]
+
+
+def test_other_names_are_an_error_that_shows_three_of_each() -> None:
+    data = _data(("a", "b", "c", "d"), [0, 1])
+    with pytest.raises(
+        DataError, match=r"set: its classes \(a, b, c, ...\) are none of the model's \(cat, dog, owl, ...\): --cl"
+    ):
+        fitted_data(data, _model(NAMES))
+    with pytest.raises(DataError, match=r"its classes \(bee\) are none of the model's"):
+        fitted_data(_data(("cat", "dog", "owl", "bee"), [0, 1]), _model(NAMES))
+    by_position = replace(data, classes_by_position=True)
+    assert fitted_data(by_position, _model(NAMES)) is by_position
+    with pytest.raises(DataError, match="set: has 3 classes, the model 4"):
+        fitted_data(replace(by_position, class_names=("a", "b", "c")), _model(NAMES))
+
+
+def test_a_model_without_names_takes_labels_by_position_and_says_so() -> None:
+    with pytest.warns(
+        FmtoolWarning, match="set: the model calls its classes 0 to 3: labels are taken by position"
+    ) as told:
+        assert fitted_data(_data(NAMES, [3, 1]), _model(("0", "1", "2", "3"))).labels.tolist() == [3, 1]
+    assert len(told) == 1
+    with pytest.warns(FmtoolWarning, match="in another order"):  # numbers are names where both have them
+        assert fitted_data(_data(("0", "2", "1", "3"), [1, 2]), _model(("0", "1", "2", "3"))).labels.tolist() == [2, 1]
+
+
+def test_data_without_names_are_taken_by_position() -> None:
+    assert fitted_data(_data((), [3, 1]), _model(NAMES)).labels.tolist() == [3, 1]
+    with pytest.raises(DataError, match="set: labels reach to 4, the model has 4 classes"):
+        fitted_data(_data((), [4]), _model(NAMES))
+
+
+@pytest.mark.parametrize(
+    ("have", "wanted", "said"), [(1, 3, "grey is repeated in its three channels"), (3, 1, "it gets their luma")]
+)
+def test_channels_follow_the_model(have: int, wanted: int, said: str) -> None:
+    data = _data(NAMES, [0, 1], have)
+    with pytest.warns(FmtoolWarning, match=f"set: images of {have} channels for a model of {wanted}: {said}"):
+        found = fitted_data(data, _model(NAMES, wanted))
+    assert found.images.shape == (2, wanted, 4, 4) and torch.equal(found.key, data.key)
+    with pytest.raises(DataError, match="set: images are 2x4x4, the model takes 3x4x4"):
+        fitted_data(_data(NAMES, [0], 2), _model(NAMES))
+
+
+def test_a_grey_folder_in_another_order_scores_as_the_array_it_was_made_of(
+    files: Path, run: Run, tmp_path: Path
+) -> None:
+    """Through the command line: classes by other folders' order, luma of grey pictures, the options in the history."""
+    digits = fmtool.load_data("digits:test", limit=40)
+    pixels = (digits.images * 255).round().to(torch.uint8)
+    names = [f"{(label + 3) % 10}" for label in range(10)]  # the folder's own order of the same classes
+    save_file(
+        {"images": pixels, "labels": digits.labels},
+        tmp_path / "whole.safetensors",
+        {"class_names": json.dumps(list("0123456789"))},
+    )
+    shifted = (digits.labels - 3) % 10
+    save_file({"images": pixels, "labels": shifted}, tmp_path / "other.safetensors", {"class_names": json.dumps(names)})
+    for row, image in enumerate(pixels):
+        path = tmp_path / "folder" / str(int(digits.labels[row])) / f"{row:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(path)
+    line = ["attack", files / "model.safetensors", "--attack", "FGSM", "--epsilon", "0.1", "--format", "json", "-q"]
+    accuracies = []
+    for source in ("whole.safetensors", "other.safetensors", "folder"):
+        outcome = run(*line, "--data", tmp_path / source, "-o", tmp_path / "attack")
+        assert outcome.code == 0, outcome.err
+        accuracies.append(json.loads(outcome.out)["rows"][0]["clean accuracy %"])
+    assert accuracies[0] == accuracies[1] == accuracies[2] > 85
+    outcome = run(
+        *line,
+        "--data",
+        tmp_path / "other.safetensors",
+        "--classes-by-position",
+        "--rows",
+        "0:30",
+        "-o",
+        tmp_path / "attack",
+    )
+    assert outcome.code == 0 and json.loads(outcome.out)["rows"][0]["clean accuracy %"] < 50
+    history = run("inspect", "--history", tmp_path / "attack").out
+    assert "--classes-by-position" in history and "--rows 0:30" in history
+    assert run("verify", tmp_path / "attack", tmp_path / "other.safetensors", files / "model.safetensors").code == 0
+
+
+def test_training_on_data_without_names_calls_classes_by_number(run: Run, tmp_path: Path) -> None:
+    digits = fmtool.load_data("digits:test", limit=40)
+    save_file({"images": digits.images, "labels": digits.labels}, tmp_path / "d.safetensors")
+    outcome = run(
+        "train-model",
+        "--data",
+        tmp_path / "d.safetensors",
+        "--architecture",
+        "resnet8",
+        "--epochs",
+        1,
+        "-o",
+        tmp_path / "m",
+    )
+    assert outcome.code == 0 and "d.safetensors: names no classes: they are called 0 to 9" in outcome.err
+    assert fmtool.read(str(tmp_path / "m")).header["class_names"] == list("0123456789")
