@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 import fmtool
 from fmtool.datasets.data import Data
 from fmtool.errors import DataError, FmtoolWarning
-from fmtool.models.checkpoints import Specification
+from fmtool.models.model_files import Specification
 from fmtool.stages.inputs import fitted_data
 
 NAMES = ("cat", "dog", "owl", "yak")
