@@ -187,6 +187,7 @@ FIELDS: dict[str, dict[str, Check]] = {
 OPTIONAL_FIELDS: dict[str, dict[str, Check]] = {
     "model": {"arguments": maybe(each(anything))},
     "attack": {
+        "norm": maybe(lambda value: value in ("l-inf", "l2", "l1", "l0")),
         "defense": maybe(
             record({"digest": _digest, "robust": flag, "attack": maybe(text), "restarts": whole, "found": _fooled})
         ),

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import importlib
 import inspect
+import re
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +19,8 @@ from torch import Tensor, nn
 
 from fmtool.artifacts.schema import LARGEST_NUMBER
 from fmtool.attacks.random_starts import seeded, starts
-from fmtool.attacks.registry import ATTACKS, FAILED, OK, WRONG_BEFORE
-from fmtool.errors import AttackError, unknown
+from fmtool.attacks.registry import ATTACKS, FAILED, NORMS, OK, WRONG_BEFORE
+from fmtool.errors import AttackError, unknown, warn
 from fmtool.models import compiling
 from fmtool.models.classifier import padded, predict
 from fmtool.runtime import threads
@@ -75,13 +76,27 @@ def build(name: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         if option not in parameters or option == "self":
             raise AttackError(unknown(f"option of attack {name}", option, [key for key in parameters if key != "self"]))
         _check_option(option, options[option])
+    arguments = dict(options)
+    if isinstance(arguments.get("distance"), str):
+        if arguments["distance"] not in NORMS:
+            raise AttackError(unknown("--attack-option distance", arguments["distance"], NORMS))
+        arguments["distance"] = foolbox.distances.LpDistance(NORMS[arguments["distance"]])
     try:
-        attack = variant(base)(**options)
+        attack = variant(base)(**arguments)
     except ERRORS as error:
         raise AttackError(f"attack {name}: {error}") from None
     effect = {key: value.default for key, value in parameters.items() if value.default is not inspect.Parameter.empty}
     effect.update(options)
     return attack, {key: value if _is_plain(value) else str(value) for key, value in effect.items()}
+
+
+def norm_of(attack: Any) -> str | None:
+    """The name in `NORMS` of the distance that an attack of `build` minimises or stays within; None where it has none."""
+    try:
+        p = attack.distance.p
+    except (AttributeError, ValueError, NotImplementedError):
+        return None
+    return next((name for name, value in NORMS.items() if value == p), None)
 
 
 def _check_option(name: str, value: Any) -> None:
@@ -150,13 +165,16 @@ def perturb_(
     """Put what the attack makes of `rows` (m) int64, different ones and all of them, in their place in `images`.
 
     The other arguments are those of `run`; images, labels and row_seeds are of all n images. An image is recorded under its
-    number, its row unless given, with the trial's; a batch that is not whole there is attacked again, with the same mates.
+    number, its row unless given, with the trial's; a batch that is not whole there is attacked again, with the same mates. Images
+    for which the attack finds no starting point, or no finite image, stay as they are; AttackError where that is all of them.
     """
     names = range(len(images)) if numbers is None else numbers
     # an attack that may draw from torch's one generator takes its batches one after the other
     keyed = draws_for_each_image(attack)
     batches = [some for some in threads.batches(rows, batch) if not _restored(images, some, names, trial, journal)]
     done = len(rows) - sum(len(some) for some in batches)
+
+    failures: dict[int, AttackError] = {}  # by row
 
     def one_batch(some: Tensor) -> Tensor:
         seeds = [row_seeds[row] for row in some.tolist()]
@@ -165,14 +183,24 @@ def perturb_(
             started.starts = padded(starts(images.shape[1:], seeds), batch).to(device)
         inputs = (padded(images[some], batch).to(device), padded(labels[some], batch).to(device))
         with seeded(seeds[0], device) if not keyed else contextlib.nullcontext():
-            made = _attack_batch(classifier, started, *inputs, epsilon)
-        return made[: len(some)].cpu()
+            try:
+                made = _attack_batch(classifier, started, *inputs, epsilon)[: len(some)].cpu()
+            except _NoStartError as error:
+                if len(some) == 1:
+                    failures[int(some)] = error
+                    return images[some]
+                return torch.cat([one_batch(half) for half in some.chunk(2)])
+        for slot in (~made.isfinite()).flatten(1).any(dim=1).nonzero().flatten().tolist():
+            failures[int(some[slot])] = AttackError(f"attack {type(attack).__name__} gave images that are not finite")
+            made[slot] = images[some[slot]]
+        return made
 
     def store(some: Tensor, made: Tensor) -> None:
         nonlocal done
         images[some] = made
         parts = ({"adversarial": image, "trial": torch.tensor(trial)} for image in made)
-        journal.finish_all(dict(zip((str(names[row]) for row in some.tolist()), parts, strict=True)))
+        if not failures.keys() >= set(some.tolist()):  # else it may be the attack that can't run here at all
+            journal.finish_all(dict(zip((str(names[row]) for row in some.tolist()), parts, strict=True)))
         done += len(some)
         if progress:
             progress("attacking", done, len(rows))
@@ -180,6 +208,11 @@ def perturb_(
     with threads.pool(device, None if keyed else 1) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _run_batches(pool, classifier, batches, one_batch, store)
+    if failures:
+        first = failures[min(failures)]
+        if len(failures) == len(rows):
+            raise first
+        warn(f"{len(failures)} of {len(rows)} images count as failed attacks: {first}")
 
 
 def _run_batches(
@@ -215,6 +248,10 @@ def _run_batches(
         raise
     finally:
         hook.remove()
+
+
+class _NoStartError(AttackError):
+    """The attack finds no starting point for one image of a batch, or for several."""
 
 
 class _StoppedError(Exception):
@@ -265,15 +302,27 @@ def _attack_batch(classifier: nn.Module, attack: Any, images: Tensor, labels: Te
     try:
         _, clipped, _ = attack(model, images, foolbox.criteria.Misclassification(labels), epsilons=epsilon)
     except NotImplementedError:
-        raise AttackError(f"attack {type(attack).__name__} needs an --epsilon") from None
+        name = type(attack).__name__
+        needs = "needs an" if epsilon is None else "takes no"
+        raise AttackError(f"attack {name} {needs} --epsilon") from None
     except (*ERRORS, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "one of its checks failed without a message"
-        what = f"attack {type(attack).__name__} can't run on this classifier, or with such an option"
-        raise AttackError(f"{what}: {reason}") from error
-    if not torch.isfinite(clipped).all():
-        raise AttackError(f"attack {type(attack).__name__} gave images that are not finite")
+        raise _told(error, type(attack).__name__) from error
     made: Tensor = clipped.detach().clamp(0, 1)
     return made
+
+
+def _told(error: Exception, name: str) -> AttackError:
+    """What Foolbox raises, in the user's terms. Its counts are those of a padded batch."""
+    reason = str(error).splitlines()[0] if str(error) else "one of its checks failed without a message"
+    if "pass `distance`" in reason:
+        return AttackError(
+            f"attack {name} needs --attack-option distance=l2 (or {', '.join(n for n in NORMS if n != 'l2')})"
+        )
+    started = isinstance(error, AssertionError) and not str(error)
+    if started or re.search(r"failed for \d+ of \d+ inputs|not adversarial for \d+ of \d+ inputs", reason):
+        reason = reason if started else "no starting point is found"
+        return _NoStartError(f"attack {name} can't run on this classifier, or with such an option: {reason}")
+    return AttackError(f"attack {name} can't run on this classifier, or with such an option: {reason}")
 
 
 def _is_plain(value: Any) -> bool:

@@ -7,12 +7,18 @@ that Foolbox has needs the line alone.
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fmtool.errors import AttackError
+
 OK, WRONG_BEFORE, FAILED = 0, 1, 2  # an attacked image's status
 STATUS_NAMES = {OK: "ok", WRONG_BEFORE: "wrong before, not attacked", FAILED: "attack failed"}
+
+
+NORMS = {"l-inf": math.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}  # names of distances -> p
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,17 @@ def masks_title(fields: Mapping[str, Any]) -> str:
     name = f"robust {title(str(fields['attack']))}" if fields["robust"] else "plain"
     basis = fields.get("basis", "fourier")
     return name if basis == "fourier" else f"{name}, {basis}"
+
+
+def check_epsilon(epsilon: float, norm: str | None, shape: Sequence[int]) -> None:
+    """AttackError unless a bound is possible for images (c, h, w) in [0, 1]: a distance in the attack's own norm."""
+    size = math.prod(shape)
+    largest = {"l2": math.sqrt(size), "l1": size, "l0": size}.get(norm or "", 1.0)
+    if not 0 < epsilon <= largest:
+        unit = f"an {norm} distance" if norm else "a distance"
+        raise AttackError(
+            f"--epsilon {epsilon:g}: expected {unit} above 0 and at most {largest:.6g}, the largest between two images in [0, 1]"
+        )
 
 
 def parse_options(pairs: Mapping[str, str]) -> dict[str, Any]:

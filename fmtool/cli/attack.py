@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Annotated
 
@@ -45,7 +46,7 @@ def attack(
         typer.Option(
             "--epsilon",
             metavar="DISTANCE",
-            help=f"Largest l-inf distance on the [0, 1] pixel scale, such as 8/255. [default for pgd: {Fraction(EPSILON).limit_denominator(255)}]",
+            help=f"Largest distance in the attack's own norm, for pixels in [0, 1]: 8/255 for l-inf, 0.5 for l2. [default for pgd: {Fraction(EPSILON).limit_denominator(255)}]",
         ),
     ] = None,
     attack_option: Annotated[
@@ -139,13 +140,11 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def parse_epsilon(text: str) -> float:
-    """ "8/255" or "0.03" as a number above 0 and at most 1."""
+    """ "8/255" or "0.03" as a number above 0."""
     try:
         epsilon = float(Fraction(text.replace(" ", "")))
     except (ValueError, ZeroDivisionError):
         raise AttackError(f"--epsilon {text}: expected a number or a fraction such as 8/255") from None
-    if not 0 < epsilon <= 1:
-        raise AttackError(
-            f"--epsilon {text}: expected a distance above 0 and at most 1, in units of the [0, 1] pixel range"
-        )
+    if not 0 < epsilon < math.inf:
+        raise AttackError(f"--epsilon {text}: expected a distance above 0, for pixels in [0, 1]")
     return epsilon

@@ -44,11 +44,11 @@ def attack(
 ) -> Artifact:
     """Attack `data` with a name of `registry.ATTACKS` or a Foolbox class name; gives an `attack` artifact with every image.
 
-    attack: None for fmn, or pgd with a defence. epsilon: the l-inf bound in units of the [0, 1] pixel range (default 8/255 for
-    pgd; fmn and deepfool take none). attack_options: arguments of the Foolbox class. defense: a `class-masks` artifact, whose
-    two-pass classifier is attacked white-box by pgd from `restarts` random starts (default 5) and through each mask alone;
-    predictions and status are then that classifier's. AttackError when no image is right before, so that there is nothing to
-    attack.
+    attack: None for fmn, or pgd with a defence. epsilon: the bound in the attack's own norm, for pixels in [0, 1] (default
+    8/255 for pgd; fmn and deepfool take none). attack_options: arguments of the Foolbox class. defense: a `class-masks`
+    artifact, whose two-pass classifier is attacked white-box by pgd from `restarts` random starts (default 5) and through each
+    mask alone; predictions and status are then that classifier's. AttackError when no image is right before, so that there is
+    nothing to attack.
     """
     name = attack or ("fmn" if defense is None else "pgd")
     epsilon = _bound(name, epsilon)
@@ -59,10 +59,14 @@ def attack(
     _check_draws(name, foolbox_attack, starts, shared)
     ready = ready_model(model, execution)
     data = fitted_data(data, ready.spec)
+    norm = foolbox.norm_of(foolbox_attack)
+    if epsilon is not None:
+        registry.check_epsilon(epsilon, norm, ready.spec.input_shape)
     target = None if defense is None else two_pass(defense, model, ready, execution.allow_other_model)
     if shared:
         _try_slots(target or ready.classifier, data, ready)
     header, history = _described(name, epsilon, in_effect, ready, seed, model, data, defense, starts)
+    header["norm"] = norm
     if shard is not None:
         header["shard"], data = shard.field(len(data)), _some(data, shard.rows(len(data)))
     work = {

@@ -17,7 +17,7 @@ from fmtool.errors import ArtifactError, warn
 from fmtool.stages.options import DEFAULT_EXECUTION, Execution
 
 # kind -> the stages whose options must agree: the newest of each that is in the history
-MAKERS = {"attack": ("attack",), "masks": ("fit-masks", "attack")}
+MAKERS = {"attack": ("attack", "import-attack"), "masks": ("fit-masks", "attack", "import-attack")}
 CHOICE = {"limit", "factory"}  # options that only choose images, or allow a model to be loaded
 UNSAID = {"perturb": 0.0, "basis": "fourier"}  # what files mean that were made before there was such an option
 ROUNDING = {"batch_size", "compile", "device"}  # options that may change no more than rounding

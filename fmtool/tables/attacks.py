@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fmtool.attacks.registry import FAILED, STATUS_NAMES, WRONG_BEFORE, masks_title, title
+from fmtool.attacks.registry import FAILED, NORMS, STATUS_NAMES, WRONG_BEFORE, masks_title, title
 from fmtool.tables.headers import Arrays, Header
 from fmtool.tables.table import Table
 
@@ -19,27 +20,32 @@ def attack_name(header: Header) -> str:
 
 
 def attack_table(header: Header, arrays: Arrays) -> Table:
-    """Accuracy before and after, success, and the median l-inf distance over the images that were right before."""
+    """Accuracy before and after, success, and the median distances over the images that were right before: l-inf and l2, and that
+    of the attack's own norm where it is another one; of pixels in [0, 1].
+    """
     import numpy as np
 
     status = arrays["status"]
     n, right = len(status), status != WRONG_BEFORE
     failed = status == FAILED
+    own = header.get("norm")
+    norms = ["l-inf", "l2", *([own] if own in ("l1", "l0") else [])]
     with np.errstate(all="ignore"):  # images that are not finite have no distance
-        distance = _distances(arrays["adversarial"], arrays["images"])
+        distances = _distances(arrays["adversarial"], arrays["images"], norms)
     # a failed attack found no adversarial image at any distance: it must not make the median smaller
-    distance[failed] = np.inf
+    distances[:, failed] = np.inf
     after = (arrays["adversarial_predictions"] == arrays["labels"]).mean()
     defense = header.get("defense")
-    median = float(np.median(distance[right])) if right.any() else None
+    largest, *others = [float(np.median(row[right])) if right.any() else None for row in distances]
     row = [
         attack_name(header),
         n,
         100 * right.mean(),
         100 * after,
         100 * (1 - failed[right].mean()) if right.any() else None,
-        median,
-        None if median is None else 255 * median,
+        largest,
+        None if largest is None else 255 * largest,
+        *others,
     ]
     columns = {
         "attack": "",
@@ -49,10 +55,16 @@ def attack_table(header: Header, arrays: Arrays) -> Table:
         "success %": ".2f",
         "median l-inf": ".4f",
         "in 1/255": ".3f",
+        **{f"median {norm}": ".4f" for norm in norms[1:]},
     }
     counts = ", ".join(f"{int((status == code).sum())} {name}" for code, name in STATUS_NAMES.items())
     options = ", ".join(f"{key}={value}" for key, value in sorted(header["options"].items()) if value is not None)
-    notes = [f"{counts}. success and l-inf: over the {int(right.sum())} images right before.", f"options: {options}"]
+    notes = [
+        f"{counts}. success and distances: over the {int(right.sum())} images right before.",
+        f"options: {options}",
+    ]
+    if own is not None and own != "l-inf":
+        notes.insert(1, f"the attack's own distance is {own}.")
     if defense:
         fooled, restarts = defense["found"], defense["restarts"]
         notes.insert(
@@ -64,14 +76,15 @@ def attack_table(header: Header, arrays: Arrays) -> Table:
     return Table("Attack", columns, [row], notes)
 
 
-def _distances(adversarial: Any, images: Any) -> np.ndarray[Any, Any]:
-    """(n) float64 l-inf distances; arrays (n, c, h, w), or rows of a file, read a few at a time."""
+def _distances(adversarial: Any, images: Any, norms: Sequence[str]) -> np.ndarray[Any, Any]:
+    """(norms, n) float64 distances; arrays (n, c, h, w), or rows of a file, read a few at a time."""
     import numpy as np
 
     from fmtool.masks.radial import row_blocks
 
-    blocks = [np.zeros(0)]
+    blocks = [np.zeros((len(norms), 0))]
     for rows in row_blocks(images):
-        moved = np.abs(np.asarray(adversarial[rows]) - np.asarray(images[rows]))
-        blocks.append(moved.reshape(len(moved), -1).max(axis=1).astype(float))
-    return np.concatenate(blocks)
+        moved = (np.asarray(adversarial[rows]) - np.asarray(images[rows])).astype(float)
+        moved = moved.reshape(len(moved), -1)
+        blocks.append(np.stack([np.linalg.norm(moved, NORMS[norm], axis=1) for norm in norms]))
+    return np.concatenate(blocks, axis=1)

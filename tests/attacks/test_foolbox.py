@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import threading
 import time
@@ -243,7 +244,6 @@ def test_bounds_where_there_are_none_or_must_be(trained: tuple[nn.Module, Tensor
 
 
 def test_nothing_right_is_nothing_to_attack(files: Path) -> None:
-    import dataclasses
 
     model = fmtool.read(str(files / "model.safetensors"))
     data = fmtool.load_data("digits:test", limit=20)
@@ -365,3 +365,59 @@ def test_batches_that_are_whole_when_ctrl_c_comes_are_kept(monkeypatch: pytest.M
             epsilon=0.1, row_seeds=list(range(6)), batch=2, device=CPU, journal=journal,
         )  # fmt: skip
     assert len(jobs) == 3 and set(journal.parts) == set("012345")
+
+
+@pytest.mark.parametrize("message", ["init_attack failed for 31 of 64 inputs", ""])
+def test_an_image_without_a_starting_point_is_one_failed_attack(
+    files: Path, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are attacked as ever; counts are of the user's images, not of the padded batch."""
+    data = fmtool.load_data("digits:test", limit=20)
+    model, kind = fmtool.read(str(files / "model.safetensors")), attacks.load_foolbox().attacks.L2CarliniWagnerAttack
+    unlucky, batches = data.pixels()[[3, 11]], list[int]()
+
+    def attacked(self: object, model: object, inputs: Tensor, criterion: object, **_: object) -> Tensor:
+        batches.append(len(inputs))
+        if any(torch.equal(one, other) for one in inputs for other in unlucky):
+            raise ValueError(message) if message else AssertionError
+        return 1 - inputs
+
+    monkeypatch.setattr(kind, "run", attacked)
+    with pytest.warns(
+        FmtoolWarning, match=r"2 of \d+ images count as failed attacks: attack L2CarliniWagnerAttack can't"
+    ):
+        found = fmtool.attack(model, data, attack="L2CarliniWagnerAttack")
+    right = found["clean_predictions"] == data.labels
+    assert right[3] and right[11] and set(batches) == {256}
+    assert found["status"][[3, 11]].tolist() == [2, 2]
+    assert torch.equal(found["adversarial"][[3, 11]], unlucky)
+    others = right.clone()
+    others[[3, 11]] = False
+    assert torch.equal(found["adversarial"][others], 1 - found["images"][others])
+    only = fmtool.load_data("digits:test", limit=20)
+    few = dataclasses.replace(only, **{n: getattr(only, n)[[3, 11]] for n in ("images", "labels", "key", "index")})
+    with pytest.raises(AttackError, match="can't run on this classifier"):
+        fmtool.attack(model, few, attack="L2CarliniWagnerAttack")
+
+
+def test_a_bound_is_in_the_attacks_own_norm(files: Path) -> None:
+    model, data = fmtool.read(str(files / "model.safetensors")), fmtool.load_data("digits:test", limit=10)
+    for name, epsilon, p in (("L2PGD", 3.0, 2), ("L1PGD", 12.0, 1), ("LinfPGD", 0.9, torch.inf)):
+        found = fmtool.attack(model, data, attack=name, epsilon=epsilon, attack_options={"steps": 5})
+        moved = torch.linalg.vector_norm((found["adversarial"] - found["images"]).flatten(1), p, dim=1)
+        assert 0.5 * epsilon < float(moved.max()) <= epsilon * (1 + 1e-5)
+        assert found.header["norm"] == {2: "l2", 1: "l1", torch.inf: "l-inf"}[p]
+    for name, epsilon, largest in (
+        ("L2PGD", 8.5, "an l2 distance above 0 and at most 8,"),
+        ("L1PGD", 65, "at most 64,"),
+        ("FGSM", 2, "at most 1,"),
+    ):
+        with pytest.raises(AttackError, match=f"--epsilon {epsilon:g}: expected .*{largest}"):
+            fmtool.attack(model, data, attack=name, epsilon=epsilon)
+    with pytest.raises(AttackError, match="L0FMNAttack takes no --epsilon"):
+        fmtool.attack(model, data, attack="L0FMNAttack", epsilon=1, attack_options={"steps": 3})
+    with pytest.raises(AttackError, match=r"needs --attack-option distance=l2 \(or l-inf, l1, l0\)"):
+        fmtool.attack(model, data, attack="InversionAttack")
+    assert (
+        fmtool.attack(model, data, attack="InversionAttack", attack_options={"distance": "l1"}).header["norm"] == "l1"
+    )

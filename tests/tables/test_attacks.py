@@ -45,6 +45,23 @@ def test_attack_figures_are_over_the_images_right_before() -> None:
     assert row["in 1/255"] == pytest.approx(0.25 * 255)
 
 
+@pytest.mark.parametrize(
+    ("norm", "expected"),
+    [("l-inf", {}), ("l2", {}), ("l1", {"median l1": 0.7}), ("l0", {"median l0": 2.0}), (None, {})],
+)
+def test_distances_are_those_of_the_attacks_norm_and_of_l_inf_and_l2(
+    norm: str | None, expected: dict[str, float]
+) -> None:
+    """One image of which two pixels moved, by 0.3 and 0.4."""
+    arrays = attack_arrays([0.4], [0])
+    arrays["adversarial"][0, 0, 0, 4] -= 0.3
+    table = attack_table({"attack": "L1PGD", "options": {}, "norm": norm}, arrays)
+    row = row_of(table)
+    medians = {"median l-inf": 0.4, "in 1/255": 0.4 * 255, "median l2": 0.5, **expected}
+    assert {name: row[name] for name in list(row)[5:]} == pytest.approx(medians)
+    assert (f"the attack's own distance is {norm}." in table.notes) == (norm not in (None, "l-inf"))
+
+
 def test_distances_are_measured_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     header = {"attack": "fmn", "options": {}}
     arrays = attack_arrays([0.1, 0.4, 0.3, 0.2, 0.0], [0, 0, 0, 0, 2])
@@ -55,7 +72,7 @@ def test_distances_are_measured_in_blocks(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_median_that_is_infinite_is_written_so() -> None:
     table = attack_table({"attack": "fmn", "options": {}}, attack_arrays([0.1, 0, 0], [0, 2, 2]))
-    assert table.cells()[0][-1] == "inf"
+    assert table.cells()[0][-3:] == ["inf", "inf", "inf"]
     assert json.loads(as_json(table))["rows"][0]["in 1/255"] is None
 
 

@@ -1,0 +1,66 @@
+"""fmtool import-attack."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import fmtool
+from fmtool.cli import options
+from fmtool.cli.session import working
+from fmtool.cli.terminal import show_result
+
+EXAMPLE = (
+    "fmtool import-attack model.safetensors --data digits --adversarial adv.npy --name autoattack -o auto.safetensors"
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        "import-attack",
+        short_help="Make an attack file from adversarial images of another library.",
+        epilog=options.example(EXAMPLE),
+    )(import_attack)
+
+
+def import_attack(
+    model: options.Model,
+    data: options.Data,
+    adversarial: Annotated[
+        str,
+        typer.Option(
+            "--adversarial",
+            metavar="FILE",
+            help="Adversarial images (.safetensors, .npy, .npz or .pt) in [0, 1], one for each image of --data and in the same order, or with a tensor index of their positions in the split.",
+        ),
+    ],
+    output: options.Output,
+    name: Annotated[
+        str, typer.Option("--name", metavar="NAME", help="What tables call the attack, such as autoattack.")
+    ] = "imported",
+    limit: options.Limit = None,
+    size: options.Size = None,
+    device: options.Device = "auto",
+    batch_size: options.BatchSize = None,
+    factory: options.Factory = None,
+    form: options.Format = "table",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Make an attack file from adversarial images that AutoAttack, torchattacks, ART or your own code made.
+
+    Shape and range are checked; predictions, success and distances are computed anew. All later stages take the file.
+    """
+    with working(output, quiet=quiet, debug=debug):
+        from fmtool.datasets.data import load
+
+        result = fmtool.import_attack(
+            fmtool.read(model, "model"),
+            load(data, size=size, limit=limit),
+            adversarial=adversarial,
+            name=name,
+            execution=fmtool.Execution(device=device, batch_size=batch_size, factory=factory, output=output),
+        )
+    show_result(result, output, form)

@@ -1,0 +1,179 @@
+"""Make an `attack` artifact from adversarial images that another library made: AutoAttack, torchattacks, ART, own code."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fmtool.artifacts import files
+from fmtool.artifacts.format import Artifact
+from fmtool.artifacts.history import stage
+from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
+from fmtool.datasets.data import Data
+from fmtool.errors import ArtifactError, AttackError, warn
+from fmtool.models.classifier import predict
+from fmtool.models.unpickling import contents
+from fmtool.stages.device_faults import halving
+from fmtool.stages.inputs import fitted_data, data_header, inputs_of, rows_of
+from fmtool.stages.options import DEFAULT_EXECUTION, Execution
+from fmtool.stages.prepare import ready_model
+
+NAMES = ("adversarial", "adversarials", "adv", "adv_complete", "adv_inputs", "adv_images", "x_adv", "images", "x")
+RANGE_SLACK = 1e-6  # undoing a normalisation leaves [0, 1] by some 3e-8; what is within is clamped
+COMPARED = 64  # images whose nearest clean image is looked for
+
+
+@halving
+def import_attack(
+    model: Artifact,
+    data: Data,
+    *,
+    adversarial: str,
+    name: str = "imported",
+    execution: Execution = DEFAULT_EXECUTION,
+) -> Artifact:
+    """The images of a file as an attack on `data`, with predictions, status and distances computed anew.
+
+    adversarial: a .safetensors, .npy, .npz or .pt file of (n, c, h, w) images in [0, 1], as many as `data` has and in its order,
+    or with `index` (n), each image's position in its split. name: what the attack is called in tables. Images that the model gets
+    wrong before count as not attacked. ArtifactError for images of another number, shape or range.
+    """
+    execution.refuse("import-attack", "shard", "ranks", "restart", "allow_other_model")
+    if not name or not name.isprintable():
+        raise AttackError(f"--name {name!r}: expected text that can be printed")
+    ready = ready_model(model, execution)
+    data = fitted_data(data, ready.spec)
+    content = files.read_bytes(adversarial)
+    images = data.pixels()
+    found = _matched(*_arrays(content, adversarial), data, adversarial)
+    _check_order(found, images, adversarial)
+    clean = predict(ready.classifier, images, ready.batch, ready.device)
+    status = torch.where(clean == data.labels, OK, WRONG_BEFORE)
+    if not (status == OK).any():
+        raise AttackError(f"the model gets none of the {len(data)} images right: no attack can be judged")
+    before = status == WRONG_BEFORE
+    moved = int((found[before] != images[before]).flatten(1).any(dim=1).sum())
+    if moved:
+        warn(f"{moved} images that the model gets wrong without an attack were attacked too: their clean image is kept")
+        found[before] = images[before]
+    predictions = predict(ready.classifier, found, ready.batch, ready.device)
+    status[(status == OK) & (predictions == data.labels)] = FAILED
+    recorded = {"--name": name, **ready.recorded()}
+    given = {
+        "option": "--adversarial",
+        "name": Path(adversarial).name,
+        "split": "",
+        "digest": hashlib.sha256(content).hexdigest(),
+    }
+    history = stage("import-attack", recorded, None, [*inputs_of(model, data), given])
+    header = {"attack": name, "options": {}, "norm": None, **data_header(data, ready.spec)}
+    tensors = {
+        "images": images,
+        "adversarial": found,
+        "clean_predictions": clean,
+        "adversarial_predictions": predictions,
+        "status": status,
+        **rows_of(data),
+    }
+    result = Artifact("attack", header, tensors, history)
+    if execution.output is not None:
+        files.write(result, execution.output)
+    return result
+
+
+def _arrays(content: bytes, path: str) -> tuple[Tensor, Tensor | None]:
+    """The images of a file, and `index` if it has one."""
+    values = _read(content, path)
+    if isinstance(values, tuple | list):
+        values = {str(number): value for number, value in enumerate(values)}
+    named = values if isinstance(values, Mapping) else {"adversarial": values}
+    tensors = {
+        str(key): torch.as_tensor(value) for key, value in named.items() if isinstance(value, Tensor | np.ndarray)
+    }
+    many = [key for key, value in tensors.items() if value.ndim == 4]
+    chosen = next((key for key in NAMES if key in many), many[0] if len(many) == 1 else None)
+    if chosen is None:
+        holds = ", ".join(f"{key} {list(value.shape)}" for key, value in tensors.items()) or "no tensors"
+        raise ArtifactError(
+            f"{path}: expected images (n, c, h, w), named adversarial if there are several; it holds {holds}"
+        )
+    return tensors[chosen], tensors.get("index")
+
+
+def _read(content: bytes, path: str) -> Any:
+    """Arrays, tensors, or containers of them; nothing that would run code."""
+    if content.startswith(b"\x93NUMPY"):
+        return _numpy(content, path)
+    if content.startswith(b"PK") and zipfile.is_zipfile(io.BytesIO(content)):
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if any(entry.endswith(".npy") for entry in archive.namelist()):
+                return _numpy(content, path)
+    return contents(content, path)
+
+
+def _numpy(content: bytes, path: str) -> Any:
+    try:
+        loaded = np.load(io.BytesIO(content), allow_pickle=False)
+        return dict(loaded) if isinstance(loaded, Mapping) else loaded
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, MemoryError) as error:
+        raise ArtifactError(f"{path}: can't be read as NumPy's arrays ({str(error).splitlines()[0]})") from None
+
+
+def _matched(images: Tensor, index: Tensor | None, data: Data, path: str) -> Tensor:
+    """(n, c, h, w) float32 in [0, 1], in the data's order."""
+    shape = tuple(data.images.shape)
+    if index is not None:
+        images = _by_index(images, index, data, path)
+    if tuple(images.shape) != shape:
+        raise ArtifactError(f"{path}: images are {list(images.shape)}, expected those of {data.name}, {list(shape)}")
+    if images.dtype == torch.uint8:
+        warn(f"{path}: images have 8 bits a pixel: attacks that barely succeed may not survive the rounding")
+        return images.float() / 255
+    if images.dtype != torch.float32 and images.dtype != torch.float64:
+        if not images.is_floating_point():
+            raise ArtifactError(f"{path}: images are {images.dtype}, expected float32 in [0, 1], or uint8")
+        warn(f"{path}: images are {images.dtype}: attacks that barely succeed may not survive the rounding")
+    low, high = (float(value) for value in images.aminmax())
+    if not (low >= -RANGE_SLACK and high <= 1 + RANGE_SLACK):
+        hint = ": undo the normalisation" if low < 0 else ": divide them by 255" if 2 < high <= 255 else ""
+        raise ArtifactError(f"{path}: images reach from {low:.6g} to {high:.6g}, expected [0, 1]{hint}")
+    return images.float().clamp(0, 1).contiguous()
+
+
+def _by_index(images: Tensor, index: Tensor, data: Data, path: str) -> Tensor:
+    if index.ndim != 1 or len(index) != len(images) or index.is_floating_point():
+        raise ArtifactError(
+            f"{path}: index is {list(index.shape)}, expected a whole number for each of {len(images)} images"
+        )
+    rows = {position: row for row, position in enumerate(index.tolist())}
+    if len(rows) < len(index):
+        raise ArtifactError(f"{path}: index names an image twice")
+    missing = [position for position in data.index.tolist() if position not in rows]
+    if missing:
+        raise ArtifactError(
+            f"{path}: has no image for {len(missing)} of {data.name}, first index {missing[0]} (see --limit)"
+        )
+    if len(rows) > len(data):
+        warn(f"{path}: {len(rows) - len(data)} images are not of {data.name} here and are left aside")
+    return images[[rows[position] for position in data.index.tolist()]]
+
+
+def _check_order(adversarial: Tensor, images: Tensor, path: str) -> None:
+    """Warn where most adversarial images are nearer to another clean image than to their own."""
+    rows = torch.arange(0, len(images), math.ceil(len(images) / COMPARED))
+    distances = torch.cdist(adversarial[rows].flatten(1), images.flatten(1))
+    own = distances[torch.arange(len(rows)), rows]
+    others = int((distances.min(dim=1).values < own).sum())
+    if 2 * others > len(rows):
+        warn(
+            f"{path}: {others} of {len(rows)} images are nearer to another image than to their own: is the order the same?"
+        )

@@ -1,0 +1,159 @@
+"""Adversarial images of other libraries as attack files: judged anew, and taken by all later stages."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Run
+from safetensors.torch import save_file
+from torch import Tensor
+
+import fmtool
+from fmtool.errors import AttackError, FmtoolError, FmtoolWarning
+
+LINE = ["--data", "digits:test", "--limit", 40]
+
+
+@pytest.fixture
+def moved(files: Path) -> tuple[fmtool.Artifact, fmtool.Data, Tensor]:
+    """The model, 40 images, and what PGD makes of them within 0.3."""
+    model, data = fmtool.read(str(files / "model.safetensors")), fmtool.load_data("digits:test", limit=40)
+    return model, data, fmtool.attack(model, data, attack="pgd", epsilon=0.3)["adversarial"]
+
+
+def write(path: Path, images: Tensor, index: Tensor | None = None) -> str:
+    """The images in the format of the suffix, under a name that is usual there."""
+    if path.suffix == ".npy":
+        np.save(path, images.numpy())
+    elif path.suffix == ".npz":
+        np.savez(path, x_adv=images.numpy(), **({} if index is None else {"index": index.numpy()}))
+    elif path.suffix == ".safetensors":
+        save_file({"adversarial": images.contiguous(), **({} if index is None else {"index": index})}, path)
+    else:
+        torch.save({"adv_complete": images, **({} if index is None else {"index": index})}, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors", ".pt"])
+def test_images_of_any_format_are_judged_anew(suffix: str, moved: Any, tmp_path: Path) -> None:
+    model, data, images = moved
+    path = write(tmp_path / f"adv{suffix}", images)
+    found = fmtool.import_attack(model, data, adversarial=path, name="autoattack")
+    own = fmtool.attack(model, data, attack="pgd", epsilon=0.3)
+    for name, tensor in own.tensors.items():
+        assert torch.equal(found[name], tensor), name
+    assert found.header["attack"] == "autoattack" and found.header["class_names"] == own.header["class_names"]
+    entry = next(entry for entry in found.history[-1]["inputs"] if entry.get("option") == "--adversarial")
+    assert entry["name"] == f"adv{suffix}" and entry["digest"] == hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def test_rows_are_matched_by_their_index(moved: Any, tmp_path: Path) -> None:
+    model, data, images = moved
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    expected = fmtool.import_attack(model, data, adversarial=write(tmp_path / "a.npy", images))
+    path = write(tmp_path / "b.npz", images[order], data.index[order])
+    assert torch.equal(fmtool.import_attack(model, data, adversarial=path)["adversarial"], expected["adversarial"])
+    with pytest.warns(FmtoolWarning, match="nearer to another image than to their own: is the order the same"):
+        fmtool.import_attack(model, data, adversarial=write(tmp_path / "c.npy", images[order]))
+
+
+def test_attacked_images_that_were_wrong_before_are_left_clean(moved: Any, tmp_path: Path) -> None:
+    model, data, images = moved
+    labels = data.labels.clone()
+    labels[:3] = (labels[:3] + 1) % 10
+    import dataclasses
+
+    with pytest.warns(FmtoolWarning, match="3 images that the model gets wrong without an attack were attacked too"):
+        found = fmtool.import_attack(
+            model, dataclasses.replace(data, labels=labels), adversarial=write(tmp_path / "a.npy", images)
+        )
+    assert (found["status"][:3] == 1).all() and torch.equal(found["adversarial"][:3], found["images"][:3])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda x: x[:39], r"images are \[39, 1, 8, 8\], expected those of digits, \[40, 1, 8, 8\]"),
+        (lambda x: x.permute(0, 2, 3, 1), r"images are \[40, 8, 8, 1\]"),
+        (lambda x: x * 255, r"reach from 0 to 2\d\d.*, expected \[0, 1\]: divide them by 255"),
+        (lambda x: x - 0.5, "undo the normalisation"),
+        (lambda x: x / 0, r"expected \[0, 1\]"),
+        (lambda x: (x * 255).int(), r"images are torch.int32, expected float32"),
+        (lambda x: x[0], r"expected images \(n, c, h, w\)"),
+    ],
+)
+def test_other_shapes_and_ranges_are_told(change: Any, told: str, moved: Any, tmp_path: Path) -> None:
+    model, data, images = moved
+    with pytest.raises(FmtoolError, match=told):
+        fmtool.import_attack(model, data, adversarial=write(tmp_path / "a.npy", change(images)))
+
+
+def test_files_that_are_none_are_told(moved: Any, tmp_path: Path) -> None:
+    model, data, images = moved
+    (tmp_path / "page.npy").write_text("<html>")
+    np.save(tmp_path / "objects.npy", np.array([object()]), allow_pickle=True)
+    for name, told in (
+        ("page.npy", "a web page"),
+        ("objects.npy", "can't be read as NumPy's"),
+        ("none.npy", "can't be read"),
+    ):
+        with pytest.raises(FmtoolError, match=told):
+            fmtool.import_attack(model, data, adversarial=str(tmp_path / name))
+    with pytest.raises(AttackError, match="--name"):
+        fmtool.import_attack(model, data, adversarial=write(tmp_path / "a.npy", images), name="")
+    for index in (data.index[:39], data.index.float(), data.index * 0, data.index + 1):
+        with pytest.raises(FmtoolError, match=r"index|no image for"):
+            fmtool.import_attack(model, data, adversarial=write(tmp_path / "a.npz", images, index))
+
+
+def test_eight_bits_are_told(moved: Any, tmp_path: Path) -> None:
+    model, data, images = moved
+    with pytest.warns(FmtoolWarning, match="8 bits a pixel"):
+        found = fmtool.import_attack(model, data, adversarial=write(tmp_path / "a.npy", (images * 255).round().byte()))
+    assert float((found["adversarial"] - images)[found["status"] != 1].abs().max()) <= 0.5 / 255 + 1e-6
+
+
+def test_an_attack_of_torchattacks_goes_through_all_stages(run: Run, files: Path, tmp_path: Path) -> None:
+    """Made on the network as the file gives it, outside of fmtool."""
+    torchattacks = pytest.importorskip("torchattacks")
+    from fmtool.models.model_files import from_artifact
+
+    model, data = files / "model.safetensors", fmtool.load_data("digits:test", limit=40)
+    network, _ = from_artifact(fmtool.read(str(model)))
+    attack = torchattacks.PGDL2(network, eps=1.5, alpha=0.2, steps=10, random_start=False)
+    path = write(tmp_path / "adv.pt", attack(data.pixels(), data.labels).detach())
+    line = [
+        "import-attack",
+        model,
+        *LINE,
+        "--adversarial",
+        path,
+        "--name",
+        "PGDL2",
+        "-o",
+        tmp_path / "attack",
+        "--format",
+        "json",
+    ]
+    outcome = run(*line)
+    assert outcome.code == 0, outcome.err
+    (row,) = json.loads(outcome.out)["rows"]
+    assert row["attack"] == "PGDL2" and row["n"] == 40 and row["success %"] > 50
+    assert 0.5 < row["median l2"] <= 1.5 + 1e-4
+    few = ["--min-steps", 5, "--max-steps", 8]
+    assert (
+        run("fit-masks", model, tmp_path / "attack", "--for", "adversarial", *few, "-o", tmp_path / "masks").code == 0
+    )
+    assert run("class-masks", model, tmp_path / "attack", "--robust", *few, "-o", tmp_path / "robust").code == 0
+    assert run("defend", model, tmp_path / "attack", tmp_path / "robust", "-o", tmp_path / "defense").code == 0
+    assert (
+        run("inspect", tmp_path / "masks").code == 0
+        and run("merge", tmp_path / "attack", "-o", tmp_path / "all").code == 0
+    )
+    assert fmtool.read(str(tmp_path / "masks")).header["attack"] == "PGDL2"
