@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
         "import-attack",
-        short_help="Make an attack file from adversarial images of another library.",
+        short_help="Import adversarial images of another library.",
         epilog=options.example(EXAMPLE),
     )(import_attack)
 

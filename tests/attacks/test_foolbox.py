@@ -417,7 +417,7 @@ def test_a_bound_is_in_the_attacks_own_norm(files: Path) -> None:
     with pytest.raises(AttackError, match="L0FMNAttack takes no --epsilon"):
         fmtool.attack(model, data, attack="L0FMNAttack", epsilon=1, attack_options={"steps": 3})
     with pytest.raises(AttackError, match=r"needs --attack-option distance=l2 \(or l-inf, l1, l0\)"):
-        fmtool.attack(model, data, attack="InversionAttack")
+        fmtool.attack(model, data, attack="InversionAttack", epsilon=0.5)
     assert (
         fmtool.attack(model, data, attack="InversionAttack", attack_options={"distance": "l1"}).header["norm"] == "l1"
     )

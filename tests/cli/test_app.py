@@ -31,6 +31,7 @@ COMMANDS = [
     "train-model",
     "import-model",
     "attack",
+    "import-attack",
     "fit-masks",
     "correlate",
     "class-masks",
