@@ -23,7 +23,7 @@ from fmtool.errors import ArtifactError, AttackError, warn
 from fmtool.models.classifier import predict
 from fmtool.models.unpickling import contents
 from fmtool.stages.device_faults import halving
-from fmtool.stages.inputs import fitted_data, data_header, inputs_of, rows_of
+from fmtool.stages.inputs import data_header, fitted_data, inputs_of, rows_of
 from fmtool.stages.options import DEFAULT_EXECUTION, Execution
 from fmtool.stages.prepare import ready_model
 
