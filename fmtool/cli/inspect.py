@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,9 +12,10 @@ import typer
 from fmtool.artifacts import replay
 from fmtool.artifacts.files import describe, label
 from fmtool.artifacts.format import Description
+from fmtool.artifacts.output import STREAM
 from fmtool.cli import options
 from fmtool.cli.history_tree import history_tree, show_tree
-from fmtool.cli.session import working
+from fmtool.cli.session import DataOptions, working
 from fmtool.cli.terminal import show
 from fmtool.errors import FmtoolError, printable
 from fmtool.tables.correlations import table1
@@ -34,7 +37,7 @@ def inspect(
         list[str],
         typer.Argument(
             metavar="FILE...",
-            help="Files of any kind, or - for standard input. Several correlation files form one table like the paper's Table 1; other files of one kind form a table with a row each.",
+            help="Files of any kind, or - for standard input; or data as --data takes them. Several correlation files form one table like the paper's Table 1; other files of one kind form a table with a row each.",
         ),
     ],
     history: Annotated[
@@ -51,17 +54,34 @@ def inspect(
             help=f"Show one table for all files ({', '.join(KINDS)}): mean radial frequency and shares of the energy, with intervals.",
         ),
     ] = False,
+    size: options.Size = None,
+    layout: options.Layout = None,
+    pixel_range: options.PixelRange = None,
+    data_root: options.DataRoot = None,
     form: options.Format = "table",
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Show what files hold: kind, tensors, the result as a table, the spectrum of masks, and the stages that made them.
 
-    The digest is checked: a file that has been changed or damaged is refused.
+    The digest is checked: a file that has been changed or damaged is refused. Of data, as --data takes them, it shows format,
+    split, images of each class, shape, range of pixels, and what was left out.
     """
-    with working(None, quiet=quiet, debug=debug):
+    with working(None, quiet=quiet, debug=debug) as bar:
         if history and (spectrum or form != "table"):
             raise FmtoolError("--history goes with neither --spectrum nor --format: it prints a tree")
+        data = [file for file in files if _is_data(file)]
+        if data:
+            if history or spectrum or len(data) < len(files):
+                raise FmtoolError(f"{data[0]}: is data, which inspect shows alone, without --history and --spectrum")
+            from fmtool.tables.data import data_table
+
+            how = DataOptions(size=size, layout=layout, pixel_range=pixel_range, data_root=data_root)
+            tables = [(file, [data_table(how.load(file, bar), bar)]) for file in files]
+    if data:
+        show(joined(tables), form)
+        return
+    with working(None, quiet=quiet, debug=debug):
         descriptions = [describe(file, *(KINDS if spectrum else ())) for file in files]
         if spectrum:
             show(
@@ -88,6 +108,17 @@ def inspect(
         titled.append((label(file), tables_of(one.kind, one.header, arrays)))
     show(joined(titled), form)
     _show_commands(descriptions if history else ())
+
+
+def _is_data(file: str) -> bool:
+    """Whether this is what --data takes: a data set's name, a folder, or a file that is not fmtool's own."""
+    from fmtool.datasets.readers.registry import is_data
+    from fmtool.datasets.registry import DATASETS
+
+    if file == STREAM:
+        return False
+    source = file if os.path.exists(file) else file.rpartition(":")[0] or file
+    return (source in DATASETS and not os.path.exists(source)) or is_data(Path(source))
 
 
 def _show_commands(descriptions: Iterable[Description]) -> None:

@@ -70,3 +70,11 @@ def _inner(path: Path) -> Path:
             break
         inner = Path(folders[0].path)
     return path
+
+
+def is_data(path: Path) -> bool:
+    """Whether a folder or file is one that holds data, as far as its name and, of safetensors, its header tell."""
+    if not path.exists():
+        return False
+    name, module = _reader_of(path)
+    return bool(module.holds_images(path)) if name == "safetensors_files" else True

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
 from fmtool.artifacts.files import read_bytes
-from fmtool.artifacts.format import parse_header, tensors_in
-from fmtool.datasets.arrays import from_names
+from fmtool.artifacts.format import LARGEST_HEADER, METADATA_KEY, parse_header, tensors_in
+from fmtool.datasets.arrays import IMAGE_NAMES, from_names
 from fmtool.datasets.source import Source
+from fmtool.datasets.splits import split_in
 from fmtool.errors import DataError, FmtoolError
 
 SUFFIX = ".safetensors"
@@ -18,6 +20,19 @@ SUFFIX = ".safetensors"
 def recognises(path: Path) -> bool:
     """Every file: the table's last reader, whose error says what there is."""
     return True
+
+
+def holds_images(path: Path) -> bool:
+    """Whether its header is that of a file of images which fmtool didn't make."""
+    try:
+        with open(path, "rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(size)) if size <= LARGEST_HEADER else {}
+    except (OSError, struct.error, ValueError, RecursionError):
+        return False
+    if not isinstance(header, dict) or METADATA_KEY in (header.get("__metadata__") or {}):
+        return False
+    return any(split_in(name)[1] in IMAGE_NAMES for name in header)
 
 
 def read(path: Path, name: str) -> Source:
