@@ -13,12 +13,10 @@ keep whole batches busy: they continue in a narrower batch, but only if those st
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,29 +24,18 @@ from torch import Tensor, nn
 from fmtool.artifacts.format import Rows
 from fmtool.errors import FmtoolWarning, MaskError
 from fmtool.masks.basis import Basis, basis_for
-from fmtool.masks.fit_queue import Fit, Job, State
+from fmtool.masks.fit_queue import Fit, Job
 from fmtool.masks.objectives import objective
-from fmtool.masks.optimisation import WINDOW, Adam, FitOptions, l1_norm, per_mask, settled
+from fmtool.masks.optimisation import Adam, FitOptions, l1_norm, per_mask, settled
+from fmtool.masks.slots import Level, Slots, SlotState
 from fmtool.models import compiling
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal
 from fmtool.runtime.progress import Progress
 
 REPORT_EVERY = 0.2  # seconds between calls of `progress`
-HALVINGS = 10  # of lambda at most, for an image whose mask loses its target
 SMALLEST = 4  # slots of the narrowest batch
 TRIAL_STEPS = 8  # that a narrower batch must take to the same bits
-FRESH = {
-    "masks": 1.0,
-    "mean": 0.0,
-    "square": 0.0,
-    "steps": 0,
-    "losses": torch.nan,
-    "active": True,
-}  # of a slot with a new image
-OF_IMAGE = ("coefficients", "targets", "unfiltered")
-FLAGS = ("active", "converged", "preserved", "keeps_target", "checked")  # of a slot
-GPU_CHECK_EVERY = 16  # steps between looks at which slots have finished: a look makes the host wait for the GPU
 
 
 @dataclass(frozen=True)
@@ -126,7 +113,7 @@ def fit_each(
     journal.stop_at_once()  # the workers save their states below, whatever ends the run
 
     def work() -> None:
-        _Slots(images.shape[1:], images.dtype, levels[0], device).run(job, share, levels[1:])
+        Slots(images.shape[1:], images.dtype, levels[0], device).run(job, share, levels[1:])
 
     with threads.pool(device) as pool:
         if job.left:
@@ -149,48 +136,6 @@ def fit_each(
         progress("fitting masks", total, total)
 
 
-class SlotState(NamedTuple):
-    """What the slots of a batch hold of their images, each (b, ...). A step changes it in place.
-
-    masks, mean, square, steps: as in `Adam`; coefficients: of the images, as the basis analyses them; targets int64;
-    unfiltered (b, k): the images' logits, k = 0 where the objective doesn't compare them; losses (b, 20) float64: the last ones,
-    NaN where there are fewer; lambda_ float64: each image's own. bool: active: advances; converged, preserved: as in
-    `FittedMasks`; keeps_target: the last pass gave the target; checked: the slot had finished before the last pass, which
-    therefore is the verdict on its final mask.
-    """
-
-    masks: Tensor
-    mean: Tensor
-    square: Tensor
-    steps: Tensor
-    coefficients: Tensor
-    targets: Tensor
-    unfiltered: Tensor
-    losses: Tensor
-    lambda_: Tensor
-    active: Tensor
-    converged: Tensor
-    preserved: Tensor
-    keeps_target: Tensor
-    checked: Tensor
-
-    def begun(self) -> dict[str, Tensor]:
-        """The part of it that doesn't follow from image, target and network."""
-        return {name: values for name, values in self._asdict().items() if name not in OF_IMAGE}
-
-
-@dataclass(frozen=True)
-class Level:
-    """A batch's options, which differ in its size alone, one step of its slots' state, in place, and an image's own logits.
-
-    unfiltered: an image (c, h, w) to logits (k), alone, so that no other image can change their rounding.
-    """
-
-    options: FitOptions
-    advance: Callable[[SlotState], None]
-    unfiltered: Callable[[Tensor], Tensor]
-
-
 def _levels(
     classifier: nn.Module, images: Rows, targets: Tensor, options: FitOptions, device: torch.device
 ) -> list[Level]:
@@ -206,9 +151,9 @@ def _levels(
         compiled = compiling.compiled(lambda *state: plain(SlotState(*state)), *state, precision=options.precision)
         return uncompiled if compiled is None else replace(uncompiled, advance=lambda state: compiled(*state))
 
-    def filled(level: Level, *, turned: bool = False) -> _Slots:
+    def filled(level: Level, *, turned: bool = False) -> Slots:
         """The first images in the first slots, or, turned, from the last slot on and beside others."""
-        slots, batch = _Slots(images.shape[1:], images.dtype, level, device), level.options.batch
+        slots, batch = Slots(images.shape[1:], images.dtype, level, device), level.options.batch
         for number in range(batch if turned else min(batch, known)):
             slots.start(batch - 1 - number if turned else number, (number % known, images[number % known], {}), targets)
         return slots
@@ -287,119 +232,6 @@ def _stepper(
     return step
 
 
-class _Slots:
-    """A worker's batch. Slots without an image compute idly.
-
-    The state stays where it is in memory, and a step changes it in place: a CUDA graph replays the same addresses.
-    """
-
-    def __init__(self, shape: Sequence[int], dtype: torch.dtype, level: Level, device: torch.device) -> None:
-        self.options, self.advance, self.unfiltered = level.options, level.advance, level.unfiltered
-        self.shape, self.device, b = shape, device, self.options.batch
-        self.basis = basis_for(self.options.basis, *shape[1:])
-        self.row = [-1] * b  # which image a slot works on; -1: none
-        adam = Adam.fresh((b, shape[0], *self.basis.shape), dtype, device)
-        coefficients = self.basis.analyse(torch.zeros(*shape, dtype=dtype)).dtype
-        self.state = SlotState(
-            **{field.name: getattr(adam, field.name) for field in fields(adam)},
-            coefficients=torch.zeros(adam.masks.shape, dtype=coefficients, device=device),
-            targets=torch.zeros(b, dtype=torch.int64, device=device),
-            unfiltered=self.unfiltered(torch.zeros(*shape, dtype=dtype, device=device)).repeat(b, 1),
-            losses=torch.full((b, WINDOW), torch.nan, dtype=torch.float64, device=device),
-            lambda_=torch.full((b,), self.options.lambda_, dtype=torch.float64, device=device),
-            **{name: torch.zeros(b, dtype=torch.bool, device=device) for name in FLAGS},
-        )
-
-    def step(self) -> None:
-        """One step of every active slot."""
-        self.advance(self.state)
-
-    def run(self, job: Job, share: int, narrower: Sequence[Level]) -> None:
-        """Fit what waits, `share` images at first, until nothing does and every slot has finished, or the job is stopped.
-
-        What is left in fewer slots than a narrower batch has goes on there, once no image waits.
-        """
-        step, steps = (self.step, 1) if self.device.type == "cpu" else (_captured(self.step), GPU_CHECK_EVERY)
-        saved = job.asked
-        for slot in self.free()[:share]:
-            self.start(slot, job.take(), job.targets)
-        while busy := len(self.row) - len(self.free()):
-            if job.stop.is_set():
-                job.save(self.begun())
-                return
-            if saved != job.asked:
-                saved = job.asked
-                job.save(self.begun())
-            wide_enough = sum(level.options.batch >= busy for level in narrower)
-            if wide_enough:  # then no image waits for this worker, or it would be in a slot
-                narrow = _Slots(self.shape, self.state.masks.dtype, narrower[wide_enough - 1], self.device)
-                narrow.take_over(self)
-                narrow.run(job, 0, narrower[wide_enough:])
-                return
-            for _ in range(steps):
-                step()
-            checked = self.state.checked.tolist()
-            for slot in [slot for slot, row in enumerate(self.row) if row >= 0 and checked[slot]]:
-                if self._fits_again(slot):
-                    self._begin(slot, {"lambda_": self.state.lambda_[slot] / 2, **job.start_of(self.row[slot])})
-                else:
-                    self._store(slot, job.keep)
-                    self.start(slot, job.take(), job.targets)
-
-    def free(self) -> list[int]:
-        return [slot for slot, row in enumerate(self.row) if row < 0]
-
-    def begun(self) -> dict[int, State]:
-        """What `start` needs to continue with the images that are in the slots, by row."""
-        values = {name: values.cpu() for name, values in self.state.begun().items()}
-        return {row: {name: one[slot] for name, one in values.items()} for slot, row in enumerate(self.row) if row >= 0}
-
-    def take_over(self, other: _Slots) -> None:
-        """Continue with what is in the busy slots of another batch, which are no more than there are here."""
-        busy = [slot for slot, row in enumerate(other.row) if row >= 0]
-        for mine, theirs in zip(self.state, other.state, strict=True):
-            mine[: len(busy)] = theirs[busy]
-        self.row[: len(busy)] = [other.row[slot] for slot in busy]
-
-    def start(self, slot: int, taken: tuple[int, Tensor, State] | None, targets: Tensor) -> None:
-        """A row's image in a slot; without one the slot is free."""
-        if taken is None:
-            self.row[slot] = -1
-            return
-        self.row[slot], image, begun = taken
-        # analysed alone, so that no other image can change its rounding
-        image = image.to(self.device)
-        values = {
-            "coefficients": self.basis.analyse(image),
-            "targets": targets[self.row[slot]],
-            "unfiltered": self.unfiltered(image),
-        }
-        self._begin(slot, {"lambda_": self.options.lambda_, **values, **begun})
-
-    def _begin(self, slot: int, values: Mapping[str, Tensor | float]) -> None:
-        """A first step is to follow, or with all of `SlotState.begun` among the values the next one."""
-        for name, value in {**FRESH, **values}.items():
-            getattr(self.state, name)[slot] = value
-
-    def _fits_again(self, slot: int) -> bool:
-        """Whether the finished mask has lost its target, and lambda may be halved once more."""
-        halved = self.options.lambda_ / float(self.state.lambda_[slot]) if self.options.adapt_lambda else math.inf
-        return halved < 2**HALVINGS and not bool(self.state.keeps_target[slot])
-
-    def _store(self, slot: int, keep: Callable[[int, Fit], None]) -> None:
-        state = self.state
-        fit = Fit(
-            masks=state.masks[slot].cpu(),
-            steps=int(state.steps[slot]),
-            loss=float(state.losses[slot, -1]),
-            converged=bool(state.converged[slot]),
-            preserved=bool(state.preserved[slot]),
-            preserved_stored=bool(state.keeps_target[slot]),
-            lambda_=float(state.lambda_[slot]),
-        )
-        keep(self.row[slot], fit)
-
-
 def perturbed(basis: Basis, channels: int, perturb: float, seed: int) -> Tensor:
     """A start 1 - perturb * u: (channels, rows, columns) float32, u uniform in [0, 1].
 
@@ -410,24 +242,3 @@ def perturbed(basis: Basis, channels: int, perturb: float, seed: int) -> Tensor:
     for places, equals in basis.orbits():
         drawn[:, equals] = drawn[:, places]
     return 1 - perturb * u
-
-
-def _captured(step: Callable[[], None]) -> Callable[[], None]:
-    """The step as one CUDA graph, a single launch; or as it is where something in it can't be captured."""
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream())
-    try:
-        with torch.cuda.stream(side):
-            for _ in range(3):  # on idle slots: libraries set themselves up at their first calls
-                step()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            step()
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        warnings.warn(FmtoolWarning(f"no CUDA graph of the step, which runs as it is: {reason}"), stacklevel=2)
-        torch.cuda.synchronize()
-        return step
-    replay: Callable[[], None] = graph.replay
-    return replay

@@ -25,7 +25,7 @@ def label(logits: Tensor, targets: Tensor, unfiltered: Tensor) -> Tensor:
 def invariance(logits: Tensor, targets: Tensor, unfiltered: Tensor) -> Tensor:
     """exp(d^2), d the change in cross-entropy (Karantzas et al. 2022, the paper's reference 19, as their code has it).
 
-    Where d^2 exceeds 60 the loss goes on as its tangent, because exp soon overflows float32; their code has no such guard.
+    Where d^2 exceeds 60, the loss continues as its tangent, because exp soon overflows float32. Their code has no such guard.
     """
     before = F.cross_entropy(unfiltered, targets, reduction="none")
     square = (F.cross_entropy(logits, targets, reduction="none") - before) ** 2
@@ -53,7 +53,7 @@ class Objective:
 
 _OBJECTIVES = {
     "label": Objective(label, compares=False, of_share=False, tolerance=1e-5),  # authors' code
-    # their code stops where the loss without its exp changes by less; theirs also asks that of 300 steps in a row
+    # the limit that their code sets to the change of d^2, which it wants to hold in 300 steps in a row
     "invariance": Objective(invariance, compares=True, of_share=True, tolerance=1e-6),
     "distribution": Objective(
         distribution, compares=True, of_share=False, tolerance=1e-5

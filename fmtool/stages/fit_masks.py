@@ -19,9 +19,9 @@ from fmtool.errors import MaskError, unknown, warn
 from fmtool.masks import fitting
 from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.fit_queue import Fit
-from fmtool.masks.fitting import HALVINGS
 from fmtool.masks.optimisation import FitOptions
 from fmtool.masks.registry import OBJECTIVES
+from fmtool.masks.slots import HALVINGS
 from fmtool.models import compiling
 from fmtool.models.classifier import predict
 from fmtool.runtime.distributed import Shard

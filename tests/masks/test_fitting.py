@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import fmtool
 from fmtool.artifacts.format import Artifact
 from fmtool.errors import FmtoolWarning, MaskError
-from fmtool.masks import fitting
+from fmtool.masks import fitting, slots
 from fmtool.masks.class_fitting import Part, fit_class_masks
 from fmtool.masks.fitting import FittedMasks, fit_masks, perturbed
 from fmtool.masks.optimisation import FitOptions
@@ -223,13 +223,13 @@ def test_the_last_images_go_on_in_a_narrower_batch_to_the_same_bits(
     classifier, images, labels = trained
     options = FitOptions(0.1, 16, min_steps=60, max_steps=400, tolerance=1e-3)
     sizes: list[int] = []
-    take_over = fitting._Slots.take_over
+    take_over = slots.Slots.take_over
 
-    def watched(self: fitting._Slots, other: fitting._Slots) -> None:
+    def watched(self: slots.Slots, other: slots.Slots) -> None:
         sizes.append(self.options.batch)
         take_over(self, other)
 
-    monkeypatch.setattr(fitting._Slots, "take_over", watched)
+    monkeypatch.setattr(slots.Slots, "take_over", watched)
     narrowed = [fit_masks(classifier, images[:n], labels[:n], options) for n in (1, 5, 21, 37)]
     assert set(sizes) == {4, 8}  # a batch of 16 slots with fewer busy than 9
     monkeypatch.setattr(fitting, "SMALLEST", 16)
