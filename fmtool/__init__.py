@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fmtool.stages.correlate import correlate as correlate
     from fmtool.stages.defend import defend as defend
     from fmtool.stages.fit_masks import fit_masks as fit_masks
+    from fmtool.stages.heatmap import heatmap as heatmap
     from fmtool.stages.import_attack import import_attack as import_attack
     from fmtool.stages.import_model import import_model as import_model
     from fmtool.stages.merge import merge as merge
@@ -52,6 +53,7 @@ _HOMES = {
     "correlate": ("fmtool.stages.correlate", "correlate"),
     "defend": ("fmtool.stages.defend", "defend"),
     "fit_masks": ("fmtool.stages.fit_masks", "fit_masks"),
+    "heatmap": ("fmtool.stages.heatmap", "heatmap"),
     "import_attack": ("fmtool.stages.import_attack", "import_attack"),
     "import_model": ("fmtool.stages.import_model", "import_model"),
     "load_data": ("fmtool.datasets.data", "load"),

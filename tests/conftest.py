@@ -127,7 +127,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one small file of every kind, all made from one another on the digits; never written to by tests.
 
     model, fmn (attack on 60 test images), essential and adversarial (masks, few steps), plain and robust (class masks),
-    correlation and defense, each NAME.safetensors.
+    correlation, defense and heatmap, each NAME.safetensors.
     """
     folder = tmp_path_factory.mktemp("files")
     make_files(folder)
@@ -171,6 +171,7 @@ def make_files(folder: Path) -> None:
         "model": model, "fmn": attacked, "essential": essential, "adversarial": adversarial, "plain": plain,
         "robust": robust, "correlation": fmtool.correlate(essential, adversarial, permutations=9),
         "defense": fmtool.defend(model, [attacked], [robust, plain]),
+        "heatmap": fmtool.heatmap(model, fmtool.load_data("digits:test", limit=20), filters=True),
     }  # fmt: skip
     for name, artifact in made.items():
         fmtool.write(artifact, str(folder / f"{name}.safetensors"))

@@ -35,6 +35,7 @@ HEADERS: dict[str, dict[str, Any]] = {
         }, "within_class": None}],
         "n": 1, "permutations": 1, "strict": False, "dropped": {}, "sides": [],
     },
+    "heatmap": {"norm": 1.0, "image_size": [2, 2], "class_names": ["a", "b"], "data": [], "filters": None},
     "defense": {"matrix": [[None]], "rows": ["clean"], "columns": ["none"], "n": 1, "adaptive": False},
 }  # fmt: skip
 

@@ -52,6 +52,7 @@ FEW = "--min-steps 1 --max-steps 2 --limit 4"
 KINDS = {
     "model": "model", "fmn": "attack", "essential": "masks", "adversarial": "masks", "plain": "class-masks",
     "robust": "class-masks", "correlation": "correlation", "defense": "defense",
+    "heatmap": "heatmap",
 }  # fmt: skip
 # kind -> command lines; BAD is the file, IN/NAME a good one, OUT the target
 COMMANDS = {
@@ -63,6 +64,7 @@ COMMANDS = {
         "check-masks BAD IN/fmn IN/essential --allow-other-model --draws 1",
         "train-model --from BAD --data digits --limit 32 --epochs 1 -o OUT",
         "import-model BAD --architecture resnet8 --input-shape 1,8,8 -o OUT",
+        "heatmap BAD --data digits --limit 4 --filters -o OUT",
         "report BAD -o OUT",
     ],
     "attack": [
@@ -104,6 +106,10 @@ COMMANDS = {
         "plot BAD --figure subsample -o OUT.png", "plot BAD --figure classes -o OUT.png", "report BAD -o OUT",
     ],
     "defense": ["inspect BAD IN/defense --format json", "plot BAD -o OUT.png", "report BAD -o OUT"],
+    "heatmap": [
+        "inspect BAD IN/heatmap", "plot BAD -o OUT.png", "plot BAD IN/fmn IN/essential IN/adversarial -o OUT.png",
+        "merge BAD IN/heatmap -o OUT", "report BAD IN/fmn IN/essential IN/adversarial -o OUT",
+    ],
     "images.safetensors": [
         "attack IN/model --data BAD --limit 8 --attack-option steps=2 -o OUT",
         "train-model --data BAD --architecture resnet8 --limit 16 --epochs 1 -o OUT",

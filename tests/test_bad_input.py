@@ -225,6 +225,7 @@ EVERYWHERE = {  # a line that works of every command: what is wrong is the optio
     "defend": "defend MODEL FMN files/plain -o OUT",
     "correlate": "correlate files/essential files/adversarial -o OUT",
     "check-masks": "check-masks MODEL FMN files/essential",
+    "heatmap": "heatmap MODEL --data digits --limit 4 -o OUT",
     "merge": "merge files/essential -o OUT",
     "inspect": "inspect MODEL",
     "verify": "verify MODEL",

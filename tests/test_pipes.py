@@ -49,6 +49,7 @@ READS = {
         "check-masks FOLDER/model - FOLDER/essential --draws 1 | fmn",
         "check-masks FOLDER/model FOLDER/fmn - --draws 1 | essential",
     ],
+    "heatmap": ["heatmap - --data digits --limit 4 -o OUT | model"],
     "merge": ["merge - -o OUT | essential"],
     "inspect": ["inspect - | defense", "inspect --spectrum - --format csv | fmn"],
     "verify": ["verify - FOLDER/model --format csv | fmn"],
@@ -65,6 +66,7 @@ WRITES = {
     "correlate": "correlate FOLDER/essential FOLDER/adversarial --permutations 3 --statistics cosine",
     "class-masks": f"class-masks FOLDER/model --data digits --limit 10 {FEW}",
     "defend": "defend FOLDER/model FOLDER/fmn FOLDER/plain",
+    "heatmap": "heatmap FOLDER/model --data digits --limit 4",
     "merge": "merge FOLDER/essential",
     "report": "report FOLDER/correlation",
 }

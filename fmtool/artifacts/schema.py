@@ -48,6 +48,14 @@ TENSORS: dict[str, dict[str, str]] = {
     },
     "correlation": {},
     "defense": dict(_ROWS),
+    "heatmap": {
+        "wrong": "BOOL n r s",
+        "loss": "F32 n r s",
+        "clean_wrong": "BOOL n",
+        "error_rate": "F32 r s",
+        "mean_loss": "F32 r s",
+        **_ROWS,
+    },
 }
 # kind -> tensors that only some files have
 OPTIONAL_TENSORS = {"masks": {"lambda": "F32 n"}}
@@ -182,6 +190,10 @@ FIELDS: dict[str, dict[str, Check]] = {
     "defense": {
         "matrix": several(several(maybe(_cell)), 1), "rows": several(text), "columns": NAMES, "n": whole, "adaptive": flag,
     },
+    "heatmap": {
+        "norm": lambda value: number(value) and value > 0, "image_size": _sizes(2), "class_names": NAMES, "data": DATA,
+        "filters": maybe(record({"radii": NUMBERS, "right": each(several(whole))})),
+    },
 }  # fmt: skip
 # kind -> fields that only some files have
 OPTIONAL_FIELDS: dict[str, dict[str, Check]] = {
@@ -242,11 +254,19 @@ def _distinct(header: Mapping[str, Any]) -> bool:
     return len(set(names)) == len(names)
 
 
+def _as_long(header: Mapping[str, Any]) -> bool:
+    """A curve of each of a heat map's filters has a point for each radius."""
+    filters = header["filters"]
+    kinds = ("low-pass", "high-pass", "band-pass")
+    return filters is None or [len(filters["right"].get(kind, [])) for kind in kinds] == [len(filters["radii"])] * 3
+
+
 # kind -> field -> check of a whole header whose fields are what they should be
 CHECKS_OF_HEADER: dict[str, dict[str, Callable[[Mapping[str, Any]], bool]]] = {
     "attack": {"options": _bounded},
     "correlation": {"statistics": _distinct},
     "defense": {"matrix": _rectangular},
+    "heatmap": {"filters": _as_long},
 }
 
 

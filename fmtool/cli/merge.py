@@ -39,7 +39,7 @@ def merge(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Join attack files, or mask files, about different images into one, with rows in the order given.
+    """Join attack, mask or heat map files about different images into one, with rows in the order given.
 
     The files must come from the same model with the same options, apart from --limit. Their data sets may differ; the new file
     lists them all. Files that share an image are refused. The shards of a job, in any order, become the file that a single run
@@ -50,7 +50,7 @@ def merge(
 
         from fmtool.artifacts import streaming
 
-        parts = [streaming.read(file, "attack", "masks") for file in files]
+        parts = [streaming.read(file, "attack", "masks", "heatmap") for file in files]
         merged = fmtool.merge(parts, allow_gaps=allow_gaps, execution=fmtool.Execution(output=output))
     if merged.kind == "attack":  # whose table compares all images, in memory
         merged = replace(merged, tensors=dict(merged.tensors))

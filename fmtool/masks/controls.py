@@ -90,10 +90,8 @@ def share(kept: Tensor) -> Interval:
     n = len(kept)
     if not n:
         return Interval(math.nan, math.nan, math.nan)
-    mean, z2 = float(kept.double().mean()), radial.Z95**2
-    centre = (mean + z2 / (2 * n)) / (1 + z2 / n)
-    half = radial.Z95 / (1 + z2 / n) * math.sqrt(mean * (1 - mean) / n + z2 / (4 * n * n))
-    return Interval(mean, min(mean, max(0.0, centre - half)), max(mean, min(1.0, centre + half)))  # despite rounding
+    mean = float(kept.double().mean())
+    return Interval(mean, *radial.share_interval(mean, n))
 
 
 def difference(a: Tensor, b: Tensor) -> Interval:

@@ -105,6 +105,16 @@ def estimate(values: Array) -> Estimate:
     return Estimate(mean, mean - error, mean + error, n)
 
 
+def share_interval(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of n, NaN without any; it holds the share itself, whatever the rounding."""
+    if not n:
+        return math.nan, math.nan
+    z2 = Z95**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * math.sqrt(max(share * (1 - share) / n + z2 / (4 * n * n), 0.0))
+    return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
+
+
 def _image_energies(images: Any, minus: Any, keep: Array | None) -> Iterator[Array]:
     for rows in row_blocks(images):
         block = _float(images[rows])

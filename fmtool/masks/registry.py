@@ -32,6 +32,7 @@ OBJECTIVES: dict[ObjectiveName, str] = {
     "invariance": "the same cross-entropy as the unfiltered image's (Karantzas et al. 2022)",
     "distribution": "the same softmax as the unfiltered image's, by KL divergence",
 }
+FILTERS = ("low-pass", "high-pass", "band-pass")  # of a heat map
 _NAMES = [name for name in BASES if name not in WAVELETS]
 EXPECTED = f"one of {', '.join(_NAMES)}, or an orthonormal wavelet of PyWavelets such as haar, db2, sym4 or coif1"
 

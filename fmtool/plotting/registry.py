@@ -110,6 +110,18 @@ FIGURES: dict[str, FigureKind] = {
         "statistics:cosine_histogram",
         "the cosines of pairs beside those of masks of different images",
     ),
+    "heatmap": FigureKind(
+        "one heatmap file",
+        lambda files: _kinds(files) == ["heatmap"],
+        "heatmaps:heatmap",
+        "errors under noise of each frequency, and accuracy behind filters",
+    ),
+    "compare": FigureKind(
+        "one heatmap file, one attack file and two masks files of the same model",
+        lambda files: sorted(_kinds(files)) == ["attack", "heatmap", "masks", "masks"],
+        "heatmaps:compare",
+        "heat map, mean masks and mean perturbation side by side, and their radial profiles",
+    ),
     "defense": FigureKind(
         "one defense file",
         lambda files: _kinds(files) == ["defense"],

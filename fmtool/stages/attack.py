@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +23,7 @@ from fmtool.runtime.distributed import Shard
 from fmtool.runtime.journal import pack, unpack
 from fmtool.stages.defend import two_pass
 from fmtool.stages.device_faults import halving, resuming
-from fmtool.stages.inputs import data_header, fitted_data, inputs_of, rows_of
+from fmtool.stages.inputs import data_header, fitted_data, inputs_of, rows_of, some_of
 from fmtool.stages.options import DEFAULT_EXECUTION, EPSILON, RESTARTS, Execution
 from fmtool.stages.prepare import ReadyModel, code_of, ready_model
 
@@ -68,7 +67,7 @@ def attack(
     header, history = _described(name, epsilon, in_effect, ready, seed, model, data, defense, starts)
     header["norm"] = norm
     if shard is not None:
-        header["shard"], data = shard.field(len(data)), _some(data, shard.rows(len(data)))
+        header["shard"], data = shard.field(len(data)), some_of(data, shard.rows(len(data)))
     work = {
         "history": history,
         "header": header,
@@ -117,15 +116,9 @@ def _described(
     return header, stage("attack", recorded, seed, inputs)
 
 
-def _some(data: Data, rows: Sequence[int]) -> Data:
-    """Some of the images; name, split and class names stay those of the whole."""
-    parts = {name: getattr(data, name)[list(rows)] for name in ("images", "labels", "key", "index")}
-    return dataclasses.replace(data, **parts)
-
-
 def _try_slots(classifier: nn.Module, data: Data, ready: ReadyModel) -> None:
     """Warn if an image's result may depend on the other images in its batch, and so on the shard."""
-    first = _some(data, range(min(len(data), SLOTS_TRIED)))
+    first = some_of(data, range(min(len(data), SLOTS_TRIED)))
     if not foolbox.same_in_any_slot(classifier, first.pixels(), first.labels, ready.batch, ready.device):
         warn("an image's gradient depends on its place in the batch here: shards may differ in bits from a single run")
 
@@ -154,7 +147,7 @@ def _shared_out(
     if ranks.of == 1:
         return work(data)
     rows = ranks.rows(range(len(data)))
-    attacked, counts = work(_some(data, rows))
+    attacked, counts = work(some_of(data, rows))
     if ranks.leads:
         return _joined(ranks.gathered(_records(attacked, counts, rows), execution.progress), data)
     ranks.hand_over(_records(attacked, counts, rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -137,6 +138,12 @@ def rows_of(source: Artifact | Data) -> dict[str, Tensor]:
             "source": torch.zeros(len(source), dtype=torch.int64),
         }
     return {name: source[name] for name in ROWS}
+
+
+def some_of(data: Data, rows: Sequence[int]) -> Data:
+    """Some of the images; name, split and class names stay those of the whole."""
+    parts = {name: getattr(data, name)[list(rows)] for name in ("images", "labels", "key", "index")}
+    return dataclasses.replace(data, **parts)
 
 
 def inputs_of(model: Artifact, source: Artifact | Data) -> list[Any]:

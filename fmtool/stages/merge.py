@@ -14,10 +14,15 @@ from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import plain_options, stage
 from fmtool.artifacts.rows import check_range, image_names, shard_of
 from fmtool.errors import ArtifactError, warn
+from fmtool.stages.heatmap import MEANS, means, summed_filters
 from fmtool.stages.options import DEFAULT_EXECUTION, Execution
 
 # kind -> the stages whose options must agree: the newest of each that is in the history
-MAKERS = {"attack": ("attack", "import-attack"), "masks": ("fit-masks", "attack", "import-attack")}
+MAKERS = {
+    "attack": ("attack", "import-attack"),
+    "masks": ("fit-masks", "attack", "import-attack"),
+    "heatmap": ("heatmap",),
+}
 CHOICE = {"limit", "factory"}  # options that only choose images, or allow a model to be loaded
 UNSAID = {"perturb": 0.0, "basis": "fourier"}  # what files mean that were made before there was such an option
 ROUNDING = {"batch_size", "compile", "device"}  # options that may change no more than rounding
@@ -25,7 +30,7 @@ LISTED = 5  # missing shards that a message names
 
 
 def merge(files: Sequence[Artifact], *, allow_gaps: bool = False, execution: Execution = DEFAULT_EXECUTION) -> Artifact:
-    """`attack` or `masks` artifacts, made by the same model with the same options, as one: rows in the order given.
+    """`attack`, `masks` or `heatmap` artifacts, made by the same model with the same options, as one: rows in the order given.
 
     Their `data` become one list, equal entries once, and `source` is renumbered. Shards of one job become what the job makes
     at once, byte by byte; with `allow_gaps` some of them may be missing. With an output the file is written row by row, and what
@@ -51,10 +56,14 @@ def merge(files: Sequence[Artifact], *, allow_gaps: bool = False, execution: Exe
     header["data"] = first.header["data"] if sharded else data
     if isinstance(header.get("defense"), dict):
         header["defense"] = {**header["defense"], "found": _summed([file.header["defense"]["found"] for file in files])}
+    if first.kind == "heatmap":
+        header["filters"] = summed_filters([file.header["filters"] for file in files])
     at_once = sharded and not gaps
     history = first.history if at_once else stage("merge", {"--allow-gaps": gaps or None}, None, files)
-    columns = {name: [file.rows(name) for file in files] for name in first.tensors}
+    columns = {name: [file.rows(name) for file in files] for name in first.tensors if name not in MEANS}
     layout = {name: (rows[0].dtype, (len(sources), *rows[0].shape[1:])) for name, rows in columns.items()}
+    if first.kind == "heatmap":
+        layout |= {name: (first[name].dtype, tuple(first[name].shape)) for name in MEANS}
     places = _places(files) if sharded else torch.arange(len(sources))
     with streaming.new_artifact(execution.output, first.kind, header, history, layout) as merged:
         for name, parts in columns.items():
@@ -66,6 +75,11 @@ def merge(files: Sequence[Artifact], *, allow_gaps: bool = False, execution: Exe
             for rows in parts:
                 for number in range(len(rows)):
                     merged.put(name, rows[number], next(numbers))
+        if first.kind == "heatmap":
+            order = places.argsort()
+            of_rows = {name: torch.cat([rows[:] for rows in columns[name]])[order] for name in ("wrong", "loss")}
+            for name, values in means(of_rows).items():
+                merged.put(name, values)
     return merged.artifact
 
 
@@ -157,6 +171,8 @@ def _fields(file: Artifact) -> dict[str, Any]:
     fields = {**UNSAID, **{name: value for name, value in file.header.items() if name not in ("data", "shard")}}
     if isinstance(fields.get("defense"), dict):  # what was found is about the images
         fields["defense"] = {name: value for name, value in fields["defense"].items() if name != "found"}
+    if isinstance(fields.get("filters"), dict):  # so are the counts of images that were right
+        fields["filters"] = fields["filters"]["radii"]
     return fields
 
 

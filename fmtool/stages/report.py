@@ -15,6 +15,7 @@ from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import SHORT, options_text, with_outputs
 from fmtool.artifacts.rows import image_names
 from fmtool.errors import ArtifactError, printable
+from fmtool.masks.registry import FOURIER
 from fmtool.plotting.figure import draw, render
 from fmtool.tables.correlations import table1
 from fmtool.tables.registry import joined, tables_of
@@ -25,6 +26,7 @@ DOTS_PER_INCH = 130
 # kind -> heading, in the order of the pipeline, which is that of the page
 SECTIONS = {
     "model": "Models",
+    "heatmap": "Heat maps",
     "attack": "Attacks",
     "masks": "Masks",
     "correlation": "Correlation",
@@ -112,6 +114,27 @@ def _pictures_of_attacks(files: Kinds) -> list[Picture]:
     return [Picture([file], "perturbation", f"What {file} adds to its images") for file in files["attack"]]
 
 
+def _pictures_of_heatmaps(files: Kinds) -> list[Picture]:
+    """One of each, and where there are files of the same model to set beside the first, all together."""
+    pictures = [
+        Picture([file], "heatmap", f"{file}: errors under noise of each frequency") for file in files["heatmap"]
+    ]
+    first = files["heatmap"][0]
+    alike = [
+        file
+        for file in [*files["masks"], *files["attack"]]
+        if file.input_digest("model") == first.input_digest("model") and file.header.get("basis", FOURIER) == FOURIER
+    ]
+    firsts: dict[str, Artifact] = {}
+    for file in alike:
+        firsts.setdefault(str(file.header["for"] if file.kind == "masks" else file.kind), file)
+    if len(firsts) == 3:
+        pictures.append(
+            Picture([first, *firsts.values()], "compare", "Heat map, masks and perturbations of the same model")
+        )
+    return pictures
+
+
 def _pictures_of_masks(files: Kinds) -> list[Picture]:
     """One of each: for as many files as there is an image of that they all hold, with the first one."""
     masks = files["masks"]
@@ -149,6 +172,7 @@ def _pictures_of_correlations(files: Kinds) -> list[Picture]:
 
 PICTURES: dict[str, Callable[[Kinds], list[Picture]]] = {
     "model": lambda files: [],
+    "heatmap": _pictures_of_heatmaps,
     "attack": _pictures_of_attacks,
     "masks": _pictures_of_masks,
     "correlation": _pictures_of_correlations,

@@ -9,6 +9,7 @@ from fmtool.tables.attacks import attack_table
 from fmtool.tables.correlations import correlation_table, correlation_tables
 from fmtool.tables.defenses import defense_table
 from fmtool.tables.headers import Arrays, Header
+from fmtool.tables.heatmaps import heatmap_table, heatmap_tables
 from fmtool.tables.masks import class_masks_table, masks_table
 from fmtool.tables.models import model_table
 from fmtool.tables.table import Table
@@ -23,13 +24,16 @@ def table_of(kind: str, header: Header, arrays: Arrays) -> Table:
         "class-masks": lambda: class_masks_table(header, arrays),
         "correlation": lambda: correlation_table(header),
         "defense": lambda: defense_table(header),
+        "heatmap": lambda: heatmap_table(header, arrays),
     }
     return tables[kind]()
 
 
 def tables_of(kind: str, header: Header, arrays: Arrays) -> list[Table]:
     """All tables of an artifact of any kind, those of a correlation's curves too."""
-    return correlation_tables(header) if kind == "correlation" else [table_of(kind, header, arrays)]
+    if kind == "correlation":
+        return correlation_tables(header)
+    return heatmap_tables(header, arrays) if kind == "heatmap" else [table_of(kind, header, arrays)]
 
 
 def joined(made: Sequence[tuple[str, Sequence[Table]]]) -> list[Table]:

@@ -37,6 +37,7 @@ COMMANDS = [
     "class-masks",
     "defend",
     "check-masks",
+    "heatmap",
     "merge",
     "inspect",
     "verify",

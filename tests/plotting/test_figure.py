@@ -31,6 +31,7 @@ def test_every_figure_is_drawn_and_saved_twice_alike(load: Load, tmp_path: Path)
         "masks": [essential, adversarial], "filtered": [attack, essential], "class-masks": [plain],
         "mean-mask": [essential, plain], "perturbation": [attack], "radial": [attack, essential], "classes": [curves],
         "subsample": [curves], "trim": [with_trims(correlation)], "null": [curves], "cosine": [curves], "defense": [defense],
+        "heatmap": [load("heatmap")], "compare": [load("heatmap"), essential, attack, adversarial],
     }  # fmt: skip
     assert takes.keys() == FIGURES.keys()
     for name, some in takes.items():

@@ -142,7 +142,7 @@ def test_what_differs_in_more_than_its_images_is_refused(model: Artifact, halves
     stronger[-2]["options"] = {**stronger[-2]["options"], "--epsilon": 0.5}
     cases: list[tuple[list[Artifact], str]] = [
         ([one, masks[0]], "a file of kind masks and one of kind attack"),
-        ([fmtool.read(str(files / "plain.safetensors"))], "expected files of kind attack or masks to merge"),
+        ([fmtool.read(str(files / "plain.safetensors"))], "expected files of kind attack or masks or heatmap to merge"),
         ([], "at least one file"),
         ([one, fmtool.attack(other, fmtool.load_data("digits:train", limit=9), **PGD)], "made with model "),
         ([one, with_header(two, class_names=list("abcdefghij"))], "their class names differ"),
@@ -208,7 +208,7 @@ def test_an_inputs_digest_is_the_newest_stages(model: Artifact, halves: list[Art
     [
         ("fmn fmn", r"they share 60 images"),
         ("fmn essential", r"a file of kind masks and one of kind attack"),
-        ("plain plain", r"expected an attack or masks file, got a file of kind class-masks"),
+        ("plain plain", r"expected an attack or masks or heatmap file, got a file of kind class-masks"),
         ("essential adversarial", r"option 'for' of fit-masks is adversarial and essential"),
         ("fmn missing", r"missing.safetensors: can't be read"),
     ],

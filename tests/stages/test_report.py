@@ -17,7 +17,7 @@ from fmtool.errors import ArtifactError
 from fmtool.stages import report
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
-EVERY = ("model", "fmn", "essential", "adversarial", "correlation", "plain", "robust", "defense")
+EVERY = ("model", "fmn", "essential", "adversarial", "correlation", "plain", "robust", "defense", "heatmap")
 
 
 class Page(HTMLParser):
@@ -62,8 +62,8 @@ def test_every_file_has_its_section_tables_and_figures(page: str, files: Path) -
     text = " ".join(found.text)
     for heading in report.SECTIONS.values():
         assert heading in found.text
-    # perturbation; masks, mean mask, filtered, radial; null, cosine; two of class masks; defence
-    assert len(found.images) == 10 and all(image["alt"] for image in found.images)
+    # heat map, compared; perturbation; masks, mean mask, filtered, radial; null, cosine; two of class masks; defence
+    assert len(found.images) == 12 and all(image["alt"] for image in found.images)
     defense = fmtool.read(str(files / "defense.safetensors"))
     assert f"{defense.header['matrix'][0][0]['accuracy']:.3f}" in text
     assert fmtool.read(str(files / "model.safetensors")).digest in text

@@ -1,0 +1,83 @@
+"""fmtool heatmap."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import fmtool
+from fmtool.artifacts.output import STDOUT
+from fmtool.cli import options
+from fmtool.cli.session import working
+from fmtool.cli.terminal import show
+from fmtool.runtime import distributed
+from fmtool.tables.heatmaps import heatmap_tables
+
+EXAMPLE = "fmtool heatmap model.safetensors --data digits --filters -o heatmap.safetensors"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        "heatmap", short_help="Measure errors under noise of one frequency at a time.", epilog=options.example(EXAMPLE)
+    )(heatmap)
+
+
+def heatmap(
+    model: options.Model,
+    data: options.Data,
+    output: options.OptionalOutput = None,
+    norm: Annotated[
+        float | None,
+        typer.Option(
+            "--norm",
+            metavar="NUMBER",
+            help="l2 norm of the noise in each channel, for pixels in [0, 1]. [default: depends on the image size; 4 at 32x32, 15.7 at 224x224]",
+        ),
+    ] = None,
+    filters: Annotated[
+        bool,
+        typer.Option("--filters", help="Also measure the accuracy behind low-pass, high-pass and band-pass filters."),
+    ] = False,
+    limit: options.Limit = None,
+    size: options.Size = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    batch_size: options.BatchSize = None,
+    compile_: options.Compile = None,
+    factory: options.Factory = None,
+    shard: options.Shard = None,
+    restart: options.Restart = False,
+    form: options.Format = "table",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Measure how a classifier errs under noise of each frequency: the Fourier heat map of Yin et al. (2019).
+
+    A heat map shows which frequencies hurt, whereas a mask shows which frequencies suffice; `plot --figure compare` draws both.
+    The noise is a wave of one frequency, with a random sign in each channel; noisy images are clipped to [0, 1]. All images
+    count, whether or not the model gets them right.
+    """
+    with working(output, quiet=quiet, debug=debug) as bar:
+        from fmtool.datasets.data import load
+        from fmtool.tables.spectra import arrays
+
+        result = fmtool.heatmap(
+            fmtool.read(model, "model"),
+            load(data, size=size, limit=limit),
+            norm=norm,
+            filters=filters,
+            compile_=compile_,
+            seed=seed,
+            execution=fmtool.Execution(
+                device=device,
+                batch_size=batch_size,
+                factory=factory,
+                output=output,
+                shard=None if shard is None else distributed.parse_shard(shard),
+                restart=restart,
+                progress=bar,
+            ),
+        )
+    show(heatmap_tables(result.header, arrays(result)), form, to_stderr=output in STDOUT)

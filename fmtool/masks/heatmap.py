@@ -1,0 +1,192 @@
+"""What a classifier needs, asked directly: noise of one frequency at a time (Yin et al. 2019), and ideal filters.
+
+Noise: x + r V U, clipped to [0, 1], where U is the real Fourier basis matrix of a frequency, of unit l2 norm, and r a random sign
+for each channel. Filters keep the frequencies below, above or in a band of a radius; their images are not clipped, as with masks.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fmtool.artifacts.format import Rows
+from fmtool.datasets.rows import to_float
+from fmtool.masks import radial
+from fmtool.masks.basis import Basis, basis_for
+from fmtool.masks.registry import FILTERS, FOURIER
+from fmtool.models import compiling
+from fmtool.models.classifier import padded
+from fmtool.runtime import threads
+from fmtool.runtime.journal import Journal
+from fmtool.runtime.progress import Progress
+
+SMALL_NORM, LARGE_NORM = (32, 4.0), (224, 15.7)  # Yin et al.: side in pixels, l2 norm for each channel
+BATCHES = 64  # that are computed between two saves, so that padding the last one costs at most 1.6 %
+
+# (images, labels) to the loss (b) of each image and the predicted class (b)
+Passes = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def default_norm(h: int, w: int) -> float:
+    """The power of the side that passes through both norms of Yin et al.: 4 at 32x32, 15.7 at 224x224, 1.5 at 8x8."""
+    exponent = math.log(LARGE_NORM[1] / SMALL_NORM[1]) / math.log(LARGE_NORM[0] / SMALL_NORM[0])
+    return float(SMALL_NORM[1] * (math.sqrt(h * w) / SMALL_NORM[0]) ** exponent)
+
+
+def distinct_frequencies(h: int, w: int) -> tuple[Tensor, Tensor]:
+    """Rows and columns (m, 2) int64 of the half spectrum's distinct frequencies, and which of them each entry (h, f) int64 is.
+
+    In column 0, and in column w / 2 for even w, rows k and -k are one frequency.
+    """
+    rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w // 2 + 1), indexing="ij")
+    mirrored = (columns == 0) | (2 * columns == w)
+    rows = torch.where(mirrored, torch.minimum(rows, (h - rows) % h), rows)
+    numbers, inverse = torch.unique(rows * (w // 2 + 1) + columns, return_inverse=True)
+    return torch.stack([numbers // (w // 2 + 1), numbers % (w // 2 + 1)], dim=1), inverse
+
+
+def waves(frequencies: Tensor, h: int, w: int) -> Tensor:
+    """The real Fourier basis matrices (m, h, w) float32 of frequencies (m, 2): orthogonal cosines of unit l2 norm."""
+    y, x = torch.arange(h, dtype=torch.float64) / h, torch.arange(w, dtype=torch.float64) / w
+    down = 2 * math.pi * ((frequencies[:, :1] * y) % 1)
+    across = 2 * math.pi * ((frequencies[:, 1:] * x) % 1)
+    cosines = down.cos()[:, :, None] * across.cos()[:, None] - down.sin()[:, :, None] * across.sin()[:, None]
+    unit: Tensor = cosines / cosines.flatten(1).norm(dim=1)[:, None, None]
+    return unit.float()
+
+
+def signs(row_seed: int, frequencies: int, channels: int) -> Tensor:
+    """(frequencies, channels) float32 of 1 and -1, drawn from an image's seed alone."""
+    drawn = np.random.default_rng(row_seed).integers(0, 2, size=(frequencies, channels))
+    return torch.from_numpy(drawn).float() * 2 - 1
+
+
+def filter_masks(basis: Basis) -> tuple[Tensor, Tensor]:
+    """Masks (3 * radii, h, f) float32 of `FILTERS`, and the radii in cycles per pixel.
+
+    At a radius the low-pass filter keeps bins of radial frequency (`radial.bins_of`) up to it, the high-pass filter those from it
+    on, and the band-pass filter that bin alone.
+    """
+    bins = torch.from_numpy(radial.bins_of(basis))
+    places = torch.arange(int(bins.max()) + 1)[:, None, None]
+    masks = torch.cat([(bins <= places), (bins >= places), (bins == places)]).float()
+    return masks, places.flatten().double() / min(basis.h, basis.w)
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """wrong (n, h, f) bool and loss (n, h, f) float32 of each image under noise of each frequency; clean_wrong (n) bool;
+    filtered_right (n, 3, radii) bool, without filters (n, 3, 0).
+    """
+
+    wrong: Tensor
+    loss: Tensor
+    clean_wrong: Tensor
+    filtered_right: Tensor
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A classifier ready to be asked, and how."""
+
+    classifier: nn.Module
+    batch: int
+    device: torch.device
+    compile_: bool
+    progress: Progress | None
+    journal: Journal
+
+    def passes(self, images: Tensor, labels: Tensor) -> Passes:
+        """The forward pass for batches like these, compiled if asked for and possible."""
+
+        def plain(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            logits = self.classifier(images)
+            return F.cross_entropy(logits, labels, reduction="none"), logits.argmax(1)
+
+        return (compiling.compiled(plain, images, labels) if self.compile_ else None) or plain
+
+    def each(
+        self, name: str, changes: int, images: Rows, labels: Tensor, change: Any
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each image in turn, the losses (changes) and predictions (changes) of all its changed versions.
+
+        change(rows, numbers) gives images (m, c, h, w): rows (m) and numbers (m) say which version of which image. A batch is
+        always full, so that a result depends on its image alone. Blocks of images are parts of the journal under this name.
+        """
+        n, block = len(labels), max(1, BATCHES * self.batch // max(changes, 1))
+        first = padded(to_float(images[:1]), self.batch).to(self.device) if n else torch.zeros(0)
+        passes = self.passes(first, padded(labels[:1], self.batch).to(self.device)) if n else None
+
+        @torch.no_grad()
+        def one_batch(jobs: Tensor) -> tuple[Tensor, Tensor]:
+            rows, numbers = jobs // changes, jobs % changes
+            some = padded(change(rows, numbers), self.batch).to(self.device)
+            assert passes is not None
+            losses, predictions = passes(some, padded(labels[rows], self.batch).to(self.device))
+            return losses[: len(jobs)].float().cpu(), predictions[: len(jobs)].cpu()
+
+        with threads.pool(self.device) as pool:
+            for start in range(0, n, block):
+                end = min(start + block, n)
+                part = self.journal.part(f"{name} {start}")
+                if part is None:
+                    jobs = torch.arange(start * changes, end * changes)
+                    results = list(pool.map(one_batch, threads.batches(jobs, self.batch)))
+                    losses, predictions = (torch.cat(values) for values in zip(*results, strict=True))
+                    part = {"losses": losses, "predictions": predictions}
+                    self.journal.finish(f"{name} {start}", part)
+                if self.progress is not None:
+                    self.progress(name, end, n)
+                yield from zip(
+                    *(torch.split(part[values], changes) for values in ("losses", "predictions")), strict=True
+                )
+
+
+def sensitivity(
+    evaluation: Evaluation, images: Rows, labels: Tensor, row_seeds: Sequence[int], norm: float, *, filters: bool
+) -> Sensitivity:
+    """Ask the classifier about images (n, c, h, w), uint8 or float in [0, 1], with labels (n) int64.
+
+    row_seeds: one number an image, from which its signs are drawn; norm: V, the l2 norm for each channel.
+    """
+    n, (c, h, w) = len(labels), images.shape[1:]
+    frequencies, inverse = distinct_frequencies(int(h), int(w))
+    basis = basis_for(FOURIER, int(h), int(w))
+
+    def clean(rows: Tensor, numbers: Tensor) -> Tensor:
+        return to_float(images[rows])
+
+    def noisy(rows: Tensor, numbers: Tensor) -> Tensor:
+        kinds, places = torch.unique(rows, return_inverse=True)
+        drawn = torch.stack([signs_of(row) for row in kinds.tolist()])[places, numbers]
+        noise = norm * waves(frequencies[numbers], int(h), int(w))
+        return (to_float(images[kinds])[places] + drawn[:, :, None, None] * noise[:, None]).clamp(0, 1)
+
+    def filtered(rows: Tensor, numbers: Tensor) -> Tensor:
+        kinds, places = torch.unique(rows, return_inverse=True)
+        return basis.filter(to_float(images[kinds])[places], masks[numbers][:, None])
+
+    @functools.lru_cache(maxsize=256)
+    def signs_of(row: int) -> Tensor:
+        return signs(row_seeds[row], len(frequencies), int(c))
+
+    clean_predictions = [predicted for _, predicted in evaluation.each("clean images", 1, images, labels, clean)]
+    wrong = torch.zeros(n, *inverse.shape, dtype=torch.bool)
+    loss = torch.zeros(n, *inverse.shape)
+    results = evaluation.each("noise of each frequency", len(frequencies), images, labels, noisy)
+    for row, (losses, predictions) in enumerate(results):
+        wrong[row], loss[row] = (predictions != labels[row])[inverse], losses[inverse]
+    masks, radii = filter_masks(basis)
+    right = torch.zeros(n, len(FILTERS), len(radii) if filters else 0, dtype=torch.bool)
+    if filters:
+        for row, (_, predictions) in enumerate(evaluation.each("filters", len(masks), images, labels, filtered)):
+            right[row] = (predictions == labels[row]).reshape(len(FILTERS), len(radii))
+    return Sensitivity(wrong, loss, (torch.cat([*clean_predictions, labels[:0]]) != labels), right)
