@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -143,7 +142,7 @@ def rows_of(source: Artifact | Data) -> dict[str, Tensor]:
 def some_of(data: Data, rows: Sequence[int]) -> Data:
     """Some of the images; name, split and class names stay those of the whole."""
     parts = {name: getattr(data, name)[list(rows)] for name in ("images", "labels", "key", "index")}
-    return dataclasses.replace(data, **parts)
+    return replace(data, **parts)
 
 
 def inputs_of(model: Artifact, source: Artifact | Data) -> list[Any]:
