@@ -9,7 +9,7 @@ import typer
 import fmtool
 from fmtool.artifacts.output import STDOUT
 from fmtool.cli import options
-from fmtool.cli.session import working
+from fmtool.cli.session import DataOptions, working
 from fmtool.cli.terminal import show
 from fmtool.runtime import distributed
 from fmtool.tables.heatmaps import heatmap_tables
@@ -42,6 +42,11 @@ def heatmap(
     ] = False,
     limit: options.Limit = None,
     size: options.Size = None,
+    rows: options.Rows = None,
+    layout: options.Layout = None,
+    pixel_range: options.PixelRange = None,
+    classes_by_position: options.ClassesByPosition = False,
+    data_root: options.DataRoot = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     batch_size: options.BatchSize = None,
@@ -60,12 +65,12 @@ def heatmap(
     count, whether or not the model gets them right.
     """
     with working(output, quiet=quiet, debug=debug) as bar:
-        from fmtool.datasets.data import load
         from fmtool.tables.spectra import arrays
 
+        how = DataOptions(size, limit, rows, layout, pixel_range, classes_by_position, data_root)
         result = fmtool.heatmap(
             fmtool.read(model, "model"),
-            load(data, size=size, limit=limit),
+            how.load(data, bar),
             norm=norm,
             filters=filters,
             compile_=compile_,
