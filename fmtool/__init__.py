@@ -1,13 +1,13 @@
 """fmtool: which frequencies an image classifier needs, which an adversarial attack uses, and how the two are correlated.
 
-The stages of the command line as functions, each importing what it needs when it is first used:
+The stages of the command line as functions, each imported on first use:
 
     model = fmtool.train_model(fmtool.load_data("digits:train"), architecture="resnet8", recipe="one-cycle")
     attacked = fmtool.attack(model, fmtool.load_data("digits:test"), attack="fmn")
     essential = fmtool.fit_masks(model, attacked, for_="essential", execution=fmtool.Execution(device="cuda"))
 
 A stage's keywords are the command line's options (`attack_options` for --attack-option, `for_`, `from_`, `lambda_` and `compile_`
-where Python needs another name), and `execution` holds what changes no result: device, batch size, output file and so on.
+where Python needs another name), and `execution` holds whatever changes no result: device, batch size, output file and so on.
 Artifacts are what files hold: `fmtool.write(essential, "essential.safetensors")`, `fmtool.read("essential.safetensors")`.
 """
 
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from fmtool.stages.options import Execution as Execution
     from fmtool.stages.train_model import train_model as train_model
 
-# Idle OpenMP threads sleep, before torch is imported and reads this. By default they spin for the next piece of work, and
-# where another process shares the cores (make -j) both crawl. Workers with one thread each (`threads`) lose nothing by it;
-# `train-model`, whose threads share every piece, lets them spin for a moment.
+# Let idle OpenMP threads sleep; torch reads this when it is imported. By default they spin while waiting for work, and if another
+# process shares the cores (make -j) both become very slow. Workers with one thread each (`threads`) lose nothing by it;
+# `train-model`, whose threads share every operation, lets them spin briefly.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {

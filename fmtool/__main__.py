@@ -16,10 +16,15 @@ from typing import Any
 from fmtool.runtime.signals import SIGNALS
 
 SHARED = ("fit-masks", "attack")  # commands that the processes of torchrun share
-WRITING = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of standard output: files' errors have become lines
+WRITING = (
+    errno.EPIPE,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+)  # on standard output: errors on files are ArtifactErrors by now
 
 
-def run(arguments: Sequence[str]) -> int:
+def run_command(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code: 0; 1 bad input, one line; 2 bad usage; 130 Ctrl-C; bugs traceback."""
     from fmtool.cli import app
     from fmtool.errors import FmtoolError
@@ -30,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
         try:
             app(list(arguments), prog_name="fmtool")
         finally:
-            sys.stdout.flush()  # here, where an error is still a line
+            sys.stdout.flush()  # here, where an error still becomes one line
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
     except FmtoolError as error:
@@ -41,16 +46,16 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         if error.errno not in WRITING:
             raise
-        # without this Python would complain again when it closes standard output
+        # otherwise Python would complain again when it closes standard output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if error.errno != errno.EPIPE:  # then the reader has gone, which is no error
+        if error.errno != errno.EPIPE:  # EPIPE: the reader has closed the pipe, which is no error
             print(f"fmtool: error: standard output can't be written: {error.strerror}", file=sys.stderr)
         return 1
     return 0
 
 
 class _Dropping(io.FileIO):
-    """Drops what can't be written: the disk is full, the reader or the terminal has gone, a pipe doesn't block."""
+    """Drops what can't be written: the disk is full, the reader or the terminal is gone, or a non-blocking pipe is full."""
 
     def write(self, data: Any, /) -> int:
         written = None
@@ -59,11 +64,11 @@ class _Dropping(io.FileIO):
         return written or len(data)
 
 
-_stopped: list[int] = []  # signals that came
+_stopped: list[int] = []  # signals received
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """End the command by way of an exception, so that nothing unfinished is left behind."""
+    """End the command by raising an exception, so that clean-up runs."""
     _stopped.append(number)
     if number == signal.SIGINT:
         raise KeyboardInterrupt
@@ -71,16 +76,16 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    """The console script. Ctrl-C, SIGTERM and SIGHUP end it with 130, 143 and 129, but where the caller ignores them (nohup)."""
+    """The console script. Ctrl-C, SIGTERM and SIGHUP end it with 130, 143 and 129, unless the caller ignores them (nohup)."""
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
     _mend_streams()
     code = 1
     try:
-        code = run(sys.argv[1:])
+        code = run_command(sys.argv[1:])
     except BaseException:
-        if not _stopped:  # an interrupted import of torch may raise anything at all
+        if not _stopped:  # an interrupted import of torch may raise any exception
             raise
     if code and _stopped:
         for number in SIGNALS:
@@ -90,10 +95,10 @@ def main() -> None:
 
 
 def _mend_streams() -> None:
-    """Replace closed streams, of which Python makes None, and let no write to standard error fail.
+    """Replace closed streams, which Python sets to None, and let no write to standard error fail.
 
-    Finished work ends with 0 whatever becomes of standard error. To catch the errors where lines are printed isn't enough: the
-    buffer keeps a line that couldn't be written, Python tries again at exit, and then ends with 120.
+    Finished work exits with 0 even if standard error is unusable. Catching errors where lines are printed isn't enough: the
+    buffer keeps a line that couldn't be written, Python flushes it again at exit, fails, and exits with 120.
     """
     if sys.stdin is None:
         sys.stdin = open(os.devnull)  # noqa: SIM115

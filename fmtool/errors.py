@@ -1,4 +1,4 @@
-"""What can go wrong through a user's input. One line of text each; the command line turns them into exit code 1."""
+"""Errors that users can fix, and warnings about results. The command line prints an error as one line and exits with code 1."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Iterable
 
 
 class FmtoolError(Exception):
-    """Anything that the user can mend. The message says what was expected, what came, and which file or option.
+    """Anything that the user can fix. The message says what was expected, what was given, and in which file or option.
 
-    debug: the command line shows the traceback too.
+    debug: also show the traceback on the command line.
     """
 
     debug = False
 
     def __str__(self) -> str:
-        return printable(" ".join(super().__str__().split()))  # libraries' own texts may have several lines
+        return printable(" ".join(super().__str__().split()))  # libraries' messages may span several lines
 
 
 class ArtifactError(FmtoolError):
@@ -24,7 +24,7 @@ class ArtifactError(FmtoolError):
 
 
 class DataError(FmtoolError):
-    """Images or labels can't be had, or are not what a stage needs."""
+    """Images or labels are unavailable, or not what a stage needs."""
 
 
 class ModelError(FmtoolError):
@@ -32,7 +32,7 @@ class ModelError(FmtoolError):
 
 
 class AttackError(FmtoolError):
-    """An attack is unknown, takes no such option, or can't run on this classifier."""
+    """An attack is unknown, has no such option, or can't run on this classifier."""
 
 
 class MaskError(FmtoolError):
@@ -44,19 +44,19 @@ class StatisticError(FmtoolError):
 
 
 class FmtoolWarning(UserWarning):
-    """A result stands, but a reader should know something about it. The command line prints it as one line."""
+    """A result is valid, but its reader should know something about it. The command line prints it as one line."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
 
 
 def printable(text: str) -> str:
-    """The text on one line: names of files may hold line breaks, and codes that terminals obey."""
+    """The text on one line: file names may contain line breaks and terminal escape codes."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """One sentence for a name that is not in a table, with the nearest one suggested."""
+    """A message for a name that is not in a table, suggesting the closest one."""
     names = sorted(known)
     spelt = {one.lower(): one for one in names}
     near = difflib.get_close_matches(name.lower(), spelt, n=1, cutoff=0.5)
@@ -65,5 +65,5 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
 
 
 def warn(message: str) -> None:
-    """A line for the reader of a result that stands."""
+    """Warn the reader of a valid result."""
     warnings.warn(FmtoolWarning(message), stacklevel=3)

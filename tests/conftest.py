@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fmtool
-from fmtool.__main__ import run as run_command
+from fmtool.__main__ import run_command
 from fmtool.artifacts.format import Artifact
 
 os.environ.pop("PYTHONUNBUFFERED", None)  # without buffers, streams that can't be written have fewer ways to fail

@@ -39,7 +39,7 @@ from PIL import Image
 from safetensors.torch import load, save_file
 
 import fmtool
-from fmtool.__main__ import run
+from fmtool.__main__ import run_command
 from fmtool.artifacts import files as artifacts
 from fmtool.artifacts import streaming
 from fmtool.artifacts.format import header_end, with_digest
@@ -531,7 +531,7 @@ class Fuzzer:
         self.counts.commands += 1
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = run(words)
+            code = run_command(words)
         lines = [one for one in err.getvalue().splitlines() if not one.startswith("fmtool: warning: ")]
         if code:
             assert code == 1 and len(lines) == 1 and lines[0].startswith("fmtool: error: "), (code, err.getvalue())

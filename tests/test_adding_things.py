@@ -230,4 +230,4 @@ def test_a_mask_basis(add: Add, files: Path, run: Run, tmp_path: Path, monkeypat
     assert checked.code == 0 and "lowest frequencies" not in checked.out, checked.err
     assert run("plot", masks["upside"], "-o", tmp_path / "masks.png").code == 0
     refused = run("correlate", *masks.values())
-    assert refused.code == 1 and "in two bases, upside and pixels" in refused.err
+    assert refused.code == 1 and "in different bases, upside and pixels" in refused.err

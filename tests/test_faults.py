@@ -25,7 +25,7 @@ import torch
 from command_lines import FEW, LINES, words
 from conftest import Outcome, Run
 
-from fmtool.__main__ import run as run_command
+from fmtool.__main__ import run_command
 from fmtool.artifacts import streaming
 from fmtool.artifacts.format import header_end
 from fmtool.errors import ArtifactError, FmtoolWarning
@@ -133,12 +133,12 @@ def test_standard_output_on_a_full_disk(line: str, files: Path) -> None:
 
 SOMEBODY = """
 import os, sys
-from fmtool.__main__ import run
+from fmtool.__main__ import run_command
 line, target = sys.argv[1:-1], sys.argv[-1]
-assert run([*line, "-o", "/dev/null"]) == 0  # loads all that nobody may read
+assert run_command([*line, "-o", "/dev/null"]) == 0  # loads all that nobody may read
 if not os.geteuid():
     os.setgid(65534), os.setuid(65534)
-sys.exit(run([*line, "-o", target]))
+sys.exit(run_command([*line, "-o", target]))
 """
 
 
@@ -200,7 +200,9 @@ def test_attack_file_that_changes_while_masks_are_fitted(
         f"fit-masks {files / 'model.safetensors'} {path} --for essential --batch-size 8 {FEW} -o {tmp_path / 'masks'}"
     )
     found = run(*line.split())
-    assert found.code == 1 and found.err.splitlines()[-1] == f"fmtool: error: {path}: was changed while it was read"
+    assert (
+        found.code == 1 and found.err.splitlines()[-1] == f"fmtool: error: {path}: was changed while it was being read"
+    )
     assert not (tmp_path / "masks").exists()
 
 
@@ -212,7 +214,7 @@ def test_standard_input_that_is_no_file_of_ours(line: str, content: bytes) -> No
         [sys.executable, "-m", "fmtool", *line.split()], input=content, capture_output=True, timeout=60
     )
     assert found.returncode == 1 and found.stdout == b""
-    expected = b"standard input is empty" if not content else b"standard input: not a whole safetensors file"
+    expected = b"standard input is empty" if not content else b"standard input: not a complete safetensors file"
     assert found.stderr.startswith(b"fmtool: error: " + expected) and found.stderr.count(b"\n") == 1
 
 

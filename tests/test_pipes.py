@@ -17,7 +17,7 @@ import pytest
 from conftest import Run, commands_with
 
 import fmtool
-from fmtool.__main__ import run as run_command
+from fmtool.__main__ import run_command
 from fmtool.tables.table import Table, as_json
 
 TOOL = f"{shlex.quote(sys.executable)} -m fmtool"
@@ -176,7 +176,7 @@ def test_half_a_file_from_a_pipe_is_refused(files: Path) -> None:
     done = shell(f"head -c 2000 {files}/essential.safetensors | fmtool inspect -")
     assert done.returncode == 1 and done.stdout == ""
     assert (
-        done.stderr.startswith("fmtool: error: standard input: not a whole safetensors file")
+        done.stderr.startswith("fmtool: error: standard input: not a complete safetensors file")
         and done.stderr.count("\n") == 1
     )
 

@@ -22,7 +22,7 @@ from conftest import Run
 from safetensors.torch import save_file
 
 import fmtool
-from fmtool.__main__ import run as run_command
+from fmtool.__main__ import run_command
 from fmtool.cli import app
 from fmtool.datasets import data
 from fmtool.models.resnet import ResNet

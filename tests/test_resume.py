@@ -198,7 +198,7 @@ def test_another_option_begins_anew_and_says_so(files: Path, tmp_path: Path, run
         assert (tmp_path / ".target.resume").exists()
         outcome = run(*line, *more)
         assert (
-            outcome.code == 0 and ("target: starting over, the saved progress belongs to other" in outcome.err) == said
+            outcome.code == 0 and ("target: starting over: the saved progress belongs to other" in outcome.err) == said
         )
     assert fmtool.read(str(target)).digest == expected.digest
     assert [path.name for path in tmp_path.iterdir()] == ["target"]

@@ -187,7 +187,7 @@ def test_another_option_begins_anew_and_says_so(command: functools.partial[Comma
     assert it.begun()
     it.log.unlink(missing_ok=True)
     assert it.finish("--seed", "1") == 0
-    assert f"{it.target}: starting over, the saved progress belongs to other inputs or options" in it.log.read_text()
+    assert f"{it.target}: starting over: the saved progress belongs to other inputs or options" in it.log.read_text()
     other = it.target.read_bytes()
     assert other != it.whole
     assert it.finish("--seed", "1") == 0 and it.target.read_bytes() == other

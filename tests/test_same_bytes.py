@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import fmtool
-from fmtool.__main__ import run as run_command
+from fmtool.__main__ import run_command
 from fmtool.artifacts.files import describe
 
 pytestmark = pytest.mark.processes
@@ -46,7 +46,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two folders, one filled in this process and one in another that orders its sets otherwise."""
     here, there = tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("there")
     assert [run_command(words) for words in _lines(here)] == [0] * len(STAGES)
-    code = f"import fmtool.__main__ as m; print([m.run(words) for words in {_lines(there)!r}])"
+    code = f"import fmtool.__main__ as m; print([m.run_command(words) for words in {_lines(there)!r}])"
     environment = {**os.environ, "PYTHONHASHSEED": "7", "TZ": "Pacific/Chatham", "LC_ALL": "C"}
     subprocess.run(
         [sys.executable, "-c", code], check=True, env=environment, cwd=there, stdout=subprocess.DEVNULL, timeout=200

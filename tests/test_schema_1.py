@@ -47,7 +47,7 @@ def test_a_file_of_every_kind_is_read_with_its_tables(run: Run, old: Path) -> No
 def test_their_histories_are_drawn_and_a_line_says_why_no_command_is_printed(run: Run, old: Path) -> None:
     out = run("inspect", "--history", old / "defense.safetensors").out
     assert " attack=pgd " in out and " epsilon=0.3 " in out and "--limit 20 " in out
-    comments = [line for line in out.splitlines() if "can't be given as a command" in line]
+    comments = [line for line in out.splitlines() if "has no equivalent command" in line]
     assert [line.split()[1] for line in comments] == ["train-model", "attack", "class-masks", "defend"]
     assert all("fmtool 0.1 recorded its options, listed above, under other names" in line for line in comments)
     assert not any(line.startswith("fmtool ") for line in out.splitlines())
@@ -60,7 +60,7 @@ def test_stages_go_on_from_them_and_print_the_commands_of_what_is_new(run: Run, 
     file = describe(str(new))
     assert file.schema == SCHEMA and len(file.history) == 3
     lines = [line for line in run("inspect", "--history", new).out.splitlines() if line.startswith(("fmtool ", "# "))]
-    assert [line.split()[1] for line in lines if "can't be given" in line] == ["train-model", "attack"]
+    assert [line.split()[1] for line in lines if "has no equivalent" in line] == ["train-model", "attack"]
     (line,) = [line for line in lines if line.startswith("fmtool ")]
     names = [f"{file.kind}-{file.digest[:12]}.safetensors" for file in (describe(str(model)), describe(str(attack)))]
     assert line.split()[:4] == ["fmtool", "fit-masks", *names] and " --for adversarial " in line

@@ -75,7 +75,9 @@ def test_shards_of_masks_make_the_whole_files_bytes(files: Path, model: Artifact
 
 
 def test_gaps_are_refused_unless_told(parts: list[Artifact]) -> None:
-    with pytest.raises(ArtifactError, match="1 of 3 shards is missing, number 2: --allow-gaps takes the others"):
+    with pytest.raises(
+        ArtifactError, match="1 of 3 shards is missing, number 2: to merge the others anyway, pass --allow-gaps"
+    ):
         fmtool.merge([parts[0], parts[2]])
     found = fmtool.merge([parts[2], parts[0]], allow_gaps=True)
     whole = fmtool.merge(parts)
@@ -110,13 +112,13 @@ def test_what_is_no_set_of_shards_is_refused(files: Path, model: Artifact, parts
     ]  # fmt: skip
     cases: list[tuple[list[Artifact], str]] = [
         ([parts[0], other, parts[1]], "both are shard 2 of 3"),
-        ([parts[0], half], "they are not shards of one job"),
-        ([parts[0], fewer], "they are not shards of one job"),
+        ([parts[0], half], "they are not shards of the same job"),
+        ([parts[0], fewer], "they are not shards of the same job"),
         ([parts[0], seeded], "option 'seed' of fit-masks is 1 and 0"),
-        ([parts[0], whole], "is no shard as others are"),
-        ([whole, parts[0]], "is no shard as others are"),
-        ([parts[0], cut, parts[2]], "has 12 rows, which is not what shard 2/3 of 40 has"),
-        *(([parts[0], one], "its header names a shard that can't be") for one in strange),
+        ([parts[0], whole], "is not a shard, but other files are"),
+        ([whole, parts[0]], "is not a shard, but other files are"),
+        ([parts[0], cut, parts[2]], "has 12 rows, expected 13 in shard 2/3 of 40 rows"),
+        *(([parts[0], one], "its header describes an impossible shard") for one in strange),
     ]
     for some, message in cases:
         with pytest.raises(ArtifactError, match=re.escape(message)):
@@ -138,7 +140,7 @@ def test_a_shard_does_not_pass_for_the_whole(model: Artifact) -> None:
         lambda: fmtool.fit_masks(model, part, **FIT),
         lambda: fmtool.class_masks(model, part, robust=True, min_steps=2, max_steps=3),
     ):
-        with pytest.raises(ArtifactError, match="is shard 1 of 2: expected the whole, which fmtool merge makes"):
+        with pytest.raises(ArtifactError, match="is shard 1 of 2: merge the shards with 'fmtool merge' first"):
             work()
 
 

@@ -60,12 +60,12 @@ def test_pipe_closed_before_anything_is_written_ends_quietly_with_1(files: Path)
 def test_no_escape_codes_off_a_terminal_and_the_same_text(files: Path, tmp_path: Path) -> None:
     """FORCE_COLOR makes rich believe in a terminal: codes, and tables cut to its width."""
     code = (
-        "from fmtool.__main__ import run\n"
+        "from fmtool.__main__ import run_command\n"
         "for name in ('model', 'plain', 'correlation', 'defense'):\n"
-        f"    run(['inspect', f'{files}/{{name}}.safetensors', '--history'])\n"
-        "run(['--help']); run(['attack', '--help']); run(['attack']); run(['inspect', 'missing'])\n"
+        f"    run_command(['inspect', f'{files}/{{name}}.safetensors', '--history'])\n"
+        "for words in (['--help'], ['attack', '--help'], ['attack'], ['inspect', 'missing']): run_command(words)\n"
         f"few = '--data digits --limit 5 --max-steps 3 --min-steps 0 -o {tmp_path}/file'.split()\n"
-        f"run(['class-masks', '{files}/model.safetensors', *few])"
+        f"run_command(['class-masks', '{files}/model.safetensors', *few])"
     )
     terminal = {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1", "TERM": "xterm-256color", "COLORTERM": "truecolor"}
     plain, forced = (
@@ -124,12 +124,12 @@ def test_an_interrupted_import_ends_a_command_with_130() -> None:
     """Whatever torch makes of Ctrl-C in the middle of it."""
     code = """
 import signal, fmtool.__main__ as m
-def run(arguments):
+def run_command(arguments):
     try:
         signal.raise_signal(signal.SIGINT)
     except KeyboardInterrupt:
         raise RecursionError from None
-m.run = run
+m.run_command = run_command
 m.main()
 """
     done = subprocess.run([sys.executable, "-c", code], preexec_fn=_hear, capture_output=True, text=True, timeout=60)
@@ -138,7 +138,7 @@ m.main()
 
 @pytest.mark.processes
 def test_nohup_stays_deaf(tmp_path: Path) -> None:
-    code = "import signal, fmtool.__main__ as m; m.run = lambda _: signal.raise_signal(signal.SIGHUP); m.main()"
+    code = "import signal, fmtool.__main__ as m; m.run_command = lambda _: signal.raise_signal(signal.SIGHUP); m.main()"
     assert subprocess.run(["nohup", sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
 
 
@@ -243,11 +243,11 @@ def test_standard_error_that_cannot_be_written_ends_no_work(
     code = f"""
 import logging, sys, threading, warnings
 from fmtool import __main__
-def run(arguments):
+def run_command(arguments):
     {WRITES[write]}
     print("done")
     return 0
-__main__.run = run
+__main__.run_command = run_command
 __main__.main()
 """
     assert _ends_well(code, stream, ends) == b"done\n"

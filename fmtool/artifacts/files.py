@@ -36,7 +36,7 @@ def write(artifact: Artifact, target: str) -> str:
 def read(source: str, *kinds: str, data: bytes | None = None) -> Artifact:
     """Read an artifact of one of these kinds from a path or "-"; digest, fields, dtypes and shapes are checked.
 
-    data: the file's bytes, if they have been read already.
+    data: the file's bytes, if already read.
     """
     one = describe(source, *kinds, data=data)
     tensors = tensors_in(one.data, label(source))
@@ -68,7 +68,7 @@ def read_bytes(source: str) -> bytes:
 
 
 def looks_like_artifact(source: str) -> bool:
-    """Whether a path is a regular file whose header names fmtool, as far as its first bytes tell."""
+    """Whether a path is a regular file whose first bytes look like an fmtool header."""
     try:
         if source == STREAM or not Path(source).is_file():
             return False

@@ -2,7 +2,7 @@
 
 The metadata of a file has a single entry, `fmtool`: canonical JSON with `kind`, `schema`, `digest`, `history` and the fields of
 the kind. A single entry, because safetensors writes several in random order and the same command must give the same bytes.
-`digest` is the sha256 of the whole file with the digest's own 64 characters set to 0, so every changed byte is noticed.
+`digest` is the sha256 of the whole file with the digest's own 64 characters set to 0, so that any changed byte is detected.
 
 Reading a header imports neither torch nor any other slow library.
 """
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
     Buffer = bytes | bytearray | memoryview
 
-SCHEMA = 2  # 1 recorded the options of histories under other names than the command line's
+SCHEMA = 2  # 1 recorded options in histories under names other than the command line's
 SCHEMAS_READ = (1, SCHEMA)
 WIDTHS = {"F64": 8, "I64": 8, "F32": 4, "U8": 1, "BOOL": 1}  # bytes, of the dtypes that are written row by row
 METADATA_KEY = "fmtool"
-LARGEST_HEADER = 100_000_000  # bytes, as the library has it
+LARGEST_HEADER = 100_000_000  # bytes, the library's own limit
 _BLANK = b'\\"digest\\":\\"' + b"0" * 64  # as it stands in the file, with the key: a name may be 64 zeros too
 
 
@@ -59,7 +59,7 @@ class Artifact:
     """A stage's result. `tensors` are on the CPU; `header` holds the fields of the kind, ready for JSON.
 
     name: where it was read from, for messages; not stored. stored_digest: that of the file it was read from or written to; a
-    changed copy (`dataclasses.replace`) has none, and computes its own.
+    modified copy (`dataclasses.replace`) has none and computes its own.
     """
 
     kind: str
@@ -77,19 +77,19 @@ class Artifact:
         return self.tensors[tensor]
 
     def rows(self, tensor: str) -> Rows:
-        """The rows of a tensor; those of a tensor in a file (`streaming`) are read when they are asked for."""
+        """The rows of a tensor; those of a tensor in a file (`streaming`) are read on demand."""
         return self.tensors.rows(tensor) if isinstance(self.tensors, TensorsByRow) else self.tensors[tensor]
 
     @property
     def digest(self) -> str:
-        """sha256 of the file that holds this artifact, as hexadecimal digits; computed once where there is no such file."""
+        """sha256 of the file that holds this artifact, in hexadecimal; computed once if there is no such file."""
         if self._digest is None:
             object.__setattr__(self, "_digest", serialise(self)[1])
         assert self._digest is not None
         return self._digest
 
     def input_digest(self, kind: str) -> str | None:
-        """The digest of the input of this kind that the newest stage with such an input took; `merge`, say, takes no model."""
+        """The digest of the newest stage's input of this kind, skipping stages without one, such as `merge` for models."""
         named = (entry for stage in reversed(self.history) for entry in stage["inputs"])
         return next((entry["digest"] for entry in named if entry["kind"] == kind), None)
 
@@ -136,7 +136,7 @@ def serialise_header(
     history: list[dict[str, Any]],
     shapes: Mapping[str, tuple[str, tuple[int, ...]]],
 ) -> bytes:
-    """The first bytes of the same file, up to its tensors, with the digest's place left blank: laid out as the library does."""
+    """The first bytes of the same file, up to its tensors, with the digest left blank, laid out as the library does."""
     entries: dict[str, Any] = {"__metadata__": {METADATA_KEY: _metadata(kind, header, history)}}
     for name, start in offsets_of(shapes).items():
         dtype, shape = shapes[name]
@@ -186,12 +186,12 @@ def tensors_in(data: bytes, name: str) -> dict[str, Tensor]:
 
 
 def describe_header(head: bytes, rest: Iterable[Buffer], name: str, *kinds: str) -> Description:
-    """The description in a file's first bytes, up to its tensors; `rest` is what follows them, for the digest."""
+    """Parse a file's first bytes, up to its tensors; `rest` is what follows, for the digest."""
     entries = json.loads(head[8:])
     text = _text_of(entries.pop("__metadata__", None))
     wanted = f"a{'n' if kinds[:1] == ('attack',) else ''} {' or '.join(kinds) or 'fmtool'}"
     if text is None:
-        raise ArtifactError(f"{name}: expected {wanted} file, got a safetensors file that fmtool did not make")
+        raise ArtifactError(f"{name}: expected {wanted} file, got a safetensors file that fmtool did not write")
     meta = _parse_meta(text, name)
     kind, schema, digest = (meta.pop(field) for field in ("kind", "schema", "digest"))
     _check_digest(head, rest, str(digest), name)
@@ -227,9 +227,9 @@ def check_layout(data: bytes, name: str) -> None:
 
 
 def not_whole(name: str, error: BaseException) -> ArtifactError:
-    """The error to raise for what the library reports about a file."""
+    """The error to raise for the library's complaint about a file."""
     reason = str(error).removeprefix("Error while deserializing: ").splitlines()[0]
-    return ArtifactError(f"{name}: not a whole safetensors file ({reason})")
+    return ArtifactError(f"{name}: not a complete safetensors file ({reason})")
 
 
 def _text_of(metadata: dict[str, str] | None) -> str | None:
@@ -297,7 +297,7 @@ def _check_kind(
 
 
 def _filled(digest: str) -> bytes:
-    """What takes the place of `_BLANK` once the digest is known."""
+    """What replaces `_BLANK` once the digest is known."""
     return _BLANK[:-64] + digest.encode(errors="replace")
 
 

@@ -1,4 +1,4 @@
-"""What a result's history holds: every stage that led to it, with its options, seed, versions and inputs. Needs no torch."""
+"""The history of a result: every stage that led to it, with its options, seed, versions and inputs. Needs no torch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ from fmtool.artifacts.format import Artifact
 
 Stage = Mapping[str, Any]  # one entry of a history, as `stage` makes it
 Input = Artifact | tuple[str, Artifact] | Mapping[str, Any]
-DATA_FIELDS = {"kind", "option", "name", "split", "digest"}  # of an input that is data; its others chose the images
-SHORT = 12  # digits of a digest that are shown
+DATA_FIELDS = {
+    "kind",
+    "option",
+    "name",
+    "split",
+    "digest",
+}  # of an input that is data; its other fields selected the images
+SHORT = 12  # digits of a digest to show
 DISTRIBUTIONS = {"fmtool": "fourier-masks", "torch": "torch", "foolbox": "foolbox"}  # what can change a result's bytes
 
 
@@ -29,8 +35,8 @@ def stage(
 
     options: those that change the result, under the command line's names ("--batch-size"), with the values in effect, see
     `option_words`; those that are None are left out, and so are flags that are off. inputs: artifacts; (option, artifact) for
-    one that an option such as --from takes; and data as {option, name, split, digest} with the options that chose its images
-    (`limit`, `size`). arguments: what else the command line takes without an option. A stage whose result is known carries that
+    one that an option such as --from takes; and data as {option, name, split, digest} with the options that selected its images
+    (`limit`, `size`). arguments: further positional arguments of the command line. A stage whose result is known records that
     result's digest as `output`.
     """
     history: list[dict[str, Any]] = []
@@ -54,7 +60,7 @@ def stage(
 
 
 def _artifact_input(artifact: Artifact, option: str) -> dict[str, Any]:
-    """Shards have one history, that of the whole: which shard a file is, is said where it is taken."""
+    """All shards share the history of the whole job; which shard a file is, is recorded where it is an input."""
     entry = {"kind": artifact.kind, "digest": artifact.digest}
     shard = shard_text(artifact.header)
     return {**entry, **({"option": option} if option else {}), **({"shard": shard} if shard else {})}
@@ -88,25 +94,25 @@ def option_words(name: str, value: Any) -> list[str]:
 
 
 def options_text(stage: Stage) -> str:
-    """A stage's options and seed as the command line takes them, with those that chose the images of its data."""
+    """A stage's options and seed as the command line takes them, with those that selected the images of its data."""
     options = {**stage["options"], **chosen_by(stage)}
     words = [word for name, value in sorted(options.items()) for word in option_words(name, value)]
     return shlex.join([*words, *(["--seed", str(stage["seed"])] if "seed" in stage else [])])
 
 
 def chosen_by(stage: Stage) -> dict[str, Any]:
-    """The options that chose the images of a stage's data, which are recorded with the data."""
+    """The options that selected the images of a stage's data, which are recorded with the data."""
     data: Mapping[str, Any] = next((entry for entry in stage["inputs"] if entry["kind"] == "data"), {})
     return {f"--{name}": value for name, value in data.items() if name not in DATA_FIELDS and value is not None}
 
 
 def names_of_schema_1(stage: Stage) -> bool:
-    """Whether the options are recorded under other names than the command line's, as schema 1 had them."""
+    """Whether the options are recorded under names other than the command line's, as in schema 1."""
     return any(not name.startswith("--") for name in stage["options"])
 
 
 def plain_options(stage: Stage) -> dict[str, Any]:
-    """Options to be compared, recorded by whichever schema: names without dashes, entries of mappings on their own."""
+    """Options in a form that compares across schemas: names without dashes, mappings flattened."""
     plain: dict[str, Any] = {}
     for name, value in stage["options"].items():
         plain |= value if isinstance(value, dict) else {name.removeprefix("--").replace("-", "_"): value}
@@ -114,7 +120,7 @@ def plain_options(stage: Stage) -> dict[str, Any]:
 
 
 def title(entry: Mapping[str, Any]) -> str:
-    """A history's input, as tables and trees name it: kind, name and split of data, the digest's first digits, what chose it."""
+    """A history's input as tables and trees show it: kind, name and split of data, the digest's first digits, limit and size."""
     words = [str(entry[key]) for key in ("kind", "name", "split") if entry.get(key)]
     others = sorted(entry.keys() - DATA_FIELDS) if entry.get("kind") == "data" else ()
     chosen = [key if entry[key] is True else f"{key} {entry[key]}" for key in others if entry[key] is not None]
@@ -140,21 +146,24 @@ def makers(history: Sequence[Stage], digest: str = "") -> dict[str, Stage]:
 
 
 def sources(inputs: Iterable[Mapping[str, Any]], made_by: Mapping[str, Stage], names: Mapping[str, str]) -> list[str]:
-    """Names of the given files that inputs are, or else were made from. made_by: digest -> stage; names: digest -> given file."""
+    """Names of the given files that are these inputs, or that the inputs were made from.
+
+    made_by: digest -> stage; names: digest -> given file.
+    """
     given: dict[str, None] = {}
     ahead, seen = [entry["digest"] for entry in inputs][::-1], set[str]()
     while ahead:
         digest = ahead.pop()
         if digest in names:
             given[names[digest]] = None
-        elif digest in made_by and digest not in seen:  # a forged history may go round
+        elif digest in made_by and digest not in seen:  # a forged history may have a cycle
             ahead += [entry["digest"] for entry in made_by[digest]["inputs"]][::-1]
         seen.add(digest)
     return list(given)
 
 
 def missing(histories: Mapping[str, Sequence[Stage]], known: Iterable[str]) -> dict[str, list[str]]:
-    """Title of an input that no given file provides -> the files that it led to. histories: file -> history; known: digests."""
+    """Title of each input that no given file provides -> the files made from it. histories: file -> history; known: digests."""
     provided = set(known)
     led_to: dict[str, list[str]] = {}
     for file, history in histories.items():

@@ -1,4 +1,5 @@
-"""Where results are written: whole or not at all, beside the target first; links followed, pipes and devices written directly."""
+"""Write results completely or not at all: to a temporary file beside the target first. Links are followed, pipes and devices
+written directly."""
 
 from __future__ import annotations
 
@@ -30,13 +31,13 @@ def write_bytes(data: bytes, target: str) -> None:
 
 @contextmanager
 def replacing(target: str) -> Iterator[IO[bytes]]:
-    """A new file to fill, open for reading too, that takes the target's place when the block ends without an error.
+    """A new file to fill, open for reading too, that replaces the target when the block ends without an error.
 
-    It lies beside the target and is renamed; the umask rules. For standard output, a pipe or a device it has no name, and is
-    copied there in the end. ArtifactError where that can't be done.
+    It lies beside the target and is then renamed; its permissions follow the umask. For standard output, a pipe or a device it is
+    an unnamed file, copied there at the end. ArtifactError if that fails.
     """
     try:
-        # the target itself is asked: /proc/self/fd/3 and such resolve to names like pipe:[4711]
+        # check the target itself: /proc/self/fd/3 and such resolve to names like pipe:[4711]
         if target in STDOUT or (os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode)):
             with tempfile.TemporaryFile() as file:
                 yield file
@@ -47,8 +48,8 @@ def replacing(target: str) -> Iterator[IO[bytes]]:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         try:
             with open(temporary, "x+b") as file:
-                with contextlib.suppress(OSError):  # some disks have no locks
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # for as long as it is being filled, see `sweep`
+                with contextlib.suppress(OSError):  # some file systems have no locks
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # while it is being filled, see `sweep`
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -62,11 +63,11 @@ def replacing(target: str) -> Iterator[IO[bytes]]:
 
 
 def sweep(path: Path) -> None:
-    """Remove what killed commands left beside a target: files that `replacing` began, and that nobody fills."""
+    """Remove the temporary files of `replacing` that killed commands left beside a target."""
     pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.tmp")
     for left in path.parent.iterdir():
         if pattern.fullmatch(left.name):
-            with contextlib.suppress(OSError), open(left, "rb") as file:  # another's, or gone by now
+            with contextlib.suppress(OSError), open(left, "rb") as file:  # in use by another process, or gone by now
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 left.unlink()
 
@@ -81,7 +82,7 @@ def _copy(file: IO[bytes], target: str) -> None:
 
 
 def check_target(target: str | None) -> None:
-    """Refuse a target that can't be written before hours are spent on it."""
+    """Refuse a target that can't be written, before hours of computing."""
     if target is None or target in STDOUT:
         return
     path = Path(os.path.realpath(target))
@@ -89,7 +90,7 @@ def check_target(target: str | None) -> None:
         raise ArtifactError(f"{target}: is a folder, expected a file name for --output")
     if not os.path.isdir(path.parent):
         raise ArtifactError(f"{target}: the folder {path.parent.name!r} does not exist")
-    # a regular file is replaced by one beside it, so that its folder is asked, not the file
+    # a regular file is replaced by one beside it, so its folder must be writable, not the file
     if not (
         os.access(path.parent, os.W_OK | os.X_OK) if path.is_file() or not path.exists() else os.access(target, os.W_OK)
     ):

@@ -24,17 +24,19 @@ def file_name(kind: str, digest: str) -> str:
 
 
 def commands(history: Sequence[Stage], kind: str, digest: str, header: Mapping[str, Any]) -> list[str]:
-    """Shell lines that make the file of this kind, digest and header again, a line a stage, with comments before it.
+    """Shell lines that make the file of this kind, digest and header again, one per stage, preceded by comments.
 
-    Files are named by kind and digest; data must lie in the folder under the recorded name. Where no command line makes a stage's
-    result, a comment says why.
+    Files are named by kind and digest; data must be in the current folder under the recorded name. If no command line reproduces
+    a stage's result, a comment says why.
     """
     made_by = makers(history, digest)
     inputs = [entry for stage in history for entry in stage["inputs"]]
     kinds = {**{entry["digest"]: entry["kind"] for entry in inputs}, digest: kind}
     shards = {**{entry["digest"]: entry.get("shard", "") for entry in inputs}, digest: shard_text(header)}
     versions = dict.fromkeys(_versions(stage) for stage in history)
-    lines = [_comment(f"by {'; '.join(versions)}: the same bytes on the same kind of device with as many threads")]
+    lines = [
+        _comment(f"by {'; '.join(versions)}: the same bytes on the same kind of device with the same number of threads")
+    ]
     announced: set[str] = set()
     for output, stage in made_by.items():
         for entry in stage["inputs"]:
@@ -43,7 +45,7 @@ def commands(history: Sequence[Stage], kind: str, digest: str, header: Mapping[s
                 lines.append(_comment(f"{entry['kind']} {_name(entry)}: content {entry['digest']}"))
         reason = _reason(stage)
         if reason:
-            lines.append(_comment(f"{stage['command']} can't be given as a command: {reason}"))
+            lines.append(_comment(f"{stage['command']} has no equivalent command: {reason}"))
         else:
             shard = ["--shard", shards[output]] if shards[output] else []
             words = [*_words(stage), *shard, *_permission(stage, made_by), "-o", file_name(kinds[output], output)]
@@ -52,7 +54,7 @@ def commands(history: Sequence[Stage], kind: str, digest: str, header: Mapping[s
 
 
 def _words(stage: Stage) -> list[str]:
-    """A stage as the words of a command, but for what its inputs' histories and its output say."""
+    """A stage as the words of a command, without what depends on its inputs' histories and its output."""
     words = ["fmtool", stage["command"], *stage.get("arguments", ())]
     options: list[str] = []
     for entry in stage["inputs"]:
@@ -69,7 +71,7 @@ def _name(entry: Mapping[str, Any]) -> str:
 
 
 def _permission(stage: Stage, made_by: Mapping[str, Stage]) -> list[str]:
-    """The option that takes files which were made with another model, where there are any."""
+    """--allow-other-model, if an input was made with another model."""
     model = next((entry["digest"] for entry in stage["inputs"] if entry["kind"] == "model"), None)
     others = [
         _model_of(entry["digest"], made_by) for entry in stage["inputs"] if entry["kind"] not in ("model", "data")
@@ -86,12 +88,12 @@ def _model_of(digest: str, made_by: Mapping[str, Stage]) -> str | None:
         model = next((entry["digest"] for entry in inputs if entry["kind"] == "model"), None)
         if model is not None or not inputs:
             return model
-        digest = inputs[0]["digest"]  # all of what `merge` takes is of one model
+        digest = inputs[0]["digest"]  # all inputs of `merge` come from one model
     return None
 
 
 def _reason(stage: Stage) -> str:
-    """Why no command line makes this; nothing where one does."""
+    """Why no command line reproduces this stage; empty if one does."""
     command, options = stage["command"], stage["options"]
     if names_of_schema_1(stage):
         return (
@@ -99,17 +101,17 @@ def _reason(stage: Stage) -> str:
         )
     data = [entry for entry in stage["inputs"] if entry["kind"] == "data"]
     if command == "correlate" and data:
-        return "it took matrices, of which the history holds no file name and no labels"
+        return "it read matrices, whose file names and labels the history does not record"
     if any(not entry.get("name") for entry in data):
         return "its data have no name"
     if command == "train-model" and not _tested_as_usual(data):
-        return "its test images were not chosen as the command line does"
+        return "its test images were not selected the way the command line selects them"
     if data and "--limit" in options:
-        return "its limit left out other images than --limit does"
+        return "its limit selected other images than --limit does"
     if any(isinstance(value, str) and "<" in value for value in _values(options)):
-        return "an option was an object of Python"
+        return "an option was a Python object"
     if any("," in str(name) for value in options.values() if isinstance(value, list) for name in value):
-        return "a name among its options holds a comma"
+        return "a name in its options contains a comma"
     return ""
 
 
@@ -119,7 +121,7 @@ def _values(options: Mapping[str, Any]) -> list[Any]:
 
 
 def _tested_as_usual(data: Sequence[Mapping[str, Any]]) -> bool:
-    """train-model takes all of its test images, squeezed as the others; where there is a test split, it is not left out."""
+    """The command line uses all test images, resized like the training images, and never omits an existing test split."""
     if len(data) == 1:
         return data[0].get("split") != "train"
     return (

@@ -24,23 +24,21 @@ def shard_of(file: Artifact) -> tuple[int, int, int]:
     numbers = [value for value in fields if isinstance(value, int)]
     number, of, rows = numbers if len(numbers) == 3 else (0, 0, 0)
     if not 1 <= number <= min(of, rows) or max(of, rows) > MOST_ROWS:
-        raise ArtifactError(f"{file}: its header names a shard that can't be")
+        raise ArtifactError(f"{file}: its header describes an impossible shard")
     return number, of, rows
 
 
 def check_no_shard(file: Artifact) -> None:
-    """ArtifactError for a shard: what is computed from it would pass for the result of the whole job."""
+    """ArtifactError for a shard: a result computed from it would pass for that of the whole job."""
     if "shard" in file.header:
         number, of, _ = shard_of(file)
-        raise ArtifactError(
-            f"{file}: is shard {number} of {of}: expected the whole, which fmtool merge makes of its shards"
-        )
+        raise ArtifactError(f"{file}: is shard {number} of {of}: merge the shards with 'fmtool merge' first")
 
 
 def check_range(values: Tensor, count: int, name: str) -> None:
     """(n) int64 within [0, count)."""
     if len(values) and not 0 <= int(values.min()) <= int(values.max()) < count:
-        raise ArtifactError(f"{name} reach from {int(values.min())} to {int(values.max())}, expected 0 to {count - 1}")
+        raise ArtifactError(f"{name} range from {int(values.min())} to {int(values.max())}, expected 0 to {count - 1}")
 
 
 def check_unit(values: Tensor, name: str) -> None:
@@ -50,12 +48,14 @@ def check_unit(values: Tensor, name: str) -> None:
 
 
 def image_names(keys: Any, indices: Any) -> list[tuple[int, int]]:
-    """What each row's image is known by, (key, index); keys, indices: (n) int64 tensors or arrays."""
+    """The (key, index) that identifies each row's image; keys, indices: (n) int64 tensors or arrays."""
     return list(zip(keys.tolist(), indices.tolist(), strict=True))
 
 
 def join(files: Sequence[Artifact]) -> list[Tensor]:
-    """Row numbers (m) int64 for each file, of the images, known by (key, index), that all share, in the first one's order."""
+    """For each file, the row numbers (m) int64 of the images that all files share, identified by (key, index), in the first
+    file's order.
+    """
     import torch
 
     places = []
@@ -63,7 +63,7 @@ def join(files: Sequence[Artifact]) -> list[Tensor]:
         names = image_names(file["key"], file["index"])
         place = {name: row for row, name in enumerate(names)}
         if len(place) != len(names):
-            raise ArtifactError(f"{file}: holds an image twice (key and index are the same)")
+            raise ArtifactError(f"{file}: contains an image twice (key and index are the same)")
         places.append(place)
     shared = [name for name in places[0] if all(name in place for place in places[1:])]
     if not shared:

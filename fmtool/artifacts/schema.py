@@ -16,9 +16,9 @@ Check = Callable[[Any], bool]
 WEIGHTS = ("F16", "BF16", "F8_E4M3", "F8_E5M2", "I32", "I16", "I8", "U64", "U32", "U16", "C64")
 
 _ROWS = {"labels": "I64 n", "key": "I64 n", "index": "I64 n", "source": "I64 n"}
-# kind -> tensor -> dtype and axes; an axis' letter stands for one size throughout a file. n images, k classes,
+# kind -> tensor -> dtype and axes; an axis letter stands for the same size throughout a file. n images, k classes,
 # c channels, h rows, w columns; r rows and s columns of a mask, which depend on its basis and are checked by `masks.basis`.
-# Kinds without an entry name their tensors freely.
+# Kinds without entries may have any tensors.
 TENSORS: dict[str, dict[str, str]] = {
     "model": {},
     "attack": {
@@ -239,7 +239,7 @@ def _bounded(header: Mapping[str, Any]) -> bool:
 
 
 def _rectangular(header: Mapping[str, Any]) -> bool:
-    """A defence's table is as wide and as high as it says, and no heading of its JSON stands twice."""
+    """A defence's table has the size that it states, and its JSON headings are unique."""
     columns = header["columns"]
     rows = [*header["matrix"], *(header[name] for name in ("worst", "clean_drop") if header.get(name) is not None)]
     names = ["no mask" if name == "none" else name for name in columns]
@@ -249,19 +249,19 @@ def _rectangular(header: Mapping[str, Any]) -> bool:
 
 
 def _distinct(header: Mapping[str, Any]) -> bool:
-    """No statistic stands twice."""
+    """Every statistic appears once."""
     names = [one["name"] for one in header["statistics"]]
     return len(set(names)) == len(names)
 
 
 def _as_long(header: Mapping[str, Any]) -> bool:
-    """A curve of each of a heat map's filters has a point for each radius."""
+    """Each curve of a heat map's filters has one point per radius."""
     filters = header["filters"]
     kinds = ("low-pass", "high-pass", "band-pass")
     return filters is None or [len(filters["right"].get(kind, [])) for kind in kinds] == [len(filters["radii"])] * 3
 
 
-# kind -> field -> check of a whole header whose fields are what they should be
+# kind -> field -> check of a header whose single fields are valid
 CHECKS_OF_HEADER: dict[str, dict[str, Callable[[Mapping[str, Any]], bool]]] = {
     "attack": {"options": _bounded},
     "correlation": {"statistics": _distinct},
@@ -271,7 +271,7 @@ CHECKS_OF_HEADER: dict[str, dict[str, Callable[[Mapping[str, Any]], bool]]] = {
 
 
 def damaged(kind: str, header: Mapping[str, Any]) -> list[str]:
-    """The names of the fields that are there and are not what the kind has."""
+    """The names of the fields that are present but invalid for the kind."""
     checks = {**FIELDS[kind], **OPTIONAL_FIELDS.get(kind, {})}
     wrong = [name for name, check in checks.items() if name in header and not check(header[name])]
     return wrong or [name for name, check in CHECKS_OF_HEADER.get(kind, {}).items() if not check(header)]

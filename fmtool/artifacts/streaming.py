@@ -42,7 +42,7 @@ Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
 class Handle:
-    """A file's descriptor, closed when the last tensor that reads from it is gone.
+    """A file's descriptor, closed once no tensor reads from it any more.
 
     unchanging: the file must stay as it was when it was opened, because its digest is checked only then.
     """
@@ -54,7 +54,7 @@ class Handle:
     def check(self, name: str) -> None:
         """ArtifactError if the file was changed in place."""
         if self.stamp is not None and self._stamp() != self.stamp:
-            raise ArtifactError(f"{name}: was changed while it was read")
+            raise ArtifactError(f"{name}: changed while it was being read")
 
     def _stamp(self) -> tuple[int, int]:
         status = os.fstat(self.descriptor)
@@ -119,14 +119,14 @@ class FileTensors(TensorsByRow):
 
 
 def read(source: str, *kinds: str) -> Artifact:
-    """As `files.read`, but the tensors stay in the file. Standard input and pipes are copied to a nameless file first."""
+    """As `files.read`, but the tensors stay in the file. Standard input and pipes are copied to a temporary file first."""
     name = files.label(source)
     regular = source != STREAM and os.path.isfile(source)
     path = source if regular else _spool(source)
     try:
         file = Handle(os.open(path, os.O_RDONLY), unchanging=True)
         size = os.fstat(file.descriptor).st_size
-        # the library checks the layout without reading a tensor. By descriptor: the name may be another file's by now
+        # the library checks the layout without reading a tensor. by descriptor, as the name may refer to another file by now
         with safe_open(f"/dev/fd/{file.descriptor}", framework="pt"):
             pass
     except SafetensorError as error:
@@ -147,7 +147,7 @@ class RowsToFile:
     """The tensors of a new artifact, filled a row at a time, in any order, in its file."""
 
     def __init__(self, file: IO[bytes], head: bytes, layout: Layout) -> None:
-        self.file = Handle(os.dup(file.fileno()))  # stays open when the file has its name
+        self.file = Handle(os.dup(file.fileno()))  # stays open after the file is renamed
         shapes = {name: (NAMES[dtype], shape) for name, (dtype, shape) in layout.items()}
         self.rows = _rows_in(self.file, offsets_of(shapes), shapes, len(head), "the new file")
         file.write(head)
@@ -175,7 +175,7 @@ class RowsToMemory:
 
 
 class NewArtifact:
-    """What `new_artifact` yields: `put` rows within the block; `artifact` is there when the block has ended."""
+    """What `new_artifact` yields: `put` rows within the block; `artifact` is set when the block has ended."""
 
     def __init__(self, rows: RowsToFile | RowsToMemory) -> None:
         self.put = rows.put
@@ -213,13 +213,15 @@ def new_artifact(
 
 
 def _spool(source: str) -> str:
-    """Copy what comes through a pipe to a temporary file, which can be read at any offset; gives its path."""
+    """Copy a pipe's content to a temporary file, which can be read at any offset, and return its path."""
     if source == STREAM and sys.stdin.isatty():
         raise ArtifactError("standard input is a terminal: expected a file through a pipe for '-'")
     try:
         with (
             open(source, "rb") if source != STREAM else contextlib.nullcontext(sys.stdin.buffer) as stream,
-            tempfile.NamedTemporaryFile(delete=False) as file,  # second: a folder or a missing file ends before it
+            tempfile.NamedTemporaryFile(
+                delete=False
+            ) as file,  # second, so that none is created for a folder or a missing file
         ):
             shutil.copyfileobj(stream, file, CHUNK)
             size = file.tell()
@@ -253,7 +255,7 @@ def _read_at(file: Handle, start: int, count: int, name: str) -> bytearray:
         except OSError as error:
             raise ArtifactError(f"{name}: can't be read: {error.strerror}") from None
         if not got:
-            raise ArtifactError(f"{name}: ends before its last tensor: was it truncated while it was read?")
+            raise ArtifactError(f"{name}: ends before its last tensor: was it truncated while being read?")
         done += got
     file.check(name)
     return data

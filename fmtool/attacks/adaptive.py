@@ -24,12 +24,12 @@ from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal, each
 from fmtool.runtime.progress import Progress
 
-TRIES = "tries"  # the part of the journal that says how many tries are finished, and what came of them
+TRIES = "tries"  # the part of the journal that counts the finished tries and their results
 
 
 @dataclass(frozen=True)
 class Adaptive:
-    """What came of both ways together, and of each.
+    """The result of both ways together, and of each.
 
     attacked: predictions and status are the two-pass classifier's; where every try failed, the adversarial image is the last
     one's. by_two_pass: images that (a) fooled; by_class_masks: those that (b) fooled of the ones that (a) left right.
@@ -65,10 +65,7 @@ def run(
     clean = predict(two_pass, images, batch, device, journal, "clean")
     status = torch.where(clean == labels, OK, WRONG_BEFORE)
     attacked = (status == OK).nonzero().flatten()
-    tries: list[tuple[str, int, nn.Module]] = [("restart", number, two_pass) for number in range(restarts)]
-    tries += [
-        ("mask", k, OneMask(two_pass.classifier, two_pass.masks[k], two_pass.basis).eval()) for k in two_pass.classes
-    ]
+    tries = _tries(two_pass, restarts)
     adversarial, begun = images.clone(), journal.part(TRIES)
     if begun is None:
         seeds = row_seeds("restart", 0)
@@ -80,10 +77,10 @@ def run(
         left = begun["left"]
         _restore(adversarial, attacked, first, journal)
     for number, (what, which, network) in enumerate(tries[first:], start=first):
-        made, wanted, seeds = images[left], labels[left], row_seeds(what, which)
+        candidates, wanted, seeds = images[left], labels[left], row_seeds(what, which)
         of = (number + 1, restarts) if what == "restart" else (number + 1 - restarts, len(two_pass.classes))
         foolbox.perturb_(
-            *(network, made, wanted, torch.arange(len(left)), attack),
+            *(network, candidates, wanted, torch.arange(len(left)), attack),
             epsilon=epsilon,
             row_seeds=[seeds[row] for row in left.tolist()],
             batch=batch,
@@ -93,8 +90,8 @@ def run(
             trial=number,
             numbers=left.tolist(),
         )
-        adversarial[left] = made
-        left = left[predict(two_pass, made, batch, device, journal, f"try {number}") == wanted]
+        adversarial[left] = candidates
+        left = left[predict(two_pass, candidates, batch, device, journal, f"try {number}") == wanted]
         if number < restarts:
             withstood = len(left)
         counts = {"tries": number + 1, "flat": flat, "withstood": withstood}
@@ -102,12 +99,20 @@ def run(
         journal.finish(TRIES, state)
     predictions = predict(two_pass, adversarial, batch, device, journal, "adversarial")
     status[(status == OK) & (predictions == labels)] = FAILED
-    found = Attacked(adversarial, clean, predictions, status)
-    return Adaptive(found, len(attacked) - withstood, withstood - len(left), flat)
+    result = Attacked(adversarial, clean, predictions, status)
+    return Adaptive(result, len(attacked) - withstood, withstood - len(left), flat)
+
+
+def _tries(two_pass: TwoPass, restarts: int) -> list[tuple[str, int, nn.Module]]:
+    """The tries in order: ("restart", its number) in (a), ("mask", the class) in (b), each with the network to attack."""
+    masks = [
+        ("mask", k, OneMask(two_pass.classifier, two_pass.masks[k], two_pass.basis).eval()) for k in two_pass.classes
+    ]
+    return [*(("restart", number, two_pass) for number in range(restarts)), *masks]
 
 
 def _restore(adversarial: Tensor, rows: Tensor, tries: int, journal: Journal) -> None:
-    """Put in their place the images of the tries that were finished; those of the next one may be there already, in part."""
+    """Put the images of the finished tries in their places; the journal may also hold some of the next try."""
     for row in rows.tolist():
         part = journal.part(str(row))
         if part is not None and int(part["trial"]) < tries:
@@ -120,7 +125,7 @@ def _as(label: str, progress: Progress | None) -> Progress | None:
 
 
 def _begun(images: Tensor, seeds: list[int], epsilon: float, attack: Any) -> Tensor:
-    """Where PGD begins on images (n, c, h, w), clipped as Foolbox does it."""
+    """Where PGD starts on images (n, c, h, w), clipped as Foolbox clips them."""
     if not attack.random_start or not len(images):
         return images
     return (images + epsilon * random_starts.starts(images.shape[1:], seeds)).clamp(0, 1)

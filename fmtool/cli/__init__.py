@@ -1,4 +1,4 @@
-"""The command line: one file a command. Each parses, loads, calls a stage, saves and prints.
+"""The command line, one file per command. Each parses, loads, calls a stage, saves and prints.
 
 Everything slow to import (torch, torchvision, Foolbox, scikit-dimension, matplotlib) is imported inside the commands.
 """
@@ -37,13 +37,13 @@ from fmtool.cli import (
 from fmtool.errors import FmtoolError
 
 ANY_SEED = f"0<=x<={options.LARGEST_SEED}"
-TYPE = re.compile(r" <[^|<>]*>|(?<= )<([^<>]*)>")  # a type of the parser, or its list of choices
+TYPE = re.compile(r" <[^|<>]*>|(?<= )<([^<>]*)>")  # one of the parser's types, or its list of choices
 
 app = typer.Typer(
     name="fmtool",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help answers sooner, and does not fold the example that one can paste
+    rich_markup_mode=None,  # plain help is faster, and does not wrap the example
     context_settings={"help_option_names": ["--help", "-h"]},
     help="Which frequencies does an image classifier need, which does an adversarial attack use, how strongly are the two "
     "correlated, and can frequency masks undo the attack? Commands exchange safetensors files; '-' is standard input or output.",
@@ -65,7 +65,7 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show versions and exit.")
     ] = False,
 ) -> None:
-    if isinstance(sys.stdout, io.TextIOWrapper):  # what a locale's encoding lacks is no reason to stop
+    if isinstance(sys.stdout, io.TextIOWrapper):  # characters missing from the locale's encoding are no reason to stop
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
@@ -87,7 +87,7 @@ class _Command(TyperCommand):
             raise FmtoolError("'-' is given several times, but standard input holds one file")
         if output is not None and os.path.isfile(output) and ctx.info_name != "merge":
             names = [one for one in flat if isinstance(one, str)]
-            for name in [*names, *(name.rpartition(":")[0] for name in names)]:  # with the split of data, and without
+            for name in [*names, *(name.rpartition(":")[0] for name in names)]:  # with and without a split
                 if os.path.isfile(name) and os.path.samefile(output, name):
                     raise FmtoolError(
                         f"{output}: is an input of this command and would be replaced: choose another --output"

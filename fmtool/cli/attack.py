@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
     )(attack)
 
 
+# Over 60 lines: its signature declares the command's options.
 def attack(
     model: options.Model,
     data: options.Data,

@@ -1,4 +1,4 @@
-"""What a shell offers for an option: names from the light tables, so that nothing slow is imported."""
+"""Shell completion of option values from the light tables, so that nothing slow is imported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def one_of(names: Mapping[str, str]) -> Complete:
 
 
 def some_of(names: Mapping[str, str]) -> Complete:
-    """For an option that takes names with commas between them, each once."""
+    """For an option that takes comma-separated names without duplicates."""
 
     def complete(incomplete: str) -> list[tuple[str, str]]:
         before, comma, last = incomplete.rpartition(",")

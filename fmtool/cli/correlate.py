@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from fmtool.artifacts.format import Artifact
 
-PICTURE_COUNT = 8  # `plot`'s default; a correlation has no use for it
+PICTURE_COUNT = 8  # `plot`'s default, which pictures of correlations ignore
 EXAMPLE = "fmtool correlate essential.safetensors adversarial.safetensors -o correlation.safetensors"
 
 
@@ -36,6 +36,7 @@ def register(app: typer.Typer) -> None:
     )(correlate)
 
 
+# Over 60 lines: its signature declares the command's options.
 def correlate(
     a: Annotated[
         str,
@@ -179,12 +180,12 @@ def check_plot(plot: str | None, several: bool) -> None:
 
 
 def shared_labels(labels_x: Tensor | None, labels_y: Tensor | None) -> Tensor | None:
-    """The labels of either file's rows; where both have some, they must be the same."""
+    """The labels of either file's rows; if both have labels, they must agree."""
     for labels in (labels_x, labels_y):
         if labels is not None and labels.is_floating_point():
             raise ArtifactError(f"expected labels that are integers, got {labels.dtype}")
     if labels_x is not None and labels_y is not None and labels_x.tolist() != labels_y.tolist():
-        raise ArtifactError("the two files give their rows other labels")
+        raise ArtifactError("the two files label their rows differently")
     return labels_x if labels_y is None else labels_y
 
 
@@ -211,7 +212,7 @@ def read_side(source: str) -> tuple[Artifact | Tensor, Tensor | None]:
     if files.looks_like_artifact(source):
         from fmtool.artifacts import streaming
 
-        return streaming.read(source, "masks"), None  # masks stay there until some are wanted
+        return streaming.read(source, "masks"), None  # masks stay in the file until they are needed
     if source == STREAM:
         data = files.read_bytes(source)
         if METADATA_KEY in (parse_header(data, files.label(source)).get("__metadata__") or {}):

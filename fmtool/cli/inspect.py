@@ -122,7 +122,7 @@ def _is_data(file: str) -> bool:
 
 
 def _show_commands(descriptions: Iterable[Description]) -> None:
-    """Last, so that a shell can be given the end of the output."""
+    """Print the commands, last, so that the end of the output can be pasted into a shell."""
     for one in descriptions:
         print("\n".join(replay.commands(one.history, one.kind, one.digest, one.header)))
 

@@ -52,6 +52,6 @@ def merge(
 
         parts = [streaming.read(file, "attack", "masks", "heatmap") for file in files]
         merged = fmtool.merge(parts, allow_gaps=allow_gaps, execution=fmtool.Execution(output=output))
-    if merged.kind == "attack":  # whose table compares all images, in memory
+    if merged.kind == "attack":  # the table of an attack compares all images, in memory
         merged = replace(merged, tensors=dict(merged.tensors))
     show_result(merged, output, form)

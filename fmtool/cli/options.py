@@ -177,5 +177,5 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 def example(line: str) -> str:
-    """The end of a help text: one line to paste. The mark before it keeps the line from being wrapped."""
+    """The end of a help text: one line to paste. The leading mark prevents wrapping."""
     return f"\b\nExample:\n  {line}"

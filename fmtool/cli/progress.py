@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, a line now and then elsewhere; both on standard error."""
+"""A progress bar on a terminal, occasional lines elsewhere; both on standard error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Bar:
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
-        # the stream itself is asked: FORCE_COLOR makes rich believe in a terminal where there is none
+        # ask the stream itself: FORCE_COLOR makes rich assume a terminal
         terminal = sys.stderr.isatty()
         self.console = Console(stderr=True, force_terminal=None if terminal else False)
         self.progress = None

@@ -83,7 +83,7 @@ def read_source(
     default: str = "test",
     by_rows: bool = False,
 ) -> Artifact | Data:
-    """What masks are fitted to: an attack file, or the images that --data names, one of the two.
+    """What masks are fitted to: either an attack file or the images of --data.
 
     how: the way in which --data is read. by_rows: leave the attack's tensors in the file.
     """
@@ -93,4 +93,4 @@ def read_source(
         return streaming.read(attack, "attack") if by_rows else files.read(attack, "attack")
     if attack is None and data is not None:
         return how.load(data, bar, default)
-    raise FmtoolError("expected an attack file or --data SOURCE, one of the two")
+    raise FmtoolError("expected either an attack file or --data SOURCE")

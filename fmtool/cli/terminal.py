@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from fmtool.artifacts.format import Artifact
 
-WIDEST = 1000  # columns that no table needs
+WIDEST = 1000  # columns; wider than any table
 
 
 def save(artifact: Artifact, output: str | None, form: str = "table") -> None:
@@ -37,7 +37,7 @@ def show_result(artifact: Artifact, output: str | None, form: str) -> None:
         rows = artifact.rows(name)
         if not isinstance(rows, Tensor) and len(rows.shape) == 1:
             rows = rows[:]
-        arrays[name] = rows.numpy() if isinstance(rows, Tensor) else rows  # the rows of a large file stay there
+        arrays[name] = rows.numpy() if isinstance(rows, Tensor) else rows  # rows of a large file stay in it
     show(table_of(artifact.kind, artifact.header, arrays), form, to_stderr=output in STDOUT)
 
 
@@ -46,7 +46,7 @@ def show(tables: Table | Sequence[Table], form: str, *, to_stderr: bool = False)
     stream = sys.stderr if to_stderr else sys.stdout
     several = [tables] if isinstance(tables, Table) else tables
     if form != "table":
-        # by lines: a long text whose reader goes in the middle of it may be lost without an error
+        # line by line, so that a reader that closes the pipe in the middle of a long text causes an error
         stream.writelines(TEXTS[form](*several).splitlines(keepends=True))
         return
     for table in several:
@@ -54,15 +54,15 @@ def show(tables: Table | Sequence[Table], form: str, *, to_stderr: bool = False)
 
 
 def _print(table: Table, stream: TextIO) -> None:
-    """For people."""
+    """Lay a table out for the terminal."""
     from rich.console import Console
 
-    # the stream itself is asked: FORCE_COLOR makes rich believe in a terminal where there is none
+    # ask the stream itself: FORCE_COLOR makes rich assume a terminal
     console = Console(file=stream, force_terminal=None if stream.isatty() else False)
     shown = _rich_table(table, fold=False)
     if console.is_terminal and _width(console, shown) > console.width:
         shown = _rich_table(table, fold=True)
-    # wider still, or nobody's screen is known: never cut a number
+    # still too wide, or no terminal: never truncate a number
     console.width = max(_width(console, shown), console.width)
     console.print(shown)
     for note in table.notes:
@@ -70,10 +70,10 @@ def _print(table: Table, stream: TextIO) -> None:
 
 
 def _rich_table(table: Table, *, fold: bool) -> RichTable:
-    """fold: headings take a line a word."""
+    """fold: headings break after each word."""
     from rich import box
     from rich.table import Table as RichTable
-    from rich.text import Text  # plain: a name in brackets is no markup
+    from rich.text import Text  # plain text, so that brackets in names are not markup
 
     shown = RichTable(
         title=Text(printable(table.title)),
@@ -91,5 +91,5 @@ def _rich_table(table: Table, *, fold: bool) -> RichTable:
 
 
 def _width(console: Console, table: RichTable) -> int:
-    """Columns that the table takes where nothing is cut."""
+    """The table's width in columns when nothing is truncated."""
     return console.measure(table, options=console.options.update(width=WIDEST)).maximum

@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
     )(train_model)
 
 
+# Over 60 lines: its signature declares the command's options.
 def train_model(
     data: options.Data,
     output: options.Output,
@@ -104,8 +105,8 @@ def train_model(
 
     --limit applies to the training images only.
     """
-    # Half a millisecond or so, which is longer than the gaps within a step: alone on 2 cores training is 1.35 times as fast
-    # as with threads that sleep at once. Read when torch is imported, below.
+    # About half a millisecond, longer than the gaps within a step: alone on 2 cores, training is 1.35 times as fast as with
+    # threads that sleep immediately. Read when torch is imported, below.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     with working(output, quiet=quiet, debug=debug) as bar:
         how = DataOptions(size, limit, rows, layout, pixel_range, classes_by_position, data_root)

@@ -1,7 +1,7 @@
-"""Statistics against the number of classes (paper, section 4.7, Figure 4), of pairs, and against a threshold of entries.
+"""Statistics against the number of classes (paper, section 4.7, Figure 4), the number of pairs, and a threshold of entries.
 
-The classes and pairs drawn depend only on the seed, on how many there are and on the position in the curve: every statistic
-sees the same ones, and adding a size changes none of the others.
+The drawn classes and pairs depend only on the seed, their number and the position on the curve: every statistic sees the same
+ones, and adding a size changes none of the others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fmtool.runtime.progress import Progress
 
 
 def subsets_of_classes(count: int, draws: int, seed: int) -> list[tuple[int, ...]]:
-    """For k = 1 to `count`, `draws` different random subsets of k classes, ascending; all of them where there are no more."""
+    """For k = 1 to `count`, `draws` different random subsets of k classes, ascending; all of them if there are no more."""
     subsets = []
     for k in range(1, count + 1):
         if math.comb(count, k) <= draws:
@@ -63,7 +63,7 @@ class Setting:
         size: int,
         classes: tuple[int, ...],
     ) -> Point:
-        """The statistic of some rows, derived from the whole's where possible; or the reason why these rows have none."""
+        """The statistic of some rows, derived from the whole's if possible; or the reason why these rows have none."""
         some = self.pairs.of(rows)
 
         def prepared() -> Prepared:

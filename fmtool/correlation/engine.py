@@ -1,4 +1,4 @@
-"""Correlate two paired data sets: each statistic as they are, shuffled freely, and shuffled within classes."""
+"""Correlate two paired data sets: each statistic as paired, shuffled freely, and shuffled within classes."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from fmtool.runtime.journal import NO_JOURNAL, Journal
 from fmtool.runtime.progress import Progress
 
 
+# Over 60 lines, more than half of them signature and docstring.
 def correlate(
     x: Tensor,
     y: Tensor,
@@ -49,25 +50,25 @@ def correlate(
 ) -> tuple[Statistic, ...]:
     """Statistics of x (n, d1) and y (n, d2), row i of one belonging to row i of the other, in the order asked for.
 
-    x, y: real, finite, any dtype; computed in float64 where not said otherwise.
+    x, y: real, finite, any dtype; computed in float64 unless stated otherwise.
     labels: (n,) integers; with them comes a second null, shuffled within each label.
-    statistics: keys of STATISTICS; "all" stands for all of them.
-    permutations: shuffles a null, >= 1. Shuffle k depends on (seed, k) and on n or labels alone, so that all
+    statistics: keys of STATISTICS; "all" means all of them.
+    permutations: shuffles per null, >= 1. Shuffle k depends on (seed, k) and on n or labels alone, so that all
         statistics share it and a longer null begins with the shorter one.
     row_normalise: scale rows to unit length before IdCor, as the authors do.
     dimension: a key of DIMENSIONS, for IdCor.
     strict: p counts shuffles > the observed value (the authors' count), not >=.
-    device: where IdCor's neighbours are looked for and products of matrices taken: "cpu", "cuda" or "cuda:N".
+    device: where IdCor searches for neighbours and matrices are multiplied: "cpu", "cuda" or "cuda:N".
     class_subsets: also give each statistic for `draws` random subsets of k classes, k from 1 to all; needs labels.
-    subsamples: numbers of rows below n, for each of which each statistic is given for `draws` random subsamples.
-    thresholds: where there are several, each statistic is also given for `trimmed(threshold)`, x and y with all entries up to
-        the threshold set to 0. At the first threshold that is x and y themselves.
+    subsamples: sizes below n; each statistic is also given for `draws` random subsamples of each size.
+    thresholds: if there are several, each statistic is also given for `trimmed(threshold)`, x and y with all entries up to
+        the threshold set to 0. At the first threshold these are x and y themselves.
     leave_out: called as leave_out(name, reason) for a statistic that these rows don't allow, which is then left out; without it,
-        or where none is left, that is an error.
+        or if none is left, this is an error.
     progress: called as progress(label, done, total) after each shuffle of all rows and each subset.
     journal: where to resume from, with the same rows and arguments.
 
-    Raises StatisticError for whatever the rows or the arguments don't allow.
+    Raises StatisticError if the rows or the arguments don't allow this.
     """
     names = chosen(statistics)
     if dimension not in DIMENSIONS:
@@ -91,10 +92,10 @@ def correlate(
         x, y = trimmed(threshold)
         return Pairs(_matrix(x, "x"), _matrix(y, "y"), pairs.labels)
 
-    # One statistic after the other, drawing the shuffles again, as a matrix of all pairs may be kept by each.
+    # One statistic after the other, drawing the shuffles again, because each may hold a matrix of all pairs.
     results, reasons = [], list[str]()
     for name in names:
-        prepared = functools.cache(functools.partial(prepare, name, pairs, options))  # when it is first needed
+        prepared = functools.cache(functools.partial(prepare, name, pairs, options))  # on first use
         try:
             whole = evaluate(name, name, prepared, pairs.labels, len(pairs), shuffles, progress)
         except StatisticError as error:
@@ -104,7 +105,7 @@ def correlate(
             leave_out(name, str(error))
             continue
         over = over_classes(whole, prepared, kinds, setting) if class_subsets else ()
-        del prepared  # before the next one asks for as much memory
+        del prepared  # before the next one needs as much memory
         results.append(
             replace(
                 whole,
@@ -117,7 +118,7 @@ def correlate(
 
 
 def chosen(statistics: Sequence[str]) -> list[str]:
-    """The names that are asked for, each once; "all" stands for every one of them."""
+    """The requested names, each once; "all" means all of them."""
     for name in statistics:
         if name not in STATISTICS and name != ALL:
             raise StatisticError(unknown("statistic", name, [*STATISTICS, ALL]))
@@ -135,14 +136,14 @@ def _sizes(subsamples: Sequence[int], rows: int) -> list[int]:
 
 
 def _pairs(x: Tensor, y: Tensor, labels: Tensor | None) -> tuple[Pairs, list[int]]:
-    """The rows after checking them, their labels counted from 0, and what the labels were."""
+    """The rows after checking them, with labels renumbered from 0, and the original labels."""
     x, y = _matrix(x, "x"), _matrix(y, "y")
     if len(x) != len(y):
         raise StatisticError(f"expected as many rows in y as in x, {len(x)}, got {len(y)}")
     if labels is None:
         return Pairs(x, y, None), []
     if labels.shape != (len(x),):
-        raise StatisticError(f"expected one label a row, shape ({len(x)},), got {tuple(labels.shape)}")
+        raise StatisticError(f"expected one label per row, shape ({len(x)},), got {tuple(labels.shape)}")
     kinds, labels = torch.unique(labels.detach().cpu(), return_inverse=True)
     labels = labels.short() if len(kinds) < 2**15 else labels  # NumPy sorts these by radix
     return Pairs(x, y, labels), kinds.tolist()

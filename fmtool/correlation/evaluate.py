@@ -1,4 +1,4 @@
-"""One statistic of paired rows with its nulls, and the same at the points of a curve."""
+"""One statistic of paired rows with its nulls, also at the points of a curve."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Statistic:
     """One statistic of two paired data sets with its nulls."""
 
     name: str  # a key of STATISTICS
-    n: int  # rows that entered; what a statistic then left out of them is in dropped
+    n: int  # rows used; those that the statistic left out are in dropped
     observed: float
     details: dict[str, float]  # numbers that explain it; see the statistic's module
     dropped: dict[str, int]  # reason -> how many were left out; non-zero entries only
@@ -66,7 +66,7 @@ class Statistic:
 class Point:
     """A statistic of some of the pairs, or the reason why it has none."""
 
-    size: float  # its position on the curve: number of classes, of pairs asked for, or threshold
+    size: float  # its position on the curve: number of classes, number of pairs requested, or threshold
     n: int  # pairs
     classes: tuple[int, ...]  # labels of a class subset, ascending, else empty
     statistic: Statistic | None
@@ -89,10 +89,10 @@ def evaluate(
     shuffles: Shuffles,
     progress: Progress | None = None,
 ) -> Statistic:
-    """The statistic with its nulls, the second one when there are labels (n,).
+    """The statistic with its nulls, the second one if there are labels (n,).
 
-    part: its name in the journal. One that was finished before is not prepared again; of one that was begun the
-    shuffles that were drawn are not drawn again.
+    part: its name in the journal. A part finished earlier is not prepared again; one already started continues after its last
+    shuffle.
     """
     journal, kinds = shuffles.journal, {FREELY: None} if labels is None else {FREELY: None, WITHIN_CLASSES: labels}
     before = journal.part(part)

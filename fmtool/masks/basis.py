@@ -1,4 +1,4 @@
-"""A basis: how images become the coefficients that masks multiply, and back, and what the entries of a mask mean in it.
+"""A basis: how images become the coefficients that masks multiply, and back, and what a mask's entries mean.
 
 Everything that depends on the basis goes through this interface, so that a basis is one file in `bases` and one line in
 `registry.BASES`. The command line may import this, so NumPy and torch are imported inside methods.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
-EXACT = 12  # decimals of a radial frequency: 0.125 must be 0.125 whichever row and column give it
+EXACT = 12  # decimals of a radial frequency: 0.125 must be 0.125 in whatever row and column
 KEPT = 1e-3  # an entry above this counts as kept
 ROWS = 256  # masks of a file that are read at a time
 
@@ -34,7 +34,7 @@ class Basis(ABC):
     entries of the full mask only once. The defaults suit an orthonormal basis of real coefficients, all of them independent.
     """
 
-    axes = "row and column of the coefficient"  # what the axes of a picture of a mask show
+    axes = "row and column of the coefficient"  # the axes' label in pictures of masks
     ticks: tuple[float, ...] = ()  # round values on them
 
     def __init__(self, name: str, h: int, w: int) -> None:
@@ -59,7 +59,7 @@ class Basis(ABC):
 
     @property
     def frequencies(self) -> Array | None:
-        """(rows, columns) float64: the radial frequency of each entry in cycles per pixel; None where entries have none."""
+        """(rows, columns) float64: the radial frequency of each entry in cycles per pixel; None if entries have none."""
         return None
 
     @property
@@ -79,12 +79,12 @@ class Basis(ABC):
 
     @abstractmethod
     def synthesise(self, masks: Tensor, coefficients: Tensor) -> Tensor:
-        """Filtered images (..., h, w) from masks (..., rows, columns) and what `analyse` gave; a mask of ones changes nothing."""
+        """Filtered images (..., h, w) from masks (..., rows, columns) and coefficients; a mask of ones changes nothing."""
 
     def gradient(self, slope: Tensor, masks: Tensor, coefficients: Tensor) -> Tensor:
         """The derivative of a loss with respect to each entry of the full mask, (..., rows, columns), in new memory.
 
-        slope (..., h, w): its derivative with respect to the filtered images that `synthesise` made of the other two.
+        slope (..., h, w): its derivative with respect to the filtered images that `synthesise` computes from the other two.
         """
         return coefficients * self.analyse(slope)
 
@@ -103,7 +103,7 @@ class Basis(ABC):
     def orbits(self) -> list[tuple[Tensor, Tensor]]:
         """Groups of entries of the flattened stored mask that count equally often: places (m), and their equals (m).
 
-        A value may move from one place of a group to another, together with its equal, and leave the full mask's norm as it is.
+        A value may move from one place of a group to another, together with its equal, without changing the full mask's norm.
         """
         import torch
 
@@ -137,8 +137,8 @@ def basis_for(name: str, h: int, w: int) -> Basis:
     if name not in BASES:
         raise MaskError(f"--basis {name}: expected {EXPECTED}")
     module, _, implementation = BASES[name].partition(":")
-    made: Basis = getattr(importlib.import_module(f"fmtool.masks.bases.{module}"), implementation)(name, h, w)
-    return made
+    basis: Basis = getattr(importlib.import_module(f"fmtool.masks.bases.{module}"), implementation)(name, h, w)
+    return basis
 
 
 def basis_of(header: Mapping[str, Any], file: object) -> Basis:
@@ -150,10 +150,10 @@ def basis_of(header: Mapping[str, Any], file: object) -> Basis:
 
 
 def check_shape(masks: Any, header: Mapping[str, Any], file: object) -> Basis:
-    """The basis of a file whose masks (n, c, rows, columns) have the shape that it says; ArtifactError for other shapes."""
-    found = basis_of(header, file)
-    if tuple(masks.shape[2:]) != found.shape:
+    """The basis of a file, after checking that its masks (n, c, rows, columns) have the right shape, else ArtifactError."""
+    basis = basis_of(header, file)
+    if tuple(masks.shape[2:]) != basis.shape:
         raise ArtifactError(
             f"{file}: masks are {list(masks.shape)}, which does not fit images of {list(header['image_size'])}"
         )
-    return found
+    return basis

@@ -1,7 +1,7 @@
-"""Fit one frequency mask a class, plain or robust (paper, sections 4.7 and 4.8), with the steps of `optimisation`.
+"""Fit one frequency mask per class, plain or robust (paper, sections 4.7 and 4.8), with the steps of `optimisation`.
 
 The authors hold all images of a class in one batch. Here all classes advance together, and a step's gradient is accumulated
-over micro-batches that the workers share, added up in their order, so that the sum does not depend on who was first.
+over micro-batches divided among the workers, and added up in order, so that the sum does not depend on which finishes first.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors
 from fmtool.runtime.progress import Progress
 
-CLASS_TOLERANCE = 1e-3  # one mask a class; authors' code
+CLASS_TOLERANCE = 1e-3  # one mask per class; authors' code
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ClassMasks:
 
 @dataclass(frozen=True)
 class Part:
-    """Images whose class masks advance together: images (n, c, h, w), targets (n), and owners (n): whose mask filters each."""
+    """Images whose class masks advance together: images (n, c, h, w), targets (n), owners (n): whose mask filters each."""
 
     images: Tensor
     targets: Tensor
@@ -66,10 +66,10 @@ def fit_class_masks(
 ) -> ClassMasks:
     """One mask for all images of a class, section 4.7; with two parts section 4.8. All classes advance together.
 
-    Each step takes one optimiser step a part, in order, on the class's mean cross-entropy in it plus the penalty, gradients
+    Each step takes one optimiser step per part, in order, on the class's mean cross-entropy in it plus the penalty, gradients
     accumulated over micro-batches of `options.batch`. The stopping test looks at the average of a class's losses over the
-    parts; a class that has finished takes its images with it. journal: where to resume from. MaskError when there is no image
-    at all.
+    parts; the images of a finished class are no longer used. journal: where to resume from. MaskError if there is no image at
+    all.
     """
     device = device or torch.device("cpu")
     if not sum(len(part.images) for part in parts):
@@ -103,10 +103,10 @@ def fit_class_masks(
 
 @dataclass(frozen=True)
 class _Run:
-    """Where the fit stands after a step. Tensors change in place.
+    """The state of the fit after a step. Tensors change in place.
 
-    steps (k): how many steps each class has taken, `adam.steps` with one a part; losses (k, 20) float64, the last ones, NaN
-    where there are fewer; active (k), converged (k) bool.
+    steps (k): how many steps each class has taken (`adam.steps` has one per part); losses (k, 20) float64, the last ones, NaN
+    if there are fewer; active (k), converged (k) bool.
     """
 
     adam: Adam
@@ -122,7 +122,7 @@ class _Run:
         return cls(adam, torch.zeros_like(adam.steps), losses, active, torch.zeros_like(active))
 
     def count(self, loss: Tensor, options: FitOptions) -> None:
-        """A step is taken, with this loss (k) of each class."""
+        """Record a step with each class's loss (k)."""
         self.steps.add_(self.active)
         rolled = torch.cat([self.losses[:, 1:], loss[:, None]], dim=1)
         self.losses.copy_(torch.where(self.active[:, None], rolled, self.losses))
@@ -130,13 +130,13 @@ class _Run:
         self.active.logical_and_(~self.converged & (self.steps <= options.max_steps))
 
     def tensors(self) -> Tensors:
-        """All of it, by name."""
+        """The whole state, by name."""
         of_adam = {f"adam.{field.name}": getattr(self.adam, field.name) for field in fields(self.adam)}
         own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "adam"}
         return {**of_adam, **own}
 
     def restore(self, before: Tensors | None) -> None:
-        """Go on from what `tensors` gave, if there is any."""
+        """Continue from a state that `tensors` returned, if any."""
         if before is not None:
             for name, values in self.tensors().items():
                 values.copy_(before[name])
@@ -160,7 +160,9 @@ class _ClassWork:
             owners, whole = self.owners[some], padded(some, self.batch)
             own, coefficients = masks[self.owners[whole]], self.coefficients[whole]
             losses, _, gradient = passes(self.basis.synthesise(own, coefficients), self.targets[whole])
-            belongs = F.one_hot(owners, len(masks)).to(masks.dtype)  # a product adds up in a fixed order on any device
+            belongs = F.one_hot(owners, len(masks)).to(
+                masks.dtype
+            )  # a matrix product sums in a fixed order on any device
             each = self.basis.gradient(gradient, own, coefficients).flatten(1)[: len(some)]
             return belongs.T @ each, belongs.T.double() @ losses[: len(some)].double()
 

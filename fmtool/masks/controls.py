@@ -1,4 +1,4 @@
-"""Do the places that a mask keeps matter, or only how many? Controls that put its values elsewhere, compared with the mask.
+"""Does it matter which entries a mask keeps, or only how many? Compare the mask with controls that put its values elsewhere.
 
 A control keeps the same number of entries of the full mask, with the same values, and is symmetric. Entries that are equal in
 every mask (in the Fourier basis k and -k) form an orbit, and values move only among orbits that count equally often, over all
@@ -19,14 +19,14 @@ from fmtool.masks import radial
 from fmtool.masks.basis import Basis
 
 FLIPS = 999  # of signs, in a test of paired differences
-TIE = 1e-9  # sums of differences nearer than this are ties: they differ by rounding alone
+TIE = 1e-9  # sums of differences closer than this are ties that differ by rounding only
 
 
 def rearranged(masks: Tensor, scores: Tensor, ties: Tensor, basis: Basis) -> Tensor:
     """The masks' values, largest first, on the orbits in the order of their scores, largest first.
 
     masks, scores, ties (n, c, rows, columns): masks symmetric, scores read at one place of an orbit, ties random numbers that
-    put orbits of equal score in order. Gives masks of the same shape.
+    order orbits of equal score. Gives masks of the same shape.
     """
     values, scores, ties = (one.flatten(2) for one in (masks, scores, ties))
     moved = torch.empty_like(values)
@@ -49,7 +49,7 @@ def is_symmetric(masks: Tensor, basis: Basis) -> bool:
 
 
 def partners(targets: Sequence[int], names: Sequence[tuple[int, int]], draws: Tensor, *, same: bool) -> Tensor:
-    """(n) int64: for each row another one of the same target, or one of another target; -1 where there is none.
+    """(n) int64: for each row another one of the same target, or one of a different target; -1 if there is none.
 
     names: (key, index) of each row, which put the candidates in order, so that the choice does not depend on the rows' order.
     draws (n) float64 in [0, 1): which candidate.
@@ -75,22 +75,22 @@ def partners(targets: Sequence[int], names: Sequence[tuple[int, int]], draws: Te
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and what encloses it with 95 % confidence over images; NaN where there are too few."""
+    """A value and its 95 % confidence interval over images; NaN if there are too few."""
 
     value: float
     low: float
     high: float
 
 
-def share(kept: Tensor) -> Interval:
+def share(successes: Tensor) -> Interval:
     """The mean of (n) values in [0, 1] with Wilson's interval for a share.
 
-    For 0 and 1 that is Wilson's own; means over draws scatter less than a yes or no, and for them it is too wide, not too narrow.
+    Exact for values of 0 and 1; means over draws scatter less, and for them the interval is too wide rather than too narrow.
     """
-    n = len(kept)
+    n = len(successes)
     if not n:
         return Interval(math.nan, math.nan, math.nan)
-    mean = float(kept.double().mean())
+    mean = float(successes.double().mean())
     return Interval(mean, *radial.share_interval(mean, n))
 
 
@@ -105,7 +105,7 @@ def difference(a: Tensor, b: Tensor) -> Interval:
 def sign_flip_p(a: Tensor, b: Tensor, seed: int, flips: int = FLIPS) -> float:
     """One-sided p of "a is larger": (1 + #{flipped sum >= observed sum}) / (1 + flips), the signs of the differences drawn.
 
-    a, b (n). Under the null that a pair's two values may change places, the sign of its difference is a coin. NaN without pairs.
+    a, b (n). Under the null that a pair's two values are exchangeable, the sign of its difference is random. NaN without pairs.
     """
     paired = (a.double() - b.double()).numpy()
     if not len(paired):
@@ -122,7 +122,7 @@ def sign_flip_p(a: Tensor, b: Tensor, seed: int, flips: int = FLIPS) -> float:
 class Control:
     """One way of filtering: the share of n images that end in their target, and the fitted masks' share minus it, paired.
 
-    difference: None for the fitted masks themselves; p: of "the fitted masks keep more", None where that isn't tested.
+    difference: None for the fitted masks themselves; p: of "the fitted masks keep more", None if not tested.
     """
 
     name: str
@@ -134,8 +134,8 @@ class Control:
 
 @dataclass(frozen=True)
 class MaskCheck:
-    """What `check_masks` gives. about: "essential", "adversarial" or "class"; the first control is no filter, the second the
-    masks as they are. kept_entries: their median over the masks, of `entries` of the full mask.
+    """The result of `check_masks`. about: "essential", "adversarial" or "class"; the first control is no filter, the second the
+    fitted masks. kept_entries: their median over the masks, of `entries` of the full mask.
     """
 
     about: str

@@ -1,4 +1,4 @@
-"""What the workers of a mask fit share: the images that wait, and the journal of those that are finished or begun."""
+"""What the workers of a mask fit share: the waiting images, and the journal of finished and unfinished ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from fmtool.artifacts.format import Rows
 from fmtool.runtime.journal import Journal
 
-State = Mapping[str, Tensor]  # what a slot of `fitting` holds of an image, or some of it
+State = Mapping[str, Tensor]  # the state of an image in a slot of `fitting`, or part of it
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Fit:
 
 
 class Job:
-    """What the workers of a run share: the rows that wait, and what becomes of those that are finished or begun.
+    """The workers' shared queue: the waiting rows, and the results and states of the others.
 
-    asked: how often their states were asked for. left: rows that are not finished.
+    asked: how often the workers were asked to save. left: number of unfinished rows.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Job:
         self.lock, self.stop = threading.Lock(), threading.Event()
 
     def take(self) -> tuple[int, Tensor, State] | None:
-        """The next row, its image, and what its slot holds at first; None where no row waits."""
+        """The next row, its image, and the initial state of its slot; None if no row is waiting."""
         with self.lock:
             row = next(self.waiting, None)
             if row is None:
@@ -56,7 +56,7 @@ class Job:
         return row, image, begun or self.start_of(row)
 
     def start_of(self, row: int) -> State:
-        """What a slot holds before the first step of a row, where it doesn't start at ones."""
+        """The initial state of a row's slot, if its mask doesn't start at ones."""
         return {"masks": self.starts(row)} if self.starts else {}
 
     def keep(self, row: int, fit: Fit) -> None:

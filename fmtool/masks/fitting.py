@@ -1,4 +1,4 @@
-"""Fit one frequency mask an image (paper, sections 3.1, 4.4 and A.3).
+"""Fit one frequency mask per image (paper, sections 3.1, 4.4 and A.3).
 
 The authors fit one full-spectrum mask at a time with autograd. Here a batch of images advances together, each with an Adam
 state of its own, and the basis gives the gradient with respect to a mask (in the Fourier basis on half the spectrum, entry by
@@ -7,7 +7,7 @@ entry what the full spectrum's loop computes). Each worker thread has a batch of
 A finished image leaves its slot to the next one, and the batch is padded. Where the classifier's gradient for an image depends
 on that image alone (it does for ResNet-20 on a CPU), a mask is bitwise the same in any slot and beside any other images: an
 interrupted fit continues from the state of its slots in any others, and images can be divided among processes. A few steps at the
-start test whether this holds, and a warning says where it doesn't. Images need 501 to some 4,000 steps, so the last ones would
+start test whether this holds, and a warning says if it doesn't. Images need 501 to some 4,000 steps, so the last ones would
 keep whole batches busy: they continue in a narrower batch, but only if those steps give the same bits there too.
 """
 
@@ -64,7 +64,7 @@ def fit_masks(
     progress: Progress | None = None,
     starts: Callable[[int], Tensor] | None = None,
 ) -> FittedMasks:
-    """One mask an image, all in memory; see `fit_each`."""
+    """One mask per image, all in memory; see `fit_each`."""
     n, c, h, w = images.shape
     fitted = FittedMasks(
         masks=torch.zeros(n, c, *basis_for(options.basis, h, w).shape, dtype=images.dtype),
@@ -95,12 +95,12 @@ def fit_each(
     rows: Sequence[int] | None = None,
     journal: Journal = NO_JOURNAL,
 ) -> None:
-    """One mask an image; `store` gets (row, fit) of each as it is finished, from one thread at a time.
+    """One mask per image; `store` receives (row, fit) of each when it is finished, from one thread at a time.
 
     images (n, c, h, w) float32 or float64; targets (n) int64, the class to keep. The classifier is frozen, in eval mode and
-    on `device`. starts: a row's mask (c, rows, columns) before its first step, symmetric, asked for once by any worker; ones
-    unless given. rows: those to fit, if not all. journal: has the rows that `store` was given before, and the states of those
-    that were begun. MaskError when there is no image.
+    on `device`. starts: a row's initial mask (c, rows, columns), symmetric, requested once by any worker; ones by
+    default. rows: those to fit, if not all. journal: holds the rows that `store` received earlier, and the states of
+    unfinished ones. MaskError if there is no image.
     """
     n = len(images)
     if n == 0:
@@ -110,7 +110,7 @@ def fit_each(
     done = set(journal.rows())
     job = Job(images, targets, [row for row in rows if row not in done], store, starts, journal)
     total = len(rows)
-    journal.stop_at_once()  # the workers save their states below, whatever ends the run
+    journal.stop_at_once()  # the workers save their states below, however the fit ends
 
     def work() -> None:
         Slots(images.shape[1:], images.dtype, levels[0], device).run(job, share, levels[1:])
@@ -119,7 +119,7 @@ def fit_each(
         if job.left:
             levels = pool.submit(_levels, classifier, images, targets, options, device).result()
         count = threads.count(device) if job.left else 0
-        share = -(-job.left // max(count, 1))  # few images are for all workers, not for the first
+        share = -(-job.left // max(count, 1))  # so that few images are divided among all workers
         jobs = [pool.submit(work) for _ in range(count)]
         try:
             while wait(jobs, timeout=REPORT_EVERY, return_when=FIRST_EXCEPTION).not_done:
@@ -139,7 +139,9 @@ def fit_each(
 def _levels(
     classifier: nn.Module, images: Rows, targets: Tensor, options: FitOptions, device: torch.device
 ) -> list[Level]:
-    """The whole batch and, on the CPU, half of it and so on, as long as the first images' first steps give the same bits."""
+    """The full batch and, on the CPU, ever narrower ones, each half as wide, as long as the first images' first steps are bitwise
+    the same.
+    """
 
     def level(size: int) -> Level:
         sized = replace(options, batch=size)
@@ -152,14 +154,14 @@ def _levels(
         return uncompiled if compiled is None else replace(uncompiled, advance=lambda state: compiled(*state))
 
     def filled(level: Level, *, turned: bool = False) -> Slots:
-        """The first images in the first slots, or, turned, from the last slot on and beside others."""
+        """The first images in the first slots, or, if turned, in the last slots, beside other images."""
         slots, batch = Slots(images.shape[1:], images.dtype, level, device), level.options.batch
         for number in range(batch if turned else min(batch, known)):
             slots.start(batch - 1 - number if turned else number, (number % known, images[number % known], {}), targets)
         return slots
 
     def trial(level: Level, *, turned: bool = False) -> list[Tensor]:
-        """What becomes of the first images in a few steps."""
+        """The state of the first images after a few steps."""
         slots = filled(level, turned=turned)
         for _ in range(TRIAL_STEPS):
             slots.step()
@@ -176,7 +178,7 @@ def _levels(
     if not same(trial(levels[0], turned=True), expected):
         warnings.warn(
             FmtoolWarning(
-                "here an image's steps depend on its place in the batch: resumed and sharded runs may differ in bits"
+                "here an image's steps depend on its position in the batch: resumed and sharded runs may differ bitwise"
             ),
             stacklevel=2,
         )
@@ -206,7 +208,7 @@ def _stepper(
 ) -> Callable[[SlotState], None]:
     """A function that takes one Adam step of every active slot, in place.
 
-    Finished ones keep mask, step count and the verdict of their last step.
+    Finished slots keep their mask, step count and the results of their last step.
     """
     fitted_for = objective(options.objective)
     passes = compiling.input_gradient(classifier, options.precision, device, fitted_for.loss)
@@ -223,7 +225,7 @@ def _stepper(
         gradient = basis.gradient(slope, slots.masks, slots.coefficients)
         gradient.addcmul_(slots.masks.sign(), per_mask(lambda_, gradient))
         Adam(slots.masks, slots.mean, slots.square, slots.steps).step(basis.symmetrise_(gradient), active)
-        # the newest loss last: after a roll of the window, or left as it was in a slot that has finished
+        # the newest loss is last; the window of a finished slot doesn't change
         rolled = torch.cat([slots.losses[:, 1:], losses[:, None]], dim=1)
         slots.losses.copy_(torch.where(active[:, None], rolled, slots.losses))
         slots.converged.copy_(torch.where(active, settled(slots.losses, options, slots.steps), slots.converged))

@@ -1,4 +1,4 @@
-"""What one step of a mask's optimisation is made of: options, Adam, penalty, gradient, stopping test (paper, 3.1 and A.3)."""
+"""The components of a mask's optimisation step: options, Adam, penalty, gradient, stopping test (paper, 3.1 and A.3)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FitOptions:
     within `tolerance` (None for the objective's) of the mean of the last 20, or when e > max_steps. batch: slots that advance
     together in a worker. compile_: compile the classifier's two passes, which rounds differently. precision: a name of
     `models.registry.PRECISIONS`. basis, objective: names of `masks.registry`. adapt_lambda: fit an image whose finished mask
-    loses its target again, with half of lambda.
+    loses its target again, with half the lambda.
     """
 
     lambda_: float
@@ -42,7 +42,7 @@ class FitOptions:
 def input_gradient(
     classifier: nn.Module, shape: Sequence[int], dtype: torch.dtype, options: FitOptions, device: torch.device
 ) -> InputGradient:
-    """The classifier's forward and backward passes at the shape of a batch, compiled where that is asked for and can be done."""
+    """The classifier's forward and backward passes at the shape of a batch, compiled if requested and possible."""
     plain = compiling.input_gradient(classifier, options.precision, device)
     if options.compile_:
         images = torch.rand(options.batch, *shape, generator=torch.Generator().manual_seed(0), dtype=dtype).to(device)
@@ -71,7 +71,7 @@ class Adam:
         return cls(masks, torch.zeros_like(masks), torch.zeros_like(masks), steps)
 
     def step(self, slope: Tensor, active: Tensor) -> None:
-        """slope (b, c, rows, columns): the full mask's gradient, symmetric. Masks that are not `active` (b) stay as they are."""
+        """slope (b, c, rows, columns): the full mask's gradient, symmetric. Masks that are not `active` (b) do not change."""
         self.steps.add_(active)
         steps = self.steps.clamp_min(1).double()
         rate = LEARNING_RATE / (1 - BETA1**steps) * active
@@ -82,7 +82,7 @@ class Adam:
         self.masks.sub_(per_mask(rate, slope) * self.mean / divisor).clamp_(0, 1)
 
     def step_some(self, slope: Tensor, active: Tensor) -> None:
-        """As `step`, for masks that continue later: the moments of those that are not `active` stay as they are too."""
+        """As `step`, for masks that continue later: the moments of those that are not `active` do not change either."""
         mean, square, keeps = self.mean.clone(), self.square.clone(), ~active.view(-1, 1, 1, 1)
         self.step(slope, active)
         self.mean.copy_(torch.where(keeps, mean, self.mean))

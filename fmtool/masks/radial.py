@@ -1,7 +1,7 @@
-"""How a spectrum's energy is spread over radial frequency, in cycles per pixel. Needs NumPy alone.
+"""How a spectrum's energy is distributed over radial frequency, in cycles per pixel. Needs only NumPy.
 
 The energy of a frequency is the square of a mask's entry, or |F x|^2 of an image or a perturbation x, summed over the channels.
-Masks are stored as their basis has them (n, c, rows, columns); every sum here is over the full mask or the full spectrum.
+Masks are stored as in their basis, (n, c, rows, columns); every sum here is over the full mask or the full spectrum.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Z95 = 1.959964  # the 97.5 % quantile of the normal distribution: standard error
 
 @dataclass(frozen=True)
 class Radial:
-    """What is known of n spectra, all float64; a spectrum without energy is NaN throughout.
+    """Properties of n spectra, all float64; a spectrum without energy is NaN throughout.
 
     frequency (n): mean radial frequency, sum(r E) / sum(E), in cycles per pixel; profile (n, bins): share of the energy in each
     bin of radial frequency; centres (bins): the centres in cycles per pixel, 0 for the first, which holds the zero frequency
@@ -46,7 +46,7 @@ class Radial:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over n rows with its 95 % interval, mean +- 1.96 s / sqrt(n), NaN below two rows; float64, one a column."""
+    """A mean over n rows with its 95 % interval, mean +- 1.96 s / sqrt(n), NaN for less than two rows; float64, per column."""
 
     mean: Any
     low: Any
@@ -58,7 +58,7 @@ def bins_of(basis: Basis) -> Array:
     """(rows, columns) int64: each entry's bin; 1 / min(h, w) cycles per pixel wide, centred on the multiples of that."""
     radius = frequencies(basis)
     bins = np.floor((radius * min(basis.h, basis.w)).round(EXACT - 2) + 0.5).astype(np.int64)
-    # several frequencies of a long image lie near 0: the zero frequency stays alone all the same
+    # an elongated image has several frequencies near 0, but the zero frequency keeps its own bin
     return np.maximum(bins, radius > 0)
 
 
@@ -72,7 +72,7 @@ def frequencies(basis: Basis) -> Array:
 def row_blocks(rows: Any) -> Iterator[slice]:
     """Slices that cover an array (n, ...) or the rows of a file, few enough rows each to take `BLOCK` bytes as float64.
 
-    By bytes, for the size of images sets what a row takes: 48 times as much at 224x224 as at 32x32.
+    Blocks are measured in bytes because a row takes 48 times as much at 224x224 as at 32x32.
     """
     n, *shape = (int(size) for size in rows.shape)
     step = max(BLOCK // max(8 * math.prod(shape), 1), 1)
@@ -92,16 +92,16 @@ def of_images(images: Any, minus: Any = None, keep: Array | None = None) -> Radi
 
 
 def flat(basis: Basis) -> Radial:
-    """One spectrum with the same energy everywhere: what the profile of a mask that keeps all looks like."""
+    """One spectrum with the same energy everywhere, like that of a mask of ones."""
     return of_masks(np.ones((1, 1, *basis.shape)), basis)
 
 
 def estimate(values: Array) -> Estimate:
     """values (n) or (n, columns) float64; rows with a NaN are left out of the mean, the interval and n."""
-    kept = values[~np.isnan(values).any(axis=tuple(range(1, values.ndim)))]
-    n = len(kept)
-    mean = kept.mean(axis=0) if n else np.full(values.shape[1:], np.nan)
-    error = Z95 * kept.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(values.shape[1:], np.nan)
+    complete = values[~np.isnan(values).any(axis=tuple(range(1, values.ndim)))]
+    n = len(complete)
+    mean = complete.mean(axis=0) if n else np.full(values.shape[1:], np.nan)
+    error = Z95 * complete.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(values.shape[1:], np.nan)
     return Estimate(mean, mean - error, mean + error, n)
 
 
@@ -141,9 +141,9 @@ def _measured(energies: Iterable[Array], basis: Basis) -> Radial:
     table = (np.stack(weights) * basis.counts).reshape(len(weights), -1).T
     with np.errstate(all="ignore"):  # of values that are not finite: their shares are NaN, and left out of means
         sums = [np.zeros((0, table.shape[1])), *(block.reshape(-1, len(table)) @ table for block in energies)]
-        found = np.concatenate(sums)
-        total = found[:, :1]
-        shares = np.divide(found, total, out=np.full_like(found, np.nan), where=total > 0)
+        energy = np.concatenate(sums)
+        total = energy[:, :1]
+        shares = np.divide(energy, total, out=np.full_like(energy, np.nan), where=total > 0)
     return Radial(
         shares[:, 1], shares[:, 5:], np.arange(count) / min(basis.h, basis.w), *(shares[:, i] for i in (2, 3, 4))
     )

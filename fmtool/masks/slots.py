@@ -16,7 +16,7 @@ from fmtool.masks.basis import basis_for
 from fmtool.masks.fit_queue import Fit, Job, State
 from fmtool.masks.optimisation import WINDOW, Adam, FitOptions
 
-GPU_CHECK_EVERY = 16  # steps between looks at which slots have finished: a look makes the host wait for the GPU
+GPU_CHECK_EVERY = 16  # steps between checks for finished slots, as a check makes the host wait for the GPU
 FRESH = {
     "masks": 1.0,
     "mean": 0.0,
@@ -31,13 +31,13 @@ HALVINGS = 10  # of lambda at most, for an image whose mask loses its target
 
 
 class SlotState(NamedTuple):
-    """What the slots of a batch hold of their images, each (b, ...). A step changes it in place.
+    """The state of a batch's slots, each (b, ...). A step changes it in place.
 
     masks, mean, square, steps: as in `Adam`; coefficients: of the images, as the basis analyses them; targets int64;
-    unfiltered (b, k): the images' logits, k = 0 where the objective doesn't compare them; losses (b, 20) float64: the last ones,
-    NaN where there are fewer; lambda_ float64: each image's own. bool: active: advances; converged, preserved: as in
+    unfiltered (b, k): the images' logits, k = 0 if the objective doesn't compare them; losses (b, 20) float64: the last ones,
+    NaN if there are fewer; lambda_ float64: each image's own. bool: active: advances; converged, preserved: as in
     `FittedMasks`; keeps_target: the last pass gave the target; checked: the slot had finished before the last pass, which
-    therefore is the verdict on its final mask.
+    therefore tested its final mask.
     """
 
     masks: Tensor
@@ -56,13 +56,13 @@ class SlotState(NamedTuple):
     checked: Tensor
 
     def begun(self) -> dict[str, Tensor]:
-        """The part of it that doesn't follow from image, target and network."""
+        """The part of the state that doesn't follow from image, target and network."""
         return {name: values for name, values in self._asdict().items() if name not in OF_IMAGE}
 
 
 @dataclass(frozen=True)
 class Level:
-    """A batch's options, which differ in its size alone, one step of its slots' state, in place, and an image's own logits.
+    """A batch's options, which differ only in its size, a function that advances its slots one step in place, and `unfiltered`.
 
     unfiltered: an image (c, h, w) to logits (k), alone, so that no other image can change their rounding.
     """
@@ -75,7 +75,7 @@ class Level:
 class Slots:
     """A worker's batch. Slots without an image compute idly.
 
-    The state stays where it is in memory, and a step changes it in place: a CUDA graph replays the same addresses.
+    The state keeps its place in memory, and a step changes it in place: a CUDA graph replays the same addresses.
     """
 
     def __init__(self, shape: Sequence[int], dtype: torch.dtype, level: Level, device: torch.device) -> None:
@@ -100,7 +100,7 @@ class Slots:
         self.advance(self.state)
 
     def run(self, job: Job, share: int, narrower: Sequence[Level]) -> None:
-        """Fit what waits, `share` images at first, until nothing does and every slot has finished, or the job is stopped.
+        """Fit waiting images, `share` of them at first, until none is left and every slot has finished, or the job is stopped.
 
         Once no image waits, and a narrower batch has slots enough for what is left, that continues there.
         """
@@ -135,19 +135,19 @@ class Slots:
         return [slot for slot, row in enumerate(self.row) if row < 0]
 
     def begun(self) -> dict[int, State]:
-        """What `start` needs to continue with the images that are in the slots, by row."""
+        """What `start` needs to continue with the images in the slots, by row."""
         values = {name: values.cpu() for name, values in self.state.begun().items()}
         return {row: {name: one[slot] for name, one in values.items()} for slot, row in enumerate(self.row) if row >= 0}
 
     def take_over(self, other: Slots) -> None:
-        """Continue with what is in the busy slots of another batch, which are no more than there are here."""
+        """Continue with the busy slots of another batch, which fit into this one."""
         busy = [slot for slot, row in enumerate(other.row) if row >= 0]
         for mine, theirs in zip(self.state, other.state, strict=True):
             mine[: len(busy)] = theirs[busy]
         self.row[: len(busy)] = [other.row[slot] for slot in busy]
 
     def start(self, slot: int, taken: tuple[int, Tensor, State] | None, targets: Tensor) -> None:
-        """A row's image in a slot; without one the slot is free."""
+        """Put a row's image into a slot; without one, free the slot."""
         if taken is None:
             self.row[slot] = -1
             return
@@ -162,7 +162,7 @@ class Slots:
         self._begin(slot, {"lambda_": self.options.lambda_, **values, **begun})
 
     def _begin(self, slot: int, values: Mapping[str, Tensor | float]) -> None:
-        """A first step is to follow, or with all of `SlotState.begun` among the values the next one."""
+        """Prepare for a first step, or for the next one if the values include all of `SlotState.begun`."""
         for name, value in {**FRESH, **values}.items():
             getattr(self.state, name)[slot] = value
 
@@ -186,20 +186,20 @@ class Slots:
 
 
 def _captured(step: Callable[[], None]) -> Callable[[], None]:
-    """The step as one CUDA graph, a single launch; or as it is where something in it can't be captured."""
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream())
+    """The step as one CUDA graph, a single launch; or unchanged if something in it can't be captured."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
     try:
-        with torch.cuda.stream(side):
-            for _ in range(3):  # on idle slots: libraries set themselves up at their first calls
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # on idle slots: libraries initialise on their first calls
                 step()
-        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             step()
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        warnings.warn(FmtoolWarning(f"no CUDA graph of the step, which runs as it is: {reason}"), stacklevel=2)
+        warnings.warn(FmtoolWarning(f"the step runs without a CUDA graph: {reason}"), stacklevel=2)
         torch.cuda.synchronize()
         return step
     replay: Callable[[], None] = graph.replay

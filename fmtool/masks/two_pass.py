@@ -25,7 +25,7 @@ class TwoPass(nn.Module):
         self.register_buffer("masks", every)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, c, h, w) to (n, k). The gradient is that of the second pass through the chosen mask: a choice has none."""
+        """(n, c, h, w) to (n, k). The gradient is that of the second pass through the selected mask: selecting has none."""
         with torch.no_grad():
             first = self.classifier(images).argmax(1)
         logits: Tensor = self.classifier(self.basis.filter(images, self.masks[first]))

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 Point = Mapping[str, Any]
 Value = Callable[[Point], float]
-MARKERS = "osD^vP"  # with the colours, so that curves are told apart in grey too
+MARKERS = "osD^vP"  # besides colours, so that curves can be distinguished in greyscale
 P_FLOOR: dict[str, Any] = {"color": INK, "linestyle": (0, (1, 3)), "linewidth": 0.8}
-NUMBERED = 10  # sizes on a linear axis that have room for a number
-APART = 1.3  # ratio of neighbouring sizes that both get a number on a logarithmic axis
+NUMBERED = 10  # sizes on a linear axis that have room for labels
+APART = 1.3  # least ratio of neighbouring sizes that both get a label on a logarithmic axis
 
 
 def class_curves(files: Sequence[Artifact]) -> Figure:
@@ -142,7 +142,7 @@ def _in_all(files: Sequence[Artifact]) -> str:
 
 
 def _adjusted(entries: Sequence[Mapping[str, Any]]) -> dict[int, float]:
-    """By size: (observed - null) / (1 - null) of the means over subsets, without those where it would magnify noise."""
+    """By size: (observed - null) / (1 - null) of the means over subsets, except where this would magnify noise."""
     observed, null = (dict(_values(entries, value)) for value in (_observed, _null("mean")))
     means = {size: (float(observed[size].mean()), float(null[size].mean())) for size in observed if size in null}
     return {size: (one - chance) / (1 - chance) for size, (one, chance) in means.items() if chance < ADJUSTABLE_BELOW}
@@ -162,7 +162,7 @@ def _pairs(curves: Sequence[Sequence[Mapping[str, Any]]]) -> dict[int, str]:
 
 
 def _thinned(labels: Sequence[str]) -> list[str]:
-    """Every one, or every second and so on from the last down, where more would not fit beside one another."""
+    """All of them, or every second, third, ... counted from the last, if more would not fit."""
     step = -(-len(labels) // NUMBERED)
     return [label if (len(labels) - 1 - place) % step == 0 else "" for place, label in enumerate(labels)]
 
@@ -189,7 +189,7 @@ def _number(value: Any) -> float:
 def _values(
     entries: Sequence[Mapping[str, Any]], value: Value, *, whole: bool = True
 ) -> list[tuple[int, np.ndarray[Any, Any]]]:
-    """(size, values) for each size that has any, without the subsets that allow no statistic.
+    """(size, values) for each size that has any, without subsets that have no statistic.
 
     whole: sizes at which only some of the others have the value are left out, as in the tables: a mean would be of other subsets
     than its neighbours.
@@ -216,7 +216,7 @@ def _line(
 
 
 def _scatter(axes: Axes, entries: Sequence[Mapping[str, Any]], value: Value) -> None:
-    """Every single value."""
+    """All single values."""
     points = _values(entries, value, whole=False)
     sizes = [size for size, values in points for _ in values]
     values = [one for _, values in points for one in values]
@@ -241,7 +241,7 @@ def _band(axes: Axes, entries: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _log_sizes(axes: Axes, sizes: Sequence[int]) -> None:
-    """A logarithmic axis numbered at the sizes themselves, from the largest down where they stand apart."""
+    """A logarithmic axis labelled at the sizes themselves, from the largest down, where there is room."""
     axes.set_xscale("log")
     numbered: list[int] = []
     span = max(sizes) / min(sizes)

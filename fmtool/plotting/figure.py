@@ -32,7 +32,7 @@ def draw(files: Files, count: int, figure: str | None = None, like: Files = ()) 
     """The figure of this name in `FIGURES`, or the first that fits the files.
 
     count: how many images to show, spread over the classes, of those that all the files share, and that the files in `like`,
-    which are not drawn, hold too. They are images whose masks keep their class in all the files, where there are any.
+    which are not drawn, also hold. Images whose masks keep their class in all files are chosen, if there are any.
     """
     from fmtool.artifacts.rows import check_unit
 
@@ -51,10 +51,10 @@ def draw(files: Files, count: int, figure: str | None = None, like: Files = ()) 
             for start in range(0, len(rows), ROWS):
                 check_unit(rows[start : start + ROWS], f"{file}: {tensor}")
     module, _, function = kind.function.partition(":")
-    make: Callable[..., Figure] = getattr(importlib.import_module(f"fmtool.plotting.{module}"), function)
+    draw_figure: Callable[..., Figure] = getattr(importlib.import_module(f"fmtool.plotting.{module}"), function)
     files, like = [_plain(file) for file in files], [_plain(file) for file in like]
     with _settings():
-        return make(files, count, like) if kind.images else make(files)
+        return draw_figure(files, count, like) if kind.images else draw_figure(files)
 
 
 def save(figure: Figure, target: str) -> None:
@@ -72,7 +72,7 @@ def render(figure: Figure, form: str, dpi: int) -> bytes:
 
 
 def check_suffix(target: str) -> str:
-    """The target's suffix in lower case; an error where it is not one of `SUFFIXES`."""
+    """The target's suffix in lower case; an error if it is not one of `SUFFIXES`."""
     suffix = Path(target).suffix.lower()
     if suffix not in SUFFIXES:
         raise FmtoolError(f"--output {target}: expected a name that ends in {', '.join(SUFFIXES)}")
@@ -81,7 +81,7 @@ def check_suffix(target: str) -> str:
 
 @contextmanager
 def _settings() -> Iterator[None]:
-    """Matplotlib's defaults and then ours, whatever the user's matplotlibrc says: a figure is the same for everyone."""
+    """Matplotlib's defaults and then ours, ignoring the user's matplotlibrc, so that a figure is the same for everyone."""
     import matplotlib
 
     from fmtool.plotting.style import SETTINGS, any_letters
@@ -93,7 +93,7 @@ def _settings() -> Iterator[None]:
 
 
 def _plain(file: Artifact) -> Artifact:
-    """With the dollar signs in names escaped: for matplotlib they begin a formula."""
+    """The file with the dollar signs in names escaped, as matplotlib would start a formula there."""
     text = json.dumps(file.header)
     if "$" not in text + file.name:
         return file

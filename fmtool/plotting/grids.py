@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CELLS = 0.62, 1.25  # inches, the smallest and the largest picture
+CELLS = 0.62, 1.25  # inches, the smallest and the largest size of a picture
 LEFT, BAR = 0.9, 0.8  # inches for the names of the rows and for a colour bar
-NAMED = ("labels", "key", "index")  # what a file says of each image that it holds
+NAMED = ("labels", "key", "index")  # a file's tensors that identify its images
 
 
 def mask_grid(files: Sequence[Artifact], count: int, like: Sequence[Artifact] = ()) -> Figure:
-    """A row a file, a column an image that all files hold, named by its label (Figures 3 and 5)."""
+    """One row per file and one column per image that all files hold, titled with its label (Figures 3 and 5)."""
     places = chosen(files, count, like)
     figure, axes = _grid(len(files), len(places[0]), _bar(files[0]))
     for row, (file, rows) in enumerate(zip(files, places, strict=True)):
@@ -41,7 +41,7 @@ def mask_grid(files: Sequence[Artifact], count: int, like: Sequence[Artifact] = 
 
 
 def filtered_images(files: Sequence[Artifact], count: int, like: Sequence[Artifact] = ()) -> Figure:
-    """Rows: images, adversarial images, then for each mask file what it leaves of the images it was fitted to (Figure 1)."""
+    """Rows: images, adversarial images, then for each mask file the filtered images that it was fitted to (Figure 1)."""
     attack, masks = (
         next(file for file in files if file.kind == "attack"),
         [file for file in files if file.kind == "masks"],
@@ -55,7 +55,7 @@ def filtered_images(files: Sequence[Artifact], count: int, like: Sequence[Artifa
         source = pictures[0 if file.header["for"] == "essential" else 1][1]
         own, basis = file.rows("masks")[rows], check_shape(file.rows("masks"), file.header, file)
         if own.shape[1:] != (source.shape[1], *basis.shape) or source.shape[2:] != (basis.h, basis.w):
-            raise ArtifactError(f"{file}: masks of another shape than the images of {attack}")
+            raise ArtifactError(f"{file}: masks do not fit the shape of the images of {attack}")
         pictures.append((f"filtered by\n{_row_name(file)}", basis.filter(source, own)))
     figure, axes = _grid(len(pictures), len(places[0]))
     for row, (name, images) in enumerate(pictures):
@@ -67,7 +67,7 @@ def filtered_images(files: Sequence[Artifact], count: int, like: Sequence[Artifa
 
 
 def class_mask_grid(files: Sequence[Artifact]) -> Figure:
-    """A picture a class, named (Figures 6 and 7)."""
+    """One picture per class, with its name (Figures 6 and 7)."""
     (file,) = files
     count = len(file["classes"])
     columns = min(5, count)
@@ -87,16 +87,16 @@ def class_mask_grid(files: Sequence[Artifact]) -> Figure:
 
 
 def chosen(files: Sequence[Artifact], count: int, like: Sequence[Artifact] = ()) -> list[Tensor]:
-    """Rows of each file for the same `count` images, spread over the classes, that all files hold and those of `like` too.
+    """Row numbers in each file of the same `count` images, spread over the classes, that all files and those of `like` hold.
 
-    Only images whose masks keep their class in all mask files, for a mask that fails shows no frequencies that suffice; where
-    there is none, all with a warning. The choice depends on the set of these images alone, not on the files' order: figures
-    made apart show the same ones.
+    Only images whose masks keep their class in all mask files, because a mask that fails shows no sufficient frequencies; if
+    there are none, all images, with a warning. The choice depends only on the set of these images, not on the files' order:
+    separate figures show the same ones.
     """
     for file in [*files, *like]:
         missing = [name for name in NAMED if name not in file.tensors]
         if missing:
-            raise ArtifactError(f"{file}: expected a file that says which images it holds, got one of kind {file.kind}")
+            raise ArtifactError(f"{file}: expected a file that identifies its images, got one of kind {file.kind}")
         if len({len(file[name]) for name in NAMED}) > 1:
             raise ArtifactError(f"{file}: its rows do not match")
     every = [*files, *like]
@@ -111,19 +111,19 @@ def chosen(files: Sequence[Artifact], count: int, like: Sequence[Artifact] = ())
 
 
 def _that_keep_their_class(files: Sequence[Artifact], places: list[Tensor]) -> list[Tensor]:
-    """The places of those images whose masks are preserved in every mask file; all where there is none, with a warning."""
-    kept = torch.ones(len(places[0]), dtype=torch.bool)
+    """The places of the images whose masks are preserved in every mask file; if there are none, all, with a warning."""
+    preserved = torch.ones(len(places[0]), dtype=torch.bool)
     masks = [file for file in files if file.kind == "masks"]
     for file, rows in zip(files, places, strict=True):
-        kept &= file["preserved"][rows] if file.kind == "masks" else True
-    if bool(kept.any()):
-        return [rows[kept] for rows in places]
+        preserved &= file["preserved"][rows] if file.kind == "masks" else True
+    if bool(preserved.any()):
+        return [rows[preserved] for rows in places]
     warn(f"no image has masks that keep its class in {', '.join(map(str, masks))}: masks that fail are shown")
     return places
 
 
 def _grid(rows: int, columns: int, bar: float = 0.0) -> tuple[Figure, list[list[Axes]]]:
-    """bar: inches that a colour bar takes."""
+    """bar: inches for a colour bar."""
     from matplotlib.figure import Figure
 
     cell = min(max((WIDE - LEFT - bar) / columns, CELLS[0]), CELLS[1])
@@ -168,12 +168,12 @@ def _class_name(file: Artifact, number: int) -> str:
 
 
 def _bar(file: Artifact) -> float:
-    """Inches for the colour bar of masks: three channels are colours themselves."""
+    """Inches for the colour bar of masks; three channels need none."""
     return 0.0 if file.rows("masks").shape[1] == 3 else BAR
 
 
 def _legend(figure: Figure, files: Sequence[Artifact]) -> None:
-    """What the axes are, and what a colour means."""
+    """Label the axes, and explain the colours."""
     text = " or ".join(dict.fromkeys(basis_of(file.header, file).axes for file in files))
     if files[0].rows("masks").shape[1] == 3:
         text += "; each channel's mask in its own colour, black 0 to full 1"

@@ -16,7 +16,7 @@ Files = Sequence[Artifact]
 
 @dataclass(frozen=True)
 class FigureKind:
-    """A figure: the files that it takes, in words and as a test, its function as "module:function", and what it shows.
+    """A figure: the files that it takes, as text and as a test, its function as "module:function", and what it shows.
 
     images: whether it shows single images, and so takes their number and files that limit them (`--same-images-as`).
     """
@@ -40,7 +40,7 @@ def _curve(files: Files, name: str) -> bool:
     return _only(files, "correlation") and all(file.header.get("curves", {}).get(name) for file in files)
 
 
-# Unless a name is given, the first that fits the files is drawn.
+# Without a name, the first figure that fits the files is drawn.
 FIGURES: dict[str, FigureKind] = {
     "masks": FigureKind(
         "masks files",

@@ -31,11 +31,11 @@ GAMMA = (
 )
 MAP, PROFILE = 2.0, 2.6  # inches, the heights of a mean spectrum and of a profile
 LETTERS = 120  # of a legend's line that fit a page's width
-LONG = 30  # letters of a mean spectrum's title that fit beside its profile
+LONG = 30  # characters of a mean spectrum's title that fit beside its profile
 MAPS = 4  # mean spectra beside one another
-FLOOR = 0.1  # % of the energy: below it a share is not told from nothing
+FLOOR = 0.1  # % of the energy: smaller shares are not shown
 FLAT = "same energy at every frequency"
-DECADES = 6  # of amplitude that a colour bar spans at most
+DECADES = 6  # of amplitude in a colour bar, at most
 
 
 def mean_masks(files: Sequence[Artifact]) -> Figure:
@@ -217,7 +217,7 @@ def _mark_mean(axes: Axes, part: Part, colour: str, *, label: bool = False) -> N
 
 
 def _finish(axes: Axes, parts: Sequence[Part]) -> None:
-    """What a flat spectrum would look like, and the axes' names and units."""
+    """Draw a flat spectrum for comparison, and label the axes."""
     for basis in sorted({part.basis for part in parts}, key=size_of):
         flat = radial.flat(basis)
         axes.plot(flat.centres, 100 * flat.profile[0], ":", color=GREY, label=FLAT)
@@ -231,7 +231,7 @@ def _finish(axes: Axes, parts: Sequence[Part]) -> None:
 
 
 def _colours(parts: Sequence[Part]) -> list[str]:
-    """Black without an attack, else a colour an attack; sets of the same attack and the same kind differ."""
+    """Black without an attack, else one colour per attack; sets of the same attack and kind get different colours."""
     attacks = list(dict.fromkeys(part.attack for part in parts if part.attack))
     kinds = [part.name for part in parts]
     if len(set(kinds)) < len(kinds) or len(attacks) > len(COLOURS):

@@ -16,11 +16,11 @@ from fmtool.errors import ArtifactError
 from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, plain_axes
 from fmtool.tables.table import text_of
 
-# of a null distribution, fewest and most; between them the root of the number of shuffles. Both nulls together: at most twice.
+# of a null distribution, fewest and most; in between, the root of the number of shuffles. Both nulls together: at most twice.
 BINS = 5, 30
-MERGED = 2  # stored bins of the cosine's histogram that are drawn as one: 50 bins of 0.04
+MERGED = 2  # stored bins of the cosine's histogram drawn as one: 50 bins of 0.04
 ROUNDING = 1e-9  # of a value
-DARK = 0.45  # accuracy below which white text is read better than black, on cividis
+DARK = 0.45  # accuracy below which white text is more readable than black, on cividis
 
 
 def cosine_histogram(files: Sequence[Artifact]) -> Figure:
@@ -135,13 +135,13 @@ def defense_matrix(files: Sequence[Artifact]) -> Figure:
 
 
 def _finite(file: Artifact, tensor: str) -> np.ndarray[Any, Any]:
-    """The values of a null distribution that are known, none where the file lacks it."""
+    """The finite values of a null distribution; empty if the file lacks it."""
     values = file[tensor].double().numpy() if tensor in file.tensors else np.zeros(0)
     return np.asarray(values[np.isfinite(values)])
 
 
 def _edges(nulls: Sequence[np.ndarray[Any, Any]]) -> Any:
-    """Edges of bins that several distributions share, so that their heights compare: as narrow as the narrowest needs."""
+    """Edges of bins that several distributions share, so that heights are comparable: as narrow as the narrowest needs."""
     known = [values for values in nulls if len(values)]
     if not known:
         return []
@@ -166,7 +166,7 @@ def _row(name: str) -> str:
 
 
 def _sides(file: Artifact) -> str:
-    """What was correlated."""
+    """The two sides of the correlation."""
     names = []
     for side in file.header["sides"]:
         attack = f" ({title(side['attack'])})" if side.get("attack") and side["for"] == "adversarial" else ""
@@ -175,7 +175,7 @@ def _sides(file: Artifact) -> str:
 
 
 def _reach(values: np.ndarray[Any, Any]) -> tuple[float, float] | None:
-    """The histogram's range where values differ by roundings alone, as of a statistic that no shuffle changes."""
+    """The histogram's range if values differ only by rounding, as for a statistic that no shuffle changes."""
     low, high = float(values.min()), float(values.max())
     largest = max(abs(low), abs(high))
     around = max(0.5, largest / 2)

@@ -1,4 +1,4 @@
-"""What all figures share: colours that colour-blind readers tell apart, sizes for print, and names of files."""
+"""What all figures share: colours that colour-blind readers can distinguish, sizes for print, and names of files."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ SETTINGS: Any = {
     "lines.linewidth": 1.3,
     "axes.linewidth": 0.6,
     "hatch.linewidth": 0.5,
-    "svg.hashsalt": "fmtool",  # names of a picture's parts that are the same each time
-    "pdf.fonttype": 42,  # letters that an editor can still change; journals ask for it
+    "svg.hashsalt": "fmtool",  # reproducible names for the parts of a picture
+    "pdf.fonttype": 42,  # text stays editable, as journals require
 }
 
 
 @contextmanager
 def any_letters() -> Iterator[None]:
-    """Without a warning for each letter that the font doesn't have, and shows as a box: names are the user's."""
+    """Ignore warnings about characters that the font lacks and shows as boxes, since names are the user's."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         yield
 
 
 def mask_name(file: Artifact) -> str:
-    """What a file's masks are."""
+    """A description of a file's masks."""
     attack = title(str(file.header["attack"])) if file.header["attack"] else None
     if file.kind == "class-masks":
         name = f"class masks, robust ({attack})" if file.header["robust"] else "class masks, plain"
@@ -54,14 +54,14 @@ def mask_name(file: Artifact) -> str:
 
 
 def distinct(names: Sequence[str], files: Sequence[Artifact]) -> list[str]:
-    """Names, those that stand twice with their file's name behind them, else their place."""
-    told_apart = []
+    """Names, made distinct by appending the file's name to duplicates, or else the position."""
+    distinct_names = []
     for number, (name, file) in enumerate(zip(names, files, strict=True), start=1):
         stem = file.name.rpartition("/")[2].removesuffix(".safetensors") or str(number)
-        told_apart.append(f"{name}, {stem}" if list(names).count(name) > 1 else name)
-    return told_apart
+        distinct_names.append(f"{name}, {stem}" if list(names).count(name) > 1 else name)
+    return distinct_names
 
 
 def plain_axes(axes: Axes) -> None:
-    """No lines above and to the right."""
+    """Remove the top and right spines."""
     axes.spines[["top", "right"]].set_visible(False)

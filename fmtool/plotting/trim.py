@@ -21,7 +21,7 @@ Entry = Mapping[str, Any]
 def trim_curves(files: Sequence[Artifact]) -> Figure:
     """A column for each statistic. Above: its value, and the mean and 95 % band of its null; below: both adjusted values.
 
-    Thresholds stand at equal distances, as 0 has no place on a logarithmic axis. A value that is missing leaves a gap.
+    Thresholds are equally spaced, as 0 has no place on a logarithmic axis. A missing value leaves a gap.
     """
     (file,) = files
     curve = file.header["curves"]["trim"]
@@ -96,6 +96,6 @@ def _threshold(entry: Entry) -> float:
 
 
 def _values(entries: Sequence[Entry], value: Callable[[Entry], float | None]) -> list[float]:
-    """One a threshold, NaN where there is none."""
+    """One value per threshold, NaN if there is none."""
     known = [None if "reason" in entry else value(entry) for entry in entries]
     return [math.nan if one is None else float(one) for one in known]

@@ -1,1 +1,1 @@
-"""What long work stands on: journals, signals, threads, processes, progress, and the cache."""
+"""The ground for long computations: journals, signals, threads, processes, progress, and the cache."""

@@ -1,8 +1,8 @@
-"""Which part of a job a process does: one shard of it (`--shard I/N`), or its rank's share under torchrun.
+"""The part of a job that a process does: one shard (`--shard I/N`), or its rank's share under torchrun.
 
-Both take every Nth row, so that each part has some of whatever lies together in the data. Shards are files of their own that
-`merge` joins; ranks pass their rows to rank 0, which writes the file. Rows are on the CPU by then, so gloo carries them;
-NCCL is set up beside it where there are GPUs. Importing this module needs no torch.
+Both take every Nth row, so that each part is a representative sample of the data. Shards are separate files that `merge`
+joins; ranks send their rows to rank 0, which writes the file. Rows are on the CPU by then, so gloo carries them; NCCL is set
+up as well if there are GPUs. Importing this module needs no torch.
 """
 
 from __future__ import annotations
@@ -24,10 +24,8 @@ from fmtool.runtime.progress import Progress
 if TYPE_CHECKING:
     from torch import Tensor
 
-LOOK_EVERY = (
-    0.1  # seconds between looks at what the other ranks have done: a wait inside the library can't be interrupted
-)
-LONGEST = timedelta(days=30)  # that a rank waits for another: one may finish days before the last
+LOOK_EVERY = 0.1  # seconds between polls of the other ranks: a wait inside the library can't be interrupted
+LONGEST = timedelta(days=30)  # that one rank waits for another, as some finish days before the last
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
 
 
@@ -39,7 +37,7 @@ class Shard:
     of: int
 
     def rows(self, n: int) -> range:
-        """Positions among all n rows. FmtoolError where there are none."""
+        """Positions among all n rows. FmtoolError if there are none."""
         positions = range(self.number - 1, n, self.of)
         if not positions:
             raise FmtoolError(f"--shard {self.number}/{self.of}: there are only {n} images")
@@ -77,7 +75,7 @@ class Ranks:
         return rows[self.rank :: self.of]
 
     def device(self, name: str) -> str:
-        """A GPU of its own for each process of a machine, where --device names no particular one."""
+        """A separate GPU for each process on a machine, unless --device names one."""
         if self.of == 1 or name not in ("auto", "cuda"):
             return name
         import torch
@@ -88,7 +86,7 @@ class Ranks:
     def gathered(
         self, own: Iterable[tuple[int, bytes]], progress: Progress | None = None
     ) -> Iterator[tuple[int, bytes]]:
-        """On rank 0: its own numbered rows, then what the others hand over, one row at a time."""
+        """On rank 0: its own numbered rows, then those of the other ranks, one row at a time."""
         yield from own
         for rank in range(1, self.of):
             self._wait_for(f"finished {rank}", progress, rank)
@@ -126,7 +124,7 @@ def world() -> tuple[int, int]:
     if not (0 <= rank < of and 0 <= port < 2**16):
         given = ", ".join(f"{name}={os.environ[name]}" for name in VARIABLES)
         raise FmtoolError(
-            f"the environment has {given}, which torchrun would not set: expected its values, or none of them"
+            f"the environment has {given}, which torchrun would not set: expected its values, or none of these variables"
         )
     return rank, of
 
@@ -141,9 +139,9 @@ def refuse_ranks(command: str, commands: Iterable[str]) -> None:
 
 @contextmanager
 def joined(*sources: str | None) -> Iterator[Ranks]:
-    """The processes that torchrun started, for as long as the block lasts; `ALONE` without it.
+    """The processes that torchrun started, for the duration of the block; `ALONE` without torchrun.
 
-    sources: what each of them is to read. FmtoolError for standard input, which they can't share.
+    sources: the files that each process reads. FmtoolError for standard input, which they can't share.
     """
     rank, of = world()
     if of == 1:
@@ -159,13 +157,13 @@ def joined(*sources: str | None) -> Iterator[Ranks]:
         store, _, _ = next(rendezvous("env://", timeout=LONGEST))
     except RuntimeError as error:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise FmtoolError(f"the processes can't meet at {place}: {str(error).splitlines()[0]}") from None
+        raise FmtoolError(f"the processes can't connect at {place}: {str(error).splitlines()[0]}") from None
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=of, timeout=LONGEST)
     try:
         yield Ranks(rank, of, store)
     finally:
-        with contextlib.suppress(RuntimeError):  # a peer that has died already
+        with contextlib.suppress(RuntimeError):  # a peer has already died
             dist.destroy_process_group()
 
 

@@ -1,4 +1,4 @@
-"""What a long computation resumes from after it was killed. `resume_file` keeps it on disk, `NO_JOURNAL` not at all."""
+"""What a killed computation resumes from. `resume_file` keeps it on disk, `NO_JOURNAL` keeps nothing."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ Tensors = dict[str, Tensor]
 
 
 class Journal:
-    """Finished parts by name, finished rows by number, and the state of what is not finished. This class records nothing.
+    """Finished parts by name, finished rows by number, and the state of unfinished work. This class records nothing.
 
-    Values come back bit by bit, on the CPU. One thread at a time may call it. Ctrl-C, SIGTERM and SIGHUP wait for the next call
-    of `save`, `finish` or `finish_all`, so that the work is stopped where its state is whole, unless `stop_at_once` was called.
+    Values are restored bit for bit, on the CPU. Only one thread at a time may call it. Ctrl-C, SIGTERM and SIGHUP wait for the
+    next call of `save`, `finish` or `finish_all`, so that work stops in a consistent state, unless `stop_at_once` was called.
     """
 
     def load(self) -> Tensors | None:
-        """The state saved last, if the computation was killed after that."""
+        """The state saved last, if the computation was killed afterwards."""
         return None
 
     def save(self, state: Callable[[], Tensors]) -> None:
-        """Record the state that `state` gives, if it is time to: call it often, wherever the state is whole."""
+        """Record the state that `state` returns, if it is time to. Call this often, wherever the state is consistent."""
 
     def part(self, name: str) -> Tensors | None:
         """A finished part."""
         return None
 
     def finish(self, name: str, part: Tensors, *, again: bool = False) -> None:
-        """Record a finished part. again: it takes little time beside the rest, and may be lost and computed again."""
+        """Record a finished part. again: it is cheap compared with the rest, and may be lost and computed again."""
         self.finish_all({name: part}, again=again)
 
     def finish_all(self, parts: Mapping[str, Tensors], *, again: bool = False) -> None:
-        """Record several finished parts, which reach the disk together."""
+        """Record several finished parts, written to disk together."""
 
     def rows(self) -> list[int]:
         """The numbers of the finished rows, ascending."""
@@ -46,7 +46,7 @@ class Journal:
         raise KeyError(number)
 
     def finish_row(self, number: int, values: Tensors) -> None:
-        """Record a finished row, and forget its state."""
+        """Record a finished row and delete its state."""
 
     def row_state(self, number: int) -> Tensors | None:
         """The state of an unfinished row that was saved last."""
@@ -60,7 +60,7 @@ class Journal:
         return False
 
     def stop_at_once(self) -> None:
-        """From now on signals are obeyed at once: the work can be stopped anywhere, and saves its state on the way out."""
+        """From now on obey signals immediately: the work can be stopped anywhere, and saves its state as it ends."""
 
 
 NO_JOURNAL = Journal()
@@ -69,9 +69,9 @@ NO_JOURNAL = Journal()
 def each(
     journal: Journal, name: str, numbers: Sequence[int], compute: Callable[[Sequence[int]], Iterable[Tensor]]
 ) -> Iterator[Tensor]:
-    """A tensor for each number, in order; `compute` gives those that are not among the finished parts of this name.
+    """A tensor for each number, in order; `compute` yields those that are not among the finished parts of this name.
 
-    They are the batches of a pass over the images, which is short beside the work and may be computed again.
+    These are the batches of one pass over the images, which is short compared with the work and may be computed again.
     """
     parts = {number: journal.part(f"{name} {number}") for number in numbers}
     computed = iter(compute([number for number, part in parts.items() if part is None]))
@@ -97,7 +97,7 @@ def unpack(content: bytes) -> Tensors:
 
 
 def as_tensor(value: Any) -> Tensor:
-    """What JSON can hold, and NaN, as the bytes of its text (length,) uint8: floats come back bit by bit."""
+    """A JSON value (NaN allowed) as the bytes of its text, (length,) uint8; floats are restored bit for bit."""
     return torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
 
 

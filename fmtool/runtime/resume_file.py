@@ -1,8 +1,8 @@
-"""The journal that a killed command resumes from: a file beside the target, removed when the target is whole.
+"""The journal that a killed command resumes from: a file beside the target, removed once the target is complete.
 
-It is an SQLite database, because that survives SIGKILL at any moment without code of ours: what was committed is there, what
-was not is not. It holds the key of the work (a hash of inputs and options), finished rows and parts, and the state of what is
-not finished. A file of other work, or a damaged one, is emptied, so that make is never blocked.
+It is an SQLite database, because that survives SIGKILL at any moment without further code: committed changes are kept, others
+are not. It holds the key of the work (a hash of inputs and options), finished rows and parts, and the state of unfinished work.
+A file of other work, or a damaged one, is emptied, so that make is never blocked.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from fmtool.errors import ArtifactError, FmtoolError, FmtoolWarning, ModelError
 from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors, pack, unpack
 from fmtool.runtime.signals import Interrupts
 
-SECONDS_BETWEEN = 20.0  # commits: what SIGKILL can cost, and less than the minute that is promised
+SECONDS_BETWEEN = 20.0  # commits: the most that SIGKILL can cost, below the minute that is promised
 SUFFIX = ".resume"
-TABLES = {  # with a checksum of each blob: SQLite notices a damaged page of its own, and not a flipped bit of ours
+TABLES = {  # with a checksum for each blob: SQLite detects damaged pages, but no flipped bit in a blob
     "work": "create table work (key text)",
     "rows": "create table rows (number integer primary key, data blob, checksum integer)",
     "states": "create table states (name text primary key, data blob, checksum integer, again integer)",
@@ -41,7 +41,7 @@ TABLES = {  # with a checksum of each blob: SQLite notices a damaged page of its
 
 
 class ResumeFile(Journal):
-    """A journal in a database. lasting: the file outlives this process, so that there is a use in saving states."""
+    """A journal in a database. lasting: the file outlives this process, so that saving states is useful."""
 
     def __init__(self, database: sqlite3.Connection, target: str, *, lasting: bool = True) -> None:
         self.database, self.target, self.lasting = database, target, lasting
@@ -64,7 +64,7 @@ class ResumeFile(Journal):
     def finish_all(self, parts: Mapping[str, Tensors], *, again: bool = False) -> None:
         for name, part in parts.items():
             self._record(name, part, again=again)
-        if self.due():  # after the last: a commit in between would leave the others for the next one
+        if self.due():  # after the last one: parts that belong together are committed together
             self.commit()
             self.interrupts.obey()
 
@@ -87,7 +87,7 @@ class ResumeFile(Journal):
         self.commit()
 
     def due(self) -> bool:
-        """After a while, or because a signal wants the work to end."""
+        """When enough time has passed, or a signal asks the work to stop."""
         late = self.interrupts.pending is not None or time.monotonic() - self.committed >= SECONDS_BETWEEN
         return self.lasting and late
 
@@ -100,7 +100,7 @@ class ResumeFile(Journal):
         return bool(self._read("select 1 from rows union all select 1 from states limit 1"))
 
     def commit(self) -> None:
-        """Put on disk what was recorded since the last time, all of it or none."""
+        """Write everything recorded since the last commit to disk, or nothing."""
         with self._errors():
             self.database.commit()
         self.committed = time.monotonic()
@@ -129,7 +129,7 @@ class ResumeFile(Journal):
 
 
 def key_of(work: Mapping[str, Any]) -> str:
-    """The hash of what must be the same to resume: history (inputs' digests, options, seed, versions) and shapes."""
+    """The hash of everything that must match to resume: history (inputs' digests, options, seed, versions) and shapes."""
     return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
 
 
@@ -147,19 +147,19 @@ def resuming(
     rank: tuple[int, int] = (0, 1),
     holds_rows: bool = False,
 ) -> Iterator[Journal]:
-    """The journal of this target, empty unless the same work was begun before; removed when the block ends without an error.
+    """The journal of this target, empty unless the same work was started before; removed when the block ends without an error.
 
-    restart: start over in any case. rank: which of how many processes that make the target together, each with a file of its
-    own. holds_rows: without a target rows are held all the same, in a nameless file that goes with the process. After an error,
-    Ctrl-C, SIGTERM or SIGHUP the file stays, and a warning says how to resume. ArtifactError where another command is writing
-    the same target, or the file can't be made.
+    restart: always start over. rank: this process's rank and the number of processes that make the target together, each with its
+    own file. holds_rows: keep rows even without a target, in an unnamed file that is deleted with the process. After an error,
+    Ctrl-C, SIGTERM or SIGHUP the file stays, and a warning says how to resume. ArtifactError if another command is writing the
+    same target, or the file can't be created.
     """
     if target is None or target in STDOUT or (os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode)):
         with _nameless(target or "") if holds_rows else contextlib.nullcontext(NO_JOURNAL) as journal:
             yield journal
         return
     path, whole = _path(target, rank), Path(os.path.realpath(target))
-    with _locked(path, target):  # until all is over, so that what is removed is nobody else's
+    with _locked(path, target):  # until the end, so that no other command's file is removed
         database = _opened(path, target, key_of({**work, "processes": rank[1]}), restart)
         journal = ResumeFile(database, target)
         journal.interrupts.puts_off = True
@@ -180,7 +180,7 @@ def resuming(
 
 
 def _leave(journal: ResumeFile, path: Path, error: BaseException) -> None:
-    """After an error: leave the file if there is anything to resume from, and say so where the user stopped the command."""
+    """After an error: keep the file if there is anything to resume from, and say so if the user stopped the command."""
     with contextlib.suppress(ArtifactError):
         journal.commit()
         if not journal.begun() or _comes_again(error):
@@ -190,9 +190,9 @@ def _leave(journal: ResumeFile, path: Path, error: BaseException) -> None:
 
 
 def _comes_again(error: BaseException) -> bool:
-    """Whether the same command would end in the same error, so that there is no use in resuming.
+    """Whether the same command would end in the same error, so that resuming is pointless.
 
-    Faults of files and devices may not recur, nor may the failure of an attack that they caused.
+    File and device faults may not recur, nor may a failed attack that they caused.
     """
     fault = isinstance(error, ArtifactError | ModelError) or isinstance(error.__cause__, RuntimeError)
     return isinstance(error, FmtoolError) and not fault
@@ -200,7 +200,7 @@ def _comes_again(error: BaseException) -> bool:
 
 @contextmanager
 def _locked(path: Path, target: str) -> Iterator[None]:
-    """Hold the resume file of this name, for this process alone."""
+    """Lock the resume file for this process."""
     file = -1
     try:
         while True:
@@ -209,7 +209,7 @@ def _locked(path: Path, target: str) -> Iterator[None]:
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file), os.stat(path)):
                     break
-            os.close(file)  # the command that held it has removed it meanwhile
+            os.close(file)  # the command that held it has removed it in the meantime
     except BlockingIOError:
         os.close(file)
         raise ArtifactError(f"{target}: another command is writing it") from None
@@ -232,7 +232,7 @@ def _nameless(target: str) -> Iterator[Journal]:
 
 
 def _sweep_ranks(target: Path, processes: int) -> None:
-    """Remove the resume files of another number of processes."""
+    """Remove resume files left by a different number of processes."""
     name = re.escape(target.name)
     for path in target.parent.glob(f".{glob.escape(target.name)}.*"):
         match = re.fullmatch(rf"\.{name}\.\d+-of-(\d+){re.escape(SUFFIX)}(-journal)?", path.name)
@@ -245,14 +245,14 @@ def _opened(path: Path, target: str, key: str, restart: bool) -> sqlite3.Connect
     for attempt in (1, 2):
         try:
             database = _connected(str(path), timeout=0)
-            # no fsync: a killed process loses nothing that the system has
+            # no fsync: a killed process loses nothing that it handed to the operating system
             database.execute("pragma synchronous = off")
             database.execute("begin immediate")
             before = _key_in(database)
             if before is not None and (restart or before != key):
                 if not restart:
                     why = "belongs to other inputs or options" if before else "is damaged"
-                    warnings.warn(FmtoolWarning(f"{target}: starting over, the saved progress {why}"), stacklevel=4)
+                    warnings.warn(FmtoolWarning(f"{target}: starting over: the saved progress {why}"), stacklevel=4)
                 for table in TABLES:
                     database.execute(f"drop table if exists {table}")
                 before = None
@@ -267,7 +267,7 @@ def _opened(path: Path, target: str, key: str, restart: bool) -> sqlite3.Connect
         except sqlite3.DatabaseError:  # not a database, or a damaged one
             if attempt == 2:
                 raise
-            os.truncate(path, 0)  # not removed: it is the lock
+            os.truncate(path, 0)  # not removed, as it is the lock
             path.with_name(path.name + "-journal").unlink(missing_ok=True)
     raise AssertionError("two attempts")
 
@@ -279,7 +279,7 @@ def _connected(path: str, **options: Any) -> sqlite3.Connection:
 
 
 def _drop_damaged(database: sqlite3.Connection, target: str) -> None:
-    """Delete rows and states that are not what was written, so that they are computed again."""
+    """Delete rows and states that do not match their checksums, so that they are computed again."""
     damaged = sum(
         database.execute(f"delete from {table} where crc32(data) is not checksum").rowcount
         for table in ("rows", "states")
@@ -297,7 +297,7 @@ def _create(database: sqlite3.Connection, key: str) -> None:
 
 
 def _key_in(database: sqlite3.Connection) -> str | None:
-    """The key of the work in a database, "" where its tables are not ours, None where it is new."""
+    """The key of the work in a database, "" if its tables are not fmtool's, None if it is new."""
     tables = dict(database.execute("select name, sql from sqlite_master where type = 'table'"))
     if not tables:
         return None
@@ -308,12 +308,12 @@ def _key_in(database: sqlite3.Connection) -> str | None:
 
 
 def holds_work(target: str | None) -> bool:
-    """Whether the resume file of this target holds more than may be computed again; False where it can't be read."""
+    """Whether the resume file of this target holds work worth keeping; False if it can't be read."""
     return bool(_glance(target, "select 1 from rows union all select 1 from states where not again limit 1"))
 
 
 def saved_part(target: str | None, name: str) -> Tensors | None:
-    """A part in the resume file of this target, whatever its key."""
+    """A part in the resume file of this target, regardless of the file's key."""
     parts = _glance(target, "select data from states where name = ? and crc32(data) = checksum", name)
     return unpack(parts[0][0]) if parts else None
 
@@ -324,7 +324,7 @@ def _glance(target: str | None, query: str, *values: str) -> list[Any]:
     database = _connected(str(_path(target)), timeout=0)
     try:
         return database.execute(query, values).fetchall()
-    except sqlite3.Error:  # damaged, or held by another command, which `resuming` says
+    except sqlite3.Error:  # damaged, or locked by another command, which `resuming` reports
         return []
     finally:
         database.close()

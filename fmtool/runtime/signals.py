@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP, held back for a moment, so that work that is saved stops between two steps, not within one."""
+"""Delay Ctrl-C, SIGTERM and SIGHUP briefly, so that resumable work stops between two steps, not within one."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-LONGEST = 5.0  # seconds that a signal is held back: Slurm kills 30 s after it
+LONGEST = 5.0  # seconds that a signal is held back; Slurm sends SIGKILL 30 s after SIGTERM
 
 
 class Interrupts:
-    """puts_off: hold signals back until the work calls `obey`, where its state is whole; else they stop it at once."""
+    """puts_off: hold signals back until the work calls `obey`, when its state is consistent; otherwise obey them immediately."""
 
     def __init__(self) -> None:
         self.puts_off = False
         self.pending: int | None = None
-        self.deaf = False  # while what was interrupted is saved
+        self.deaf = False  # while interrupted work is being saved
         self.before: dict[int, Any] = {}
         self.timer: threading.Timer | None = None
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Handle the signals that have a handler already; those that nohup ignores stay ignored. Only in the main thread."""
+        """Handle the signals that already have a handler; those that nohup ignores stay ignored. Only in the main thread."""
         if threading.current_thread() is threading.main_thread():
             handlers = {number: signal.getsignal(number) for number in SIGNALS}
             self.before = {number: handler for number, handler in handlers.items() if callable(handler)}
@@ -40,7 +40,7 @@ class Interrupts:
                 signal.signal(number, handler)
 
     def obey(self) -> None:
-        """Do what the signal held back asks for; nothing in any thread but the main one."""
+        """Act on the signal held back; does nothing outside the main thread."""
         if self.pending is not None and threading.current_thread() is threading.main_thread():
             number = self.pending
             self._forget()
@@ -59,7 +59,7 @@ class Interrupts:
         self.before[number](number, frame)
 
     def _forget(self) -> None:
-        """The next signal is obeyed at once."""
+        """Forget the pending signal; the next one is obeyed immediately."""
         self.pending, self.puts_off = None, False
         if self.timer is not None:
             self.timer.cancel()

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from fmtool.artifacts import files
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import stage
 from fmtool.artifacts.rows import image_names
@@ -46,8 +45,8 @@ def attack(
     attack: None for fmn, or pgd with a defence. epsilon: the bound in the attack's own norm, for pixels in [0, 1] (default
     8/255 for pgd; fmn and deepfool take none). attack_options: arguments of the Foolbox class. defense: a `class-masks`
     artifact, whose two-pass classifier is attacked white-box by pgd from `restarts` random starts (default 5) and through each
-    mask alone; predictions and status are then that classifier's. AttackError when no image is right before, so that there is
-    nothing to attack.
+    mask alone; predictions and status are then that classifier's. AttackError if no image is classified correctly, so that
+    there is nothing to attack.
     """
     name = attack or ("fmn" if defense is None else "pgd")
     epsilon = _bound(name, epsilon)
@@ -85,9 +84,7 @@ def attack(
         if defense is not None:
             header["defense"] = _against(defense, starts, counts)
         tensors = {"images": data.pixels(), **vars(attacked), **rows_of(data)}
-        result = Artifact("attack", header, tensors, history)
-        if execution.output is not None:
-            files.write(result, execution.output)
+        result = execution.write(Artifact("attack", header, tensors, history))
         ranks.written()
     return result
 
@@ -103,7 +100,7 @@ def _described(
     defense: Artifact | None,
     restarts: int,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The header, but for what the attack tells, and the history."""
+    """The header, except for the attack's results, and the history."""
     recorded = {
         "--attack": name,
         "--epsilon": epsilon,
@@ -120,7 +117,9 @@ def _try_slots(classifier: nn.Module, data: Data, ready: ReadyModel) -> None:
     """Warn if an image's result may depend on the other images in its batch, and so on the shard."""
     first = some_of(data, range(min(len(data), SLOTS_TRIED)))
     if not foolbox.same_in_any_slot(classifier, first.pixels(), first.labels, ready.batch, ready.device):
-        warn("an image's gradient depends on its place in the batch here: shards may differ in bits from a single run")
+        warn(
+            "here an image's gradient depends on its position in the batch: shards may differ bitwise from a single run"
+        )
 
 
 def _attacked(
@@ -142,7 +141,7 @@ def _attacked(
 def _shared_out(
     data: Data, execution: Execution, work: Callable[[Data], tuple[Attacked, list[int]]]
 ) -> tuple[Attacked, list[int]]:
-    """What `work` gives for the images of all processes; on the others than the first, what it gives for their own."""
+    """The result of `work` for all images; on every rank but the first, for that rank's images."""
     ranks = execution.ranks
     if ranks.of == 1:
         return work(data)
@@ -178,7 +177,7 @@ def _joined(records: Iterable[tuple[int, bytes]], data: Data) -> tuple[Attacked,
 
 
 def _against(defense: Artifact, restarts: int, counts: list[int]) -> dict[str, Any]:
-    """The header's field that says which masks were attacked, and how many images each way fooled."""
+    """The header field that says which masks were attacked and how many images each way fooled."""
     by_two_pass, by_class_masks, flat = counts
     if flat:
         warn(f"{flat} images have a zero gradient where the attack starts: they may only seem robust")
@@ -195,7 +194,7 @@ def _bound(name: str, epsilon: float | None) -> float | None:
     """The epsilon in effect."""
     known = registry.ATTACKS.get(name)
     if known is not None and not known.bounded and epsilon is not None:
-        raise AttackError(f"--epsilon: {name} looks for the smallest perturbation and takes no bound")
+        raise AttackError(f"--epsilon: {name} minimises the perturbation and takes no bound")
     if known is not None and known.bounded and epsilon is None:
         return EPSILON
     return epsilon
@@ -205,10 +204,10 @@ def _restarts(name: str, defense: Artifact | None, restarts: int | None) -> int:
     """The number of random starts; AttackError for options that need a defence, or exclude one."""
     if defense is None:
         if restarts is not None:
-            raise AttackError("--restarts goes with --defense")
+            raise AttackError("--restarts requires --defense")
         return 1
     if name != "pgd":
-        raise AttackError(f"--defense goes with --attack pgd, got {name}")
+        raise AttackError(f"--defense requires --attack pgd, got {name}")
     if restarts is not None and restarts < 1:
         raise AttackError(f"--restarts {restarts}: expected a number of at least 1")
     return RESTARTS if restarts is None else restarts
@@ -217,7 +216,7 @@ def _restarts(name: str, defense: Artifact | None, restarts: int | None) -> int:
 def _check_draws(name: str, attack: Any, restarts: int, shared: bool) -> None:
     """AttackError if the attack's random numbers rule out restarts, or shards."""
     if restarts > 1 and not attack.random_start:
-        raise AttackError("random_start=False makes every restart the same one: expected --restarts 1 with it")
+        raise AttackError("random_start=False makes all restarts identical: expected --restarts 1")
     if shared and not foolbox.draws_for_each_image(attack):
         raise AttackError(f"{name} draws random numbers for whole batches: --shard and torchrun would change them")
 
@@ -232,4 +231,4 @@ def _check_attacked(attacked: Attacked, name: str, target: str, shard: Shard | N
         raise AttackError(f"{target} gets none of the {n} images right: there is nothing to attack")
     failed = int((attacked.status == FAILED).sum())
     if failed * 2 > right:
-        warn(f"attack {name} fails on {failed} images, and works on {int((attacked.status == OK).sum())}")
+        warn(f"attack {name} fails on {failed} images and succeeds on {int((attacked.status == OK).sum())}")

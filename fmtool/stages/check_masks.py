@@ -27,7 +27,7 @@ from fmtool.stages.prepare import ReadyModel, ready_model
 
 LOWEST, LARGEST = "lowest frequencies", "largest magnitudes of the image"
 SAME, OTHER = "mask of another image of the same class", "mask of another image of another class"
-# What an image's numbers are drawn for, beside 0, 1, ... for its random places; the numbers keep results what they were.
+# Purposes of an image's random draws, besides 0, 1, ... for its random places; fixed, so that results stay the same.
 DRAWN_FOR = {
     f"ties, {LOWEST}": -1,
     f"ties, {LARGEST}": -2,
@@ -40,7 +40,7 @@ DRAWN_FOR = {
 
 @dataclass(frozen=True)
 class _Rows:
-    """Which images are filtered by which masks: row numbers of two files, targets, keys and indices, own seeds, (n) each."""
+    """Which images are filtered by which masks: row numbers in two files, targets, keys and indices, and seeds, (n) each."""
 
     images: Rows
     places: Tensor
@@ -55,7 +55,7 @@ class _Rows:
         return self.basis.filter(images, masks)
 
     def moved(self, images: Tensor, own: Tensor, scores: Tensor, ties: Tensor) -> Tensor:
-        """Images filtered by their own masks' values at the places with the highest scores."""
+        """Images filtered by the values of their own masks, moved to the places with the highest scores."""
         return self.filter(images, controls.rearranged(own, scores, ties, self.basis))
 
     def draw(self, row: int, what: int | str, *shape: int) -> Tensor:
@@ -73,13 +73,13 @@ class _Rows:
         return torch.cat([self.draw(row, what, 1) for row in range(len(self.seeds))])
 
 
-# Images (b, c, h, w), their masks and row numbers to what the classifier sees.
+# From images (b, c, h, w), their masks and row numbers to what the classifier sees.
 Way = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """A control: which rows (m) it has, in which ways each is filtered, and the class (n) that an image should end in."""
+    """A control: the rows (m) that it has, the ways in which each is filtered, and the target class (n) of each image."""
 
     rows: Tensor
     ways: list[Way]
@@ -88,7 +88,7 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the classifier sees of some `rows` (m) in one way, made a few at a time, by any thread (`predict`)."""
+    """What the classifier sees of some `rows` (m) filtered in one way, computed a few at a time, in any thread (`predict`)."""
 
     all: _Rows
     rows: Tensor
@@ -120,7 +120,7 @@ def check_masks(
     """Filter an `attack` artifact's images by `masks`, or each by its true class's of `class-masks`, and by controls.
 
     Essential masks filter the clean images and adversarial ones the adversarial images, joined by image; the target is the
-    masks' own. Class masks filter all clean images; the target is the label. draws: of random places an image.
+    masks' own. Class masks filter all clean images; the target is the label. draws: random places per image.
     """
     execution.refuse("check-masks", "output", "shard", "ranks")
     if draws < 1:
@@ -154,7 +154,7 @@ def check_masks(
 
 
 def _ends(ready: ReadyModel, rows: _Rows, planned: dict[str, _Plan], progress: Progress | None) -> dict[str, Tensor]:
-    """name -> (m) float64: how often, of its ways, each image of a control ends in its target."""
+    """name -> (m) float64: the share of a control's ways in which each image ends in its target."""
     done, total = 0, sum(len(plan.ways) for plan in planned.values())
     ends = {}
     for name, plan in planned.items():
@@ -170,7 +170,7 @@ def _ends(ready: ReadyModel, rows: _Rows, planned: dict[str, _Plan], progress: P
 
 
 def _control(name: str, fitted: Tensor, ends: Tensor, fitted_name: str, seed: int) -> Control:
-    """fitted, ends (m): of the images that have this control."""
+    """fitted, ends (m): the shares for the images that have this control."""
     right = controls.share(ends)
     if name == fitted_name:
         return Control(name, len(ends), right)
@@ -181,7 +181,7 @@ def _control(name: str, fitted: Tensor, ends: Tensor, fitted_name: str, seed: in
 def _same_values(rows: _Rows, every: Tensor, draws: int) -> dict[str, _Plan]:
     """Each image's own values at random places, at the lowest frequencies, at the largest magnitudes of its coefficients.
 
-    Without the lowest frequencies in a basis whose entries have none.
+    A basis whose entries have no frequency lacks the second of these.
     """
     frequencies = rows.basis.frequencies
 
@@ -204,10 +204,10 @@ def _same_values(rows: _Rows, every: Tensor, draws: int) -> dict[str, _Plan]:
 
 
 def _of_another_image(rows: _Rows) -> dict[str, _Plan]:
-    """Each image's own values where the mask of another image has its largest ones; those without such another are left out.
+    """Each image's own values where another image's mask has its largest ones; images without such a partner are left out.
 
-    Last the mask of an image of another class as it is: does it turn this image into that class? A mask that turns anything
-    into its class says little of the image that it was fitted to.
+    The last control is the unchanged mask of an image of another class: does it turn this image into that class? A mask that
+    turns anything into its class says little about the image that it was fitted to.
     """
     targets = rows.targets.tolist()
 
@@ -233,10 +233,10 @@ def _of_another_image(rows: _Rows) -> dict[str, _Plan]:
 
 
 def _of_another_class(rows: _Rows, classes: Tensor) -> dict[str, _Plan]:
-    """The mask of a random other class, as it is: does the image stay in its class, and does the mask turn it into its own?
+    """The unchanged mask of a random other class: does the image stay in its class, and does the mask turn it into the mask's?
 
-    A mask that turns any image into its class "keeps" those of its class without telling anything of them. None where there
-    is one mask alone.
+    A mask that turns any image into its class "keeps" those of its class without saying anything about them. Empty if there
+    is only one mask.
     """
     count = len(rows.masks)
     others = (rows.choices("choice among other classes") * (count - 1)).long()
@@ -250,13 +250,13 @@ def _of_another_class(rows: _Rows, classes: Tensor) -> dict[str, _Plan]:
 
 
 def _of_images(attack: Artifact, masks: Artifact, seed: int, basis: Basis) -> _Rows:
-    """The images that both files have, in the masks' order: clean ones for essential masks, else adversarial ones."""
+    """The images that both files share, in the masks' order: clean ones for essential masks, else adversarial ones."""
     owners, places = join([masks, attack])
     missing = len(masks["labels"]) - len(owners)
     if missing:
         warn(f"{missing} of {len(masks['labels'])} masks are of images that are not in {attack}, and are left out")
     if not torch.equal(masks["labels"][owners], attack["labels"][places]):
-        raise ArtifactError(f"{masks} and {attack} give the same images other labels")
+        raise ArtifactError(f"{masks} and {attack} label the same images differently")
     targets, essential = masks["targets"][owners], masks.header["for"] == "essential"
     made_for = masks.header["attack"]
     if not essential and made_for != attack.header["attack"]:
@@ -265,7 +265,7 @@ def _of_images(attack: Artifact, masks: Artifact, seed: int, basis: Basis) -> _R
         )
     if not essential and not torch.equal(targets, attack["adversarial_predictions"][places]):
         raise ArtifactError(
-            f"{masks}: its targets are not what {attack} turned the images to: another attack file's masks"
+            f"{masks}: its targets are not the classes that {attack} turned the images into: they belong to another attack file"
         )
     images = attack.rows("images" if essential else "adversarial")
     return _rows(attack, images, places, masks, owners, targets, seed, basis)

@@ -1,10 +1,11 @@
-"""Fit one frequency mask a class, plain or robust (paper, sections 4.7 and 4.8)."""
+"""Fit one frequency mask per class, plain or robust (paper, sections 4.7 and 4.8)."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
-from fmtool.artifacts import files
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import stage
 from fmtool.attacks.registry import OK, WRONG_BEFORE
@@ -32,6 +33,7 @@ from fmtool.stages.options import (
 from fmtool.stages.prepare import ReadyModel, code_of, ready_model
 
 
+# Over 60 lines, a third of them signature and docstring.
 @halving
 def class_masks(
     model: Artifact,
@@ -49,28 +51,16 @@ def class_masks(
     """Class masks from data or from an `attack` artifact's clean images; robust ones need the attack. Gives `class-masks`.
 
     Plain: a class's correctly classified images keep their label. Robust: each step reverts first the adversarial images that
-    are predicted as the class, failed attacks left out, then keeps its clean ones. Classes without images are left out.
+    are predicted as the class, without failed attacks, then keeps its clean ones. Classes without images are left out.
     lambda_: None for 0.01, or 0.001 with robust. basis: a name of `masks.registry.BASES`. compile_: compile the network; None
-    where there is enough work for that to pay.
+    to do so only if there is enough work to repay it.
     """
     execution.refuse("class-masks", "shard", "ranks")
     check_fit_options(lambda_, min_steps, max_steps)
-    if robust and isinstance(source, Data):
-        raise MaskError("--robust needs an attack file: data alone has no adversarial images")
-    ready = ready_model(model, execution)
-    if isinstance(source, Data):
-        source = fitted_data(source, ready.spec)
-    else:
-        check_attack(source, model, ready.spec, execution.allow_other_model)
+    ready, source = _checked(model, source, robust, execution)
     lambda_in_effect = lambda_ if lambda_ is not None else ROBUST_CLASS_LAMBDA if robust else CLASS_LAMBDA
     fields = {"robust": robust, "lambda": lambda_in_effect, "min_steps": min_steps, "max_steps": max_steps}
-    header = {
-        **fields,
-        "attack": source.header["attack"] if robust and isinstance(source, Artifact) else None,
-        "image_size": list(ready.spec.input_shape[1:]),
-        "basis": basis_for(basis, *ready.spec.input_shape[1:]).name,
-        **data_header(source, ready.spec),
-    }
+    header = {**fields, **_source_header(source, ready, robust, basis)}
     recorded = {
         "--robust": robust or None,
         "--lambda": lambda_in_effect,
@@ -110,16 +100,36 @@ def class_masks(
         tensors = {"classes": classes, **{name: values[classes] for name, values in vars(fitted).items()}}
         header["images"] = [len(part.images) for part in reversed(parts)]
         history = stage("class-masks", {**recorded, "--compile": compile_}, None, inputs)
-        result = Artifact("class-masks", header, tensors, history)
-        if execution.output is not None:
-            files.write(result, execution.output)
-    return result
+        return execution.write(Artifact("class-masks", header, tensors, history))
+
+
+def _checked(
+    model: Artifact, source: Artifact | Data, robust: bool, execution: Execution
+) -> tuple[ReadyModel, Artifact | Data]:
+    """The model, ready to run, and the source after checking that it suits the model."""
+    if robust and isinstance(source, Data):
+        raise MaskError("--robust needs an attack file: data alone has no adversarial images")
+    ready = ready_model(model, execution)
+    if isinstance(source, Data):
+        return ready, fitted_data(source, ready.spec)
+    check_attack(source, model, ready.spec, execution.allow_other_model)
+    return ready, source
+
+
+def _source_header(source: Artifact | Data, ready: ReadyModel, robust: bool, basis: str) -> dict[str, Any]:
+    """The header's fields on the images and on the masks' layout."""
+    return {
+        "attack": source.header["attack"] if robust and isinstance(source, Artifact) else None,
+        "image_size": list(ready.spec.input_shape[1:]),
+        "basis": basis_for(basis, *ready.spec.input_shape[1:]).name,
+        **data_header(source, ready.spec),
+    }
 
 
 def _parts(
     source: Artifact | Data, ready: ReadyModel, robust: bool, limit: int | None, journal: Journal
 ) -> list[class_fitting.Part]:
-    """What the masks are fitted to: adversarial images first where they are to be robust, then clean ones."""
+    """What the masks are fitted to: for robust masks the adversarial images, then the clean ones."""
     if isinstance(source, Data):
         right = predict(ready.classifier, source.images, ready.batch, ready.device, journal, "clean") == source.labels
         clean, labels = to_float(source.images[right]), source.labels[right]
@@ -131,12 +141,14 @@ def _parts(
     if robust and isinstance(source, Artifact):
         parts.insert(0, _turned(source, right.nonzero().flatten()[rows]))
         if not len(parts[0].images):
-            raise MaskError(f"{source}: no adversarial image is left for robust masks, expected attacks that worked")
+            raise MaskError(
+                f"{source}: no adversarial image is left for robust masks: expected some successful attacks"
+            )
     return parts
 
 
 def _turned(attack: Artifact, rows: Tensor) -> class_fitting.Part:
-    """The adversarial images among `rows`: under the mask of the class that they are taken for, back to their true labels."""
+    """The adversarial images among `rows`, which the mask of their predicted class is to turn back to their true labels."""
     turned = rows[attack["status"][rows] == OK]
     return class_fitting.Part(
         attack["adversarial"][turned], attack["labels"][turned], attack["adversarial_predictions"][turned]
@@ -147,11 +159,13 @@ def _warn_of(masks: class_fitting.ClassMasks, parts: list[class_fitting.Part], n
     fitted = masks.steps > 0
     missing = [name for name, there in zip(names, fitted.tolist(), strict=True) if not there]
     if missing:
-        warn(f"no image for the masks of {', '.join(missing)}: they get none")
+        warn(f"no image of {', '.join(missing)}: no mask is fitted to {'it' if len(missing) == 1 else 'them'}")
     for part, what in zip(reversed(parts), ("clean", "adversarial"), strict=False):
         without = [name for number, name in enumerate(names) if fitted[number] and number not in part.owners.tolist()]
         if without:
-            warn(f"no {what} image for the masks of {', '.join(without)}: they rest on the others")
+            warn(f"no {what} image for the masks of {', '.join(without)}: fitted to the other images alone")
     unsettled = int((fitted & ~masks.converged).sum())
     if unsettled:
-        warn(f"{unsettled} of {int(fitted.sum())} class masks met the limit of steps; kept and flagged")
+        warn(
+            f"{unsettled} of {int(fitted.sum())} class masks reached the step limit before converging; kept and flagged"
+        )

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fmtool.artifacts import files
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import stage
 from fmtool.artifacts.rows import ROWS_OF_FILE, check_range, check_unit, join
@@ -35,6 +34,7 @@ from fmtool.stages.options import (
 )
 
 
+# Over 60 lines, a third of them signature and docstring.
 @device_errors("--pool, or fewer pairs")
 def correlate(
     a: Artifact | Tensor,
@@ -56,28 +56,24 @@ def correlate(
 ) -> Artifact:
     """Correlate two `masks` artifacts, joined by image, both masks preserved; or two matrices (n, d), joined by row.
 
-    Masks are flattened over the full spectrum. trim: set entries at or below the first of these thresholds to 0 before all else;
-    several give a curve over thresholds. pool: then average-pool masks by this odd number. permutations: None for the
+    Masks are flattened over the full spectrum. trim: first set entries at or below the first of these thresholds to 0; several
+    thresholds give a curve. pool: then average-pool masks by this odd number. permutations: None for the
     preset's, else 999. preset "paper": the authors' 100 permutations and strict inequality. class_subsets, subsample and draws:
-    curves, see `correlation.curves`; they stand in the header. Gives a `correlation` artifact. ArtifactError, MaskError or
-    StatisticError where nothing is shared or n is too small.
+    curves in the header, see `correlation.curves`. Gives a `correlation` artifact. ArtifactError, MaskError or StatisticError if
+    nothing is shared or n is too small.
     """
     execution.refuse("correlate", "batch_size", "factory", "allow_other_model", "shard", "ranks")
-    if preset is not None and preset not in PRESETS:
-        raise StatisticError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
-    of_preset = PRESETS.get(preset or "", {})
     thresholds = _thresholds(trim)
     rows = _rows(a, b, labels, pool, thresholds)
     device = pick_device(execution.device)
     arguments: dict[str, Any] = {
-        "permutations": int(of_preset.get("permutations", PERMUTATIONS)) if permutations is None else permutations,
-        "strict": bool(of_preset.get("strict", False)),
+        **_null_options(permutations, preset),
         "row_normalise": row_normalise,
         "dimension": dimension,
         "class_subsets": class_subsets,
         "draws": draws,
     }
-    recorded = {
+    options = {
         "--statistics": chosen(statistics),
         "--permutations": arguments["permutations"],
         "--preset": preset,
@@ -90,7 +86,7 @@ def correlate(
         "--draws": draws,
         "--device": device.type,
     }
-    history = stage("correlate", recorded, seed, [_input(side) for side in (a, b)])
+    history = stage("correlate", options, seed, [_input(side) for side in (a, b)])
     work = {"history": history, "sides": rows.sides, "labels": None if rows.labels is None else _digest(rows.labels)}
     left_out: dict[str, str] = {}
     with resuming(execution, work) as journal:
@@ -109,29 +105,27 @@ def correlate(
             progress=execution.progress,
             journal=journal,
         )
-        header = {
-            "statistics": [_record(one) for one in results],
-            "n": len(rows.x),
-            **{name: arguments[name] for name in ("permutations", "strict", "dimension")},
-            "pool": pool,
-            "trim": thresholds[0] if thresholds else None,
-            "dropped": rows.dropped,
-            **({"left_out": left_out} if left_out else {}),
-            "sides": rows.sides,
-            **_curves(results),
-        }
-        result = Artifact("correlation", header, _tensors(results), history)
-        if execution.output is not None:
-            files.write(result, execution.output)
-    return result
+        header = _header(results, rows, left_out, arguments, pool, thresholds)
+        return execution.write(Artifact("correlation", header, _tensors(results), history))
+
+
+def _null_options(permutations: int | None, preset: str | None) -> dict[str, Any]:
+    """The engine's `permutations` and `strict`: those of the preset where the option isn't given."""
+    if preset is not None and preset not in PRESETS:
+        raise StatisticError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
+    of_preset = PRESETS.get(preset or "", {})
+    return {
+        "permutations": int(of_preset.get("permutations", PERMUTATIONS)) if permutations is None else permutations,
+        "strict": bool(of_preset.get("strict", False)),
+    }
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """What is correlated: x (n, d1) and y (n, d2), labels (n), and what the file says of them.
+    """The data to correlate: x (n, d1) and y (n, d2), labels (n), and their description for the file.
 
-    trimmed: gives x and y with entries up to a threshold set to 0; None for matrices. dropped: how many rows were left out for
-    which reason. sides: a record of each side.
+    trimmed: gives x and y with entries up to a threshold set to 0; None for matrices. dropped: reason -> number of rows left
+    out. sides: a record of each side.
     """
 
     x: Tensor
@@ -153,15 +147,36 @@ def _rows(
         sides = [{**side, "residue": _residue(rows)} for side, rows in zip(sides, (x, y), strict=True)]
         return _Rows(x, y, labels, trimmed, dropped, sides)
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
-        raise ArtifactError("expected two mask files or two files with a matrix each, got one of either")
+        raise ArtifactError("expected two mask files or two files with a matrix each, got one of each")
     for option, given in (("--pool", pool is not None), ("--trim", bool(thresholds))):
         if given:
-            raise StatisticError(f"{option} goes with mask files")
+            raise StatisticError(f"{option} applies to mask files only")
     return _Rows(a, b, labels, None, {}, sides)
 
 
+def _header(
+    results: Sequence[Statistic],
+    rows: _Rows,
+    left_out: dict[str, str],
+    arguments: dict[str, Any],
+    pool: int | None,
+    thresholds: Sequence[float],
+) -> dict[str, Any]:
+    return {
+        "statistics": [_record(one) for one in results],
+        "n": len(rows.x),
+        **{name: arguments[name] for name in ("permutations", "strict", "dimension")},
+        "pool": pool,
+        "trim": thresholds[0] if thresholds else None,
+        "dropped": rows.dropped,
+        **({"left_out": left_out} if left_out else {}),
+        "sides": rows.sides,
+        **_curves(results),
+    }
+
+
 def _thresholds(trim: Sequence[float]) -> list[float]:
-    """Each once, in the order given."""
+    """The thresholds without duplicates, in the order given."""
     for threshold in trim:
         if not 0 <= threshold < 1:
             raise StatisticError(f"--trim: expected thresholds from 0 to below 1, got {threshold:g}")
@@ -169,7 +184,7 @@ def _thresholds(trim: Sequence[float]) -> list[float]:
 
 
 def _tensors(results: Sequence[Statistic]) -> dict[str, Tensor]:
-    """Null distributions of all rows, and samples; curves keep numbers alone, in the header."""
+    """Null distributions over all rows, and samples; curves are numbers in the header."""
     tensors = {}
     for one in results:
         tensors[f"{one.name}_null"] = one.null.values
@@ -180,7 +195,7 @@ def _tensors(results: Sequence[Statistic]) -> dict[str, Tensor]:
 
 
 def _curves(results: Sequence[Statistic]) -> dict[str, Any]:
-    """The header's `curves`, an entry a statistic and size; nothing where none were asked for."""
+    """The header's `curves`, one entry per statistic and size; empty if none were requested."""
     curves = {
         "class_subsets": [entry for one in results for entry in _curve(one.name, one.class_subsets)],
         "subsample": [entry for one in results for entry in _curve(one.name, one.subsamples)],
@@ -212,14 +227,16 @@ def _point(point: Point) -> dict[str, Any]:
 
 
 def _mask_pairs(a: Artifact, b: Artifact) -> tuple[list[Tensor], Tensor, dict[str, int]]:
-    """Places (n) of the pairs in each file, their labels (n), and how many rows were left out for which reason."""
+    """Row numbers (n) of the pairs in each file, their labels (n), and reason -> number of rows left out."""
     for file in (a, b):
         masks = file.rows("masks")
         for start in range(0, len(masks), ROWS_OF_FILE):
             check_unit(masks[start : start + ROWS_OF_FILE], str(file))
     names = [check_shape(file.rows("masks"), file.header, file).name for file in (a, b)]
     if names[0] != names[1]:
-        raise ArtifactError(f"{a} and {b}: masks in two bases, {names[0]} and {names[1]}, have no entries in common")
+        raise ArtifactError(
+            f"{a} and {b}: masks in different bases, {names[0]} and {names[1]}, have no entries in common"
+        )
     place_a, place_b = join([a, b])
     preserved = a["preserved"][place_a] & b["preserved"][place_b]
     dropped = {
@@ -231,7 +248,7 @@ def _mask_pairs(a: Artifact, b: Artifact) -> tuple[list[Tensor], Tensor, dict[st
     if not len(place_a):
         raise MaskError(f"{a} and {b}: no image keeps its class under both masks")
     if not torch.equal(a["labels"][place_a], b["labels"][place_b]):
-        raise ArtifactError(f"{a} and {b} give the same images other labels")
+        raise ArtifactError(f"{a} and {b} label the same images differently")
     labels = a["labels"][place_a]
     check_range(labels, torch.iinfo(torch.int32).max, f"{a}: labels")
     return [place_a, place_b], labels, {k: v for k, v in dropped.items() if v}
@@ -240,8 +257,8 @@ def _mask_pairs(a: Artifact, b: Artifact) -> tuple[list[Tensor], Tensor, dict[st
 def _flat(
     files: Sequence[Artifact], places: Sequence[Tensor], pool: int | None, threshold: float
 ) -> tuple[Tensor, Tensor]:
-    """Full masks (n, d) of both files, without entries up to the threshold, pooled: a few at a time (at 224x224 ten thousand
-    whole ones take 6 GB).
+    """Full masks (n, d) of both files, without entries up to the threshold, pooled: a few at a time (at 224x224 ten
+    thousand whole masks take 6 GB).
     """
 
     def flat(file: Artifact, rows: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fmtool.artifacts import files
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import stage
 from fmtool.artifacts.rows import ROWS, check_range, check_unit, join
@@ -23,14 +22,14 @@ from fmtool.stages.inputs import check_attack, check_masks_shape, check_same_mod
 from fmtool.stages.options import DEFAULT_EXECUTION, Execution
 from fmtool.stages.prepare import ReadyModel, ready_model
 
-NO_CELL = -1  # stands in `predictions` where a row has no cell
+NO_CELL = -1  # in `predictions`, where a row has no cell
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A row of the matrix: column -> images (n, c, h, w), the same ones in each but for adaptive attacks.
+    """A row of the matrix: column -> images (n, c, h, w), the same in every column except for adaptive attacks.
 
-    bound: of an adaptive attack, its name and epsilon; None for the others.
+    bound: name and epsilon of an adaptive attack; None for other rows.
     """
 
     images: dict[int, Tensor]
@@ -85,10 +84,7 @@ def defend(
     }
     tensors = {"predictions": predictions, **{name: first[name][place] for name in ROWS}}
     history = stage("defend", ready.recorded(), None, [model, *attacked, *class_masks])
-    result = Artifact("defense", header, tensors, history)
-    if execution.output is not None:
-        files.write(result, execution.output)
-    return result
+    return execution.write(Artifact("defense", header, tensors, history))
 
 
 def _places(attacked: Sequence[Artifact]) -> list[Tensor]:
@@ -100,12 +96,12 @@ def _places(attacked: Sequence[Artifact]) -> list[Tensor]:
     first, labels = attacked[0], attacked[0]["labels"][places[0]]
     for file, place in zip(attacked, places, strict=True):
         if not torch.equal(file["labels"][place], labels):
-            raise ArtifactError(f"{file} and {first} give the same images other labels")
+            raise ArtifactError(f"{file} and {first} label the same images differently")
     return places
 
 
 def _rows(attacked: Sequence[Artifact], places: Sequence[Tensor], class_masks: Sequence[Artifact]) -> dict[str, _Row]:
-    """Clean images, attacks that knew nothing of the masks, adaptive ones; these share a row a name and epsilon."""
+    """Clean images, attacks that ignore the masks, then adaptive ones, with one row for each attack and epsilon."""
     every = range(1 + len(class_masks))
     rows = {"clean": _Row(dict.fromkeys(every, attacked[0]["images"][places[0]]))}
     pairs = list(zip(attacked, places, strict=True))
@@ -125,7 +121,7 @@ def _rows(attacked: Sequence[Artifact], places: Sequence[Tensor], class_masks: S
 
 
 def _name(file: Artifact, files: Sequence[Artifact]) -> str:
-    """The attack's, with its epsilon where another file of its kind has another one; adaptive ones by their titles."""
+    """The attack's name, with its epsilon if another file of the same attack has a different one; titles for adaptive attacks."""
     name, adaptive = str(file.header["attack"]), bool(file.header.get("defense"))
     others = {
         one.header["options"].get("epsilon")
@@ -150,7 +146,7 @@ def _columns_of(file: Artifact, class_masks: Sequence[Artifact]) -> list[int]:
 
 
 def _matrix(predictions: Tensor, labels: Tensor, adaptive: Sequence[bool]) -> dict[str, Any]:
-    """The header's fields that count, from predictions (rows, columns, n), the clean images' first; adaptive: a row's kind."""
+    """The header's accuracies from predictions (rows, columns, n), clean images first; adaptive: whether a row is."""
     right = predictions == labels
     right_before = right[0, 0]  # the bare model on the clean images
 
@@ -177,7 +173,7 @@ def _matrix(predictions: Tensor, labels: Tensor, adaptive: Sequence[bool]) -> di
 
 
 def two_pass(file: Artifact, model: Artifact, ready: ReadyModel, allow_other_model: bool) -> TwoPass:
-    """The two-pass classifier with the masks of a `class-masks` artifact, which fit the model."""
+    """The two-pass classifier with the masks of a `class-masks` artifact, after checking that they fit the model."""
     check_same_model(file, model, allow_other_model)
     basis = basis_of(file.header, file)
     check_masks_shape(file["masks"], basis, file, ready.spec)

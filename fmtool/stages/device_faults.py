@@ -1,4 +1,4 @@
-"""What a stage does when a device fails: halve the batch if memory runs out, else end with one line; never change the device."""
+"""Handle device failures: halve the batch if memory runs out, else end with one line; never change the device."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fmtool.runtime.distributed import ALONE
 from fmtool.runtime.journal import Journal, as_tensor, from_tensor
 from fmtool.stages.options import DEFAULT_EXECUTION, Execution
 
-BATCH = "batch"  # the part of a journal that says which batch memory was enough for
+BATCH = "batch"  # the part of a journal that records the batch size that fitted into memory
 SAVED = (
     "out of memory ({}): progress is saved, run the same command again when there is more memory; "
     "with a smaller --batch-size it starts over"
@@ -31,10 +31,10 @@ Stage = TypeVar("Stage", bound=Callable[..., Any])
 
 
 def out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or the one behind it, is a device's or the system's lack of memory."""
+    """Whether an error, or its cause, is a lack of device or system memory."""
     if error is None:
         return False
-    # torch has no class of its own for the CPU's
+    # torch has no error class for the CPU
     here = isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: can't allocate" in str(
         error
     )
@@ -42,7 +42,7 @@ def out_of_memory(error: BaseException | None) -> bool:
 
 
 def device_lost(error: BaseException | None) -> bool:
-    """Whether an error, or the one behind it, says that a GPU failed."""
+    """Whether an error, or its cause, is a GPU failure."""
     if error is None:
         return False
     here = isinstance(error, torch.AcceleratorError) or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
@@ -51,7 +51,7 @@ def device_lost(error: BaseException | None) -> bool:
 
 @contextmanager
 def device_errors(advice: str = "a smaller --batch-size") -> Iterator[None]:
-    """ModelError if a device fails or runs out of memory, with advice on what needs less; also a decorator."""
+    """ModelError if a device fails or runs out of memory, with advice on how to use less; also a decorator."""
     try:
         yield
     except Exception as error:
@@ -65,17 +65,17 @@ def device_errors(advice: str = "a smaller --batch-size") -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Halved(Execution):
-    """An execution with a smaller batch than was asked for. asked: the hash of the command as it was given."""
+    """An execution with a smaller batch than requested. asked: the hash of the command as given."""
 
     asked: str = ""
 
 
 def halving(stage: Stage) -> Stage:
-    """A stage of a `model` artifact, first, whose keyword `execution` is an `Execution`.
+    """Decorate a stage whose first argument is a `model` artifact and whose keyword `execution` is an `Execution`.
 
-    Out of memory, it starts over with half the batch size, which is then the one recorded; if it is killed after that, the same
+    Out of memory, it starts over with half the batch size, which is then the one recorded; if it is killed later, the same
     command resumes with that batch size. ModelError if one image is too much, if several processes share the work, if the device
-    fails, or if work is saved that another batch size would lose.
+    fails, or if another batch size would lose saved work.
     """
 
     @functools.wraps(stage)
@@ -100,7 +100,7 @@ def halving(stage: Stage) -> Stage:
                 batch = _in_effect(model, execution)
                 if batch == 1:
                     raise
-            # outside the handler: its traceback keeps the tensors alive, and the workers' futures keep it, in a cycle
+            # outside the handler, as the traceback and the workers' futures keep the tensors alive, in a cycle
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -115,7 +115,7 @@ def halving(stage: Stage) -> Stage:
 
 @contextmanager
 def resuming(execution: Execution, work: Mapping[str, Any], *, holds_rows: bool = False) -> Iterator[Journal]:
-    """The journal of this execution, see `resume_file.resuming`; it notes the batch size where memory has set it."""
+    """The journal of this execution, see `resume_file.resuming`; it records a batch size that was halved for lack of memory."""
     ranks = execution.ranks
     with resume_file.resuming(
         execution.output, work, restart=execution.restart, rank=(ranks.rank, ranks.of), holds_rows=holds_rows
@@ -130,7 +130,7 @@ def _halved(execution: Execution, batch: int, asked: str) -> _Halved:
 
 
 def _batch_before(target: str | None, asked: Callable[[], str]) -> int | None:
-    """The batch size of the same command when it was killed, if it had to halve it."""
+    """The batch size that the same command had halved to before it was killed, if any."""
     part = resume_file.saved_part(target, BATCH)
     if part is None:
         return None
@@ -139,7 +139,7 @@ def _batch_before(target: str | None, asked: Callable[[], str]) -> int | None:
 
 
 def _hash(name: str, model: Artifact, inputs: Sequence[Any], options: Mapping[str, Any], execution: Execution) -> str:
-    """The hash of a command's inputs and options, apart from its output and its progress."""
+    """The hash of a command's inputs and options, without output and progress."""
     compared = dataclasses.replace(execution, output=None, progress=None, ranks=ALONE, restart=False)
 
     def known_by(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Checks of an installation: what keeps fmtool from working, or slows it down. torch is imported in a separate process."""
+"""Checks of an installation: whatever keeps fmtool from working or slows it down. torch is imported in a separate process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ print(json.dumps(facts))
 
 @dataclass(frozen=True)
 class Check:
-    """What was checked, its state (OK, NOTE or BROKEN), what the check gave, and what to do about it."""
+    """A check: its name, state (OK, NOTE or BROKEN), result, and what to do about it."""
 
     name: str
     state: str
@@ -51,7 +51,7 @@ class Check:
 
 
 def versions() -> dict[str, str]:
-    """The versions of fmtool's dependencies and of Python; "missing" for what isn't installed."""
+    """The versions of fmtool's dependencies and of Python; "missing" for those not installed."""
     installed = {}
     for name, distribution in DISTRIBUTIONS.items():
         try:
@@ -62,20 +62,20 @@ def versions() -> dict[str, str]:
 
 
 def check_all() -> list[Check]:
-    """Every check, in the order in which they depend on each other."""
+    """All checks, in the order in which they depend on each other."""
     torch, facts = check_torch()
     rest = [check_torchvision(), check_gpu(facts)] if facts else []
     return [check_versions(), torch, *rest, check_cache(), check_compiler(), check_threads(), check_memory()]
 
 
 def table(checks: list[Check]) -> Table:
-    """A row a check."""
+    """One row per check."""
     rows = [[one.name, one.state, one.result, one.advice or None] for one in checks]
     return Table("Health", dict.fromkeys(("check", "state", "result", "what to do"), ""), rows)
 
 
 def check_versions() -> Check:
-    """Whether all is installed."""
+    """Whether everything is installed."""
     installed = versions()
     text = ", ".join(f"{name} {number}" for name, number in installed.items())
     missing = [DISTRIBUTIONS[name] for name, number in installed.items() if number == "missing"]
@@ -85,7 +85,7 @@ def check_versions() -> Check:
 
 
 def check_torch() -> tuple[Check, dict[str, Any]]:
-    """Whether torch can be imported, and what it says of itself: version, cuda, devices, error; nothing where it can't."""
+    """Whether torch can be imported, and what it reports: version, cuda, devices, error; empty if it can't."""
     code, out, err = _python(TORCH_SCRIPT)
     if code:
         return Check("torch", BROKEN, f"can't be imported: {_last(err)}", REINSTALL), {}
@@ -95,7 +95,7 @@ def check_torch() -> tuple[Check, dict[str, Any]]:
 
 
 def check_torchvision() -> Check:
-    """Whether it can be imported beside this torch, for which it must have been built."""
+    """Whether torchvision can be imported with this torch, for which it must have been built."""
     code, out, err = _python("import torchvision; print(torchvision.__version__)")
     if not code:
         return Check("torchvision", OK, f"{out.strip()}, fits torch")
@@ -118,17 +118,17 @@ def check_gpu(torch: dict[str, Any]) -> Check:
         return Check("GPU", BROKEN, f"{driver}, but this torch is built for the CPU", advice)
     advice = f"update the NVIDIA driver, or install a torch for an older CUDA than {torch['cuda']}"
     if "driver" not in torch["error"]:
-        advice = "see that this user may open /dev/nvidia*, that CUDA_VISIBLE_DEVICES names a GPU, that a container was given one"
-    return Check("GPU", BROKEN, f"{driver}, but torch can't use it: {torch['error'] or 'it finds none'}", advice)
+        advice = "check that this user can open /dev/nvidia*, that CUDA_VISIBLE_DEVICES names a GPU, and that a container sees it"
+    return Check("GPU", BROKEN, f"{driver}, but torch can't use it: {torch['error'] or 'it detects none'}", advice)
 
 
 def check_cache() -> Check:
     """Whether data sets can be downloaded to their folder."""
     folder = cache.cache_folder()
-    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # not its own: that raises
+    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # Path.exists would raise
     if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
-        return Check("cache", OK, f"{folder}{'' if there == folder else ' (is made when it is needed)'}")
-    reason = f"{there} can't be written" if there.is_dir() else f"{there} is no folder"
+        return Check("cache", OK, f"{folder}{'' if there == folder else ' (created when needed)'}")
+    reason = f"{there} can't be written" if there.is_dir() else f"{there} is not a folder"
     return Check("cache", BROKEN, f"{folder}: {reason}", "name another folder: export FMTOOL_CACHE=FOLDER")
 
 
@@ -147,7 +147,7 @@ def check_compiler() -> Check:
 
 
 def check_threads() -> Check:
-    """How many threads torch will take."""
+    """How many threads torch will use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     asked = os.environ.get("OMP_NUM_THREADS")
     text = f"{cores} processors" + (f", OMP_NUM_THREADS={asked}" if asked else "")
@@ -159,11 +159,11 @@ def check_memory() -> Check:
     """How much memory the machine has."""
     size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     few = size < LEAST_MEMORY
-    return Check("memory", NOTE if few else OK, f"{size:.1f} GiB", "take small batches: --batch-size" if few else "")
+    return Check("memory", NOTE if few else OK, f"{size:.1f} GiB", "use a smaller --batch-size" if few else "")
 
 
 def _python(script: str) -> tuple[int, str, str]:
-    """Exit code, output and errors of a script in a new Python, as this one is set up."""
+    """Exit code, output and errors of a script in a new process of this Python."""
     try:
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
@@ -172,15 +172,15 @@ def _python(script: str) -> tuple[int, str, str]:
 
 
 def _driver() -> str:
-    """What shows that there is an NVIDIA GPU; nothing where none does."""
+    """Evidence of an NVIDIA GPU; empty if there is none."""
     if DRIVER.exists():
-        return f"{DRIVER} speaks of an NVIDIA driver"
+        return f"{DRIVER} reports an NVIDIA driver"
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return ""
     done = subprocess.run([tool, "-L"], capture_output=True, text=True)
-    return (done.stdout.strip() or "nvidia-smi is there").splitlines()[0].partition(" (UUID")[0]
+    return (done.stdout.strip() or "nvidia-smi is installed").splitlines()[0].partition(" (UUID")[0]
 
 
 def _last(text: str) -> str:
-    return (text.strip() or "it died without a word").splitlines()[-1]
+    return (text.strip() or "it ended without a message").splitlines()[-1]

@@ -1,4 +1,4 @@
-"""Fit one frequency mask an image (paper, sections 3.1 and 4.4)."""
+"""Fit one frequency mask per image (paper, sections 3.1 and 4.4)."""
 
 from __future__ import annotations
 
@@ -42,11 +42,12 @@ from fmtool.stages.prepare import ReadyModel, code_of, ready_model
 
 PURPOSES = {
     "essential": "clean images that are classified correctly, to keep their label (M_E)",
-    "adversarial": "adversarial images, to keep the class that the attack turned them to (M_A)",
+    "adversarial": "adversarial images, to keep the class that the attack turned them into (M_A)",
 }
-LEAST_PERTURB = 2**-25  # 1 - 2^-25 and what lies nearer to 1 round to it in float32
+LEAST_PERTURB = 2**-25  # 1 - 2^-25 and anything nearer to 1 rounds to 1 in float32
 
 
+# Over 60 lines, half of them signature and docstring.
 @halving
 def fit_masks(
     model: Artifact,
@@ -68,22 +69,16 @@ def fit_masks(
 ) -> Artifact:
     """Masks for an `attack` artifact's images, or essential masks for data; gives a `masks` artifact of the eligible images.
 
-    for_: "essential": images right when clean, target the label; "adversarial": images with status 0, target the class that
-    the attack turned them to. lambda_: None for min(0.5, 1536 / (c h w)), or 0.07 for "invariance". adapt_lambda:
-    fit an image whose mask loses its target again, from its start with half the lambda, at most 10 times; the artifact then has
-    each image's `lambda`. basis and objective: names of `masks.registry`. precision: see `registry.PRECISIONS`. perturb: start
-    at 1 - perturb * u, u in [0, 1] drawn from `seed` for each image, instead of at ones. compile_: compile the network, which
-    rounds differently; None where there is enough work for that to pay. With an output what is returned reads from that file,
-    and memory does not grow with n. MaskError when no image is eligible.
+    for_: "essential": images classified correctly when clean, target the label; "adversarial": images with status 0, target the
+    class that the attack turned them into. lambda_: None for min(0.5, 1536 / (c h w)), or 0.07 for "invariance".
+    adapt_lambda: fit an image whose mask loses its target again, from its start with half the lambda, at most 10 times; the
+    artifact then has each image's `lambda`. basis and objective: names of `masks.registry`. precision: see
+    `registry.PRECISIONS`. perturb: start at 1 - perturb * u, u in [0, 1] drawn from `seed` for each image, instead of at ones.
+    compile_: compile the network, which rounds differently; None to do so only if there is enough work to repay it. With an
+    output the returned artifact reads from that file, and memory does not grow with n. MaskError if no image is eligible.
     """
-    if for_ not in PURPOSES:
-        raise MaskError(unknown("--for", for_, PURPOSES))
-    if objective not in OBJECTIVES:
-        raise MaskError(unknown("--objective", objective, OBJECTIVES))
     check_fit_options(lambda_, min_steps, max_steps)
-    if adapt_lambda and lambda_ == 0:
-        raise MaskError("--adapt-lambda halves lambda: expected a --lambda above 0")
-    _check_perturb(perturb)
+    _check_options(for_, objective, lambda_, adapt_lambda, perturb)
     shard, ranks = execution.shard, execution.ranks
     ready = ready_model(model, execution)
     source = _fitted(source, model, for_, ready, execution.allow_other_model)
@@ -107,8 +102,7 @@ def fit_masks(
         if compile_ is None:
             options = replace(options, compile_=compiling.pays(count * min_steps, shape))
         header, history = _described(options, inputs)
-        if shard is not None:
-            header["shard"] = shard.field(count)
+        header |= {} if shard is None else {"shard": shard.field(count)}
         fitting.fit_each(
             ready.classifier,
             _Pixels(_pixels(inputs), rows),
@@ -129,7 +123,7 @@ def fit_masks(
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What the masks are fitted to, and the options that `FitOptions` lacks."""
+    """What the masks are fitted to, and the options that are not in `FitOptions`."""
 
     model: Artifact
     source: Artifact | Data
@@ -190,7 +184,7 @@ def _eligible(inputs: _Inputs, journal: Journal) -> tuple[Tensor, dict[str, Tens
     if isinstance(source, Data):
         targets = source.labels
         right = predict(ready.classifier, source.images, ready.batch, ready.device, journal, "clean") == targets
-    elif inputs.for_ == "essential":  # whatever became of the attack
+    elif inputs.for_ == "essential":  # regardless of the attack's success
         right, targets = source["status"] != WRONG_BEFORE, source["labels"]
     else:
         right, targets = source["status"] == OK, source["adversarial_predictions"]
@@ -259,7 +253,7 @@ def _starts(
 
 
 class _Pixels:
-    """Some rows of images (n, c, h, w), uint8 or float in [0, 1], as float32; read and converted when they are asked for."""
+    """Some rows of images (n, c, h, w), uint8 or float in [0, 1], as float32; read and converted on demand."""
 
     dtype = torch.float32
 
@@ -285,7 +279,7 @@ def _store_in(journal: Journal, columns: dict[str, torch.dtype]) -> Callable[[in
 def _put(
     masks: streaming.NewArtifact, rows: Iterable[tuple[int, bytes]], n: int, dtypes: dict[str, torch.dtype]
 ) -> dict[str, Tensor]:
-    """Write the masks of these rows; gives what else there is of each, one column a field (n)."""
+    """Write the masks of these rows; return the other fields, each a column (n)."""
     columns = {name: torch.zeros(n, dtype=dtype) for name, dtype in dtypes.items()}
     for row, content in rows:
         values = unpack(content)
@@ -305,7 +299,7 @@ COLUMNS = {
 
 
 def _columns(header: dict[str, Any]) -> dict[str, torch.dtype]:
-    """What there is of each fitted mask."""
+    """The fields of each fitted mask, besides the mask itself."""
     return {**COLUMNS, "lambda": torch.float32} if header.get("adapt_lambda") else COLUMNS
 
 
@@ -318,14 +312,20 @@ def _layout(n: int, shape: Sequence[int], known: dict[str, Tensor], dtypes: dict
 
 
 def check_fit_options(lambda_: float | None, min_steps: int, max_steps: int) -> None:
-    """MaskError for a lambda that is negative or that float32 can't hold, or steps that can't be."""
+    """MaskError for a lambda that is negative or too large for float32, or an impossible range of steps."""
     if lambda_ is not None and not 0 <= lambda_ <= torch.finfo(torch.float32).max:
         raise MaskError(f"--lambda {lambda_}: expected a number of at least 0 and at most 3e38")
     if not 0 <= min_steps <= max_steps:
         raise MaskError(f"--min-steps {min_steps}, --max-steps {max_steps}: expected 0 <= min <= max")
 
 
-def _check_perturb(perturb: float) -> None:
+def _check_options(for_: str, objective: str, lambda_: float | None, adapt_lambda: bool, perturb: float) -> None:
+    if for_ not in PURPOSES:
+        raise MaskError(unknown("--for", for_, PURPOSES))
+    if objective not in OBJECTIVES:
+        raise MaskError(unknown("--objective", objective, OBJECTIVES))
+    if adapt_lambda and lambda_ == 0:
+        raise MaskError("--adapt-lambda halves lambda: expected a --lambda above 0")
     if not 0 <= perturb < 1:
         raise MaskError(f"--perturb {perturb}: expected a number of at least 0 and below 1")
     if 0 < perturb <= LEAST_PERTURB:
@@ -341,6 +341,6 @@ def _warn_of(columns: dict[str, Tensor], lambda_: float) -> None:
         warn(f"only {preserved} of {n} masks preserve their class: lambda {lambda_:g} may be too high, see --lambda")
     unsettled = int((~columns["converged"]).sum())
     if unsettled:
-        warn(f"{unsettled} of {n} masks reached the limit of steps before the stopping test")
+        warn(f"{unsettled} of {n} masks reached the step limit before converging")
     if bool(torch.isnan(columns["loss"]).any()):
         warn("some masks have a loss that is not a number: check the model on these images")

@@ -29,13 +29,13 @@ from fmtool.models.registry import ARCHITECTURES, is_factory
 SMALL_IMAGES = (3, 32, 32)
 IMAGENET_IMAGES = (3, 224, 224)
 LARGEST_NORMALISED = 1.0  # of mean and std: images are in [0, 1]
-# how paths of checkpoints usually end: what is named so and isn't there is a missing file, not an unknown architecture
+# usual suffixes of checkpoints: a source that has one and doesn't exist is a missing file, not an unknown architecture
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".th", ".safetensors", ".bin", ".ckpt", ".tar", ".pkl")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file of weights, read once, so that what is recorded is what was loaded."""
+    """A file of weights, read once, so that the recorded digest is that of the loaded weights."""
 
     path: str
     content: bytes = field(repr=False)
@@ -54,8 +54,8 @@ class Checkpoint:
 class Origin:
     """Where a model comes from: an architecture (a name, or "package.module:factory") and its weights.
 
-    weights: "file" (those of `checkpoint`), "default" (torchvision's download), "none" (fresh) or "own" (what the name or the
-    factory brings).
+    weights: "file" (those of `checkpoint`), "default" (torchvision's download), "none" (fresh) or "own" (those that the name
+    or factory provides).
     """
 
     architecture: str
@@ -77,9 +77,9 @@ def import_model(
 ) -> Artifact:
     """source: a checkpoint (needs `architecture`), a name of a network, or "package.module:factory".
 
-    weights: "default" (torchvision's download), "none" (fresh, drawn from `seed`) or a checkpoint's path; for a factory the
-    module's own unless told. mean, std: the normalisation put inside the model; a torchvision name with its default weights
-    or with a checkpoint brings its weights' own. keep_classes: the outputs to keep, in the order of the data's classes.
+    weights: "default" (torchvision's download), "none" (fresh, drawn from `seed`) or a checkpoint's path; by default, a
+    factory's module keeps its own. mean, std: the normalisation put inside the model; a torchvision name with its default weights
+    or with a checkpoint brings that of its weights. keep_classes: the outputs to keep, in the order of the data's classes.
     """
     torch.manual_seed(seed)
     origin = read_source(source, architecture, weights)
@@ -123,16 +123,16 @@ def import_model(
 
 
 def read_source(source: str, architecture: str | None, weights: str | None) -> Origin:
-    """What SOURCE, --architecture and --weights name together. ModelError where they contradict each other.
+    """The model that SOURCE, --architecture and --weights describe. ModelError if they contradict each other.
 
-    SOURCE is a checkpoint where there is such a file, whatever its suffix, unless it is the name of an architecture too.
+    SOURCE is a checkpoint if that file exists, whatever its suffix, unless it is also the name of an architecture.
     """
     named_so = architecture is None and (source in ARCHITECTURES or _is_torchvision(source))
     if os.path.isfile(source) and not named_so:
         if architecture is None:
             raise ModelError(f"{source}: a checkpoint needs --architecture (a name, or package.module:factory)")
         if weights is not None:
-            raise ModelError("--weights goes with the name of a network; SOURCE is a checkpoint already")
+            raise ModelError("--weights goes with the name of a network, but SOURCE is a checkpoint")
         return Origin(architecture, "file", Checkpoint(source, files.read_bytes(source)))
     if architecture is not None or (
         not is_factory(source) and (os.sep in source or source.endswith(CHECKPOINT_SUFFIXES))
@@ -148,7 +148,7 @@ def read_source(source: str, architecture: str | None, weights: str | None) -> O
 def _network(origin: Origin, shape: tuple[int, int, int], as_published: bool) -> tuple[nn.Module, dict[str, Any]]:
     """The network with its weights, and the arguments that it was built with.
 
-    as_published: the weights are torchvision's, or taken for them because the normalisation is.
+    as_published: the weights are torchvision's, or assumed to be because the normalisation is.
     """
     name, checkpoint, channels = origin.architecture, origin.checkpoint, shape[0]
     if origin.weights == "default" and (is_factory(name) or name in ARCHITECTURES):
@@ -167,7 +167,7 @@ def _network(origin: Origin, shape: tuple[int, int, int], as_published: bool) ->
 def _filled(
     origin: Origin, state: dict[str, Tensor], shape: tuple[int, int, int], as_published: bool
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The architecture with the weights of a file, with as many outputs as they have."""
+    """The architecture with the weights of a file and their number of outputs."""
     name, path, channels = origin.architecture, str(origin.checkpoint and origin.checkpoint.path), shape[0]
     arguments = {}
     if not is_factory(name) and name not in ARCHITECTURES:
@@ -191,7 +191,7 @@ def _filled(
 def _downloaded(name: str, shape: tuple[int, int, int]) -> tuple[nn.Module, dict[str, Any]]:
     """torchvision's network with its default weights."""
     try:
-        # torch announces downloads, and standard output may be the model's file
+        # torch prints about downloads, and standard output may be the model's file
         with contextlib.redirect_stdout(sys.stderr):
             network = networks.load_torchvision(name).get_model(name, weights="DEFAULT")
     except OSError as error:
@@ -211,7 +211,7 @@ def _downloaded(name: str, shape: tuple[int, int, int]) -> tuple[nn.Module, dict
 def _logits_of(
     network: nn.Module, shape: tuple[int, int, int], mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> int:
-    """How many logits the network gives, once it is in float32 if it doesn't take float32 images as it is."""
+    """The number of logits, after converting the network to float32 if it can't take float32 images otherwise."""
     classifier = Classifier(network, mean, std).eval()
     try:
         output = first_output(classifier, shape)
@@ -230,7 +230,7 @@ def _is_torchvision(name: str) -> bool:
 
 @dataclass(frozen=True)
 class _Published:
-    """What torchvision's default weights of an architecture want: normalisation and side length of images."""
+    """What torchvision's default weights of an architecture expect: normalisation and side length of images."""
 
     mean: list[float] | None
     std: list[float] | None
@@ -238,7 +238,7 @@ class _Published:
 
 
 def _torchvision_weights(architecture: str) -> _Published | None:
-    """None for other networks, and for those of torchvision's that have no weights."""
+    """None for other networks, and for torchvision networks without weights."""
     if is_factory(architecture) or architecture in ARCHITECTURES or not _is_torchvision(architecture):
         return None
     transforms = networks.load_torchvision().get_model_weights(architecture).DEFAULT.transforms()
@@ -259,13 +259,13 @@ def _check_normalisation(mean: Sequence[float] | None, std: Sequence[float] | No
         raise ModelError(f"--std {','.join(map(str, std))}: expected numbers above 0")
     if max((*(mean or ()), *(std or ())), default=0) > LARGEST_NORMALISED:
         warn(
-            "--mean and --std reach above 1, but images are in [0, 1]: divide them by 255 if they are for pixels of 0 to 255"
+            "--mean and --std exceed 1, but images are in [0, 1]: divide them by 255 if they are for pixels of 0 to 255"
         )
 
 
 def _check_classes(classes: list[int], outputs: int) -> None:
     if not classes or len(set(classes)) != len(classes) or not all(0 <= number < outputs for number in classes):
-        raise ModelError(f"--keep-classes: expected different numbers from 0 to {outputs - 1}")
+        raise ModelError(f"--keep-classes: expected distinct numbers from 0 to {outputs - 1}")
 
 
 def _input_shape(shape: Sequence[int] | None, name: str, published: _Published | None) -> tuple[int, int, int]:

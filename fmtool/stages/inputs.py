@@ -1,4 +1,4 @@
-"""Checks that inputs belong together, and what headers and histories say of them."""
+"""Check that inputs belong together, and describe them in headers and histories."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ NAMES_SHOWN = 3  # of the classes of data and of a model that don't belong toget
 
 
 def fitted_data(data: Data, spec: Specification) -> Data:
-    """The data as the model takes them: its number of channels, and labels that are its outputs; a line says what was changed.
+    """The data adapted to the model: its number of channels, and labels that are its outputs; a warning reports changes.
 
-    DataError where the images have another shape than the model's input, or the classes other names than its own.
+    DataError if the images don't have the model's input shape, or the classes have other names than the model's.
     """
     data = fitted_images(data, spec)
     data = _with_labels_of(data, spec.class_names)
     if len(data) and int(data.labels.max()) >= len(spec.class_names):
-        reach = f"labels reach to {int(data.labels.max())}"
+        reach = f"labels go up to {int(data.labels.max())}"
         raise DataError(f"{data.name}: {reach}, the model has {len(spec.class_names)} classes")
     return data
 
 
 def fitted_images(data: Data, spec: Specification) -> Data:
-    """Images of as many channels as the model takes, grey or coloured; DataError where they have another shape than its input."""
+    """Data with the model's number of channels, grey or colour; DataError if the shape is not that of the model's input."""
     have, wanted = int(data.images.shape[1]), int(spec.input_shape[0])
     if {have, wanted} == {1, 3} and tuple(data.images.shape[2:]) == tuple(spec.input_shape[1:]):
         done = "grey is repeated in its three channels" if wanted == 3 else "it gets their luma"
@@ -45,7 +45,7 @@ def fitted_images(data: Data, spec: Specification) -> Data:
 
 
 def _with_labels_of(data: Data, names: Sequence[str]) -> Data:
-    """Labels that count the model's classes, matched by name where both name theirs; by position where either doesn't."""
+    """Labels that number the model's classes, matched by name if both data and model have names, else by position."""
     own = data.class_names
     if not own or tuple(own) == tuple(names):
         return data
@@ -60,7 +60,7 @@ def _with_labels_of(data: Data, names: Sequence[str]) -> Data:
     if strange:
         raise DataError(
             f"{data.name}: its classes ({_some(strange)}) are none of the model's ({_some(names)}): "
-            "--classes-by-position takes the labels as the model's outputs"
+            "to use the labels as the model's outputs, pass --classes-by-position"
         )
     if len(own) < len(names):
         warn(f"{data.name}: has {len(own)} of the model's {len(names)} classes: labels are matched by name")
@@ -76,7 +76,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def check_shape(images: Rows, spec: Specification, name: str) -> None:
-    """(n, c, h, w) images of the model's input shape."""
+    """Check that images (n, c, h, w) have the model's input shape."""
     if tuple(images.shape[1:]) != tuple(spec.input_shape):
         raise DataError(f"{name}: images are {_shape(images.shape[1:])}, the model takes {_shape(spec.input_shape)}")
 
@@ -84,9 +84,9 @@ def check_shape(images: Rows, spec: Specification, name: str) -> None:
 def check_attack(
     attack: Artifact, model: Artifact, spec: Specification, allow_other_model: bool, *, adaptive: bool = False
 ) -> None:
-    """The attack was made on this model, its images fit, and its numbers are what the kind promises.
+    """Check that the attack was made on this model, that its images fit, and that its values are valid.
 
-    adaptive: take also an attack on the two-pass classifier.
+    adaptive: also accept an attack on the two-pass classifier.
     """
     if attack.header.get("defense") and not adaptive:
         raise ArtifactError(f"{attack}: was made against the two-pass defence: its predictions are not the model's")
@@ -104,7 +104,7 @@ def check_attack(
         for start in range(0, len(rows), ROWS_OF_FILE):
             low, high = (float(v) for v in rows[start : start + ROWS_OF_FILE].aminmax())
             if not (low >= 0 and high <= 1):
-                raise ArtifactError(f"{attack}: {name} reach from {low:.6g} to {high:.6g}, expected [0, 1]")
+                raise ArtifactError(f"{attack}: {name} range from {low:.6g} to {high:.6g}, expected [0, 1]")
 
 
 def check_same_model(other: Artifact, model: Artifact, allow: bool) -> None:
@@ -113,12 +113,12 @@ def check_same_model(other: Artifact, model: Artifact, allow: bool) -> None:
     if made_with != model.digest and not allow:
         raise ArtifactError(
             f"{other}: was made with model {str(made_with)[:12]}, not with {model} ({model.digest[:12]}); "
-            "--allow-other-model takes it all the same"
+            "to use it anyway, pass --allow-other-model"
         )
 
 
 def check_masks_shape(masks: Rows, basis: Basis, file: Artifact, spec: Specification) -> None:
-    """The masks (n, c, rows, columns) of a file are masks of the model's images."""
+    """Check that a file's masks (n, c, rows, columns) fit the model's images."""
     c, h, w = spec.input_shape
     if tuple(masks.shape[1:]) != (c, *basis.shape) or (basis.h, basis.w) != (h, w):
         raise ArtifactError(
@@ -157,7 +157,7 @@ def data_input(data: Data, option: str = "--data") -> dict[str, Any]:
 
 
 def data_header(source: Artifact | Data, spec: Specification) -> dict[str, Any]:
-    """The header fields that say which images a file is about; classes by the data's names, if it has any."""
+    """The header fields that say which images a file is about; class names are the data's, if it has any."""
     if isinstance(source, Data):
         return {"data": [source.record()], "class_names": list(source.class_names or spec.class_names)}
     return {name: source.header[name] for name in ("data", "class_names")}

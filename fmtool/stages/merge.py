@@ -1,4 +1,4 @@
-"""Join files of the same stage, about different images, into one."""
+"""Merge files of the same stage about different images into one."""
 
 from __future__ import annotations
 
@@ -23,19 +23,18 @@ MAKERS = {
     "masks": ("fit-masks", "attack", "import-attack"),
     "heatmap": ("heatmap",),
 }
-CHOICE = {"limit", "factory"}  # options that only choose images, or allow a model to be loaded
-UNSAID = {"perturb": 0.0, "basis": "fourier"}  # what files mean that were made before there was such an option
-ROUNDING = {"batch_size", "compile", "device"}  # options that may change no more than rounding
+CHOICE = {"limit", "factory"}  # options that only select images, or allow a model to be loaded
+UNSAID = {"perturb": 0.0, "basis": "fourier"}  # values implied by files that are older than the option
+ROUNDING = {"batch_size", "compile", "device"}  # options that change nothing but rounding
 LISTED = 5  # missing shards that a message names
 
 
 def merge(files: Sequence[Artifact], *, allow_gaps: bool = False, execution: Execution = DEFAULT_EXECUTION) -> Artifact:
-    """`attack`, `masks` or `heatmap` artifacts, made by the same model with the same options, as one: rows in the order given.
+    """Merge `attack`, `masks` or `heatmap` artifacts of the same model and options, with rows in the order given.
 
-    Their `data` become one list, equal entries once, and `source` is renumbered. Shards of one job become what the job makes
-    at once, byte by byte; with `allow_gaps` some of them may be missing. With an output the file is written row by row, and what
-    is returned reads from it. ArtifactError for files that differ in more than their images, or that share
-    an image.
+    Their `data` become one list without duplicates, and `source` is renumbered. The shards of a job become, byte for byte, the
+    file that a single run writes; with `allow_gaps` some may be missing. With an output the file is written row by row, and the
+    returned artifact reads from it. ArtifactError for files that differ in more than their images, or that share an image.
     """
     execution.refuse("merge", "device", "batch_size", "factory", "allow_other_model", "shard", "ranks")
     if not files:
@@ -84,21 +83,20 @@ def merge(files: Sequence[Artifact], *, allow_gaps: bool = False, execution: Exe
 
 
 def _check_shards(files: Sequence[Artifact], allow_gaps: bool) -> bool:
-    """The files are shards of one job, each a different one; says whether some are missing."""
+    """Check that the files are different shards of one job; return whether some are missing."""
     owner: dict[int, Artifact] = {}
     for file in files:
         if "shard" not in file.header:
-            raise ArtifactError(
-                f"{file}: is no shard as others are: expected the shards of one job, to be merged first"
-            )
+            raise ArtifactError(f"{file}: is not a shard, but other files are: merge the shards first")
         number, of, rows = shard_of(file)
         if [of, rows] != list(shard_of(files[0])[1:]) or file.history != files[0].history:
-            raise ArtifactError(f"{file} and {files[0]} can't be merged: they are not shards of one job")
+            raise ArtifactError(f"{file} and {files[0]} can't be merged: they are not shards of the same job")
         if number in owner:
             raise ArtifactError(f"{file} and {owner[number]} can't be merged: both are shard {number} of {of}")
-        if len(file["key"]) != len(range(number - 1, rows, of)):
+        expected = len(range(number - 1, rows, of))
+        if len(file["key"]) != expected:
             raise ArtifactError(
-                f"{file}: has {len(file['key'])} rows, which is not what shard {number}/{of} of {rows} has"
+                f"{file}: has {len(file['key'])} rows, expected {expected} in shard {number}/{of} of {rows} rows"
             )
         owner[number] = file
     last = min(of, rows)
@@ -107,12 +105,12 @@ def _check_shards(files: Sequence[Artifact], allow_gaps: bool) -> bool:
         absent = (str(number) for number in range(1, last + 1) if number not in owner)
         some = ", ".join(islice(absent, LISTED)) + (", ..." if gaps > LISTED else "")
         are = "is missing, number" if gaps == 1 else "are missing, numbers"
-        raise ArtifactError(f"{gaps} of {of} shards {are} {some}: --allow-gaps takes the others all the same")
+        raise ArtifactError(f"{gaps} of {of} shards {are} {some}: to merge the others anyway, pass --allow-gaps")
     return gaps > 0
 
 
 def _places(files: Sequence[Artifact]) -> Tensor:
-    """(n) int64: where each row of the shards, one file after the other, is among all of them."""
+    """(n) int64: the position among all rows of each row of the shards, one file after the other."""
     positions = []
     for file in files:
         number, of, rows = shard_of(file)
@@ -125,7 +123,7 @@ def _summed(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
 
 
 def _check_alike(other: Artifact, first: Artifact) -> None:
-    """The same kind, model, classes, options and shapes; another rounding is worth a warning."""
+    """Check that kind, model, classes, options and shapes agree; warn if rounding may differ."""
     both = f"{other} and {first} can't be merged"
     if other.kind != first.kind:
         raise ArtifactError(f"{both}: a file of kind {other.kind} and one of kind {first.kind}")
@@ -143,7 +141,9 @@ def _check_alike(other: Artifact, first: Artifact) -> None:
         rounding = sorted(name for name in ROUNDING if plain_options(one).get(name) != plain_options(two).get(name))
         if rounding or one["versions"] != two["versions"]:
             what = ", ".join([*rounding, *(["versions"] if one["versions"] != two["versions"] else [])])
-            warn(f"{other} and {first} were made with other {what} of {made_by}: their rows are rounded otherwise")
+            warn(
+                f"{other} and {first} were made with different {what} of {made_by}: their rows may be rounded differently"
+            )
 
 
 def _check_same(
@@ -151,7 +151,7 @@ def _check_same(
 ) -> None:
     for name in sorted(one.keys() | two.keys()):
         if one.get(name) != two.get(name):
-            what = f"option {name!r}" if option else name  # one of them is called for
+            what = f"option {name!r}" if option else name  # one of the options is named `for`
             raise ArtifactError(f"{both}: {what}{where} is {one.get(name)} and {two.get(name)}")
 
 
@@ -169,7 +169,7 @@ def _options(file: Artifact, command: str) -> dict[str, Any]:
 
 def _fields(file: Artifact) -> dict[str, Any]:
     fields = {**UNSAID, **{name: value for name, value in file.header.items() if name not in ("data", "shard")}}
-    if isinstance(fields.get("defense"), dict):  # what was found is about the images
+    if isinstance(fields.get("defense"), dict):  # the counts are about the images
         fields["defense"] = {name: value for name, value in fields["defense"].items() if name != "found"}
     if isinstance(fields.get("filters"), dict):  # so are the counts of images that were right
         fields["filters"] = fields["filters"]["radii"]
@@ -183,22 +183,22 @@ def _layout(file: Artifact) -> dict[str, str]:
 
 
 def _check_apart(files: Sequence[Artifact]) -> None:
-    """No image, known by key and index, is in two files or twice in one: later stages could not tell its rows apart."""
+    """Check that no image, identified by key and index, occurs twice: later stages could not tell its rows apart."""
     owner: dict[tuple[int, int], Artifact] = {}
     for file in files:
         names = image_names(file["key"], file["index"])
         again = [name for name in names if name in owner]
         if again:
             raise ArtifactError(
-                f"{file} and {owner[again[0]]} can't be merged: they share {len(again)} images, index {again[0][1]} the first"
+                f"{file} and {owner[again[0]]} can't be merged: they share {len(again)} images, the first at index {again[0][1]}"
             )
         owner.update(dict.fromkeys(names, file))
         if len(set(names)) != len(names):
-            raise ArtifactError(f"{file}: holds an image twice (key and index are the same)")
+            raise ArtifactError(f"{file}: contains an image twice (key and index are the same)")
 
 
 def _renumbered(file: Artifact, data: list[dict[str, str]]) -> Tensor:
-    """A file's `source` (n) for the list `data`, to which its own entries are added where they are new."""
+    """A file's `source` (n), renumbered for the list `data`, to which its new entries are added."""
     entries = file.header["data"]
     check_range(file["source"], len(entries), f"{file}: source")
     data.extend(entry for number, entry in enumerate(entries) if entry not in data and entry not in entries[:number])

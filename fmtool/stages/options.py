@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fmtool.correlation.registry import DIMENSION as DIMENSION
 from fmtool.correlation.registry import PERMUTATIONS as PERMUTATIONS
@@ -17,6 +18,9 @@ from fmtool.masks.registry import FOURIER, LABEL, ObjectiveName
 from fmtool.models.registry import Precision
 from fmtool.runtime.distributed import ALONE, Ranks, Shard
 from fmtool.runtime.progress import Progress
+
+if TYPE_CHECKING:
+    from fmtool.artifacts.format import Artifact
 
 EPSILON = 8 / 255  # pgd, section 4.3
 RESTARTS = 5  # random starts of an attack on the two-pass classifier; ours
@@ -52,11 +56,11 @@ class Execution:
     """Where and how a stage runs. None of this changes a result, except that another device or batch size may round differently.
 
     device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N". batch_size: images that go through the network together;
-    None for what suits image shape and device. factory: repeats the "package.module:name" that the model file names, which lets
-    that code run. allow_other_model: take files that were made with another model. output: write the file too ("-" for standard
+    None to choose it from image shape and device. factory: repeats the "package.module:name" in the model file, which allows that
+    code to run. allow_other_model: accept files made with another model. output: write the file too ("-" for standard
     output); an interrupted stage resumes from a file beside it, unless `restart`. shard: the part of the images to take. ranks:
-    the processes that share them; only the first one's result has rows. progress: called with what is being done, how much of
-    it is done, and how much there is.
+    the processes that share them; only the first one's result has rows. progress: called with what is being done, how much of it
+    is done, and the total.
     """
 
     device: str = "auto"
@@ -69,8 +73,16 @@ class Execution:
     ranks: Ranks = ALONE
     progress: Progress | None = None
 
+    def write(self, result: Artifact) -> Artifact:
+        """Write the result of a stage to `output`, if there is one, and give it back."""
+        from fmtool.artifacts import files
+
+        if self.output is not None:
+            files.write(result, self.output)
+        return result
+
     def refuse(self, command: str, *fields: str) -> None:
-        """FmtoolError where one of these is asked for, which this command can't do."""
+        """FmtoolError if one of these fields, which the command doesn't support, is set."""
         for field in fields:
             if getattr(self, field) != getattr(Execution, field):
                 raise FmtoolError(f"{command} takes no {field} in its Execution, got {getattr(self, field)!r}")

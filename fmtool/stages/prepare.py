@@ -25,12 +25,12 @@ class ReadyModel:
     batch: int
 
     def recorded(self) -> dict[str, Any]:
-        """What every history records of how the network was run, under the command line's names."""
+        """How the network was run, as every history records it, under the command line's names."""
         return {"--batch-size": self.batch, "--device": self.device.type, "--factory": factory_of(self.spec)}
 
 
 def factory_of(spec: Specification) -> str | None:
-    """What --factory must repeat for the network to be built, where third-party code builds it."""
+    """The name that --factory must repeat, if third-party code builds the network."""
     return spec.architecture if ":" in spec.architecture else None
 
 
@@ -43,7 +43,7 @@ def ready_model(model: Artifact, execution: Execution) -> ReadyModel:
 
 
 def code_of(classifier: Classifier, spec: Specification) -> dict[str, str]:
-    """What tells whether a third-party factory still builds the same network: a digest of its logits on two images."""
+    """A digest of the logits on two images, which shows whether a third-party factory still builds the same network."""
     if factory_of(spec) is None:
         return {}
     device = next((tensor.device for tensor in [*classifier.parameters(), *classifier.buffers()]), torch.device("cpu"))

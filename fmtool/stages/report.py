@@ -1,7 +1,7 @@
 """One self-contained HTML page about any set of artifacts: their tables, the figures that fit them, and their histories.
 
-The page needs no other file and no network, can be read on a phone and in print, and carries no date: the same files give the
-same page. Its markup is `report.html`, beside this module.
+The page needs no other file and no network, is readable on a phone and in print, and has no date: the same files give the same
+page. Its markup is `report.html`, beside this module.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture as it stands on the page: PNG in base64, or else the reason why it can't be drawn."""
+    """A picture on the page: PNG in base64, or the reason why it can't be drawn."""
 
     caption: str
     png: str
@@ -57,7 +57,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Section:
-    """What the page says of the files of one kind."""
+    """The page's section on the files of one kind."""
 
     kind: str
     heading: str
@@ -66,9 +66,9 @@ class Section:
 
 
 def build(files: Sequence[Artifact], count: int = 8) -> str:
-    """The page, HTML. files: of any kinds, in the order in which they are to stand in their sections.
+    """The page, HTML. files: of any kinds, in the order in which their sections show them.
 
-    count: number of images that grids show. ArtifactError where there is no file.
+    count: number of images that grids show. ArtifactError if there is no file.
     """
     if not files:
         raise ArtifactError("expected at least one file for the report")
@@ -83,7 +83,7 @@ def build(files: Sequence[Artifact], count: int = 8) -> str:
 
 
 def _template() -> Any:
-    """`report.html`; whatever it shows is escaped, and characters that can't be printed are shown as their codes."""
+    """`report.html`; all values are escaped, and unprintable characters are shown as codes."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -136,7 +136,7 @@ def _pictures_of_heatmaps(files: Kinds) -> list[Picture]:
 
 
 def _pictures_of_masks(files: Kinds) -> list[Picture]:
-    """One of each: for as many files as there is an image of that they all hold, with the first one."""
+    """One of each, of as many files as share an image with the first one."""
     masks = files["masks"]
     pictures = [
         Picture(_together(masks), "masks", "Masks of the same images; each is of the image above it"),
@@ -182,7 +182,7 @@ PICTURES: dict[str, Callable[[Kinds], list[Picture]]] = {
 
 
 def _fitted(masks: Artifact, attack: Artifact) -> bool:
-    """Whether masks can be of an attack's images: adversarial ones of this attack, and of an adaptive one only if they say so."""
+    """Whether masks can be of an attack's images: adversarial masks of the same attack, and, if adaptive, of this very file."""
     if masks.header["for"] == "essential":
         return True
     inputs = [entry["digest"] for stage in masks.history for entry in stage["inputs"]]
@@ -191,7 +191,7 @@ def _fitted(masks: Artifact, attack: Artifact) -> bool:
 
 
 def _together(files: Sequence[Artifact]) -> list[Artifact]:
-    """The first file, and each further one that leaves an image that all of them hold: a grid shows images of every file."""
+    """The first file, and each further one that keeps an image shared by all: a grid shows images of every file."""
     together, shared = [files[0]], _names(files[0])
     for file in files[1:]:
         if left := shared & _names(file):
@@ -204,7 +204,7 @@ def _names(file: Artifact) -> set[tuple[int, int]]:
 
 
 def _overview(files: Sequence[Artifact]) -> list[Table]:
-    """All correlations as one table, none where they share no statistic: each has its own below."""
+    """All correlations in one table, or none if they share no statistic; each has its own table below."""
     try:
         return [table1([file.header for file in files], [str(file) for file in files])]
     except ArtifactError:
@@ -212,7 +212,7 @@ def _overview(files: Sequence[Artifact]) -> list[Table]:
 
 
 def _draw(picture: Picture, count: int) -> Drawn:
-    """A picture that can't be drawn, such as that of an attack that never succeeded, leaves its reason on the page."""
+    """Draw a picture; if that is impossible, as for an attack that never succeeded, the page shows the reason."""
     try:
         png = render(draw(picture.files, count, picture.figure), "png", DOTS_PER_INCH)
     except ArtifactError as error:
@@ -227,7 +227,7 @@ def _file_table(files: Iterable[Artifact]) -> Table:
 
 
 def _stages(files: Iterable[Artifact]) -> list[tuple[str, str]]:
-    """Every stage that led to one of the files, once: the first digits of what it made, and what it did."""
+    """Every stage that led to one of the files, once: the first digits of its output's digest, and what it did."""
     stages: dict[tuple[str, str], None] = {}  # a set that keeps the order
     for file in files:
         for entry in with_outputs(file.history, file.digest):

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from fmtool.artifacts import files
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import stage
 from fmtool.datasets.data import Data
@@ -31,6 +30,7 @@ from fmtool.stages.options import ARCHITECTURE, DEFAULT_EXECUTION, Execution
 from fmtool.stages.prepare import code_of, factory_of
 
 
+# Over 60 lines, a third of them signature and docstring.
 @device_errors()
 def train_model(
     data: Data,
@@ -52,19 +52,16 @@ def train_model(
 
     from_: start from this model's weights; with head_only its last layer is replaced and trained alone. recipe: a name of
     `training.RECIPES` ("paper", or "head" with head_only); epochs, learning_rate and batch_size, images a training step,
-    override it. augment: "none", "crop" or "flip-crop" (default: what suits the data set; none with head_only, as in the paper).
-    compile_: compile the network; None where there is enough work for that to pay. The features of head_only are computed once,
-    uncompiled.
+    override it. augment: "none", "crop" or "flip-crop" (default: what suits the data set; "none" with head_only, as in the
+    paper). compile_: compile the network; None to do so only if there is enough work to repay it. The features of head_only are
+    computed once, uncompiled.
     """
     execution.refuse("train-model", "batch_size", "allow_other_model", "shard", "ranks")
     data = _named(data)
     recipe = recipe or ("head" if head_only else "paper")
     steps = _recipe(recipe, epochs, learning_rate, batch_size)
     augment = "none" if head_only else augment or _augment_for(data)
-    if augment not in training.AUGMENTATIONS:
-        raise ModelError(unknown("--augment", augment, training.AUGMENTATIONS))
-    if head_only and from_ is None:
-        raise ModelError("--head-only needs --from MODEL, the model whose last layer is replaced")
+    _check_options(augment, head_only, from_)
     device = pick_device(execution.device)
     torch.manual_seed(seed)  # for fresh weights
     classifier, spec, data = _start(data, architecture, from_, head_only, execution.factory)
@@ -75,9 +72,7 @@ def train_model(
         compile_ = not head_only and compiling.pays(len(data) * steps.epochs, spec.input_shape)
     options = {
         "--recipe": recipe,
-        "--epochs": steps.epochs,
-        "--learning-rate": steps.learning_rate,
-        "--batch-size": steps.batch,
+        **_recipe_options(steps),
         "--augment": augment,
         "--architecture": None if from_ else spec.architecture,
         "--head-only": head_only or None,
@@ -85,26 +80,11 @@ def train_model(
         "--device": device.type,
         "--factory": factory_of(spec) if from_ else None,
     }
-    inputs: list[Any] = [
-        *([("--from", from_)] if from_ else []),
-        data_input(data),
-        *([data_input(test_data, "--test-data")] if test_data else []),
-    ]
-    history = stage("train-model", options, seed, inputs)
-    # threads share each piece of work, and so round by their number
-    work = {
-        "header": spec.header(),
-        "history": history,
-        "threads": torch.get_num_threads(),
-        **code_of(classifier, spec),
-    }
-    with resuming(execution, work) as journal:
-        common: dict[str, Any] = {
-            "seed": seed,
-            "device": device,
-            "progress": execution.progress,
-            "journal": journal,
-        }
+    history = stage("train-model", options, seed, _inputs(data, test_data, from_))
+    # threads share each operation, so rounding depends on their number
+    work = {"header": spec.header(), "history": history, "threads": torch.get_num_threads()}
+    with resuming(execution, {**work, **code_of(classifier, spec)}) as journal:
+        common: dict[str, Any] = {"seed": seed, "device": device, "progress": execution.progress, "journal": journal}
         if head_only:
             training.train_head(classifier, data.images, data.labels, steps, batch=forward_batch, **common)
         else:
@@ -116,9 +96,28 @@ def train_model(
             spec = dataclasses.replace(spec, accuracy=accuracy)
         result = to_artifact(classifier, spec, history)
         check_file(result, classifier)
-        if execution.output is not None:
-            files.write(result, execution.output)
-    return result
+        return execution.write(result)
+
+
+def _check_options(augment: str, head_only: bool, from_: Artifact | None) -> None:
+    if augment not in training.AUGMENTATIONS:
+        raise ModelError(unknown("--augment", augment, training.AUGMENTATIONS))
+    if head_only and from_ is None:
+        raise ModelError("--head-only needs --from MODEL, the model whose last layer is replaced")
+
+
+def _recipe_options(recipe: training.Recipe) -> dict[str, Any]:
+    """The options that override a field of the recipe, with the values in effect."""
+    return {"--epochs": recipe.epochs, "--learning-rate": recipe.learning_rate, "--batch-size": recipe.batch}
+
+
+def _inputs(data: Data, test_data: Data | None, from_: Artifact | None) -> list[Any]:
+    """The inputs that the history names."""
+    return [
+        *([("--from", from_)] if from_ else []),
+        data_input(data),
+        *([data_input(test_data, "--test-data")] if test_data else []),
+    ]
 
 
 def _recipe(name: str, epochs: int | None, learning_rate: float | None, batch_size: int | None) -> training.Recipe:
@@ -131,7 +130,7 @@ def _recipe(name: str, epochs: int | None, learning_rate: float | None, batch_si
 
 
 def _forward_batch(spec: Specification, device: torch.device) -> int:
-    """Images a forward pass of the accuracy and of the features; `batch_size` of the stage is a training step's."""
+    """Images per forward pass, for the accuracy and the features; the stage's `batch_size` is that of a training step."""
     return batch_size(spec.input_shape, device)
 
 
@@ -140,11 +139,11 @@ def _augment_for(data: Data) -> str:
 
 
 def _named(data: Data) -> Data:
-    """The data, with numbers for names where their classes have none."""
+    """The data, with numbers as class names if they have none."""
     if data.class_names:
         return data
     count = int(data.labels.max()) + 1
-    warn(f"{data.name}: names no classes: they are called 0 to {count - 1}")
+    warn(f"{data.name}: has no class names: its classes are called 0 to {count - 1}")
     return dataclasses.replace(data, class_names=tuple(map(str, range(count))))
 
 

@@ -1,4 +1,4 @@
-"""Check files together: digests, which were made from which, and what is missing. torch is needed only for data."""
+"""Check files together: their digests, which were made from which, and what is missing. Only data need torch."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ LARGE = 2**30  # bytes of a file that is not read into memory
 
 @dataclass
 class Examined:
-    """A file, or data by name. digests: all that histories may call it by; data have one for each split, size and limit.
+    """A file, or data by name. digests: all under which histories may record it; data have one per split, size and limit.
 
-    state: "ok", "unknown" (whole as far as fmtool can tell, but in no history), "missing" or "damaged"; damage: what is
-    wrong with the last two.
+    state: "ok", "unknown" (apparently intact, but in no history), "missing" or "damaged"; damage: the message for the last two.
     """
 
     name: str
@@ -37,7 +36,7 @@ class Examined:
 
 
 def examine(files: Sequence[str], progress: Progress | None = None) -> list[Examined]:
-    """Read and check every file. Files that fmtool did not make are recognised by the histories of those that it made."""
+    """Read and check every file. Files not made by fmtool are recognised by the histories of those that were."""
     examined = []
     for number, file in enumerate(dict.fromkeys(files)):
         if progress:
@@ -54,7 +53,7 @@ def examine(files: Sequence[str], progress: Progress | None = None) -> list[Exam
     foreign = [one for one in examined if not one.history and not one.damage]
     for one in foreign:
         if any(digest in named for digest in one.digests):
-            one.kind = "checkpoint"  # the one kind of input whose digest is that of the file
+            one.kind = "checkpoint"  # the only kind of input whose digest is the file's
     wanted = {digest: entry for digest, entry in named.items() if digest not in known and entry.get("split")}
     for one in foreign:
         _recognise(one, wanted)
@@ -64,7 +63,7 @@ def examine(files: Sequence[str], progress: Progress | None = None) -> list[Exam
 
 
 def table(examined: Sequence[Examined]) -> Table:
-    """A row a file; the notes say what is missing."""
+    """One row per file; the notes say what is missing."""
     names = {digest: one.name for one in examined for digest in one.digests}
     rows: list[list[Any]] = []
     for one in examined:
@@ -96,14 +95,14 @@ def _examined(file: str) -> Examined:
 
 
 def _named(file: str) -> bool:
-    """Whether this is the name of a data set, and no file."""
+    """Whether this is the name of a data set and not a file."""
     from fmtool.datasets.registry import DATASETS
 
     return file in DATASETS and not os.path.exists(file)
 
 
 def _read(file: str) -> Artifact | Description:
-    """A large file is checked a piece at a time, for which torch is worth importing."""
+    """Large files are checked piece by piece, for which importing torch is worthwhile."""
     if os.path.isfile(file) and os.path.getsize(file) > LARGE:
         from fmtool.artifacts import streaming
 
@@ -120,7 +119,7 @@ def _sha256(file: str) -> str:
 
 
 def _recognise(one: Examined, wanted: Mapping[str, Mapping[str, Any]]) -> None:
-    """Load a file's images as each history says they were loaded, and keep the digests that match."""
+    """Load a file's images the way each history records, and keep the digests that match."""
     for digest, entry in wanted.items():
         if _named(one.name) and entry.get("name") != one.name:
             continue  # it may have to be downloaded
@@ -131,7 +130,7 @@ def _recognise(one: Examined, wanted: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _data_digest(spec: str, entry: Mapping[str, Any]) -> str | None:
-    """The digest of the images and labels, read as a history's entry says; None where the file holds no such data."""
+    """The digest of the images and labels, read as a history's entry says; None if the file holds no such data."""
     from fmtool.datasets.arrays import parse_range
     from fmtool.datasets.data import load
     from fmtool.datasets.rows import parse_rows

@@ -1,1 +1,1 @@
-"""What artifacts say, as tables. Needs no torch."""
+"""The content of artifacts, as tables. Needs no torch."""

@@ -20,8 +20,8 @@ def attack_name(header: Header) -> str:
 
 
 def attack_table(header: Header, arrays: Arrays) -> Table:
-    """Accuracy before and after, success, and the median distances over the images that were right before: l-inf and l2, and that
-    of the attack's own norm where it is another one; of pixels in [0, 1].
+    """Accuracy before and after, success, and the median distances over the images classified correctly before: l-inf, l2 and
+    that of the attack's own norm if different; for pixels in [0, 1].
     """
     import numpy as np
 
@@ -32,7 +32,7 @@ def attack_table(header: Header, arrays: Arrays) -> Table:
     norms = ["l-inf", "l2", *([own] if own in ("l1", "l0") else [])]
     with np.errstate(all="ignore"):  # images that are not finite have no distance
         distances = _distances(arrays["adversarial"], arrays["images"], norms)
-    # a failed attack found no adversarial image at any distance: it must not make the median smaller
+    # a failed attack has no adversarial image at any distance, so it must not lower the median
     distances[:, failed] = np.inf
     after = (arrays["adversarial_predictions"] == arrays["labels"]).mean()
     defense = header.get("defense")

@@ -18,7 +18,7 @@ WHAT = {
 
 
 def check_table(check: MaskCheck) -> Table:
-    """A row a control; shares in per cent, differences in percentage points."""
+    """One row per control; shares in per cent, differences in percentage points."""
     columns = {
         "control": "",
         "n": "d",
@@ -45,7 +45,7 @@ def _notes(check: MaskCheck) -> list[str]:
     notes = [
         f"{WHAT[check.about]} The masks keep a median of {check.kept_entries:g} of {check.entries} entries.",
         "Controls put the same values on as many other entries of the full spectrum, symmetrically; the mask of another "
-        f"class is taken as it is; random places: mean of {check.draws} draws.",
+        f"class is used unchanged; random places: mean of {check.draws} draws.",
         "Into that class: how often the other mask turns the image into the other class. Where that is as often as masks keep "
         "theirs, they make their class rather than find it.",
         "low, high: 95 % intervals over images, Wilson's for shares, normal for paired differences in percentage points.",

@@ -32,7 +32,7 @@ SIGNIFICANT = 0.05
 
 
 def correlation_table(header: Header) -> Table:
-    """A row for each statistic, beside its nulls."""
+    """One row per statistic, beside its nulls."""
     columns = {
         "statistic": "",
         "n": "d",
@@ -82,7 +82,7 @@ def correlation_tables(header: Header) -> list[Table]:
 
 
 def curve_table(header: Header, which: str) -> Table:
-    """A row for each statistic and size, with means over its subsets; which: a key of the header's `curves`."""
+    """One row per statistic and size, with means over its subsets; which: a key of the header's `curves`."""
     heading, size, *notes = CURVES[which]
     columns = {
         "statistic": "",
@@ -109,7 +109,7 @@ def curve_table(header: Header, which: str) -> Table:
 
 
 def trim_table(header: Header) -> Table:
-    """A row for each statistic and threshold, of a header whose `curves` have `trim`."""
+    """One row per statistic and threshold, for a header whose `curves` include `trim`."""
     columns = {
         "statistic": "",
         "threshold": "g",
@@ -144,7 +144,7 @@ def trim_table(header: Header) -> Table:
 
 
 def _residue_notes(header: Header) -> list[str]:
-    """What the optimiser left behind on each side, where it left anything."""
+    """How many small entries the optimiser left in A and B, if any."""
     residues = [(name, side.get("residue")) for name, side in zip("AB", header["sides"], strict=False)]
     notes = [
         f"{name}: {residue['small']} of {residue['non_zero']} non-zero entries are at or below 1e-3, and "
@@ -163,8 +163,8 @@ def _residue_notes(header: Header) -> list[str]:
 def table1(headers: Sequence[Header], names: Sequence[str] = ()) -> Table:
     """Several correlations, laid out like the paper's Table 1: a row for each attack, every statistic beside its null.
 
-    Noise ceilings, two fits of the same masks, come last: they show how high a value can get. names: of the files, to tell
-    rows of the same attack apart. Where settings differ, they have a column.
+    Noise ceilings, two fits of the same masks, come last: they show how high a value can get. names: those of the files, to
+    distinguish rows of the same attack. If settings differ, they have a column.
     """
     held = [{one["name"]: one for one in header["statistics"]} for header in headers]
     statistics_ = list(dict.fromkeys(name for one in held for name in one))
@@ -210,13 +210,13 @@ def is_ceiling(sides: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _purpose(side: Mapping[str, Any]) -> str:
-    """What a side's masks are for; essential ones do not depend on the attack from whose file their images came."""
+    """The purpose of a side's masks; essential ones do not depend on the attack whose file their images came from."""
     attack = f" ({title(side['attack'])})" if side.get("for") == "adversarial" and side["attack"] else ""
     return f"{side.get('for') or ''}{attack}"
 
 
 def _label(sides: Sequence[Mapping[str, Any]]) -> str | None:
-    """The label of a row of Table 1: the attack, a noise ceiling, or both sides where they have one purpose; None if unknown."""
+    """The label of a row of Table 1: the attack, a noise ceiling, or both sides if of the same purpose; None if unknown."""
     one, other = map(_purpose, sides)
     if is_ceiling(sides):
         return f"noise ceiling, {one}"
@@ -239,7 +239,7 @@ def _settings(header: Header) -> str:
 
 
 def _cells(name: str, one: Mapping[str, Any] | None) -> list[Any]:
-    """A statistic's cells in Table 1, empty where the file doesn't hold it."""
+    """A statistic's cells in Table 1, empty if the file lacks it."""
     p = statistic_kind(name).p_in_table1
     if one is None:
         return [None] * (4 + p)
@@ -265,7 +265,7 @@ def _curves(header: Header) -> Mapping[str, list[dict[str, Any]]]:
 
 
 def _means(points: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Of some subsets: n, observed value and its population standard deviation, null, adjusted twice, p, its share up to 0.05."""
+    """Over some subsets: n, observed value and its population std, null, both adjusted values, p, share of p <= 0.05."""
     observed = [point["observed"] for point in points]
     p = [point["null"]["p"] for point in points]
     return [
@@ -281,7 +281,7 @@ def _means(points: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 
 def _adjusted(points: Sequence[Mapping[str, Any]], null: str) -> float | None:
-    """From the mean observed value and the mean null: the mean of the points' own values is one of ratios, and explodes."""
+    """From the mean observed value and the mean null: averaging the points' own ratios would magnify noise."""
     means = [point[null]["mean"] if point[null] else None for point in points]
     observed, expected = _mean([point["observed"] for point in points]), _mean(means)
     if observed is None or expected is None or expected >= ADJUSTABLE_BELOW:
@@ -290,6 +290,6 @@ def _adjusted(points: Sequence[Mapping[str, Any]], null: str) -> float | None:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """None where a value is None: the mean of the others would be over other subsets than its neighbours'."""
+    """None if a value is None: the mean of the others would be over other subsets than its neighbours'."""
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known and len(known) == len(values) else None

@@ -16,8 +16,8 @@ UNAWARE = "non-adaptive: their attacks knew nothing of the masks"
 def defense_table(header: Header) -> Table:
     """The matrix of Table 4: accuracy after the second pass and, in brackets, the authors' figure.
 
-    Below the attacks that knew nothing of the masks, a row counts the images that withstood all of them; the drop in clean
-    accuracy comes last.
+    Below the attacks that ignore the masks, a row counts the images that withstood all of them; the drop in clean accuracy
+    comes last.
     """
     columns = {"data": "", **{("no mask" if name == "none" else name): "." for name in header["columns"]}}
     rows: list[list[Any]] = []

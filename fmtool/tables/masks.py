@@ -9,14 +9,14 @@ from fmtool.tables.table import Table
 
 
 def masks_table(header: Header, arrays: Arrays) -> Table:
-    """How many masks keep their class, how sparse they are, and how long they took."""
+    """How many masks keep their class, how sparse they are, and how many steps they took."""
     import numpy as np
 
     from fmtool.masks.basis import check_shape
 
     masks, steps = arrays["masks"], arrays["steps"]
     basis = check_shape(masks, header, "this file")
-    kept, total = basis.kept_entries(masks), masks.shape[1] * basis.entries
+    kept_entries, total = basis.kept_entries(masks), masks.shape[1] * basis.entries
     columns = {
         "for": "",
         "attack": "",
@@ -37,7 +37,7 @@ def masks_table(header: Header, arrays: Arrays) -> Table:
         100 * arrays["preserved"].mean(),
         100 * arrays["preserved_stored"].mean(),
         100 * arrays["converged"].mean(),
-        float(np.median(kept)),
+        float(np.median(kept_entries)),
         total,
         float(steps.mean(dtype=float)),
         int(steps.max()),
@@ -61,12 +61,12 @@ def masks_table(header: Header, arrays: Arrays) -> Table:
 
 
 def class_masks_table(header: Header, arrays: Arrays) -> Table:
-    """A row a class: steps, loss, kept entries."""
+    """One row per class: steps, loss, kept entries."""
     from fmtool.masks.basis import check_shape
 
     masks, names = arrays["masks"], header["class_names"]
     basis = check_shape(masks, header, "this file")
-    kept, total = basis.kept_entries(masks), masks.shape[1] * basis.entries
+    kept_entries, total = basis.kept_entries(masks), masks.shape[1] * basis.entries
     columns = {
         "class": "",
         "steps": "d",
@@ -91,8 +91,8 @@ def class_masks_table(header: Header, arrays: Arrays) -> Table:
             arrays["steps"],
             arrays["converged"],
             arrays["loss"],
-            kept,
-            masks.mean(axis=(1, 2, 3), dtype=float),  # of numbers as large as they come
+            kept_entries,
+            masks.mean(axis=(1, 2, 3), dtype=float),  # forged files may hold numbers of any size
             strict=True,
         )
     ]

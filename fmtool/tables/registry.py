@@ -30,24 +30,26 @@ def table_of(kind: str, header: Header, arrays: Arrays) -> Table:
 
 
 def tables_of(kind: str, header: Header, arrays: Arrays) -> list[Table]:
-    """All tables of an artifact of any kind, those of a correlation's curves too."""
+    """All tables of an artifact of any kind, including those of a correlation's curves."""
     if kind == "correlation":
         return correlation_tables(header)
     return heatmap_tables(header, arrays) if kind == "heatmap" else [table_of(kind, header, arrays)]
 
 
-def joined(made: Sequence[tuple[str, Sequence[Table]]]) -> list[Table]:
-    """The tables of several files, as (name, tables): one table with a row for each file where all have a single row of the same
-    columns, else every table, with its file's name in the title.
+def joined(tables_by_file: Sequence[tuple[str, Sequence[Table]]]) -> list[Table]:
+    """The tables of several files, as (name, tables): one table with a row for each file if all have a single row of the same
+    columns, else every table, titled with its file's name.
     """
-    tables = [(name, table) for name, several in made for table in several]
+    tables = [(name, table) for name, several in tables_by_file for table in several]
     first = tables[0][1]
-    if len(made) == 1:
-        return list(made[0][1])
+    if len(tables_by_file) == 1:
+        return list(tables_by_file[0][1])
     if any(len(table.rows) != 1 or table.columns != first.columns for _, table in tables):
         return [replace(table, title=f"{table.title}: {name}") for name, table in tables]
     notes = dict.fromkeys(note for _, table in tables for note in table.notes)
     holders = {note: [name for name, table in tables if note in table.notes] for note in notes}
-    told = [note if len(holders[note]) == len(tables) else f"{', '.join(holders[note])}: {note}" for note in notes]
+    attributed = [
+        note if len(holders[note]) == len(tables) else f"{', '.join(holders[note])}: {note}" for note in notes
+    ]
     columns, rows = {"file": "", **first.columns}, [[name, *table.rows[0]] for name, table in tables]
-    return [Table(first.title, columns, rows, told, first.parts)]
+    return [Table(first.title, columns, rows, attributed, first.parts)]

@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 
 def arrays(file: Artifact) -> dict[str, Any]:
-    """The tensors as tables take them: large ones of a file stay there, but for class masks, which are few; none of a model."""
+    """The tensors as tables take them. Large ones stay in their file, except class masks, which are few; a model has none."""
     from torch import Tensor
 
-    found: dict[str, Any] = {}
+    tensors: dict[str, Any] = {}
     for name in file.tensors if file.kind != "model" else ():
         rows = file.rows(name)
         if len(rows.shape) < 2 or file.kind == "class-masks":
             rows = rows[:]
-        found[name] = rows.numpy() if isinstance(rows, Tensor) else rows
-    return found
+        tensors[name] = rows.numpy() if isinstance(rows, Tensor) else rows
+    return tensors
 
 
 def source(file: Artifact) -> Source:
-    """The file as `spectra` takes it."""
+    """The file as a `Source`."""
     if file.kind not in KINDS:
         raise ArtifactError(f"{file}: expected a {' or '.join(KINDS)} file, got a file of kind {file.kind}")
     return Source(str(file), file.kind, file.header, arrays(file))
@@ -78,13 +78,13 @@ def parts_of(source: Source) -> list[Part]:
     if source.kind == "attack":
         attack: str | None = attack_name(header)
         ok = arrays["status"] == OK
-        basis = basis_for(FOURIER, *(int(side) for side in arrays["images"].shape[-2:]))
+        basis = basis_for(FOURIER, *(int(size) for size in arrays["images"].shape[-2:]))
         names = image_names(arrays["key"], arrays["index"])
         moved = radial.of_images(arrays["adversarial"], arrays["images"], ok)
-        kept = [name for name, one in zip(names, ok, strict=True) if one]
+        succeeded = [name for name, one in zip(names, ok, strict=True) if one]
         images = radial.of_images(arrays["images"])
         return [
-            Part(f"perturbations ({attack})", attack, moved, kept, basis),
+            Part(f"perturbations ({attack})", attack, moved, succeeded, basis),
             Part(IMAGES, None, images, names, basis),
         ]
     attack = title(str(header["attack"])) if header["attack"] else None
@@ -107,7 +107,7 @@ def parts_of(source: Source) -> list[Part]:
 
 
 def spectrum_table(files: Sequence[Source]) -> Table:
-    """A row a part of a file: mean radial frequency and shares of the energy, and how it differs from the first row's."""
+    """One row per part of a file: mean radial frequency, shares of the energy, and the difference from the first row."""
     columns = {
         "file": "",
         "spectra": "",
@@ -148,22 +148,23 @@ def spectrum_table(files: Sequence[Source]) -> Table:
 
 
 def spectrum_lines(source: Source) -> list[str]:
-    """A line a part of a file, for a terminal: mean radial frequency, and the energy's profile as bars."""
+    """One line per part of a file, for a terminal: mean radial frequency, and the energy's profile as bars."""
     from fmtool.masks.basis import basis_of
 
     if source.kind != "attack" and basis_of(source.header, source.name).frequencies is None:
         return []
     lines = []
     for part in parts_of(source):
-        found = _estimate(part.radial.frequency)
+        frequency = _estimate(part.radial.frequency)
         zero = f", {part.radial.empty} all zero left out" if part.radial.empty else ""
         head = f"{part.name}: mean radial frequency"
-        if not found.n:
+        if not frequency.n:
             lines.append(f"{head} - (n = 0{zero})")
             continue
         shares, centres = _estimate(part.radial.profile), part.radial.centres
         number = (
-            f"{found.mean:.3f} ± {text_of(float(found.high - found.mean), '.3f')} cycles/pixel (n = {found.n}{zero})"
+            f"{frequency.mean:.3f} ± {text_of(float(frequency.high - frequency.mean), '.3f')} cycles/pixel "
+            f"(n = {frequency.n}{zero})"
         )
         lines.append(f"{head} {number}; energy from 0 |{bars(shares.mean)}| to {centres[-1]:.2f} cycles/pixel")
     return [*lines, "bars: share of the energy, logarithmic, 0.1 to 100 %"] if lines else []
@@ -178,20 +179,20 @@ def bars(shares: Any) -> str:
 
 
 def _row(part: Part) -> list[Any]:
-    found = _estimate(part.radial.frequency)
+    frequency = _estimate(part.radial.frequency)
     shares = [100 * float(_estimate(values).mean) for values in (part.radial.zero, part.radial.low, part.radial.high)]
-    return [part.name, found.n, part.radial.empty, float(found.mean), _interval(found, ".4f"), *shares]
+    return [part.name, frequency.n, part.radial.empty, float(frequency.mean), _interval(frequency, ".4f"), *shares]
 
 
 def _paired(first: Part, part: Part) -> list[Any]:
-    """Pairs, mean difference of the mean radial frequency, and its 95 % interval; nothing where no image is shared."""
+    """Pairs, mean difference of the mean radial frequency, and its 95 % interval; None for each if no image is shared."""
     theirs = dict(zip(first.names, first.radial.frequency, strict=False))
-    found = [
+    pairs = [
         (mine, theirs[name]) for name, mine in zip(part.names, part.radial.frequency, strict=False) if name in theirs
     ]
     import numpy as np
 
-    difference = _estimate(np.array([mine - other for mine, other in found], dtype=float))
+    difference = _estimate(np.array([mine - other for mine, other in pairs], dtype=float))
     return [difference.n, float(difference.mean), _interval(difference, "+.4f")] if difference.n else [None] * 3
 
 
@@ -201,12 +202,12 @@ def _estimate(values: Any) -> Estimate:
     return radial.estimate(values)
 
 
-def _interval(found: Estimate, form: str) -> Cell:
-    return interval(float(found.low), float(found.high), form)
+def _interval(estimate: Estimate, form: str) -> Cell:
+    return interval(float(estimate.low), float(estimate.high), form)
 
 
 def size_of(basis: Basis) -> tuple[int, int, str]:
-    """What puts bases in order."""
+    """The sort key of bases."""
     return basis.h, basis.w, basis.name
 
 

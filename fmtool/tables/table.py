@@ -21,7 +21,7 @@ ENDS = (" low", " high")  # of an interval, as `Table.parts` has it
 
 @dataclass(frozen=True)
 class Cell:
-    """Several numbers that are shown as one text."""
+    """Several numbers shown as one text."""
 
     text: str
     values: Sequence[Any]
@@ -32,10 +32,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """columns: heading -> format of its numbers; rows hold raw values, None where there is none; notes stand below.
+    """columns: heading -> format of its numbers; rows hold raw values, None if there is none; notes follow the table.
 
-    parts: heading of a column of `Cell`s -> what JSON and CSV, which have a column for each number, append to it. A cell with
-    fewer numbers, such as a lone one, leaves the last of them empty.
+    parts: heading of a column of `Cell`s -> the suffixes of its columns in JSON and CSV, which have one for each number. A cell
+    with fewer numbers leaves the last columns empty.
     """
 
     title: str
@@ -51,32 +51,32 @@ class Table:
         ]
 
     def headings(self) -> list[str]:
-        """Those of JSON and CSV."""
+        """The headings of JSON and CSV."""
         return [heading + part for heading in self.columns for part in self.parts.get(heading, ("",))]
 
     def values(self) -> list[list[Any]]:
-        """The rows of JSON and CSV, beneath `headings`."""
+        """The rows of JSON and CSV, matching `headings`."""
         counts = [len(self.parts.get(heading, ("",))) for heading in self.columns]
-        found = []
+        lines = []
         for row in self.rows:
             cells = [list(value.values) if isinstance(value, Cell) else [value] for value in row]
-            found.append([
+            lines.append([
                 plain(value)
                 for cell, count in zip(cells, counts, strict=True)
                 for value in cell + [None] * (count - len(cell))
             ])  # fmt: skip
-        return found
+        return lines
 
 
 def as_json(*tables: Table) -> str:
-    """One document, whose schema is: an object where there is one table, a list of such objects where there are several.
+    """One document: an object for a single table, a list of such objects for several.
 
     {"title": string, "rows": [{heading: string, number, true, false or null}], "notes": [string]}. Every row has all headings,
-    in the table's order; null stands for NaN, infinity and for what there is not. Numbers are in full, and no string holds one
-    that was measured: where people read several in a cell, each has a heading of its own. ASCII, whatever the locale.
+    in the table's order; null stands for NaN, infinity and missing values. Numbers have full precision, and no string holds a
+    measured one: cells with several numbers become several headings. ASCII in any locale.
     """
-    made = [_object(table) for table in tables]
-    return json.dumps(made[0] if len(made) == 1 else made, indent=1, allow_nan=False) + "\n"
+    objects = [_object(table) for table in tables]
+    return json.dumps(objects[0] if len(objects) == 1 else objects, indent=1, allow_nan=False) + "\n"
 
 
 def _object(table: Table) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _object(table: Table) -> dict[str, Any]:
 
 
 def as_csv(table: Table) -> str:
-    """A header line and a line a row, the headings and numbers of JSON, nothing for null; notes are left out."""
+    """A header line and one line per row, with the headings and numbers of JSON, empty for null; without notes."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(table.headings())
@@ -94,7 +94,7 @@ def as_csv(table: Table) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    """A pipe table, numbers to the right, and its notes below."""
+    """A pipe table with right-aligned numbers, followed by its notes."""
     right = ["---:" if form else "---" for form in table.columns.values()]
     texts = [[cell.replace("|", "\\|") for cell in line] for line in (table.columns, *table.cells())]
     lines = [texts[0], right, *texts[1:]]
@@ -103,7 +103,7 @@ def as_markdown(table: Table) -> str:
     return f"{body}\n{notes}\n" if notes else f"{body}\n"
 
 
-# all but JSON one after the other
+# all but JSON concatenate tables
 TEXTS: dict[str, Callable[..., str]] = {
     "json": as_json,
     "csv": lambda *tables: "".join(map(as_csv, tables)),
@@ -112,7 +112,7 @@ TEXTS: dict[str, Callable[..., str]] = {
 
 
 def plain(value: Any) -> Any:
-    """None for a number that is not finite, as JSON and tables have it."""
+    """The value, or None for a number that is not finite, as in JSON and tables."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -126,5 +126,5 @@ def text_of(value: Any, form: str) -> str:
 
 
 def interval(low: float | None, high: float | None, form: str) -> Cell:
-    """A cell of two numbers, `ENDS`."""
+    """A cell of two numbers, with the suffixes `ENDS`."""
     return Cell(f"{text_of(low, form)} to {text_of(high, form)}", (low, high))

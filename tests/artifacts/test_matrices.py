@@ -124,7 +124,7 @@ def test_no_code_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("x.csv", b"a,b\n1,2\n3,x\n", "can't be read as .csv"), ("x.csv", b"1,2\n3\n", "can't be read as .csv"),
         ("x.csv", b"a,label\n1,2.5\n", "labels in column label are no integers"), ("x.npy", b"none", "can't be read as .npy"),
         ("x.npz", b"", "can't be read as .npz"), ("x.pt", b"PK\x03\x04", "can't be read as .pt"),
-        ("x.safetensors", b"none of it", "not a whole safetensors file"), ("gone.npy", None, "can't be read: No such file"),
+        ("x.safetensors", b"none of it", "not a complete safetensors file"), ("gone.npy", None, "can't be read: No such file"),
     ],
 )  # fmt: skip
 def test_damaged_files_are_one_line(name: str, content: bytes | None, message: str, tmp_path: Path) -> None:

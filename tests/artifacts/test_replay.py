@@ -210,7 +210,7 @@ def test_the_commands_are_the_end_of_what_is_printed_and_the_tree_says_as_much(
     ("change", "reason"),
     [
         ({"inputs": [{"kind": "data", "name": "matrix", "split": "", "digest": "a" * 64}], "command": "correlate"}, "matrices"),
-        ({"options": {"--attack-option": {"init": "<object>"}}}, "object of Python"),
+        ({"options": {"--attack-option": {"init": "<object>"}}}, "Python object"),
         ({"command": "train-model"}, "test images"),
         ({"options": {"--limit": 3}}, "other images than --limit"),
         ({"options": {"limit": 3}}, "fmtool 0.1 recorded its options, listed above, under other names"),
@@ -222,7 +222,7 @@ def test_what_no_command_makes_is_said_in_a_comment(change: dict[str, Any], reas
     data = {"kind": "data", "option": "--data", "name": "digits", "split": "train", "digest": "a" * 64}
     stage = {"command": "fit-masks", "options": {}, "inputs": [data], "versions": {"fmtool": "1"}, **change}
     *_, last = replay.commands([stage], "masks", "b" * 64, {})
-    assert last.startswith(f"# {stage['command']} can't be given as a command: ") and reason in last
+    assert last.startswith(f"# {stage['command']} has no equivalent command: ") and reason in last
 
 
 def test_names_can_neither_end_a_comment_nor_a_word() -> None:

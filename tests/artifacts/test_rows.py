@@ -26,14 +26,14 @@ def test_files_without_a_common_image_or_with_one_twice_are_refused() -> None:
     a = file("a", [1], [0])
     with pytest.raises(ArtifactError, match="a and b share no image"):
         rows.join([a, file("b", [1], [1])])
-    with pytest.raises(ArtifactError, match="b: holds an image twice"):
+    with pytest.raises(ArtifactError, match="b: contains an image twice"):
         rows.join([a, file("b", [1, 1], [0, 0])])
 
 
 def test_a_shard_is_read_from_the_header_and_refused_where_the_whole_is_needed() -> None:
     shard = file("part", [1], [0], shard={"number": 2, "of": 3, "rows": 40})
     assert rows.shard_of(shard) == (2, 3, 40)
-    with pytest.raises(ArtifactError, match="part: is shard 2 of 3: expected the whole"):
+    with pytest.raises(ArtifactError, match="part: is shard 2 of 3: merge the shards with"):
         rows.check_no_shard(shard)
     rows.check_no_shard(file("whole", [1], [0]))
 
@@ -42,7 +42,7 @@ def test_a_shard_is_read_from_the_header_and_refused_where_the_whole_is_needed()
     "shard", [None, 3, {}, {"number": 0, "of": 3, "rows": 9}, {"number": 1, "of": 3, "rows": 2**41}]
 )
 def test_a_shard_that_cannot_be_is_refused(shard: Any) -> None:
-    with pytest.raises(ArtifactError, match="its header names a shard that can't be"):
+    with pytest.raises(ArtifactError, match="its header describes an impossible shard"):
         rows.shard_of(file("part", [1], [0], shard=shard))
 
 
@@ -50,7 +50,7 @@ def test_a_shard_that_cannot_be_is_refused(shard: Any) -> None:
 def test_numbers_out_of_range_are_refused(values: list[int]) -> None:
     rows.check_range(torch.tensor([0, 2]), 3, "labels")
     rows.check_range(torch.tensor([], dtype=torch.int64), 3, "labels")
-    with pytest.raises(ArtifactError, match=f"labels reach from {min(values)} to {max(values)}, expected 0 to 2"):
+    with pytest.raises(ArtifactError, match=f"labels range from {min(values)} to {max(values)}, expected 0 to 2"):
         rows.check_range(torch.tensor(values), 3, "labels")
 
 

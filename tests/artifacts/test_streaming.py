@@ -96,7 +96,7 @@ def test_a_file_that_is_truncated_while_it_is_read_is_told(tmp_path: Path) -> No
     fill(str(tmp_path / "file"), 7)
     found = streaming.read(str(tmp_path / "file"))
     os.truncate(tmp_path / "file", 2000)
-    with pytest.raises(ArtifactError, match="was it truncated while it was read"):
+    with pytest.raises(ArtifactError, match="was it truncated while being read"):
         _ = found["images"]
 
 
@@ -104,10 +104,10 @@ def test_damaged_foreign_and_other_files_are_refused(tmp_path: Path, files: Path
     fill(str(tmp_path / "file"), 3)
     content = (tmp_path / "file").read_bytes()
     for name, data, message in (
-        ("short", content[:5], "not a whole safetensors file"),
-        ("cut", content[:-1], "not a whole safetensors file"),
+        ("short", content[:5], "not a complete safetensors file"),
+        ("cut", content[:-1], "not a complete safetensors file"),
         ("changed", content[:-1] + b"x", "does not match its digest"),
-        ("empty", b"", "not a whole safetensors file"),
+        ("empty", b"", "not a complete safetensors file"),
     ):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(ArtifactError, match=message):

@@ -209,8 +209,8 @@ def test_masks_of_the_model_are_not_fitted_to_it(files: Path, adaptive: Artifact
 @pytest.mark.parametrize(
     ("name", "more", "message"),
     [
-        ("fmn", {}, "--defense goes with --attack pgd, got fmn"),
-        ("LinfBasicIterativeAttack", {}, "--defense goes with --attack pgd"),
+        ("fmn", {}, "--defense requires --attack pgd, got fmn"),
+        ("LinfBasicIterativeAttack", {}, "--defense requires --attack pgd"),
         (None, {"restarts": 0}, "--restarts 0: expected a number of at least 1"),
         (None, {"attack_options": {"random_start": False}}, "expected --restarts 1"),
     ],
@@ -223,7 +223,7 @@ def test_what_does_not_go_with_a_defence(
 
 
 def test_restarts_need_a_defence(files: Path, data: Any) -> None:
-    with pytest.raises(AttackError, match="--restarts goes with --defense"):
+    with pytest.raises(AttackError, match="--restarts requires --defense"):
         fmtool.attack(load(files, "model"), data, attack="pgd", restarts=5)
 
 

@@ -57,7 +57,7 @@ def _fmtool(*arguments: object, **more: object) -> subprocess.CompletedProcess[s
 
 def _imported(*arguments: object) -> set[str]:
     """The top-level modules that a command line imports."""
-    code = "import sys; from fmtool.__main__ import run; run(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+    code = "import sys; from fmtool.__main__ import run_command; run_command(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
     line = [sys.executable, "-c", code, *map(str, arguments)]
     found = subprocess.run(line, check=True, capture_output=True, text=True, timeout=120)
     return {name.partition(".")[0] for name in found.stderr.split()}
@@ -115,9 +115,9 @@ def test_every_option_is_explained(command: str) -> None:
 def test_help_of_every_command_imports_nothing_slow() -> None:
     """One process for all of them: none of them may import anything slow."""
     code = (
-        "import sys; from fmtool.__main__ import run\n"
-        "assert [run([*name.split(), '--help']) for name in sys.argv[1:]] == [0] * len(sys.argv[1:])\n"
-        "run(['--version']); print(*sys.modules, file=sys.stderr)"
+        "import sys; from fmtool.__main__ import run_command\n"
+        "assert [run_command([*name.split(), '--help']) for name in sys.argv[1:]] == [0] * len(sys.argv[1:])\n"
+        "run_command(['--version']); print(*sys.modules, file=sys.stderr)"
     )
     line = [sys.executable, "-c", code, "", *COMMANDS]
     found = subprocess.run(line, check=True, capture_output=True, text=True, timeout=120)
@@ -194,7 +194,7 @@ def test_nan_is_null_in_json_and_empty_in_csv() -> None:
 
 def test_warnings_reach_those_who_call_the_stages_in_python(files: Path) -> None:
     model = fmtool.read(str(files / "model.safetensors"))
-    with pytest.warns(FmtoolWarning, match="they get none"):
+    with pytest.warns(FmtoolWarning, match="no mask is fitted to"):
         fmtool.class_masks(model, fmtool.load_data("digits", limit=5), min_steps=0, max_steps=3)
 
 

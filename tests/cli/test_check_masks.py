@@ -37,7 +37,7 @@ def test_the_table_says_what_the_stage_finds(files: Path, run: Run) -> None:
 @pytest.mark.processes
 def test_every_kind_of_masks_and_standard_input(files: Path, run: Run) -> None:
     model, fmn = files / "model.safetensors", files / "fmn.safetensors"
-    for name, words in (("adversarial", "does the attack's class stay"), ("plain", "another class is taken as it is")):
+    for name, words in (("adversarial", "does the attack's class stay"), ("plain", "another class is used unchanged")):
         outcome = run("check-masks", model, fmn, files / f"{name}.safetensors", "--draws", 1)
         assert outcome.code == 0 and words in outcome.out, outcome
     line = [sys.executable, "-m", "fmtool", "check-masks", str(model), str(fmn), "-", "--draws", "1"]
@@ -55,13 +55,13 @@ def test_every_kind_of_masks_and_standard_input(files: Path, run: Run) -> None:
         ("MODEL FMN bad/masks-large", r"the model takes images of \[8, 8\]"),
         ("MODEL FMN bad/masks-size", r"the model takes images of"),
         ("MODEL FMN bad/masks-bright", r"outside \[0, 1\]"),
-        ("MODEL FMN bad/masks-relabelled", r"other labels"),
-        ("MODEL FMN bad/class-masks-label", r"classes reach from . to 10"),
+        ("MODEL FMN bad/masks-relabelled", r"label the same images differently"),
+        ("MODEL FMN bad/class-masks-label", r"classes range from . to 10"),
         ("MODEL FMN bad/class-masks-nan", r"not finite"),
-        ("MODEL bad/attack-nan files/essential", r"images reach from .*nan"),
+        ("MODEL bad/attack-nan files/essential", r"images range from .*nan"),
         ("MODEL FMN MODEL", r"expected a masks or class-masks file, got a file of kind model"),
         ("MODEL files/essential FMN", r"expected an attack file, got a file of kind masks"),
-        ("MODEL FMN bad/truncated", r"not a whole safetensors file"),
+        ("MODEL FMN bad/truncated", r"not a complete safetensors file"),
         ("MODEL FMN files/essential --device gpu", r"--device gpu"),
     ],
 )

@@ -192,7 +192,7 @@ def test_bad_values_are_one_line(
 def test_trimming_is_for_masks(run: Run, tmp_path: Path) -> None:
     save_file({"rows": torch.rand(30, 4)}, tmp_path / "matrix")
     outcome = run("correlate", tmp_path / "matrix", tmp_path / "matrix", "--trim", "0,0.1")
-    assert outcome.code == 1 and "--trim goes with mask files" in outcome.err and outcome.err.count("\n") == 1
+    assert outcome.code == 1 and "--trim applies to mask files only" in outcome.err and outcome.err.count("\n") == 1
 
 
 def test_subsets_of_classes_need_labels(run: Run, tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_both_files_labels_must_agree_and_be_integers(run: Run, tmp_path: Path) 
     for name, labels in (("a", torch.arange(30) % 3), ("b", torch.arange(30) % 2), ("c", torch.rand(30))):
         save_file({"rows": rows, "labels": labels}, tmp_path / f"{name}.safetensors")
     a, b, c = (tmp_path / f"{name}.safetensors" for name in "abc")
-    for other, words in ((b, "give their rows other labels"), (c, "labels that are integers")):
+    for other, words in ((b, "label their rows differently"), (c, "labels that are integers")):
         outcome = run("correlate", a, other, "--statistics", "cka", "--permutations", 3)
         assert outcome.code == 1 and words in outcome.err
     assert run("correlate", a, a, "--statistics", "cka", "--permutations", 3).code == 0

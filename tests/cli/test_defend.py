@@ -82,9 +82,9 @@ def test_an_adaptive_file_is_refused_where_it_would_mislead(
 @pytest.mark.parametrize(
     ("more", "code", "message"),
     [
-        ("--attack fmn --defense ROBUST", 1, "--defense goes with --attack pgd, got fmn"),
-        ("--attack pgd --restarts 3", 1, "--restarts goes with --defense"),
-        ("--restarts 3", 1, "--restarts goes with --defense"),
+        ("--attack fmn --defense ROBUST", 1, "--defense requires --attack pgd, got fmn"),
+        ("--attack pgd --restarts 3", 1, "--restarts requires --defense"),
+        ("--restarts 3", 1, "--restarts requires --defense"),
         ("--defense ROBUST --restarts 0", 2, "--restarts"),
         ("--defense MISSING", 1, "can't be read"),
         ("--defense FMN", 1, "expected a class-masks file, got a file of kind attack"),

@@ -139,7 +139,7 @@ def test_a_cache_folder_that_can_not_be_written(run: Run, light: Path, monkeypat
     )
     monkeypatch.undo()
     monkeypatch.setenv("FMTOOL_CACHE", str(light / "torch.py" / "cache"))
-    assert doctor.check_cache().state == "broken" and "is no folder" in doctor.check_cache().result
+    assert doctor.check_cache().state == "broken" and "is not a folder" in doctor.check_cache().result
 
 
 @pytest.mark.processes

@@ -14,7 +14,7 @@ def test_quiet_silences_standard_error(files: Path, tmp_path: Path, run: Run) ->
     line += ["--min-steps", 0, "-o", tmp_path / "file"]
     loud, quiet = run(*line), run(*line, "--quiet")
     assert loud.code == quiet.code == 0 and loud.out == quiet.out != ""
-    assert "fmtool: warning: no image for the masks of 5, 6, 7, 8, 9: they get none\n" in loud.err
+    assert "fmtool: warning: no image of 5, 6, 7, 8, 9: no mask is fitted to them\n" in loud.err
     assert all(entry.startswith("fmtool: warning: ") for entry in loud.err.splitlines())
     assert quiet.err == ""
 

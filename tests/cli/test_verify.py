@@ -88,7 +88,7 @@ def test_damaged_files_have_a_line_each_and_exit_code_1(run: Run, files: Path, t
         "missing": "missing",
     }
     lines = run("verify", *paths).err.splitlines()
-    reasons = ("does not match its digest", "not a whole safetensors file", "can't be read: No such file")
+    reasons = ("does not match its digest", "not a complete safetensors file", "can't be read: No such file")
     assert len(lines) == 3
     for line, path, reason in zip(lines, (paths[0], paths[2], paths[3]), reasons, strict=True):
         assert line.startswith(f"fmtool: error: {path}: ") and reason in line
@@ -165,7 +165,9 @@ def test_every_format_names_every_file(form: str, run: Run, files: Path) -> None
 
 @pytest.mark.processes
 def test_standard_input_is_verified_without_torch(files: Path) -> None:
-    code = "import sys; from fmtool.__main__ import run; run(sys.argv[1:]); print('torch' in sys.modules)"
+    code = (
+        "import sys; from fmtool.__main__ import run_command; run_command(sys.argv[1:]); print('torch' in sys.modules)"
+    )
     line = [sys.executable, "-c", code, "verify", "-", str(files / "model.safetensors")]
     with open(files / "fmn.safetensors", "rb") as stream:
         done = subprocess.run(line, stdin=stream, capture_output=True, text=True, timeout=60)

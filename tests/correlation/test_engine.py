@@ -206,7 +206,7 @@ def test_what_was_begun_is_not_drawn_again(monkeypatch: pytest.MonkeyPatch) -> N
         ({"y": torch.ones(20, 3) * 1j}, "^expected y to be a matrix of real numbers, got torch.complex64"),
         ({"x": normal(20, 3).index_fill(0, torch.tensor(2), torch.nan)}, "^expected finite numbers in x, got 3 that"),
         ({"y": normal(20, 3).index_fill(1, torch.tensor(2), torch.inf)}, "^expected finite numbers in y, got 20 that"),
-        ({"labels": torch.arange(19)}, r"^expected one label a row, shape \(20,\), got \(19,\)$"),
+        ({"labels": torch.arange(19)}, r"^expected one label per row, shape \(20,\), got \(19,\)$"),
         ({"y": normal(20, 4), "statistics": ["cosine"]}, "^cosine needs as many columns in y as in x, 3, got 4$"),
         ({"x": normal(0, 3), "y": normal(0, 3), "statistics": ["svcca"]}, "^svcca needs at least 3 rows, got 0$"),
     ],

@@ -332,14 +332,14 @@ def test_what_does_not_belong_together_is_refused(files: Path) -> None:
         (changed(essential, masks=lopsided), "not symmetric"),
         (changed(essential, masks=essential["masks"] + 1), r"outside \[0, 1\]"),
         (changed(essential, key=essential["key"] + 1), "share no image"),
-        (changed(essential, labels=(essential["labels"] + 1) % 10), "other labels"),
-        (changed(adversarial, targets=(adversarial["targets"] + 1) % 10), "another attack file's masks"),
+        (changed(essential, labels=(essential["labels"] + 1) % 10), "label the same images differently"),
+        (changed(adversarial, targets=(adversarial["targets"] + 1) % 10), "they belong to another attack file"),
         (dataclasses.replace(adversarial, header={**adversarial.header, "attack": "pgd"}), "masks of PGD's images"),
         (
             dataclasses.replace(essential, header={**essential.header, "image_size": [8, 9]}),
             "the model takes images of",
         ),
-        (changed(plain, classes=plain["classes"] + 1), "classes reach from 1 to 10"),
+        (changed(plain, classes=plain["classes"] + 1), "classes range from 1 to 10"),
     ):
         with pytest.raises(ArtifactError, match=pattern):
             fmtool.check_masks(model, attack, masks)

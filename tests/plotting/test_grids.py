@@ -101,5 +101,5 @@ def test_three_channels_are_colours() -> None:
 def test_same_images_goes_with_single_images(load: Load) -> None:
     with pytest.raises(FmtoolError, match=r"goes with figures of single images \(masks, filtered\), not with null"):
         draw([load("correlation")], 8, like=[load("essential")])
-    with pytest.raises(ArtifactError, match="says which images it holds, got one of kind model"):
+    with pytest.raises(ArtifactError, match="identifies its images, got one of kind model"):
         draw([load("essential")], 8, like=[load("model")])

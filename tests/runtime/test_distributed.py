@@ -179,4 +179,4 @@ def test_processes_that_can_not_meet_are_told(
             monkeypatch.setenv(name, value)
         outcome = run(*words(FIT, files, tmp_path / "never"))
     assert outcome.code == 1 and list(tmp_path.iterdir()) == []
-    assert outcome.err.splitlines()[-1].startswith(f"fmtool: error: the processes can't meet at 127.0.0.1:{port}: ")
+    assert outcome.err.splitlines()[-1].startswith(f"fmtool: error: the processes can't connect at 127.0.0.1:{port}: ")

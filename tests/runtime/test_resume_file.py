@@ -79,7 +79,7 @@ def test_the_same_work_goes_on_and_leaves_nothing(tmp_path: Path) -> None:
 def test_other_work_begins_anew_and_says_so(tmp_path: Path) -> None:
     begin(tmp_path / "x")
     with (
-        pytest.warns(FmtoolWarning, match="x: starting over, the saved progress belongs to other inputs or options"),
+        pytest.warns(FmtoolWarning, match="x: starting over: the saved progress belongs to other inputs or options"),
         resuming(str(tmp_path / "x"), {**WORK, "more": 1}) as journal,
     ):
         assert journal.rows() == [] and journal.load() is None and is_new(journal)
@@ -121,7 +121,7 @@ def test_somebody_elses_tables_are_dropped(tmp_path: Path) -> None:
     database.commit()
     database.close()
     with (
-        pytest.warns(FmtoolWarning, match="starting over, the saved progress is damaged"),
+        pytest.warns(FmtoolWarning, match="starting over: the saved progress is damaged"),
         resuming(str(tmp_path / "x"), WORK) as journal,
     ):
         journal.finish_row(1, text("one"))

@@ -51,7 +51,7 @@ def test_some_of_the_models_classes_are_matched_too() -> None:
 def test_other_names_are_an_error_that_shows_three_of_each() -> None:
     data = _data(("a", "b", "c", "d"), [0, 1])
     with pytest.raises(
-        DataError, match=r"set: its classes \(a, b, c, ...\) are none of the model's \(cat, dog, owl, ...\): --cl"
+        DataError, match=r"set: its classes \(a, b, c, ...\) are none of the model's \(cat, dog, owl, ...\): to use"
     ):
         fitted_data(data, _model(NAMES))
     with pytest.raises(DataError, match=r"its classes \(bee\) are none of the model's"):
@@ -74,7 +74,7 @@ def test_a_model_without_names_takes_labels_by_position_and_says_so() -> None:
 
 def test_data_without_names_are_taken_by_position() -> None:
     assert fitted_data(_data((), [3, 1]), _model(NAMES)).labels.tolist() == [3, 1]
-    with pytest.raises(DataError, match="set: labels reach to 4, the model has 4 classes"):
+    with pytest.raises(DataError, match="set: labels go up to 4, the model has 4 classes"):
         fitted_data(_data((), [4]), _model(NAMES))
 
 
@@ -145,5 +145,5 @@ def test_training_on_data_without_names_calls_classes_by_number(run: Run, tmp_pa
         "-o",
         tmp_path / "m",
     )
-    assert outcome.code == 0 and "d.safetensors: names no classes: they are called 0 to 9" in outcome.err
+    assert outcome.code == 0 and "d.safetensors: has no class names: its classes are called 0 to 9" in outcome.err
     assert fmtool.read(str(tmp_path / "m")).header["class_names"] == list("0123456789")

@@ -1,1 +1,1 @@
-"""Distances, neighbours and dimensions, fast enough to permute."""
+"""Distances, neighbours and dimensions, fast enough for permutation tests."""

@@ -1,8 +1,8 @@
-"""Squared distances within a data set: all of them, as a matrix or packed into a triangle, or some on demand.
+"""Squared distances within a data set: all of them, as a matrix or packed into a triangle, or computed on demand.
 
 Distances are summed from float64 differences, never expanded into |a|^2 - 2ab + |b|^2: at d columns the relative error
-is below d * 2^-53 (3e-13 at 3,072), so float32 storage is all the rounding there is, near-duplicates and large offsets
-included, and duplicates are at exactly 0. The authors' float32 `cdist` expands and loses near
+is below d * 2^-53 (3e-13 at 3,072), so float32 storage is the only rounding, even for near-duplicates and large offsets,
+and duplicates are at exactly 0. The authors' float32 `cdist` expands and loses near
 neighbours: a named departure. One thread computes each entry, in one order, so results don't depend on the number of threads.
 """
 
@@ -63,14 +63,14 @@ def _tile(left: Float64, right: Float64) -> Float64:
 
 
 class Keep(Enum):
-    """What is kept of n rows' distances: n^2 float32; half of them; or none, and each is computed when it is asked for."""
+    """How n rows' distances are stored: n^2 float32 numbers; half of them; or none, each being computed on demand."""
 
     MATRIX = 4.0
     TRIANGLE = 2.0
     NOTHING = 0.0
 
     def bytes(self, rows: int) -> float:
-        """What that takes."""
+        """The memory that this takes."""
         return self.value * rows**2
 
 
@@ -99,7 +99,7 @@ class Distances:
         return block
 
     def of(self, rows: npt.NDArray[np.int64]) -> Distances:
-        """Those between some rows (m) alone, ascending, stored in the same form; all rows are this object itself."""
+        """Distances between some rows (m) only, ascending, stored in the same form; for all rows, this object itself."""
         if len(rows) == self.rows:
             return self
         matrix, triangle = np.empty((0, 0), dtype=np.float32), np.empty(0, dtype=np.float32)
@@ -115,7 +115,7 @@ class Distances:
 
 
 def distances(data: Tensor, keep: Keep) -> Distances:
-    """Those between the rows of data (n, d) float64."""
+    """Squared distances between the rows of data (n, d) float64."""
     rows, columns = data.shape
     used = data.numpy()[:, (data != 0).any(dim=0).numpy()]  # masks leave many columns 0
     tiles = -(-rows // TILE)
@@ -135,7 +135,7 @@ def distances(data: Tensor, keep: Keep) -> Distances:
 
 @njit(cache=CACHE)
 def place(i: int, j: int, rows: int) -> int:
-    """Where the distance of rows i and j, i != j, stands in the triangle."""
+    """The position in the triangle of the distance of rows i and j, i != j."""
     low, high = min(i, j), max(i, j)
     return low * (2 * rows - low - 1) // 2 + high - low - 1
 
@@ -160,7 +160,7 @@ def _computed(one: Float64, other: Float64) -> np.float32:
 
 @njit(parallel=True, cache=CACHE)
 def _fill(padded: Float64, pairs: npt.NDArray[np.int64], rows: int, matrix: Float32, triangle: Float32) -> None:
-    """Fill one of the two tile by tile; padded (a multiple of TILE, d), pairs (tiles above the diagonal, 2)."""
+    """Fill the matrix or the triangle tile by tile; padded (a multiple of TILE, d), pairs (tiles above the diagonal, 2)."""
     for task in prange(len(pairs)):
         top, left = pairs[task, 0] * TILE, pairs[task, 1] * TILE
         block = _tile(padded[top : top + TILE], padded[left : left + TILE])
@@ -183,12 +183,12 @@ def _unpack(triangle: Float32, begin: int, block: Float32) -> None:
 
 
 @njit(parallel=True, cache=CACHE)
-def _pick(triangle: Float32, count: int, rows: npt.NDArray[np.int64], found: Float32) -> None:
-    """Fill the triangle of some of `count` rows from the triangle of all of them."""
+def _pick(triangle: Float32, count: int, rows: npt.NDArray[np.int64], picked: Float32) -> None:
+    """Fill `picked`, the triangle of some of `count` rows, from the triangle of all of them."""
     for i in prange(len(rows)):
         start = i * (2 * len(rows) - i - 1) // 2 - i - 1
         for j in range(i + 1, len(rows)):
-            found[start + j] = triangle[place(rows[i], rows[j], count)]
+            picked[start + j] = triangle[place(rows[i], rows[j], count)]
 
 
 @njit(parallel=True, cache=CACHE)

@@ -3,7 +3,7 @@
 The squared distance of two rows of [x, y] is the sum of the squared distances of their x and of their y. So each side's
 distances are computed once, and each row's nearest neighbours on each side sorted once. A shuffle then walks down the two
 lists of a row together, looks up for each entry the distance on the other side, and stops when the sum of the distances that
-it has come to on both lists is no less than the second best found: no pair that it has not met can be nearer (the threshold
+it has reached on both lists is no less than the second smallest so far: no pair beyond can be nearer (the threshold
 algorithm of Fagin, Lotem and Naor 2003). At n = 10,000 that is some 30 of 9,999 entries for independent normal data, and
 about sqrt(n) of them for low-dimensional data.
 """
@@ -36,9 +36,9 @@ GPU_BLOCK_ENTRIES = 2**27  # of both matrices on a GPU, added at a time: 512 MiB
 LEAST_DEPTH, DEPTH_PER_ROOT = (
     64,
     4,
-)  # a row's list holds max(64, 4 sqrt(n)) neighbours; past its end all rows are looked at
-AHEAD, ROWS_A_TASK = 8, 64  # entries of a list looked up before they are compared; rows a thread takes at a time
-SHARE_OF_MEMORY = 0.8  # of what is free, that both sides' distances may take
+)  # a row's list holds max(64, 4 sqrt(n)) neighbours; beyond its end all rows are compared
+AHEAD, ROWS_A_TASK = 8, 64  # entries of a list fetched before they are compared; rows per task of a thread
+SHARE_OF_MEMORY = 0.8  # of the free memory, for the distances of both data sets
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Pair:
 
 
 def prepare(x: Tensor, y: Tensor, device: torch.device) -> Pair:
-    """x (n, d1) and y (n, d2) float64, n >= 3. 8 n^2 bytes where they are free, on the CPU also 4 n^2 or none."""
+    """x (n, d1) and y (n, d2) float64, n >= 3. Takes 8 n^2 bytes, on the CPU only 4 n^2 or none if less memory is free."""
     if device.type != "cpu":
         return _on_gpu(x, y, device)
     free = SHARE_OF_MEMORY * free_memory()
@@ -88,25 +88,25 @@ def _pair(x: Side, y: Side) -> Pair:
 
 
 def side(data: Tensor, keep: Keep, depth: int | None = None) -> Side:
-    """Distances and sorted neighbours of data (n, d) float64; depth: entries a list, else found from n."""
+    """Distances and sorted neighbours of data (n, d) float64; depth: entries per list, by default derived from n."""
     return _sorted(distances(data, keep), depth)
 
 
-def _sorted(found: Distances, depth: int | None) -> Side:
-    rows = found.rows
+def _sorted(all_distances: Distances, depth: int | None) -> Side:
+    rows = all_distances.rows
     depth = min(depth or max(LEAST_DEPTH, DEPTH_PER_ROOT * math.isqrt(rows)), rows - 1)
     nearest, at = np.empty((rows, depth), dtype=np.uint32), np.empty((rows, depth), dtype=np.float32)
     step = max(TILE, BLOCK_ENTRIES // rows // TILE * TILE)
     for begin in range(0, rows, step):
         end = min(begin + step, rows)
-        top = torch.from_numpy(found.block(begin, end)).topk(depth, dim=1, largest=False, sorted=True)
+        top = torch.from_numpy(all_distances.block(begin, end)).topk(depth, dim=1, largest=False, sorted=True)
         at[begin:end], nearest[begin:end] = top.values.numpy(), top.indices.numpy()
-    return Side(found, nearest, at)
+    return Side(all_distances, nearest, at)
 
 
 def two_nearest_joint(x: Side, y: Side, permutation: Tensor) -> Float32:
     """Squared distances (n, 2) to the two nearest neighbours of each row of x beside y[permutation], ascending."""
-    found = np.empty((len(permutation), 2), dtype=np.float32)
+    two_nearest = np.empty((len(permutation), 2), dtype=np.float32)
     forth = permutation.numpy().astype(np.uint32)
     back = np.empty_like(forth)
     back[forth] = np.arange(len(forth), dtype=np.uint32)
@@ -114,18 +114,18 @@ def two_nearest_joint(x: Side, y: Side, permutation: Tensor) -> Float32:
         _joint(
             x.distances.matrix, x.distances.triangle, x.distances.data, x.nearest, x.at,
             y.distances.matrix, y.distances.triangle, y.distances.data, y.nearest, y.at,
-            forth, back, found,
+            forth, back, two_nearest,
         )  # fmt: skip
-    return found
+    return two_nearest
 
 
 @njit(parallel=True, cache=CACHE)
 def _joint(
     x: Float32, x_half: Float32, x_data: Float64, x_nearest: Index, x_at: Float32,
     y: Float32, y_half: Float32, y_data: Float64, y_nearest: Index, y_at: Float32,
-    forth: Index, back: Index, found: Float32,
+    forth: Index, back: Index, two_nearest: Float32,
 ) -> None:  # fmt: skip
-    """Row i of x goes with row forth[i] of y, row j of y with row back[j] of x; into found (n, 2)."""
+    """Row i of x goes with row forth[i] of y, row j of y with row back[j] of x; fills two_nearest (n, 2)."""
     rows, depth = x_at.shape
     tasks = -(-rows // ROWS_A_TASK)
     for task in prange(tasks):
@@ -133,11 +133,11 @@ def _joint(
         for i in range(task * ROWS_A_TASK, min((task + 1) * ROWS_A_TASK, rows)):
             own = np.int64(forth[i])
             first, second = np.float32(np.inf), np.float32(np.inf)
-            whose, seconds = -1, -1  # the rows of x at these distances: one that both lists name counts once
+            whose, seconds = -1, -1  # the rows of x at these distances, so that a row in both lists counts once
             done = False
             for begin in range(0, depth, AHEAD):
                 count = min(AHEAD, depth - begin)
-                for k in range(count):  # all that lies far apart in memory is asked for together
+                for k in range(count):  # fetch everything that is far apart in memory together
                     j = np.int64(x_nearest[i, begin + k])
                     other = np.int64(back[y_nearest[own, begin + k]])
                     who[2 * k], who[2 * k + 1] = j, other
@@ -163,11 +163,11 @@ def _joint(
                             first, second = sum_, first
                         elif sum_ < second:
                             second = sum_
-            found[i, 0], found[i, 1] = first, second
+            two_nearest[i, 0], two_nearest[i, 1] = first, second
 
 
 def free_memory() -> int:
-    """Bytes that can be had without swapping, as far as the system tells; else half of what is built in."""
+    """Bytes available without swapping, if the system reports them; else half of the installed memory."""
     try:
         with open("/proc/meminfo") as lines:
             sizes = dict(line.split(":", 1) for line in lines)
@@ -177,13 +177,13 @@ def free_memory() -> int:
 
 
 def _tell_time(x: Side, y: Side, neighbours: float) -> None:
-    """Say how long a shuffle will take where distances are computed anew each time, from one that is timed."""
+    """Warn how long a shuffle takes if distances are computed anew each time, judging by one timed shuffle."""
     started = time.monotonic()
     two_nearest_joint(x, y, torch.arange(len(x.at)))
     warnings.warn(
         FmtoolWarning(
             f"idcor: the distances of {len(x.at)} rows, {4e-9 * len(x.at) ** 2:.1f} GB, do not fit in memory and are computed "
-            f"again when they are needed: neighbours took {neighbours:.0f} s, a permutation takes about "
+            f"again each time: neighbours took {neighbours:.0f} s, a permutation takes about "
             f"{time.monotonic() - started:.0f} s"
         ),
         stacklevel=4,
@@ -210,8 +210,8 @@ def _pair_of_matrices(x: Tensor, y: Tensor) -> Pair:
             two_smallest(x[begin : begin + step] + y[order[begin : begin + step]][:, order])
             for begin in range(0, len(order), step)
         ]
-        found: Float32 = torch.cat(parts).cpu().numpy()
-        return found
+        two_nearest: Float32 = torch.cat(parts).cpu().numpy()
+        return two_nearest
 
     def subset(rows: Tensor) -> Pair:
         picked = rows.to(device)

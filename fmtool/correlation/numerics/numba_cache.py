@@ -1,4 +1,4 @@
-"""Where Numba keeps what it has compiled: without that, each run of `correlate` compiles for some 4 seconds."""
+"""Where Numba caches compiled code: without a cache, each `correlate` compiles for some 4 seconds."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numba
 
 from fmtool.runtime.cache import cache_folder
 
-SETTINGS: Any = numba.config  # made at run time, unknown to type checkers
+SETTINGS: Any = numba.config  # created at run time, unknown to type checkers
 
 
 def _prepare() -> bool:
-    """Point Numba at our cache folder unless the user has named one; False where nothing can be written or kept."""
+    """Point Numba at our cache folder unless the user has named one; False if the folder can't be written."""
     if SETTINGS.CACHE_DIR:
         return True
     folder = cache_folder() / "numba"

@@ -1,4 +1,4 @@
-"""Sums over all pairs of rows, for statistics that compare two n x n matrices of which a shuffle re-orders one."""
+"""Sums over all pairs of rows, for statistics that compare two n x n matrices, one of them re-ordered by each shuffle."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fmtool.correlation.numerics.numba_cache import CACHE
 from fmtool.correlation.numerics.threads import one_thread_if
 
 LARGE = 12_000  # rows from which matrices are float32: two of them take 2.3 GB in float64
-SMALL = 3000  # rows below which a shuffle takes a few milliseconds and is left to one thread
+SMALL = 3000  # rows below which a shuffle takes a few milliseconds and runs on one thread
 GPU_BLOCK_ENTRIES = 2**26  # of a matrix on a GPU, re-ordered at a time: 512 MiB in float64
 
 
 def precision(rows: int) -> torch.dtype:
-    """What two matrices (n, n) are stored in: float64, from `LARGE` rows on float32. By n alone, so that the same command gives
-    the same bytes whatever memory is free.
+    """The dtype in which two matrices (n, n) are stored: float64, or float32 from `LARGE` rows on. It depends on n alone, so that
+    the same command gives the same bytes on any machine.
     """
     return torch.float64 if rows < LARGE else torch.float32
 
@@ -41,10 +41,12 @@ def permuted_product(left: Tensor, right: Tensor, device: torch.device) -> Calla
 
 @njit(parallel=True, cache=CACHE)
 def _row_sums(left: Any, right: Any, order: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """What each row adds, (n,): its diagonal entry and twice what lies left of it. Each is summed by one thread in one order."""
+    """Each row's contribution, (n,): its diagonal entry and twice the entries left of it. One thread sums each, in one order."""
     sums = np.empty(len(left))
     for row in prange(len(left)):
-        i = len(left) - 1 - row // 2 if row % 2 else row // 2  # long and short by turns: threads have equal shares
+        i = (
+            len(left) - 1 - row // 2 if row % 2 else row // 2
+        )  # alternately long and short, so that threads have equal shares
         along, across = left[i], right[order[i]]
         total = 0.0
         for j in range(i):
@@ -68,7 +70,7 @@ def _on_gpu(left: Tensor, right: Tensor) -> Callable[[Tensor], float]:
 
 
 def double_centred(matrix: Tensor) -> Tensor:
-    """The symmetric matrix (n, n) with every row's and every column's mean taken away, in place."""
+    """The symmetric matrix (n, n) minus the mean of every row and column, in place."""
     means = matrix.mean(dim=0, dtype=torch.float64)
     shift = means - means.mean() / 2
     for begin in range(0, len(matrix), 1024):

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from fmtool.errors import StatisticError
 
 FIT_SHARE = 0.9  # of the points, smallest mu first; the tail is noisy (Facco et al. 2017, and the authors' code)
-# Below this the 90 % rule leaves out nothing but the last point, whose F = 1 can't be used anyway, and the estimate's
+# Below this the 90 % rule leaves out only the last point, whose F = 1 can't be used anyway, and the estimate's
 # relative scatter, about 1 / sqrt(0.9 N), exceeds a third.
 MIN_POINTS = 10
 
@@ -35,9 +35,9 @@ def two_nn(nearest: npt.NDArray[np.float32], what: str) -> Dimension:
     and float32 here, so that "equal" means the same for the two data sets and for their concatenation.
     what: name of the data, for the message.
 
-    The line is the least-squares fit over the first floor(0.9 N) points, N being the points that are left. Without
+    The line is the least-squares fit over the first floor(0.9 N) points, N being the number of points left. Without
     duplicates and ties this is `skdim.id.TwoNN(discard_fraction=0.1, dist=True)` of version 0.5; skdim keeps points
-    with r1 = r2, the authors leave them out, and so does this.
+    with r1 = r2, while this leaves them out, as the authors do.
 
     Raises StatisticError when fewer than 10 points are left.
     """

@@ -1,1 +1,1 @@
-"""One statistic a file."""
+"""The statistics, one file each."""

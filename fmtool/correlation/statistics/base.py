@@ -1,4 +1,4 @@
-"""What a statistic hands to the engine: its value on the data, and a cheap way to its value on shuffled data."""
+"""What a statistic gives to the engine: its value on the data, and a cheap way to compute it on shuffled data."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fmtool.errors import StatisticError
 
 @dataclass(frozen=True)
 class Options:
-    """Choices handed to every statistic; each reads those that concern it.
+    """Options passed to every statistic; each reads those that concern it.
 
     row_normalise: scale rows to unit length after standardising (IdCor).
     dimension: a key of DIMENSIONS, how dimensions are estimated (IdCor).
     device: where the heavy part runs: "cpu", "cuda" or "cuda:N".
-    shuffles: how many will be asked for, as far as a slow statistic should say how long they take; 0: it needn't.
+    shuffles: how many will follow, so that a slow statistic can warn how long they take; 0 for no warning.
     """
 
     row_normalise: bool = True
@@ -31,15 +31,15 @@ class Prepared:
     """One statistic of one pair of data sets, with all work that does not depend on the pairing already done.
 
     A statistic's module has `prepare(x: Tensor, y: Tensor, options: Options) -> Prepared`; x (n, d1) and y (n, d2) are
-    finite float64 on the CPU, n >= 1, d1, d2 >= 1. It raises StatisticError where the rows don't allow the statistic.
+    finite float64 on the CPU, n >= 1, d1, d2 >= 1. It raises StatisticError if the rows don't allow the statistic.
     """
 
-    observed: float  # the statistic of the rows as they are paired
+    observed: float  # the statistic of the rows as paired
     details: dict[str, float]  # numbers that explain it
     dropped: dict[str, int]  # reason -> how many were left out; non-zero entries only
     shuffled: Callable[[Tensor], float]  # (n,) int64 permutation of y's rows -> the statistic of x and y[permutation]
-    samples: dict[str, Tensor] = field(default_factory=dict)  # what the observed value was made of, for pictures
-    # (m,) int64 ascending rows -> the same statistic of these pairs alone, where that is cheaper than preparing it anew
+    samples: dict[str, Tensor] = field(default_factory=dict)  # the values behind the observed one, for figures
+    # (m,) int64 ascending rows -> the same statistic of these pairs alone, if that is cheaper than preparing it anew
     subset: Callable[[Tensor], Prepared] | None = None
 
 
@@ -50,5 +50,5 @@ def require_rows(name: str, rows: int, least: int) -> None:
 
 
 def non_zero(counts: dict[str, int]) -> dict[str, int]:
-    """The entries that count something, in the same order."""
+    """The non-zero counts, in the same order."""
     return {reason: count for reason, count in counts.items() if count}

@@ -10,7 +10,7 @@ from fmtool.correlation.statistics.base import Options, Prepared
 
 MIN_ROWS = 3  # two centred rows lie on one line: every correlation would be 1
 # Directions or rows below which decompositions run on one thread. At 600 that takes 1.5 times as long as on two idle
-# processors, and a tenth as long where they are shared with other work (see threads.py); at 300 it is as fast anyway.
+# processors, and a tenth as long if they are shared with other work (see threads.py); at 300 it makes no difference.
 SMALL = 700
 
 
@@ -24,7 +24,7 @@ def left_singular(data: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def forced_of(rows: int, k1: int, k2: int) -> int:
-    """How many correlations are 1 whatever the data: of the n - 1 centred dimensions, two subspaces share that many."""
+    """How many correlations are 1 for any data: two subspaces of the n - 1 centred dimensions share that many."""
     return max(0, k1 + k2 - (rows - 1))
 
 

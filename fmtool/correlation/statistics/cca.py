@@ -1,8 +1,8 @@
 """CCA: canonical correlations of all directions of two data sets (paper, section 3.2).
 
-Where there are fewer than twice as many rows as directions, correlations are 1 by force; with as many directions as n - 1,
-as sparse masks have, all of them are, and the statistic says nothing. It says how many (`forced`); SVCCA's choice of main
-directions, or far more rows, are the way out.
+With fewer than twice as many rows as directions, some correlations are necessarily 1; with n - 1 directions, as sparse masks
+have, all of them are, and the statistic is meaningless. `forced` counts them. SVCCA's choice of main directions, or far more
+rows, avoid this.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def all_directions(data: Tensor, what: str) -> Tensor:
         raise StatisticError(f"cca needs rows that vary, but those of {what} are all the same")
     used = data[:, varies]
     directions, sizes = left_singular(used - used.mean(dim=0))
-    kept = sizes > max(data.shape) * torch.finfo(data.dtype).eps * sizes[0]
-    return directions[:, kept].contiguous()
+    significant = sizes > max(data.shape) * torch.finfo(data.dtype).eps * sizes[0]
+    return directions[:, significant].contiguous()
 
 
 def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:

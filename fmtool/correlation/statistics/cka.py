@@ -1,7 +1,7 @@
 """CKA: linear centred kernel alignment of two data sets (Kornblith et al. 2019), the biased estimator as published.
 
 With the Gram matrices K and L of the centred rows: sum(K * L) / (|K| |L|), Frobenius norms. It is far above 0 by chance
-where there are more columns than rows, as every row is alike to itself: read it by its null.
+where there are more columns than rows, because every row is similar to itself: compare it with its null.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _gram(data: Tensor, what: str, dtype: torch.dtype) -> Tensor:
     if used.shape[1] == 0:
         raise StatisticError(f"cka needs rows that vary, but those of {what} are all the same")
     used = used - used.mean(dim=0)
-    used = used / used.norm()  # no overflow or underflow, whatever the data's unit
+    used = used / used.norm()  # no overflow or underflow at any scale
     gram = torch.empty(len(used), len(used), dtype=dtype)
     for begin in range(0, len(used), BLOCK):
         gram[begin : begin + BLOCK] = used[begin : begin + BLOCK] @ used.T

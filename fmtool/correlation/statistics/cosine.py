@@ -1,7 +1,7 @@
 """Cosine similarity of paired rows (paper, section 4.5): the mean over pairs.
 
-Non-negative rows, such as masks, have a cosine above 0 with any other: read the mean by its null, in which rows are
-re-paired, so that it is the mean cosine of masks that belong to different images.
+Non-negative rows, such as masks, have a cosine above 0 with any other: compare the mean with its null, in which rows are
+re-paired: the mean cosine of masks of different images.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _all_pairs(cosines: Tensor, filled_x: Tensor, filled_y: Tensor) -> Tensor:
         block = cosines[begin : begin + BLOCK]
         used = filled_x[begin : begin + BLOCK, None] & filled_y
         used.diagonal(begin).fill_(False)
-        places = ((block[used].double() + 1) * (BINS / 2)).long().clamp_(0, BINS - 1)  # rounding may lead beyond 1
+        places = ((block[used].double() + 1) * (BINS / 2)).long().clamp_(0, BINS - 1)  # rounding may exceed 1
         counts += torch.bincount(places, minlength=BINS)
     return counts
 
@@ -49,7 +49,7 @@ def _all_pairs(cosines: Tensor, filled_x: Tensor, filled_y: Tensor) -> Tensor:
 def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
     """Mean cosine of the pairs (x_i, y_i), both (n, d) float64, n >= 2.
 
-    Pairs with an all-zero row on either side have no cosine and are left out, under each shuffle afresh, and counted
+    Pairs with an all-zero row on either side have no cosine and are left out, separately under each shuffle, and counted
     for the observed pairing as all_zero. details: std, the population standard deviation over the pairs. All pairs'
     cosines are computed once (4 n^2 bytes) and rounded to float32 (6e-8); a shuffle only looks n of them up.
     samples: pairs (n used,) float64, the pairs' cosines, and all_pairs_histogram (100,) int64, how many cosines of row i of x

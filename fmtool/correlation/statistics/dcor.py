@@ -2,7 +2,7 @@
 
 With double-centred Euclidean distances A and B: dCov^2 = mean(A * B), dVar^2 = mean(A * A), and
 dCor = sqrt(dCov^2 / sqrt(dVar_x^2 dVar_y^2)). With infinitely many rows it is 0 for independent sets only; with finitely
-many, far above 0 in many columns: read it by its null.
+many, far above 0 with many columns: compare it with its null.
 """
 
 from __future__ import annotations

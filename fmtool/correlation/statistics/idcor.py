@@ -1,12 +1,12 @@
 """IdCor, the intrinsic-dimension correlation (Basile et al., I_dCor, arXiv 2406.15812; paper, section 3.2).
 
-If one data set tells something about the other, their concatenation needs fewer dimensions than the two apart:
-IdCor = (d_x + d_y - d_joint) / max(d_x, d_y), all three dimensions by TwoNN unless another estimator is asked for. It is 1
-when one set determines the other and would be 0 for independent ones if dimensions were exact; they aren't, in either
-direction, so read it by its null.
-Even then beware of classes. A free shuffle of well-separated clusters makes many small clusters of few, and their joint
+If one data set says something about the other, their concatenation needs fewer dimensions than the two separately:
+IdCor = (d_x + d_y - d_joint) / max(d_x, d_y), all three dimensions by TwoNN unless another estimator is chosen. It is 1
+when one set determines the other and would be 0 for independent ones if dimensions were exact; estimates err in
+either direction, so compare it with its null.
+Even then beware of classes. A free shuffle turns a few well-separated clusters into many small ones, and their joint
 dimension looks smaller: data that share a class can lie below their free null (p near 1), and the null within classes,
-which leaves the clusters whole, is the one to read.
+which leaves the clusters intact, is the one to use.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fmtool.correlation.statistics import idcor_skdim
 from fmtool.correlation.statistics.base import Options, Prepared, non_zero, require_rows
 
 STD_OFFSET = 1e-6  # added to each column's standard deviation, as the authors do
-# Standardised entries are of order 1, so a root mean square below this is what rounding leaves of a row at the centre.
+# Standardised entries are of order 1, so a root mean square below this is rounding of a row at the centre.
 ROUNDING = 1e-12
 
 
@@ -28,11 +28,11 @@ def standardise(data: Tensor, row_normalise: bool) -> Tensor:
     """Columns to mean 0 and unbiased standard deviation 1, then rows to unit length: (n, d) float64 -> the same.
 
     A constant column becomes exactly 0. A row at the centre in every column stays 0 (the authors' code makes it NaN).
-    One-column data are not scaled by rows, which would leave nothing but signs.
+    The rows of one-column data are not scaled, which would leave only signs.
     """
     columns = data.shape[1]
     scaled = (data - data.mean(dim=0)) / (data.std(dim=0) + STD_OFFSET)
-    scaled[:, data.amin(dim=0) == data.amax(dim=0)] = 0.0  # whatever rounding left of the mean
+    scaled[:, data.amin(dim=0) == data.amax(dim=0)] = 0.0  # instead of rounding errors
     if not row_normalise or columns == 1:
         return scaled
     length = scaled.norm(dim=1, keepdim=True)
@@ -45,14 +45,14 @@ def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
 
     details: dimension_x, dimension_y, dimension_joint. dropped: points that TwoNN can't use, duplicates_* (r1 = 0)
     and ties_* (r1 = r2), for x, y and joint each. A shuffle leaves dimension_x and dimension_y as they are.
-    Other estimators than TwoNN: see `estimators`.
+    Estimators other than TwoNN: see `idcor_skdim`.
 
-    subset: on some rows alone, columns stay standardised on all rows and distances are not computed again, so that all rows
-    give the whole's value exactly. A departure: the authors standardise each subset anew (their Figure 4).
+    subset: columns stay standardised over all rows and distances are not computed again, so that the subset of all rows gives
+    exactly the whole's value. A departure: the authors standardise each subset anew (their Figure 4).
 
-    Needs 4 n^2 bytes for all distances, or goes on without them, see `neighbours`. Raises StatisticError where TwoNN does.
+    Needs 4 n^2 bytes for all distances, or does without them, see `neighbours`. Raises StatisticError if TwoNN does.
     """
-    scaled_x, scaled_y = (standardise(side, options.row_normalise) for side in (x, y))
+    scaled_x, scaled_y = (standardise(data, options.row_normalise) for data in (x, y))
     if options.dimension != "twonn":
         return idcor_skdim.prepare(scaled_x, scaled_y, options)
     require_rows("idcor", len(x), MIN_POINTS)

@@ -1,7 +1,7 @@
 """IdCor's dimensions by the estimators of scikit-dimension 0.5, with their defaults, in place of TwoNN.
 
-Each shuffle's concatenation is a new data set and is estimated anew, from its points. They are first turned to each side's
-principal axes, which keeps all distances and leaves at most n - 1 columns.
+Each shuffle's concatenation is a new data set, whose dimension is estimated anew. The points of x and y are first rotated to
+their principal axes, which preserves all distances and leaves at most n - 1 columns.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from fmtool.correlation.statistics.base import Options, Prepared, non_zero, requ
 from fmtool.correlation.statistics.canonical import left_singular
 from fmtool.errors import FmtoolWarning, StatisticError
 
-MIN_ROWS = 22  # scikit-dimension's estimators look at 20 neighbours, and quietly at fewer where there are no more
-LONG = 60.0  # seconds that all shuffles may take before the user is told how long it will be
+MIN_ROWS = 22  # scikit-dimension's estimators use 20 neighbours, and silently fewer if there are no more
+LONG = 60.0  # seconds for all shuffles above which the user is told how long they will take
 
 
 def estimate(data: npt.NDArray[np.float64], name: str, what: str) -> float:
     """Dimension of the rows of data (n, d), all different, n >= 22, by the estimator of that name in DIMENSIONS.
 
     what: name of the data, for the message. Estimators that draw random numbers do so from seed 0 each time.
-    Raises StatisticError where the estimator gives no positive number.
+    Raises StatisticError if the estimator returns no positive number.
     """
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # what matters of them, too few neighbours or no answer, is told here
+        warnings.simplefilter("ignore")  # too few neighbours and missing results are reported here
         import skdim
 
         estimator: Any = getattr(skdim.id, DIMENSIONS[name][0])()
         if "random_state" in estimator.get_params():
             estimator.set_params(random_state=0)
-        # a single column is refused; one of zeros beside it changes no distance
+        # a single column is refused; adding one of zeros changes no distance
         value = float(estimator.fit(np.pad(data, ((0, 0), (0, max(0, 2 - data.shape[1]))))).dimension_)
     if not math.isfinite(value) or value <= 0:
-        raise StatisticError(f"--dimension {name} finds no dimension of {what}, but {value}; expected a number above 0")
+        raise StatisticError(f"--dimension {name} gives {value} as the dimension of {what}, expected a number above 0")
     return value
 
 
@@ -55,28 +55,28 @@ def principal_axes(data: Tensor) -> npt.NDArray[np.float64]:
 
 
 def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
-    """IdCor of standardised x (n, d1) and y (n, d2) float64 by another estimator than TwoNN.
+    """IdCor of standardised x (n, d1) and y (n, d2) float64 by an estimator other than TwoNN.
 
-    Equal rows would be at distance 0, of which most estimators make 0, infinity or NaN: of each group of equal rows one is
-    kept, under each shuffle afresh. dropped: duplicates_x, duplicates_y and duplicates_joint, how many were left out (TwoNN's
-    count has the one in it that is kept here). details: as for TwoNN.
+    Equal rows are at distance 0, for which most estimators return 0, infinity or NaN: one row of each group of equal rows is
+    kept, separately under each shuffle. dropped: duplicates_x, duplicates_y and duplicates_joint, how many were left out
+    (TwoNN's count includes the one that is kept here). details: as for TwoNN.
 
-    Warns how long the shuffles will take where that is more than a minute, from one estimate that is timed. Raises
-    StatisticError when fewer than 22 different rows are left, or where an estimate is not a positive number.
+    Warns how long the shuffles will take if that is more than a minute, judging by one timed estimate. Raises StatisticError
+    if fewer than 22 different rows are left, or if an estimate is not a positive number.
     """
     name = options.dimension
     require_rows(f"idcor by {name}", len(x), MIN_ROWS)
     group_x, group_y = _groups(x), _groups(y)
     points_x, points_y = principal_axes(x), principal_axes(y)
-    kept_x, kept_y = _first_of_each(group_x), _first_of_each(group_y)
-    of_x = _dimension(points_x[kept_x], name, "x")
-    of_y = _dimension(points_y[kept_y], name, "y")
+    unique_x, unique_y = _first_of_each(group_x), _first_of_each(group_y)
+    of_x = _dimension(points_x[unique_x], name, "x")
+    of_y = _dimension(points_y[unique_y], name, "y")
 
     def joint(permutation: Tensor, what: str) -> tuple[float, int]:
         order = permutation.numpy()
-        kept = _first_of_each(group_x * len(order) + group_y[order])
-        points = np.concatenate([points_x, points_y[order]], axis=1)[kept]
-        return _dimension(points, name, what), len(order) - len(kept)
+        unique = _first_of_each(group_x * len(order) + group_y[order])
+        points = np.concatenate([points_x, points_y[order]], axis=1)[unique]
+        return _dimension(points, name, what), len(order) - len(unique)
 
     started = time.monotonic()
     of_joint, duplicates = joint(torch.arange(len(x)), "the concatenation")
@@ -87,8 +87,8 @@ def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
         details={"dimension_x": of_x, "dimension_y": of_y, "dimension_joint": of_joint},
         dropped=non_zero(
             {
-                "duplicates_x": len(x) - len(kept_x),
-                "duplicates_y": len(x) - len(kept_y),
+                "duplicates_x": len(x) - len(unique_x),
+                "duplicates_y": len(x) - len(unique_y),
                 "duplicates_joint": duplicates,
             }
         ),
@@ -103,7 +103,7 @@ def _dimension(points: npt.NDArray[np.float64], name: str, what: str) -> float:
 
 
 def _groups(data: Tensor) -> npt.NDArray[np.int64]:
-    """A number a row (n), the same for equal rows."""
+    """A number for each row (n), the same for equal rows."""
     groups: npt.NDArray[np.int64] = np.unique(data.numpy(), axis=0, return_inverse=True)[1].reshape(-1)
     return groups
 

@@ -1,9 +1,9 @@
 """PWCCA: canonical correlations weighted by what their directions explain of the first side (Morcos et al. 2018).
 
 The correlations are those of SVCCA's main directions, of which there are fewer than rows: with all directions, sparse masks
-span the whole centred space and every correlation is 1 by force, whatever its weight.
+span the whole centred space and every correlation is necessarily 1, so weights don't matter.
 
-Asymmetric: the weights are x's, as the authors of PWCCA take those of one layer; exchange the sides for the other one.
+Asymmetric: the weights are x's, as the authors of PWCCA take those of one layer; swap x and y for the other direction.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
     With unit canonical variates h_i of x's side (n) and x's centred columns x_j, the weight of correlation i is
     sum_j |<h_i, x_j>|, over the sum of all weights. h_i = Q u_i for x's basis Q, so Q^T x_j is computed once.
 
-    details: directions_x and directions_y, k1 and k2; forced, how many correlations are 1 whatever the data. The forced
+    details: directions_x and directions_y, k1 and k2; forced, how many correlations are 1 for any data. The forced
     variates may be any basis of the space that both sides share: x's principal axes in that space are taken (the paper
     leaves it open), so that the weights are fixed. dropped: see `svcca`.
 
@@ -50,7 +50,7 @@ def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
                 axes[:, :forced] = shared @ torch.linalg.eigh(shared.T @ squares @ shared).eigenvectors
             weights = (axes.T @ parts).abs().sum(dim=1)
         correlations = correlations.clamp(0.0, 1.0)
-        correlations[:forced] = 1.0  # whatever rounding left of it
+        correlations[:forced] = 1.0  # without rounding errors
         return float((weights * correlations).sum() / weights.sum())
 
     return Prepared(

@@ -25,7 +25,7 @@ def main_directions(data: Tensor, what: str, name: str = "svcca") -> Tensor:
 
     k is the number of singular values whose cumulative share is strictly below 0.99, at least 1. name: of the statistic.
     """
-    used = data[:, (data != 0).any(dim=0)]  # a column of zeros adds no direction; masks have many
+    used = data[:, (data != 0).any(dim=0)]  # columns of zeros, of which masks have many, add no direction
     if used.shape[1] == 0:
         raise StatisticError(f"{name} needs data that are not all zero, but {what} is")
     directions, sizes = left_singular(used)
@@ -37,8 +37,8 @@ def centred_basis(directions: Tensor) -> Tensor:
     """Orthonormal basis of orthonormal directions (n, k) after centring: (n, k), or (n, k - 1) if one was constant.
 
     Centring removes one dimension, that of the constant vector, so no second decomposition is needed: reflect the
-    directions so that only the first has a mean, centre that one and restore its length. It is dropped if nothing of
-    it is left. CCA sees the span alone, so the singular values needn't multiply the directions.
+    directions so that only the first has a mean, centre that one and restore its length. It is dropped if nothing
+    remains of it. CCA sees only the span, so the directions needn't be scaled by the singular values.
     """
     lean = directions.sum(dim=0)  # (k,) how each direction leans to the constant vector
     axis = torch.zeros_like(lean)
@@ -57,7 +57,7 @@ def centred_basis(directions: Tensor) -> Tensor:
 
 
 def main_basis(data: Tensor, what: str, name: str = "svcca") -> tuple[Tensor, int]:
-    """Centred basis (n, k) of the main directions, and how many directions centring took away (0 or 1)."""
+    """Centred basis (n, k) of the main directions, and how many directions centring removed (0 or 1)."""
     directions = main_directions(data, what, name)
     basis = centred_basis(directions)
     if basis.shape[1] == 0:
@@ -69,7 +69,7 @@ def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
     """Mean canonical correlation over the smaller number of directions, x (n, d1) and y (n, d2) float64, n >= 3.
 
     details: see `canonical.prepared_of`; k1 and k2 are those of the centred projections. dropped: constant_x and
-    constant_y, a direction that centring took away (not among k1, k2).
+    constant_y, a direction that centring removed (not among k1, k2).
 
     Raises StatisticError when a side is all zero or its kept directions don't vary.
     """

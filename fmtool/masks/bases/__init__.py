@@ -1,1 +1,1 @@
-"""The bases that masks can be in, one file each; `masks.basis` lists them."""
+"""The bases of masks, one file each; `masks.registry` lists them."""

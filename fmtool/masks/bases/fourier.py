@@ -1,7 +1,7 @@
 """The Fourier basis, on half the spectrum (paper, section 3.1).
 
 A mask of h x w images is stored as the half spectrum that `torch.fft.rfft2` lays out, (..., h, w // 2 + 1), zero frequency in
-the corner. Images are real, so the full spectrum's mask obeys M(-k) = M(k) and the half says it all: column 0, and column
+the corner. Images are real, so the full spectrum's mask obeys M(-k) = M(k) and the half determines it: column 0, and column
 w / 2 for even w, hold their own mirror images and count once, the columns between count twice.
 """
 
@@ -81,7 +81,7 @@ class Fourier(Basis):
     def orbits(self) -> list[tuple[Tensor, Tensor]]:
         """Entries k and -k are equal: first those that count once, their own mirror images, then the pairs.
 
-        A pair stands once in the columns between, where its mirror image is not stored, and in two rows of the others.
+        A pair is stored once in the columns between, without its mirror image, and in two rows of the others.
         """
         import torch
 
@@ -108,7 +108,7 @@ class Fourier(Basis):
         """Average-pool (..., h, w) full spectra, zero frequency in the corner, by p, which is odd and divides h and w.
 
         Bin k averages the frequencies p k - (p - 1) / 2 ... p k + (p - 1) / 2 modulo the size, so that the zero frequency stays
-        a centre (paper, section 4.5.2; the authors' code takes the maximum, over bins that start at the corner).
+        the centre of a bin (paper, section 4.5.2; the authors' code takes the maximum, over bins that start at the corner).
         """
         h, w = self.h, self.w
         if p < 1 or p % 2 == 0 or h % p or w % p:

@@ -1,4 +1,4 @@
-"""What bases made of one orthonormal matrix a side have in common: C = A X B^T for images X, back by the transposes."""
+"""Bases that consist of an orthonormal matrix for each axis: C = A X B^T for images X, inverted by the transposes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Orthonormal(Basis):
 
     @abstractmethod
     def matrix(self, n: int) -> Array:
-        """(n, n) float64, orthonormal: a row a coefficient."""
+        """(n, n) float64, orthonormal, one row per coefficient."""
 
     @cached_property
-    def sides(self) -> tuple[Array, Array]:
+    def matrices(self) -> tuple[Array, Array]:
         """A and B."""
         return self.matrix(self.h), self.matrix(self.w)
 
@@ -34,15 +34,15 @@ class Orthonormal(Basis):
         return a.mT @ (filtered @ b)
 
     def _tensors(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """A and B with the dtype and on the device of `like`: made once, as a CUDA graph can't copy them."""
+        """A and B with the dtype and on the device of `like`, created once, as a CUDA graph can't copy them."""
         import torch
 
         key = (like.dtype, like.device)
-        if key not in self._made:
-            a, b = (torch.as_tensor(side, dtype=like.dtype, device=like.device) for side in self.sides)
-            self._made[key] = a, b
-        return self._made[key]
+        if key not in self._tensors_by_place:
+            a, b = (torch.as_tensor(matrix, dtype=like.dtype, device=like.device) for matrix in self.matrices)
+            self._tensors_by_place[key] = a, b
+        return self._tensors_by_place[key]
 
     @cached_property
-    def _made(self) -> dict[object, tuple[Tensor, Tensor]]:
+    def _tensors_by_place(self) -> dict[object, tuple[Tensor, Tensor]]:
         return {}

@@ -1,4 +1,4 @@
-"""No transform: a mask dims pixels. The control that shows whether there is anything special about frequencies."""
+"""No transform: a mask dims pixels. A control that shows whether frequencies are special."""
 
 from __future__ import annotations
 

@@ -8,11 +8,13 @@ from fmtool.errors import MaskError
 from fmtool.masks.bases.orthonormal import Orthonormal
 from fmtool.masks.basis import Array
 
-ORTHONORMAL = 1e-9  # PyWavelets' coefficients of symlets are this exact; what is less so is no orthonormal wavelet
+ORTHONORMAL = (
+    1e-9  # the precision of PyWavelets' coefficients of symlets; larger errors mean that a wavelet is not orthonormal
+)
 
 
 class Wavelet(Orthonormal):
-    """Coefficients along a side run from the coarsest to the finest level, as far as its length can be halved."""
+    """Coefficients along an axis run from the coarsest to the finest level, for as many levels as its length can be halved."""
 
     def __init__(self, name: str, h: int, w: int) -> None:
         super().__init__(name, h, w)

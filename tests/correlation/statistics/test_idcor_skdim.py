@@ -104,7 +104,7 @@ def test_too_few_rows_and_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
         prepare(x, normal(MIN_ROWS, 3), Options(dimension="mle"))
     monkeypatch.setitem(DIMENSIONS, "fishers", ("FisherS", ""))  # finds no dimension in many columns
     with pytest.raises(
-        StatisticError, match=r"^--dimension fishers finds no dimension of x, but nan; expected a number"
+        StatisticError, match=r"^--dimension fishers gives nan as the dimension of x, expected a number"
     ):
         estimate(principal_axes(sparse(30, 200)), "fishers", "x")
 

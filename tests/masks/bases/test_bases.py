@@ -232,7 +232,7 @@ def test_files_of_two_bases_are_not_compared(
 ) -> None:
     fourier = fmtool.read(str(files / "essential.safetensors"))
     for name in ("dct", "phase"):
-        with pytest.raises(ArtifactError, match=f"masks in two bases, fourier and {name}"):
+        with pytest.raises(ArtifactError, match=f"masks in different bases, fourier and {name}"):
             fmtool.correlate(fourier, fitted_in(name)["essential"])
 
 
