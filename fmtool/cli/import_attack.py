@@ -8,7 +8,7 @@ import typer
 
 import fmtool
 from fmtool.cli import options
-from fmtool.cli.session import working
+from fmtool.cli.session import DataOptions, working
 from fmtool.cli.terminal import show_result
 
 EXAMPLE = (
@@ -42,6 +42,11 @@ def import_attack(
     ] = "imported",
     limit: options.Limit = None,
     size: options.Size = None,
+    rows: options.Rows = None,
+    layout: options.Layout = None,
+    pixel_range: options.PixelRange = None,
+    classes_by_position: options.ClassesByPosition = False,
+    data_root: options.DataRoot = None,
     device: options.Device = "auto",
     batch_size: options.BatchSize = None,
     factory: options.Factory = None,
@@ -53,12 +58,11 @@ def import_attack(
 
     Shape and range are checked; predictions, success and distances are computed anew. All later stages take the file.
     """
-    with working(output, quiet=quiet, debug=debug):
-        from fmtool.datasets.data import load
-
+    with working(output, quiet=quiet, debug=debug) as bar:
+        how = DataOptions(size, limit, rows, layout, pixel_range, classes_by_position, data_root)
         result = fmtool.import_attack(
             fmtool.read(model, "model"),
-            load(data, size=size, limit=limit),
+            how.load(data, bar),
             adversarial=adversarial,
             name=name,
             execution=fmtool.Execution(device=device, batch_size=batch_size, factory=factory, output=output),

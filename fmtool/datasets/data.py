@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -142,10 +142,13 @@ def subset(data: Data, limit: int | None) -> Data:
     return some_of(data, spread(data.labels, limit))
 
 
-def some_of(data: Data, rows: Tensor) -> Data:
-    """The images of these rows (m) int64, of data that stays what it is for all who take some."""
-    parts = {name: getattr(data, name)[rows] for name in ("labels", "index", "key")}
-    return replace(data, images=take(data.images, rows), **parts)
+def some_of(data: Data, rows: Tensor | Sequence[int]) -> Data:
+    """Some of the images; name, split and class names stay those of the whole. rows: (m) int64, or as many numbers."""
+    import torch
+
+    numbers = torch.as_tensor(rows if isinstance(rows, torch.Tensor) else list(rows), dtype=torch.int64)
+    parts = {name: getattr(data, name)[numbers] for name in ("labels", "index", "key")}
+    return replace(data, images=take(data.images, numbers), **parts)
 
 
 def _rows_of(

@@ -14,7 +14,7 @@ from fmtool.artifacts.rows import image_names
 from fmtool.attacks import adaptive, foolbox, registry
 from fmtool.attacks.foolbox import SLOTS_TRIED, Attacked
 from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
-from fmtool.datasets.data import Data
+from fmtool.datasets.data import Data, some_of
 from fmtool.datasets.rows import row_seed
 from fmtool.errors import AttackError, warn
 from fmtool.masks.two_pass import TwoPass
@@ -22,7 +22,7 @@ from fmtool.runtime.distributed import Shard
 from fmtool.runtime.journal import pack, unpack
 from fmtool.stages.defend import two_pass
 from fmtool.stages.device_faults import halving, resuming
-from fmtool.stages.inputs import data_header, fitted_data, inputs_of, rows_of, some_of
+from fmtool.stages.inputs import data_header, fitted_data, inputs_of, rows_of
 from fmtool.stages.options import DEFAULT_EXECUTION, EPSILON, RESTARTS, Execution
 from fmtool.stages.prepare import ReadyModel, code_of, ready_model
 

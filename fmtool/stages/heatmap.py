@@ -12,7 +12,7 @@ from fmtool.artifacts import files
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import stage
 from fmtool.artifacts.rows import image_names
-from fmtool.datasets.data import Data
+from fmtool.datasets.data import Data, some_of
 from fmtool.datasets.rows import row_seed
 from fmtool.errors import MaskError
 from fmtool.masks import heatmap as numerics
@@ -20,7 +20,7 @@ from fmtool.masks.basis import basis_for
 from fmtool.masks.registry import FILTERS, FOURIER
 from fmtool.models import compiling
 from fmtool.stages.device_faults import halving, resuming
-from fmtool.stages.inputs import data_header, fitted_data, inputs_of, rows_of, some_of
+from fmtool.stages.inputs import data_header, fitted_data, inputs_of, rows_of
 from fmtool.stages.options import DEFAULT_EXECUTION, Execution
 from fmtool.stages.prepare import code_of, ready_model
 

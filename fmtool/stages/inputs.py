@@ -12,7 +12,7 @@ from torch import Tensor
 from fmtool.artifacts.format import Artifact, Rows
 from fmtool.artifacts.rows import ROWS, ROWS_OF_FILE, check_no_shard, check_range
 from fmtool.datasets.data import Data
-from fmtool.datasets.rows import take, with_channels
+from fmtool.datasets.rows import with_channels
 from fmtool.errors import ArtifactError, DataError, warn
 from fmtool.masks.basis import Basis
 from fmtool.models.model_files import Specification
@@ -137,13 +137,6 @@ def rows_of(source: Artifact | Data) -> dict[str, Tensor]:
             "source": torch.zeros(len(source), dtype=torch.int64),
         }
     return {name: source[name] for name in ROWS}
-
-
-def some_of(data: Data, rows: Sequence[int]) -> Data:
-    """Some of the images; name, split and class names stay those of the whole."""
-    numbers = torch.tensor(list(rows), dtype=torch.int64)
-    parts = {name: getattr(data, name)[numbers] for name in ("labels", "key", "index")}
-    return replace(data, images=take(data.images, numbers), **parts)
 
 
 def inputs_of(model: Artifact, source: Artifact | Data) -> list[Any]:
