@@ -95,17 +95,23 @@ def dtypes_of(network: nn.Module) -> set[torch.dtype]:
     return {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
 
 
-def last_layer(network: nn.Module) -> tuple[str, nn.Linear]:
-    """Name and module of the last linear layer, the one that gives the logits."""
-    layers = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    if not layers:
-        raise ModelError("the network has no linear layer: its last layer can't be replaced")
-    return layers[-1]
+def last_layer(network: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
+    """Name and module of the layer that gives the logits: the last linear one or, where there is none, the last convolution."""
+    for kind in (nn.Linear, nn.Conv2d):
+        layers = [(name, module) for name, module in network.named_modules() if isinstance(module, kind)]
+        if layers:
+            return layers[-1]
+    raise ModelError("the network has no linear layer and no convolution: its last layer can't be replaced")
 
 
 def replace_head(network: nn.Module, classes: int) -> str:
-    """Put a fresh linear layer with `classes` outputs in place of the last one. Returns its name."""
+    """Put a fresh layer of the same kind with `classes` outputs in place of the last one. Returns its name."""
     name, old = last_layer(network)
+    if isinstance(old, nn.Linear):
+        new: nn.Module = nn.Linear(old.in_features, classes, bias=old.bias is not None)
+    else:
+        shape = (old.kernel_size, old.stride, old.padding, old.dilation)
+        new = nn.Conv2d(old.in_channels, classes, *shape, bias=old.bias is not None)  # type: ignore[arg-type]
     parent, _, attribute = name.rpartition(".")
-    setattr(network.get_submodule(parent), attribute, nn.Linear(old.in_features, classes))
+    setattr(network.get_submodule(parent), attribute, new)
     return name

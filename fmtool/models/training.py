@@ -23,6 +23,13 @@ MOMENTUM = 0.9  # A.2
 CROP_PADDING = 4  # pixels around an image before a random crop; He et al. (2016), section 4.2
 AHEAD = 256  # images augmented at a time: fewer cost more in calls, more leave the processor's nearest caches
 SCHEDULE = ("last_epoch", "_step_count", "_last_lr")  # what of a schedule's state changes
+# what may make logits of the last layer's output: nothing, or of a convolution's a mean over the image
+TAILS: tuple[nn.Module, ...] = (
+    nn.Identity(),
+    nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+)
+OTHER_HEAD = "the network's last layer does not give its logits: train all of it instead"
 AUGMENTATIONS = ("none", "crop", "flip-crop")
 
 
@@ -101,7 +108,7 @@ def train_head(
     progress: Progress | None = None,
     journal: Journal = NO_JOURNAL,
 ) -> None:
-    """Train the last linear layer in place, the rest frozen in eval mode.
+    """Train the last layer in place, linear or a convolution whose outputs are pooled, the rest frozen in eval mode.
 
     The body's features never change then (the authors' body moves its batch-norm statistics), so they are computed once.
     images (n, c, h, w) uint8 or float in [0, 1]; batch: images a forward pass of the body; journal: see `train`.
@@ -109,10 +116,11 @@ def train_head(
     device = device or torch.device("cpu")
     classifier.to(device).eval()
     _, head = last_layer(classifier.network)
-    features = _features(classifier, head, images, batch, device, progress, journal)
+    features, tail = _features(classifier, head, images, batch, device, progress, journal)
     labels = labels.to(device)
-    course = _Course(head, len(images), recipe, 1, seed, device, journal)
-    update = _Update(head, head)
+    trained = nn.Sequential(head, tail)
+    course = _Course(trained, len(images), recipe, 1, seed, device, journal)
+    update = _Update(trained, trained)
     for rows, _ in course.chunks():
         update(features[rows], labels[rows], course)
         course.stepped()
@@ -305,29 +313,47 @@ class _Update:
 @torch.no_grad()
 def _features(
     classifier: Classifier,
-    head: nn.Linear,
+    head: nn.Module,
     images: Rows,
     batch: int,
     device: torch.device,
     progress: Progress | None,
     journal: Journal,
-) -> Tensor:
-    """(n, features): what reaches the last layer, caught by a hook. ModelError where that layer's output isn't the logits."""
+) -> tuple[Tensor, nn.Module]:
+    """(n, ...): what reaches the last layer, caught by a hook; and what makes logits of its output.
+
+    ModelError where its output gives the logits in no way that is known.
+    """
     caught: list[Tensor] = []
+    tail: nn.Module = TAILS[0]
     hook = head.register_forward_hook(lambda _, inputs, __: caught.append(inputs[0]))
 
     def one_batch(start: int) -> Tensor:
         caught.clear()
         logits = classifier(to_float(images[start : start + batch]).to(device))
-        features = caught[0] if caught else logits
-        if not caught or features.ndim != 2 or not torch.equal(head(features), logits):
-            raise ModelError("the network's last linear layer does not give its logits: train all of it instead")
+        (features,) = caught or [logits]
+        if not torch.equal(_output(tail, head(features)), logits):
+            raise ModelError(OTHER_HEAD)
         if progress:
             progress("computing features", min(start + batch, len(images)), len(images))
         return features
 
     try:
+        logits = classifier(to_float(images[:batch]).to(device))
+        outputs = head(caught[0]) if caught else logits
+        known = next((one for one in TAILS if caught and torch.equal(_output(one, outputs), logits)), None)
+        if known is None:
+            raise ModelError(OTHER_HEAD)
+        tail = known
         parts = each(journal, "features", range(0, len(images), batch), lambda starts: map(one_batch, starts))
-        return torch.cat([part.to(device) for part in parts])
+        return torch.cat([part.to(device) for part in parts]), tail
     finally:
         hook.remove()
+
+
+def _output(tail: nn.Module, outputs: Tensor) -> Tensor:
+    """The logits that a tail makes of the last layer's output; nothing where it takes no such output."""
+    if outputs.ndim != 4 and tail is not TAILS[0]:
+        return torch.zeros(0)
+    logits: Tensor = tail(outputs)
+    return logits

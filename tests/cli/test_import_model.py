@@ -352,15 +352,29 @@ def test_head_of_a_small_network_is_trained_alone(run: Run, files: Path, tmp_pat
     assert new.input_digest("model") == old.digest
 
 
-def test_head_alone_wants_a_network_that_ends_in_a_linear_layer(run: Run, tmp_path: Path) -> None:
-    line = ["import-model", NO_LINEAR, "--weights", "none", "--input-shape", "3,64,64", "-o", tmp_path / "model"]
-    assert run(*line).code == 0
-    images = torch.rand(4, 3, 64, 64)
-    meta = {"class_names": '["a", "b"]'}
-    save_file({"images": images, "labels": torch.tensor([0, 1, 0, 1])}, tmp_path / "data.safetensors", meta)
-    line = ["train-model", "--from", tmp_path / "model", "--head-only", "--data", tmp_path / "data.safetensors"]
-    outcome = run(*line, "-o", tmp_path / "head")
-    assert outcome.code == 1 and "no linear layer" in outcome.err and not (tmp_path / "head").exists()
+def test_squeezenet_is_right_and_its_final_convolution_is_replaced(
+    run: Run, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty images suffice for a new last layer on the features of an ImageNet network."""
+    kept, data = ",".join(map(str, IMAGENETTE)), shared_data / "imagenette224-sample.zip"
+    line = ["import-model", shared_data / "squeezenet1_1-imagenet.safetensors", "--architecture", "squeezenet1_1"]
+    assert run(*line, "--keep-classes", kept, "-o", tmp_path / "model").code == 0
+    attack = ["attack", tmp_path / "model", "--data", data, "--limit", 20, "--attack", "FGSM", "--epsilon", "1/255"]
+    attack += ["--classes-by-position", "-o", tmp_path / "attack", "--format", "json"]
+    assert float(str(_row(run(*attack))["clean accuracy %"])) >= 90
+    monkeypatch.setattr("fmtool.datasets.data.load", _at_most(20, fmtool.load_data))
+    line = ["train-model", "--from", tmp_path / "model", "--head-only", "--data", data]
+    row = _row(run(*line, "--test-data", f"{data}:train", "-o", tmp_path / "head", "--format", "json"))
+    assert row["classes"] == 10 and float(str(row["test accuracy %"])) >= 90
+    old, new = fmtool.read(str(tmp_path / "model")), fmtool.read(str(tmp_path / "head"))
+    changed = {name for name in old.tensors if not torch.equal(old[name], new[name])}
+    assert changed == {"classifier.1.weight", "classifier.1.bias"} and new["classifier.1.weight"].shape == (
+        10,
+        512,
+        1,
+        1,
+    )
+    assert new.header["head"] == {"layer": "classifier.1", "classes": 10}
 
 
 def test_table_of_architectures_holds_what_it_says() -> None:

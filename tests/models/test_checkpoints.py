@@ -172,7 +172,8 @@ def test_number_of_outputs_is_told_by_the_last_layer() -> None:
     assert outputs_of(_resnet8(7).state_dict(), _resnet8()) == 7
     assert outputs_of({}, _resnet8()) is None
     no_linear = nn.Sequential(nn.Conv2d(3, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert outputs_of(no_linear.state_dict(), no_linear) is None
+    assert outputs_of(no_linear.state_dict(), no_linear) == 5
+    assert outputs_of({}, nn.Flatten()) is None
 
 
 def _put(prefix: str, weights: Any) -> dict[str, Tensor]:

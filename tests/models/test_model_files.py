@@ -81,7 +81,10 @@ def test_head_is_replaced_in_place_and_survives_the_file(tmp_path: Path) -> None
 
 
 def test_network_without_a_linear_layer_has_no_head_to_replace() -> None:
-    with pytest.raises(ModelError, match="no linear layer"):
-        last_layer(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()))
+    with pytest.raises(ModelError, match="no linear layer and no convolution"):
+        last_layer(nn.Sequential(nn.ReLU(), nn.Flatten()))
+    convolutions = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3, stride=2, padding=1, bias=False), nn.Flatten())
+    assert replace_head(convolutions, 7) == "1"
+    assert convolutions(torch.rand(1, 1, 8, 8)).shape == (1, 7 * 3 * 3) and convolutions[1].bias is None
     inner = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
     assert replace_head(nn.Sequential(inner), 5) == "0.0" and inner[0].out_features == 5
