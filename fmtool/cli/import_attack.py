@@ -50,6 +50,7 @@ def import_attack(
     device: options.Device = "auto",
     batch_size: options.BatchSize = None,
     factory: options.Factory = None,
+    factory_option: options.FactoryOption = None,
     form: options.Format = "table",
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -65,6 +66,12 @@ def import_attack(
             how.load(data, bar),
             adversarial=adversarial,
             name=name,
-            execution=fmtool.Execution(device=device, batch_size=batch_size, factory=factory, output=output),
+            execution=fmtool.Execution(
+                device=device,
+                batch_size=batch_size,
+                factory=factory,
+                factory_options=options.literals(factory_option, "--factory-option"),
+                output=output,
+            ),
         )
     show_result(result, output, form)

@@ -36,7 +36,7 @@ def import_model(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A checkpoint (.pt .pth .th .safetensors; needs --architecture), a torchvision name, or package.module:factory, a function that returns an nn.Module.",
+            help="A checkpoint (.pt .pth .th .safetensors; needs --architecture), a torchvision name, timm:NAME, or package.module:factory, a function that returns an nn.Module.",
         ),
     ],
     output: options.Output,
@@ -57,6 +57,9 @@ def import_model(
             help="Weights for a named network: default (torchvision's download), none, or a checkpoint. [default: default]",
         ),
     ] = None,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="With timm:NAME: timm's own download of weights, not fresh ones.")
+    ] = False,
     mean: Annotated[
         str | None,
         typer.Option(
@@ -86,6 +89,12 @@ def import_model(
         str | None,
         typer.Option("--class-names", metavar="A,B,...", help="Names of the classes. [default: their numbers]"),
     ] = None,
+    factory_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--factory-option", metavar="KEY=VALUE", help="Argument of the factory, such as depth=3. May be repeated."
+        ),
+    ] = None,
     seed: options.Seed = 0,
     form: options.Format = "table",
     quiet: options.Quiet = False,
@@ -101,11 +110,13 @@ def import_model(
             source,
             architecture=architecture,
             weights=weights,
+            pretrained=pretrained,
             mean=numbers(mean, "--mean", float),
             std=numbers(std, "--std", float),
             input_shape=numbers(input_shape, "--input-shape", int),
             keep_classes=numbers(keep_classes, "--keep-classes", int),
             class_names=class_names.split(",") if class_names else None,
+            factory_options=options.literals(factory_option, "--factory-option"),
             seed=seed,
         )
     save(model, output, form)

@@ -6,9 +6,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from fmtool.attacks.registry import parse_options
 from fmtool.cli.completion import one_of
 from fmtool.datasets.readers.registry import SHORT as READABLE
 from fmtool.datasets.registry import DATA_ROOT, DATASETS
+from fmtool.errors import ModelError
 from fmtool.masks.registry import BASES
 from fmtool.models.registry import ARCHITECTURES
 from fmtool.tables.table import Format as TableFormat
@@ -122,6 +124,14 @@ Factory = Annotated[
         help="Allow the factory named in the model file to run: repeat its name here.",
     ),
 ]
+FactoryOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--factory-option",
+        metavar="KEY=VALUE",
+        help="Argument of the factory, such as depth=3; repeat those of import-model here. May be repeated.",
+    ),
+]
 AllowOtherModel = Annotated[
     bool, typer.Option("--allow-other-model", help="Accept files made with a model other than MODEL.")
 ]
@@ -174,6 +184,15 @@ Count = Annotated[
 Format = Annotated[TableFormat, typer.Option("--format", help="How to print the table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress and no warnings.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def literals(texts: list[str] | None, option: str) -> dict[str, Any]:
+    """KEY=VALUE of an option that may be repeated, with values as Python literals, or as text where they aren't one."""
+    pairs = [text.partition("=") for text in texts or []]
+    wrong = next(("".join(pair) for pair in pairs if not pair[1]), None)
+    if wrong is not None:
+        raise ModelError(f"{option} {wrong}: expected KEY=VALUE")
+    return parse_options({key: value for key, _, value in pairs})
 
 
 def example(line: str) -> str:

@@ -96,6 +96,7 @@ def train_model(
     device: options.Device = "auto",
     compile_: options.Compile = None,
     factory: options.Factory = None,
+    factory_option: options.FactoryOption = None,
     restart: options.Restart = False,
     form: options.Format = "table",
     quiet: options.Quiet = False,
@@ -128,6 +129,13 @@ def train_model(
             augment=augment,
             seed=seed,
             compile_=compile_,
-            execution=fmtool.Execution(device=device, factory=factory, output=output, restart=restart, progress=bar),
+            execution=fmtool.Execution(
+                device=device,
+                factory=factory,
+                factory_options=options.literals(factory_option, "--factory-option"),
+                output=output,
+                restart=restart,
+                progress=bar,
+            ),
         )
     show_result(model, output, form)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -77,11 +79,18 @@ def specification(header: Mapping[str, Any], name: str) -> Specification:
     return spec
 
 
-def build(spec: Specification, *, factory: str | None = None) -> Classifier:
-    """A classifier with fresh weights. A factory is called only when `factory` repeats its name: a file alone runs no code."""
-    if is_factory(spec.architecture) and factory != spec.architecture:
+def build(spec: Specification, *, factory: str | None = None, arguments: Mapping[str, Any] | None = None) -> Classifier:
+    """A classifier with fresh weights. A factory is called only when name and arguments are repeated: a file alone runs no code.
+
+    factory, arguments: the user's --factory and --factory-option.
+    """
+    if is_factory(spec.architecture) and (factory, dict(arguments or {})) != (spec.architecture, spec.arguments or {}):
+        words = [f"--factory {spec.architecture}"]
+        words += [
+            f"--factory-option {shlex.quote(f'{name}={value}')}" for name, value in (spec.arguments or {}).items()
+        ]
         raise ModelError(
-            f"the model is built by {spec.architecture}, third-party code: repeat --factory {spec.architecture} to run it"
+            f"the model is built by {spec.architecture}, third-party code: repeat {' '.join(words)} to run it"
         )
     network = networks.build_network(spec.architecture, spec.input_shape[0], spec.outputs, spec.arguments)
     if spec.head is not None:
@@ -96,13 +105,15 @@ def to_artifact(classifier: Classifier, spec: Specification, history: list[dict[
     return Artifact("model", spec.header(), tensors, history)
 
 
-def from_artifact(model: Artifact, *, factory: str | None = None) -> tuple[Classifier, Specification]:
+def from_artifact(
+    model: Artifact, *, factory: str | None = None, arguments: Mapping[str, Any] | None = None
+) -> tuple[Classifier, Specification]:
     """A `model` artifact as a classifier in eval mode, as its author wrote it: not yet folded or frozen."""
     spec = specification(model.header, str(model))
     if not is_factory(spec.architecture):
         with torch.device("meta"):  # takes no memory: a header of a few bytes may ask for any number of outputs
             checkpoints.load_weights(build(spec).network, model.tensors, str(model))
-    classifier = build(spec, factory=factory)
+    classifier = build(spec, factory=factory, arguments=arguments)
     stored = {tensor.dtype for tensor in model.tensors.values() if tensor.is_floating_point()}
     if stored == {torch.float32}:
         classifier.network.float()  # import-model may have converted what a factory gives in half or double precision
@@ -117,7 +128,9 @@ def check_file(model: Artifact, classifier: Classifier) -> None:
     A network that draws numbers from elsewhere than torch differs from itself, and is let pass: its lines have been told.
     """
     written = files.read("the model file", "model", data=serialise(model)[0])
-    again, spec = from_artifact(written, factory=str(model.header["architecture"]))
+    again, spec = from_artifact(
+        written, factory=str(model.header["architecture"]), arguments=model.header.get("arguments")
+    )
     shape, cpu = spec.input_shape, torch.device("cpu")
     given, other = (duplicate(one, shape).cpu().eval().requires_grad_(False) for one in (classifier, again))
     given.memory_format = torch.contiguous_format
@@ -170,6 +183,17 @@ def with_head(classifier: Classifier, spec: Specification, class_names: Sequence
     classifier.keep_classes = None
     head = {"layer": layer, "classes": len(class_names)}
     return replace(spec, class_names=tuple(class_names), keep_classes=None, head=head, accuracy=None)
+
+
+def plain_arguments(arguments: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Arguments as a header holds them. ModelError for what JSON doesn't know."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(arguments or {}), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f"--factory-option: expected numbers, text, True, False, None or lists of them ({error})"
+        ) from None
+    return plain
 
 
 def in_float32(network: nn.Module) -> list[str]:

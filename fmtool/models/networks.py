@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fmtool.errors import ModelError, unknown
-from fmtool.models.registry import ARCHITECTURES, is_factory
+from fmtool.models.registry import ARCHITECTURES, TIMM, is_factory
+from fmtool.models.timm_networks import build_timm
 
 TORCHVISION_OUTPUTS = 1000
 # how model files of version 0.1, which held no arguments, were built
@@ -25,7 +26,9 @@ def build_network(
 ) -> nn.Module:
     """A network with fresh weights. arguments: further keyword arguments of torchvision's constructor."""
     if is_factory(architecture):
-        return call_factory(architecture)
+        return call_factory(architecture, arguments or {})
+    if architecture.startswith(TIMM):
+        return build_timm(architecture, channels, outputs, arguments or {})
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture].build(channels, outputs)
     if arguments is None:
@@ -73,13 +76,13 @@ def load_torchvision(architecture: str = "") -> Any:
     return models
 
 
-def call_factory(name: str) -> nn.Module:
+def call_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     """Call package.module:factory, found on the path or below the current folder; it gives an nn.Module with logits out."""
     module_name, _, attribute = name.partition(":")
     sys.path.insert(0, os.getcwd())
     try:
         with contextlib.redirect_stdout(sys.stderr):  # standard output may be the model's file
-            network = getattr(importlib.import_module(module_name), attribute)()
+            network = getattr(importlib.import_module(module_name), attribute)(**arguments)
     except Exception as error:  # third-party code may raise anything at all; --debug shows where
         raise ModelError(f"factory {name}: {error}") from error
     finally:

@@ -33,9 +33,12 @@ def _resnet8(channels: int, outputs: int) -> nn.Module:
     return ResNet(channels, outputs, blocks=1, width=8)
 
 
+TIMM = "timm:"  # how the name of a network of timm begins
+
+
 def is_factory(architecture: str) -> bool:
     """Whether an architecture names third-party code, "package.module:factory"."""
-    return ":" in architecture
+    return ":" in architecture and not architecture.startswith(TIMM)
 
 
 ARCHITECTURES: dict[str, Architecture] = {

@@ -7,7 +7,7 @@ import hashlib
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,18 @@ from fmtool.models import networks
 from fmtool.models.checkpoints import load_weights, outputs_of, read_weights
 from fmtool.models.classifier import Classifier, duplicate
 from fmtool.models.inspection import check_outputs, warn_of_flags
-from fmtool.models.model_files import Specification, check_file, check_output, first_output, in_float32, to_artifact
+from fmtool.models.model_files import (
+    Specification,
+    check_file,
+    check_output,
+    first_output,
+    in_float32,
+    plain_arguments,
+    to_artifact,
+)
 from fmtool.models.networks import TORCHVISION_OUTPUTS
-from fmtool.models.registry import ARCHITECTURES, is_factory
+from fmtool.models.registry import ARCHITECTURES, TIMM, is_factory
+from fmtool.models.timm_networks import build_timm, configuration
 
 SMALL_IMAGES = (3, 32, 32)
 IMAGENET_IMAGES = (3, 224, 224)
@@ -68,29 +77,39 @@ def import_model(
     *,
     architecture: str | None = None,
     weights: str | None = None,
+    pretrained: bool = False,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     input_shape: Sequence[int] | None = None,
     keep_classes: Sequence[int] | None = None,
     class_names: Sequence[str] | None = None,
+    factory_options: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Artifact:
-    """source: a checkpoint (needs `architecture`), a name of a network, or "package.module:factory".
+    """source: a checkpoint (needs `architecture`), a name of a network, "timm:NAME" or "package.module:factory".
 
     weights: "default" (torchvision's download), "none" (fresh, drawn from `seed`) or a checkpoint's path; by default, a
-    factory's module keeps its own. mean, std: the normalisation put inside the model; a torchvision name with its default weights
-    or with a checkpoint brings that of its weights. keep_classes: the outputs to keep, in the order of the data's classes.
+    factory's module keeps its own. pretrained: timm's own weights rather than fresh ones. mean, std: the normalisation put inside
+    the model; a torchvision name with its default weights or with a checkpoint brings that of its weights. keep_classes: the
+    outputs to keep, in the order of the data's classes. factory_options: arguments of the factory, which are recorded.
     """
     torch.manual_seed(seed)
+    if pretrained:
+        if not source.startswith(TIMM) or weights not in (None, "default"):
+            raise ModelError("--pretrained goes with timm:NAME, and without --weights")
+        weights = "default"
     origin = read_source(source, architecture, weights)
-    own_weights = None if origin.weights == "none" else _torchvision_weights(origin.architecture)
+    own_weights = None if origin.weights == "none" else _published(origin.architecture)
     shape = _input_shape(input_shape, origin.architecture, own_weights)
     if mean is None and std is None and own_weights is not None:
         mean, std = own_weights.mean, own_weights.std
     _check_normalisation(mean, std, shape[0])
     published = own_weights and (_tuple(own_weights.mean), _tuple(own_weights.std))
     as_published = published == (_tuple(mean), _tuple(std))
-    network, arguments = _network(origin, shape, as_published)
+    given = plain_arguments(factory_options)
+    if given and ":" not in origin.architecture:
+        raise ModelError("--factory-option goes with package.module:factory or timm:NAME")
+    network, arguments = _network(origin, shape, as_published, given)
     classes = list(keep_classes) if keep_classes is not None else None
     outputs = _logits_of(network, shape, mean, std)
     count = len(classes) if classes else outputs
@@ -108,12 +127,14 @@ def import_model(
     frozen = duplicate(classifier, shape).requires_grad_(False)
     warn_of_flags(frozen, shape, torch.device("cpu"))
     options: dict[str, Any] = {
-        "--weights": origin.weights if origin.weights in ("default", "none") else None,
+        "--weights": origin.weights if origin.weights in ("default", "none") and not pretrained else None,
+        "--pretrained": pretrained or None,
         "--keep-classes": classes,
         "--input-shape": list(shape),
         "--class-names": list(class_names) if class_names else None,
         "--mean": spec.mean and list(spec.mean),
         "--std": spec.std and list(spec.std),
+        "--factory-option": given or None,
     }
     inputs = [origin.checkpoint.record()] if origin.checkpoint else []
     stages = history.stage("import-model", options, seed, inputs, arguments=[origin.architecture])
@@ -134,9 +155,7 @@ def read_source(source: str, architecture: str | None, weights: str | None) -> O
         if weights is not None:
             raise ModelError("--weights goes with the name of a network, but SOURCE is a checkpoint")
         return Origin(architecture, "file", Checkpoint(source, files.read_bytes(source)))
-    if architecture is not None or (
-        not is_factory(source) and (os.sep in source or source.endswith(CHECKPOINT_SUFFIXES))
-    ):
+    if architecture is not None or (":" not in source and (os.sep in source or source.endswith(CHECKPOINT_SUFFIXES))):
         raise ModelError(
             f"{source}: no such file" + (" (--architecture goes with a checkpoint)" if architecture else "")
         )
@@ -145,7 +164,9 @@ def read_source(source: str, architecture: str | None, weights: str | None) -> O
     return Origin(source, "file", Checkpoint(weights, files.read_bytes(weights)))
 
 
-def _network(origin: Origin, shape: tuple[int, int, int], as_published: bool) -> tuple[nn.Module, dict[str, Any]]:
+def _network(
+    origin: Origin, shape: tuple[int, int, int], as_published: bool, given: dict[str, Any]
+) -> tuple[nn.Module, dict[str, Any]]:
     """The network with its weights, and the arguments that it was built with.
 
     as_published: the weights are torchvision's, or assumed to be because the normalisation is.
@@ -154,23 +175,30 @@ def _network(origin: Origin, shape: tuple[int, int, int], as_published: bool) ->
     if origin.weights == "default" and (is_factory(name) or name in ARCHITECTURES):
         raise ModelError(f"{name}: has no default weights: only torchvision's names do")
     if checkpoint:
-        return _filled(origin, read_weights(checkpoint.path, checkpoint.content), shape, as_published)
+        return _filled(origin, read_weights(checkpoint.path, checkpoint.content), shape, as_published, given)
     if is_factory(name):
-        return networks.build_network(name, channels, 0), {}
+        return networks.build_network(name, channels, 0, given), given
     if name in ARCHITECTURES:
         return networks.build_network(name, channels, 10), {}
+    if name.startswith(TIMM):
+        outputs, pretrained = configuration(name).outputs, origin.weights == "default"
+        return build_timm(name, channels, outputs, given, pretrained=pretrained), given
     arguments = networks.torchvision_arguments(name, shape, None, own=False)
     network = networks.build_network(name, channels, TORCHVISION_OUTPUTS, arguments)
     return (network, arguments) if origin.weights == "none" else _downloaded(name, shape)
 
 
 def _filled(
-    origin: Origin, state: dict[str, Tensor], shape: tuple[int, int, int], as_published: bool
+    origin: Origin,
+    state: dict[str, Tensor],
+    shape: tuple[int, int, int],
+    as_published: bool,
+    given: dict[str, Any],
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The architecture with the weights of a file and their number of outputs."""
     name, path, channels = origin.architecture, str(origin.checkpoint and origin.checkpoint.path), shape[0]
-    arguments = {}
-    if not is_factory(name) and name not in ARCHITECTURES:
+    arguments = given
+    if not is_factory(name) and name not in ARCHITECTURES and not name.startswith(TIMM):
         arguments = networks.torchvision_arguments(name, shape, state, as_published)
     network = networks.build_network(name, channels, TORCHVISION_OUTPUTS, arguments)
     outputs = None if is_factory(name) else outputs_of(state, network)
@@ -237,8 +265,11 @@ class _Published:
     side: int
 
 
-def _torchvision_weights(architecture: str) -> _Published | None:
-    """None for other networks, and for torchvision networks without weights."""
+def _published(architecture: str) -> _Published | None:
+    """What the weights of torchvision and timm want; None for other networks, and for those that have no weights."""
+    if architecture.startswith(TIMM):
+        wanted = configuration(architecture)
+        return _Published(list(wanted.mean), list(wanted.std), wanted.input_shape[1])
     if is_factory(architecture) or architecture in ARCHITECTURES or not _is_torchvision(architecture):
         return None
     transforms = networks.load_torchvision().get_model_weights(architecture).DEFAULT.transforms()

@@ -5,9 +5,9 @@ Stages, the command line and `--help` take the defaults from here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fmtool.correlation.registry import DIMENSION as DIMENSION
 from fmtool.correlation.registry import PERMUTATIONS as PERMUTATIONS
@@ -57,15 +57,16 @@ class Execution:
 
     device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N". batch_size: images that go through the network together;
     None to choose it from image shape and device. factory: repeats the "package.module:name" in the model file, which allows that
-    code to run. allow_other_model: accept files made with another model. output: write the file too ("-" for standard
-    output); an interrupted stage resumes from a file beside it, unless `restart`. shard: the part of the images to take. ranks:
-    the processes that share them; only the first one's result has rows. progress: called with what is being done, how much of it
-    is done, and the total.
+    code to run; factory_options: repeats its recorded arguments. allow_other_model: accept files made with another model. output:
+    write the file too ("-" for standard output); an interrupted stage resumes from a file beside it, unless `restart`. shard: the
+    part of the images to take. ranks: the processes that share them; only the first one's result has rows. progress: called with
+    what is being done, how much of it is done, and the total.
     """
 
     device: str = "auto"
     batch_size: int | None = None
     factory: str | None = None
+    factory_options: Mapping[str, Any] | None = None
     allow_other_model: bool = False
     output: str | None = None
     shard: Shard | None = None

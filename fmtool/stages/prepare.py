@@ -10,7 +10,8 @@ import torch
 
 from fmtool.artifacts.format import Artifact
 from fmtool.models.classifier import Classifier, batch_size, pick_device, prepare
-from fmtool.models.model_files import Specification, from_artifact
+from fmtool.models.model_files import Specification, from_artifact, plain_arguments
+from fmtool.models.registry import is_factory
 from fmtool.runtime import threads
 from fmtool.stages.options import Execution
 
@@ -26,18 +27,26 @@ class ReadyModel:
 
     def recorded(self) -> dict[str, Any]:
         """How the network was run, as every history records it, under the command line's names."""
-        return {"--batch-size": self.batch, "--device": self.device.type, "--factory": factory_of(self.spec)}
+        return {"--batch-size": self.batch, "--device": self.device.type, **repeated_options(self.spec)}
 
 
 def factory_of(spec: Specification) -> str | None:
     """The name that --factory must repeat, if third-party code builds the network."""
-    return spec.architecture if ":" in spec.architecture else None
+    return spec.architecture if is_factory(spec.architecture) else None
+
+
+def repeated_options(spec: Specification) -> dict[str, Any]:
+    """The options that a history records of a factory."""
+    factory = factory_of(spec)
+    return {"--factory": factory, "--factory-option": (spec.arguments or None) if factory else None}
 
 
 def ready_model(model: Artifact, execution: Execution) -> ReadyModel:
     """Load a `model` artifact for attacking and mask fitting."""
     device = pick_device(execution.ranks.device(execution.device))
-    classifier, spec = from_artifact(model, factory=execution.factory)
+    classifier, spec = from_artifact(
+        model, factory=execution.factory, arguments=plain_arguments(execution.factory_options)
+    )
     batch = execution.batch_size or batch_size(spec.input_shape, device)
     return ReadyModel(prepare(classifier, device, spec.input_shape), spec, device, batch)
 

@@ -21,13 +21,16 @@ from fmtool.models.model_files import (
     check_file,
     check_output,
     from_artifact,
+    plain_arguments,
     to_artifact,
     with_head,
 )
+from fmtool.models.networks import torchvision_arguments
+from fmtool.models.registry import is_factory
 from fmtool.stages.device_faults import device_errors, resuming
 from fmtool.stages.inputs import data_input, fitted_data, fitted_images
 from fmtool.stages.options import ARCHITECTURE, DEFAULT_EXECUTION, Execution
-from fmtool.stages.prepare import code_of, factory_of
+from fmtool.stages.prepare import code_of, repeated_options
 
 
 # Over 60 lines, a third of them signature and docstring.
@@ -64,7 +67,7 @@ def train_model(
     _check_options(augment, head_only, from_)
     device = pick_device(execution.device)
     torch.manual_seed(seed)  # for fresh weights
-    classifier, spec, data = _start(data, architecture, from_, head_only, execution.factory)
+    classifier, spec, data = _start(data, architecture, from_, head_only, execution)
     if test_data is not None:
         test_data = fitted_data(test_data, spec)
     forward_batch = _forward_batch(spec, device)
@@ -78,7 +81,7 @@ def train_model(
         "--head-only": head_only or None,
         "--compile": compile_,
         "--device": device.type,
-        "--factory": factory_of(spec) if from_ else None,
+        **{key: value for key, value in repeated_options(spec).items() if from_ or key == "--factory-option"},
     }
     history = stage("train-model", options, seed, _inputs(data, test_data, from_))
     # threads share each operation, so rounding depends on their number
@@ -148,15 +151,19 @@ def _named(data: Data) -> Data:
 
 
 def _start(
-    data: Data, architecture: str, base: Artifact | None, head_only: bool, factory: str | None
+    data: Data, architecture: str, base: Artifact | None, head_only: bool, execution: Execution
 ) -> tuple[Classifier, Specification, Data]:
     """The network that training starts from, and the data as it takes them."""
+    given = plain_arguments(execution.factory_options)
+    if base is None and given and not is_factory(architecture):
+        raise ModelError("--factory-option goes with package.module:factory")
     if base is None:
         shape = (int(data.images.shape[1]), int(data.images.shape[2]), int(data.images.shape[3]))
-        spec = Specification(architecture, len(data.class_names), shape, data.class_names)
-        classifier = build(spec, factory=architecture if ":" in architecture else None)
+        known = given if is_factory(architecture) else torchvision_arguments(architecture, shape, None, own=False)
+        spec = Specification(architecture, len(data.class_names), shape, data.class_names, arguments=known)
+        classifier = build(spec, factory=architecture, arguments=spec.arguments)
     else:
-        classifier, spec = from_artifact(base, factory=factory)
+        classifier, spec = from_artifact(base, factory=execution.factory, arguments=given)
         data = fitted_images(data, spec)
         if head_only:
             spec = with_head(classifier, spec, data.class_names)

@@ -234,6 +234,44 @@ def test_model_file_that_names_a_factory_loads_only_when_told(
     assert (tmp_path / "imported").exists() and fmtool.read("attack").kind == "attack"
 
 
+def test_arguments_of_a_factory_are_recorded_and_repeated(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = f"with_arguments_{abs(hash(tmp_path))}"
+    (tmp_path / f"{module}.py").write_text(
+        "from torch import nn\n"
+        "def make(width=4, kind='plain'):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))\n"
+    )
+    given = ["--factory-option", "width=6", "--factory-option", "kind=a b"]
+    assert run("import-model", f"{module}:make", *given, "--input-shape", "1,8,8", "-o", "model").code == 0
+    model = fmtool.read("model")
+    assert model.header["arguments"] == {"width": 6, "kind": "a b"} and model["1.weight"].shape == (6, 64)
+    line = [
+        "attack",
+        "model",
+        "--data",
+        "digits",
+        "--limit",
+        30,
+        "--attack",
+        "FGSM",
+        "--epsilon",
+        "0.1",
+        "-o",
+        "attack",
+    ]
+    for other in ([], ["--factory-option", "width=7"], given[:2], [*given, "--factory-option", "more=1"]):
+        outcome = run(*line, "--factory", f"{module}:make", *other)
+        assert outcome.code == 1
+        assert f"repeat --factory {module}:make --factory-option 'kind=a b' --factory-option width=6" in outcome.err
+    assert run(*line, "--factory", f"{module}:make", *given).code == 0
+    assert fmtool.read("attack").history[-1]["options"]["--factory-option"] == {"width": 6, "kind": "a b"}
+    assert "goes with package.module:factory" in run("import-model", "resnet8", *given, "-o", "x").err
+    assert "expected KEY=VALUE" in run("import-model", f"{module}:make", "--factory-option", "width", "-o", "x").err
+
+
 def test_classes_of_a_factory_are_kept_and_the_file_is_taken(theirs: Callable[[], str], run: Run) -> None:
     """The header holds how many outputs the network has, not how many are kept."""
     name = f"{theirs()}:make"
@@ -363,7 +401,7 @@ def test_squeezenet_is_right_and_its_final_convolution_is_replaced(
     attack += ["--classes-by-position", "-o", tmp_path / "attack", "--format", "json"]
     assert float(str(_row(run(*attack))["clean accuracy %"])) >= 90
     monkeypatch.setattr("fmtool.datasets.data.load", _at_most(20, fmtool.load_data))
-    line = ["train-model", "--from", tmp_path / "model", "--head-only", "--data", data]
+    line = ["train-model", "--from", tmp_path / "model", "--head-only", "--data", data, "--epochs", 100]
     row = _row(run(*line, "--test-data", f"{data}:train", "-o", tmp_path / "head", "--format", "json"))
     assert row["classes"] == 10 and float(str(row["test accuracy %"])) >= 90
     old, new = fmtool.read(str(tmp_path / "model")), fmtool.read(str(tmp_path / "head"))

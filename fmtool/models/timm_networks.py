@@ -1,0 +1,63 @@
+"""Networks of timm by name, with the images and normalisation that its configuration names. timm is an optional package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from fmtool.errors import ModelError, unknown
+from fmtool.models.registry import TIMM
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What a network of timm wants: images (c, h, w), their normalisation, and how many outputs it has."""
+
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    outputs: int
+
+
+def load_timm() -> Any:
+    """The package; ModelError says how to install it."""
+    try:
+        import timm
+    except ImportError as error:
+        raise ModelError(f"timm can't be imported ({error}): install it with pip install timm") from None
+    return timm
+
+
+def configuration(architecture: str) -> Configuration:
+    """The configuration of "timm:NAME" that its default weights were trained with."""
+    config = load_timm().get_pretrained_cfg(_known(architecture), allow_unregistered=False)
+    c, h, w = config.input_size
+    return Configuration((c, h, w), tuple(config.mean), tuple(config.std), int(config.num_classes))
+
+
+def build_timm(
+    architecture: str, channels: int, outputs: int, arguments: Mapping[str, Any], *, pretrained: bool = False
+) -> nn.Module:
+    """The network, with fresh weights or with timm's download."""
+    name = _known(architecture)
+    try:
+        network: nn.Module = load_timm().create_model(
+            name, pretrained=pretrained, num_classes=outputs, in_chans=channels, **arguments
+        )
+    except Exception as error:  # of a download or of the arguments
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ModelError(
+            f"{architecture} can't be built{' with its weights' if pretrained else ''}: {reason}"
+        ) from error
+    return network
+
+
+def _known(architecture: str) -> str:
+    """The name behind "timm:", of a network that timm itself has: no hub is asked for others."""
+    name, timm = architecture.removeprefix(TIMM), load_timm()
+    if not timm.is_model(name.partition(".")[0]):
+        raise ModelError(unknown("network of timm", name, timm.list_models()))
+    return name
