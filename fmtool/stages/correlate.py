@@ -19,7 +19,7 @@ from fmtool.correlation import engine
 from fmtool.correlation.engine import chosen
 from fmtool.correlation.evaluate import Point, Statistic
 from fmtool.correlation.nulls import Null
-from fmtool.errors import ArtifactError, MaskError, StatisticError
+from fmtool.errors import ArtifactError, MaskError, StatisticError, warn
 from fmtool.masks.basis import KEPT, check_shape
 from fmtool.models.classifier import pick_device
 from fmtool.stages.device_faults import device_errors, resuming
@@ -89,6 +89,11 @@ def correlate(
     history = stage("correlate", options, seed, [_input(side) for side in (a, b)])
     work = {"history": history, "sides": rows.sides, "labels": None if rows.labels is None else _digest(rows.labels)}
     left_out: dict[str, str] = {}
+
+    def leave_out(name: str, reason: str) -> None:
+        left_out[name] = reason
+        warn(f"{name} is left out: {reason}")  # CSV has no notes
+
     with resuming(execution, work) as journal:
         results = engine.correlate(
             rows.x,
@@ -101,7 +106,7 @@ def correlate(
             seed=seed,
             device=str(device),
             **arguments,
-            leave_out=left_out.__setitem__,
+            leave_out=leave_out,
             progress=execution.progress,
             journal=journal,
         )
