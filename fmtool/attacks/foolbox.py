@@ -22,7 +22,7 @@ from fmtool.attacks.random_starts import seeded, starts
 from fmtool.attacks.registry import ATTACKS, FAILED, NORMS, OK, WRONG_BEFORE
 from fmtool.errors import AttackError, unknown, warn
 from fmtool.models import compiling
-from fmtool.models.classifier import padded, predict
+from fmtool.models.classifier import filled, padded, predict
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal
 from fmtool.runtime.progress import Progress
@@ -180,8 +180,11 @@ def perturb_(
         seeds = [row_seeds[row] for row in some.tolist()]
         started = copy.copy(attack)
         if hasattr(attack, "starts"):
-            started.starts = padded(starts(images.shape[1:], seeds), batch).to(device)
-        inputs = (padded(images[some], batch).to(device), padded(labels[some], batch).to(device))
+            started.starts = filled(classifier, starts(images.shape[1:], seeds), batch).to(device)
+        inputs = (
+            filled(classifier, images[some], batch).to(device),
+            filled(classifier, labels[some], batch).to(device),
+        )
         with seeded(seeds[0], device) if not keyed else contextlib.nullcontext():
             try:
                 made = _attack_batch(classifier, started, *inputs, epsilon)[: len(some)].cpu()

@@ -132,6 +132,13 @@ FactoryOption = Annotated[
         help="Argument of the factory, such as depth=3; repeat those of import-model here. May be repeated.",
     ),
 ]
+BatchDependent = Annotated[
+    bool,
+    typer.Option(
+        "--batch-dependent",
+        help="Accept a network whose logits for an image depend on the rest of its batch; nothing is promised then.",
+    ),
+]
 AllowOtherModel = Annotated[
     bool, typer.Option("--allow-other-model", help="Accept files made with a model other than MODEL.")
 ]

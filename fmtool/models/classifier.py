@@ -38,6 +38,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.network = network
         self.memory_format = torch.contiguous_format
+        self.padded = True  # batches are filled up to one size, so that each image rounds alike
         self.mean: Tensor | None
         self.std: Tensor | None
         self.keep_classes: Tensor | None
@@ -211,12 +212,17 @@ def predict(
     @torch.no_grad()
     def batch(start: int) -> Tensor:
         some = to_float(images[start : start + size])
-        found: Tensor = classifier(padded(some, size).to(device)).argmax(1).cpu()
+        found: Tensor = classifier(filled(classifier, some, size).to(device)).argmax(1).cpu()
         return found[: len(some)]
 
     with threads.pool(device) as pool:
         found = list(each(journal, name, range(0, len(images), size), lambda starts: pool.map(batch, starts)))
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
+
+
+def filled(classifier: nn.Module, rows: Tensor, size: int) -> Tensor:
+    """Rows `padded`, or as they are for a classifier whose logits depend on the whole batch."""
+    return padded(rows, size) if getattr(classifier, "padded", True) else rows
 
 
 def padded(rows: Tensor, size: int) -> Tensor:

@@ -55,18 +55,20 @@ def default_lambda(shape: Sequence[int], objective: str) -> float:
 class Execution:
     """Where and how a stage runs. None of this changes a result, except that another device or batch size may round differently.
 
-    device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N". batch_size: images that go through the network together;
-    None to choose it from image shape and device. factory: repeats the "package.module:name" in the model file, which allows that
-    code to run; factory_options: repeats its recorded arguments. allow_other_model: accept files made with another model. output:
-    write the file too ("-" for standard output); an interrupted stage resumes from a file beside it, unless `restart`. shard: the
-    part of the images to take. ranks: the processes that share them; only the first one's result has rows. progress: called with
-    what is being done, how much of it is done, and the total.
+    device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N". batch_size: images that go through the network
+    together; None to choose it from image shape and device. factory: repeats the "package.module:name" in the model file,
+    which allows that code to run; factory_options: repeats its recorded arguments. batch_dependent: run a network whose
+    logits for an image depend on its batch, without padding. allow_other_model: accept files made with another model.
+    output: write the file too ("-" for standard output); an interrupted stage resumes from a file beside it, unless
+    `restart`. shard: the part of the images to take. ranks: the processes that share them; only the first one's result has
+    rows. progress: called with what is being done, how much of it is done, and the total.
     """
 
     device: str = "auto"
     batch_size: int | None = None
     factory: str | None = None
     factory_options: Mapping[str, Any] | None = None
+    batch_dependent: bool = False
     allow_other_model: bool = False
     output: str | None = None
     shard: Shard | None = None

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from fmtool.artifacts.format import Artifact
+from fmtool.errors import ModelError, warn
 from fmtool.models.classifier import Classifier, batch_size, pick_device, prepare
+from fmtool.models.inspection import depends_on_mates
 from fmtool.models.model_files import Specification, from_artifact, plain_arguments
 from fmtool.models.registry import is_factory
 from fmtool.runtime import threads
@@ -48,7 +50,20 @@ def ready_model(model: Artifact, execution: Execution) -> ReadyModel:
         model, factory=execution.factory, arguments=plain_arguments(execution.factory_options)
     )
     batch = execution.batch_size or batch_size(spec.input_shape, device)
-    return ReadyModel(prepare(classifier, device, spec.input_shape), spec, device, batch)
+    ready = prepare(classifier, device, spec.input_shape)
+    ready.padded = not _depends_on_batch(ready, spec, device, execution.batch_dependent)
+    return ReadyModel(ready, spec, device, batch)
+
+
+def _depends_on_batch(classifier: Classifier, spec: Specification, device: torch.device, allowed: bool) -> bool:
+    """Whether an image's logits depend on its batch: refused unless --batch-dependent allows it, and then told."""
+    if not depends_on_mates(classifier, spec.input_shape, device):
+        return False
+    told = "an image's logits depend on the other images in its batch (batch norms without running statistics?)"
+    if not allowed:
+        raise ModelError(f"{told}: --batch-dependent of attack and fit-masks runs it, and promises nothing")
+    warn(f"{told}: batches are not padded, and results depend on which images share one")
+    return True
 
 
 def code_of(classifier: Classifier, spec: Specification) -> dict[str, str]:
