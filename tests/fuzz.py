@@ -75,6 +75,7 @@ COMMANDS = {
         "defend IN/model IN/fmn BAD IN/plain -o OUT",
         "check-masks IN/model BAD IN/essential --draws 1",
         "attack IN/model --data BAD --limit 8 --attack-option steps=2 -o OUT",
+        "import-attack IN/model --data digits --limit 60 --adversarial BAD -o OUT",
         "merge BAD IN/fmn -o OUT",
         "inspect --spectrum BAD",
         "plot BAD -o OUT.png",
