@@ -4,7 +4,6 @@ written directly."""
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import secrets
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from fmtool.artifacts.locks import lock
 from fmtool.errors import ArtifactError
 
 STREAM = "-"  # standard input or output in place of a path
@@ -49,7 +49,7 @@ def replacing(target: str) -> Iterator[IO[bytes]]:
         try:
             with open(temporary, "x+b") as file:
                 with contextlib.suppress(OSError):  # some file systems have no locks
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # while it is being filled, see `sweep`
+                    lock(file)  # while it is being filled, see `sweep`
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -68,7 +68,7 @@ def sweep(path: Path) -> None:
     for left in path.parent.iterdir():
         if pattern.fullmatch(left.name):
             with contextlib.suppress(OSError), open(left, "rb") as file:  # in use by another process, or gone by now
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(file)
                 left.unlink()
 
 

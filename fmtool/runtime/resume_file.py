@@ -8,7 +8,6 @@ A file of other work, or a damaged one, is emptied, so that make is never blocke
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import glob
 import hashlib
 import json
@@ -26,8 +25,9 @@ from typing import Any
 
 from torch import Tensor
 
+from fmtool.artifacts.locks import NO_LOCKS, lock
 from fmtool.artifacts.output import STDOUT, sweep
-from fmtool.errors import ArtifactError, FmtoolError, FmtoolWarning, ModelError
+from fmtool.errors import ArtifactError, FmtoolError, FmtoolWarning, ModelError, warn
 from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors, pack, unpack
 from fmtool.runtime.signals import Interrupts
 
@@ -205,7 +205,13 @@ def _locked(path: Path, target: str) -> Iterator[None]:
     try:
         while True:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                lock(file)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                warn(f"{target}: there are no locks here: don't let two commands write it at once")
+                break
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file), os.stat(path)):
                     break
