@@ -240,13 +240,13 @@ def test_a_network_whose_gradients_hang_on_the_slot_is_told(files: Path) -> None
     from fmtool.masks import fitting
     from fmtool.masks.optimisation import FitOptions
 
-    class HangsOnItsSlot(nn.Module):
+    class DependsOnItsSlot(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             score = images.mean(dim=(1, 2, 3)) * (1 + 1e-6 * torch.arange(len(images)))
             return torch.stack([score, -score], dim=1)
 
     images, targets, cpu = torch.rand(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64), torch.device("cpu")
     with pytest.warns(FmtoolWarning, match="here an image's steps depend on its place in the batch"):
-        fitting._levels(HangsOnItsSlot(), images, targets, FitOptions(0.1, 8, min_steps=500, max_steps=5000), cpu)
-    assert not foolbox.same_in_any_slot(HangsOnItsSlot(), images, targets, 8, cpu)
+        fitting._levels(DependsOnItsSlot(), images, targets, FitOptions(0.1, 8, min_steps=500, max_steps=5000), cpu)
+    assert not foolbox.same_in_any_slot(DependsOnItsSlot(), images, targets, 8, cpu)
     assert foolbox.same_in_any_slot(nn.Flatten(), images, targets, 8, cpu)

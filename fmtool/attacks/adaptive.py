@@ -1,4 +1,4 @@
-"""White-box attacks on the two-pass classifier, by an attacker who has the masks (paper, section 4.8, leaves these open).
+"""White-box attacks on the two-pass classifier by an attacker who knows the masks (left open in the paper, section 4.8).
 
 (a) PGD on the two-pass classifier, which selects the mask anew at each step, the best of several random starts; (b) PGD through
 the mask of one class after the other, kept where the two-pass result is wrong. The first success counts, so that an image is
@@ -31,9 +31,9 @@ TRIES = "tries"  # the part of the journal that counts the finished tries and th
 class Adaptive:
     """The result of both ways together, and of each.
 
-    attacked: predictions and status are the two-pass classifier's; where every try failed, the adversarial image is the last
-    one's. by_two_pass: images that (a) fooled; by_class_masks: those that (b) fooled of the ones that (a) left right.
-    flat: images without any gradient where (a) starts first, which PGD can't follow.
+    attacked: predictions and status are the two-pass classifier's; if every try failed, the adversarial image is the
+    last one's. by_two_pass: images that (a) fooled; by_class_masks: images that (a) didn't fool and (b) did. flat: images
+    without any gradient at the first start of (a), which PGD can't follow.
     """
 
     attacked: Attacked
@@ -59,7 +59,7 @@ def run(
     """Attack the images that `two_pass` (eval mode, frozen, on `device`) gets right, in batches padded to `batch`.
 
     images (n, c, h, w) float32 in [0, 1]; labels (n) int64; attack: PGD of `foolbox.build`; epsilon: the l-inf bound;
-    row_seeds: gives a number an image from which its random start is drawn, for ("restart", its number) in (a) and ("mask",
+    row_seeds: gives a number per image from which its random start is drawn, for ("restart", its number) in (a) and ("mask",
     the class) in (b); journal: where to resume from.
     """
     clean = predict(two_pass, images, batch, device, journal, "clean")

@@ -27,15 +27,15 @@ from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal
 from fmtool.runtime.progress import Progress
 
-# what Foolbox raises of options that it takes without a look
+# what Foolbox raises about options that it accepts unchecked
 ERRORS = (AssertionError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError)
-SLOTS_TRIED = 4  # images whose gradients are compared between places of a batch
+SLOTS_TRIED = 4  # images whose gradients are compared between positions in a batch
 
 
 @dataclass(frozen=True)
 class Attacked:
     """adversarial (n, c, h, w) float32 in [0, 1]: as the attack returned them, or the image itself where status is 1;
-    clean_predictions, adversarial_predictions, status (n) int64; success is judged on the float32 image as it is stored.
+    clean_predictions, adversarial_predictions, status (n) int64; success is judged on the stored float32 image.
     """
 
     adversarial: Tensor
@@ -45,7 +45,7 @@ class Attacked:
 
 
 def load_foolbox() -> Any:
-    """The library, whose import warns of a name that SciPy 2 will not have (so `pyproject.toml` stays below that)."""
+    """Import Foolbox, which warns of a name that SciPy 2 will lack (so `pyproject.toml` stays below that)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         import foolbox
@@ -55,7 +55,7 @@ def load_foolbox() -> Any:
 def build(name: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """A Foolbox attack by short name or class name, and all of its options in effect.
 
-    PGD draws its start from what `starts` is set to, see `perturb_`. AttackError for an unknown name or option.
+    PGD's random start is read from its attribute `starts`, see `perturb_`. AttackError for an unknown name or option.
     """
     from fmtool.attacks.variants import variant
 
@@ -100,11 +100,11 @@ def norm_of(attack: Any) -> str | None:
 
 
 def _check_option(name: str, value: Any) -> None:
-    """AttackError for what no file of ours can hold."""
-    if isinstance(value, int | float) and not abs(value) <= LARGEST_NUMBER:  # nor what is no number
+    """AttackError for values that an artifact can't hold."""
+    if isinstance(value, int | float) and not abs(value) <= LARGEST_NUMBER:  # also true of NaN
         raise AttackError(f"--attack-option {name}: expected a number of at most {LARGEST_NUMBER:g}")
     if isinstance(value, str) and not value.isprintable():
-        raise AttackError(f"--attack-option {name}: expected text that can be printed, got {value!r}")
+        raise AttackError(f"--attack-option {name}: expected printable text, got {value!r}")
 
 
 def run(
@@ -122,8 +122,8 @@ def run(
 ) -> Attacked:
     """Attack the images that `classifier` (eval mode, frozen, on `device`) gets right, in batches padded to `batch`.
 
-    images (n, c, h, w) float32 in [0, 1]; labels (n) int64; epsilon: the l-inf bound, or None for an attack that looks for the
-    smallest perturbation; row_seeds: one number an image, from which its random start is drawn; journal: where to resume from.
+    images (n, c, h, w) float32 in [0, 1]; labels (n) int64; epsilon: the l-inf bound, or None for an attack that minimises
+    the perturbation; row_seeds: one number per image, from which its random start is drawn; journal: where to resume from.
     """
     clean = predict(classifier, images, batch, device, journal, "clean")
     status = torch.where(clean == labels, OK, WRONG_BEFORE)
@@ -162,14 +162,14 @@ def perturb_(
     trial: int = 0,
     numbers: Sequence[int] | None = None,
 ) -> None:
-    """Put what the attack makes of `rows` (m) int64, different ones and all of them, in their place in `images`.
+    """Replace the images of `rows` (m) int64, which are distinct, by the attack's results, in place.
 
     The other arguments are those of `run`; images, labels and row_seeds are of all n images. An image is recorded under its
     number, its row unless given, with the trial's; a batch that is not whole there is attacked again, with the same mates. Images
     for which the attack finds no starting point, or no finite image, stay as they are; AttackError where that is all of them.
     """
     names = range(len(images)) if numbers is None else numbers
-    # an attack that may draw from torch's one generator takes its batches one after the other
+    # an attack that may draw from torch's global generator takes its batches one after the other
     keyed = draws_for_each_image(attack)
     batches = [some for some in threads.batches(rows, batch) if not _restored(images, some, names, trial, journal)]
     done = len(rows) - sum(len(some) for some in batches)
@@ -187,21 +187,23 @@ def perturb_(
         )
         with seeded(seeds[0], device) if not keyed else contextlib.nullcontext():
             try:
-                made = _attack_batch(classifier, started, *inputs, epsilon)[: len(some)].cpu()
+                perturbed = _attack_batch(classifier, started, *inputs, epsilon)[: len(some)].cpu()
             except _NoStartError as error:
                 if len(some) == 1:
                     failures[int(some)] = error
                     return images[some]
                 return torch.cat([one_batch(half) for half in some.chunk(2)])
-        for slot in (~made.isfinite()).flatten(1).any(dim=1).nonzero().flatten().tolist():
-            failures[int(some[slot])] = AttackError(f"attack {type(attack).__name__} gave images that are not finite")
-            made[slot] = images[some[slot]]
-        return made
+        for slot in (~perturbed.isfinite()).flatten(1).any(dim=1).nonzero().flatten().tolist():
+            failures[int(some[slot])] = AttackError(
+                f"attack {type(attack).__name__} returned images that are not finite"
+            )
+            perturbed[slot] = images[some[slot]]
+        return perturbed
 
-    def store(some: Tensor, made: Tensor) -> None:
+    def store(some: Tensor, perturbed: Tensor) -> None:
         nonlocal done
-        images[some] = made
-        parts = ({"adversarial": image, "trial": torch.tensor(trial)} for image in made)
+        images[some] = perturbed
+        parts = ({"adversarial": image, "trial": torch.tensor(trial)} for image in perturbed)
         if not failures.keys() >= set(some.tolist()):  # else it may be the attack that can't run here at all
             journal.finish_all(dict(zip((str(names[row]) for row in some.tolist()), parts, strict=True)))
         done += len(some)
@@ -225,9 +227,9 @@ def _run_batches(
     one_batch: Callable[[Tensor], Tensor],
     store: Callable[[Tensor, Tensor], None],
 ) -> None:
-    """Give `store` each batch and what `one_batch` makes of it, as soon as it is there.
+    """Call `store` with each batch and the result of `one_batch` as soon as it is ready.
 
-    Ctrl-C or SIGTERM stops what is running at its next forward pass, as nothing else stops Foolbox, and stores what is there.
+    Ctrl-C or SIGTERM stops running batches at their next forward pass, the only way to stop Foolbox, and stores finished ones.
     """
     stop, jobs = threading.Event(), {}
 
@@ -244,7 +246,7 @@ def _run_batches(
     except BaseException as error:
         stop.set()
         pool.shutdown(cancel_futures=True)
-        # after an error a batch of another size may be tried, which begins anew
+        # after an error another batch size may be tried, which starts anew
         for job, some in jobs.items() if not isinstance(error, Exception) else ():
             if not job.cancelled() and job.exception() is None:
                 store(some, job.result())
@@ -258,29 +260,29 @@ class _NoStartError(AttackError):
 
 
 class _StoppedError(Exception):
-    """A batch is left in the middle, because the run ends."""
+    """A batch was abandoned because the run is ending."""
 
 
 def _restored(images: Tensor, some: Tensor, names: Sequence[int], trial: int, journal: Journal) -> bool:
-    """Whether a whole batch was attacked before the run was interrupted; its images are then put in their place."""
-    found = [journal.part(str(names[row])) for row in some.tolist()]
-    parts = [part["adversarial"] for part in found if part is not None and int(part["trial"]) == trial]
+    """Whether a whole batch was attacked before the run was interrupted; if so, restore its images."""
+    recorded = [journal.part(str(names[row])) for row in some.tolist()]
+    parts = [part["adversarial"] for part in recorded if part is not None and int(part["trial"]) == trial]
     if len(parts) == len(some):
         images[some] = torch.stack(parts)
     return len(parts) == len(some)
 
 
 def draws_for_each_image(attack: Any) -> bool:
-    """Whether an attack of `build` draws nothing but a start for each image, so that images can be shared out."""
+    """Whether an attack of `build` draws only a start for each image, so that images can be divided."""
     return hasattr(attack, "starts") or any(isinstance(attack, base) for base in _without_draws())
 
 
 def same_in_any_slot(classifier: nn.Module, images: Tensor, labels: Tensor, batch: int, device: torch.device) -> bool:
-    """Whether the first images' input gradients are bitwise the same in other places of a batch and beside other images."""
+    """Whether the first images' input gradients are bitwise the same in other positions of a batch and beside other images."""
     known = min(len(images), batch, SLOTS_TRIED)
     if not known:
         return True
-    there = torch.arange(batch - 1, -1, -1) % known  # the first images from the last slot on, and again before them
+    there = torch.arange(batch - 1, -1, -1) % known  # the first images in reverse order from the last slot, repeated
 
     def both() -> bool:
         passes = compiling.input_gradient(classifier, device=device)
@@ -293,13 +295,13 @@ def same_in_any_slot(classifier: nn.Module, images: Tensor, labels: Tensor, batc
 
 
 def _without_draws() -> tuple[Any, ...]:
-    """Foolbox's classes that draw no random numbers by themselves; gradient attacks are given their starts."""
+    """Foolbox's classes that draw no random numbers themselves; gradient attacks receive their starts."""
     attacks = load_foolbox().attacks
     return (attacks.LInfFMNAttack, attacks.LinfDeepFoolAttack)
 
 
 def _attack_batch(classifier: nn.Module, attack: Any, images: Tensor, labels: Tensor, epsilon: float | None) -> Tensor:
-    """One batch through Foolbox: its clipped images, which differ from the clean ones also where the attack failed."""
+    """One batch through Foolbox: its clipped images, which differ from the clean ones even if the attack failed."""
     foolbox = load_foolbox()
     model = foolbox.PyTorchModel(classifier, bounds=(0, 1), device=images.device)
     try:
@@ -310,8 +312,8 @@ def _attack_batch(classifier: nn.Module, attack: Any, images: Tensor, labels: Te
         raise AttackError(f"attack {name} {needs} --epsilon") from None
     except (*ERRORS, RuntimeError) as error:
         raise _told(error, type(attack).__name__) from error
-    made: Tensor = clipped.detach().clamp(0, 1)
-    return made
+    adversarial: Tensor = clipped.detach().clamp(0, 1)
+    return adversarial
 
 
 def _told(error: Exception, name: str) -> AttackError:

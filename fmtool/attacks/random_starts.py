@@ -1,4 +1,4 @@
-"""Where random starts are drawn: each image's from its own seed."""
+"""Draw random starts, each image's from its own seed."""
 
 from __future__ import annotations
 

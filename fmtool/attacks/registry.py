@@ -38,7 +38,7 @@ ATTACKS: dict[str, Known] = {
 
 
 def title(name: str) -> str:
-    """The name in tables: the paper's, or Foolbox's class."""
+    """The name in tables: the paper's, or that of Foolbox's class."""
     return ATTACKS[name].title if name in ATTACKS else name
 
 
@@ -62,10 +62,10 @@ def check_epsilon(epsilon: float, norm: str | None, shape: Sequence[int]) -> Non
 
 def parse_options(pairs: Mapping[str, str]) -> dict[str, Any]:
     """Values of --attack-option as Python literals, or as text where they aren't one."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, value in pairs.items():
         try:
-            found[name] = ast.literal_eval(value)
+            values[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            found[name] = value
-    return found
+            values[name] = value
+    return values

@@ -1,4 +1,4 @@
-"""Foolbox's attacks with the same results: gradient attacks that are given their starts, DeepFool with fewer forward passes."""
+"""Foolbox's attacks with the same results: gradient attacks that receive their starts, DeepFool with fewer forward passes."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def _with_given_starts(base: Any) -> Any:
 
 
 def _with_one_forward_pass(base: Any) -> Any:
-    """DeepFool that takes one forward pass a step and a backward pass a class, where Foolbox takes both for each class.
+    """DeepFool with one forward pass per step and one backward pass per class, where Foolbox does both for each class.
 
     Foolbox asks for the loss of one class after the other at the same images, class 1 first, and differentiates each. Here
-    the graph of class 1's forward pass is kept, so that every gradient comes out of the same operations, bit for bit.
+    the graph of class 1's forward pass is kept, so that every gradient results from the same operations, bit for bit.
     """
 
     class OneForward(base):  # type: ignore[misc]
@@ -45,18 +45,18 @@ def _with_one_forward_pass(base: Any) -> Any:
             if self.loss != "logits":
                 return super()._get_loss_fn(model, classes)
             rows, ranked = torch.arange(len(classes)), classes.raw
-            kept: list[Tensor] = []  # the images as a leaf, and the logits with their graph
+            graph: list[Tensor] = []  # the images as a leaf, and the logits with their graph
 
             def loss_of(images: Any, k: int) -> Any:
                 if k == 1:
                     leaf = images.raw.detach().requires_grad_()
-                    kept[:] = [leaf, model(eagerpy.astensor(leaf)).raw]
-                leaf, logits = kept
+                    graph[:] = [leaf, model(eagerpy.astensor(leaf)).raw]
+                leaf, logits = graph
                 losses = logits[rows, ranked[:, k]] - logits[rows, ranked[:, 0]]
                 (gradient,) = torch.autograd.grad(losses.sum(), leaf, retain_graph=True)
                 given = _Given.apply(images.raw, losses.detach(), gradient)
-                found = eagerpy.astensor(given)
-                return found.sum(), (found, eagerpy.astensor(logits.detach()))
+                wrapped = eagerpy.astensor(given)
+                return wrapped.sum(), (wrapped, eagerpy.astensor(logits.detach()))
 
             return loss_of
 

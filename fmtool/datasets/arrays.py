@@ -1,4 +1,4 @@
-"""Arrays of images: which of several named arrays are images and labels, their layout, and what their numbers mean."""
+"""Arrays of images: find images and labels among named arrays, and interpret their layout and numbers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 IMAGE_NAMES = ("images", "image", "x", "data", "imgs", "img", "pixels", "features", "inputs")
 LABEL_NAMES = ("labels", "label", "y", "targets", "target", "fine_labels", "fine_label", "classes")
-CLASS_NAMES = ("class_names", "label_names", "fine_label_names", "classes")  # where they are text
+CLASS_NAMES = ("class_names", "label_names", "fine_label_names", "classes")  # if they are text
 LAYOUTS = {"nchw": "channels first", "nhwc": "channels last", "nhw": "grey, without an axis of channels"}
 CHANNELS = (1, 3)
-RANGE_SLACK = 1e-6  # undoing a normalisation leaves [0, 1] by some 3e-8: clamped; anything beyond this is an error
-REMEDIES = ((-1.0, 1.0), (0.0, 255.0), (0.0, 65535.0))  # ranges of pixels that are proposed
+RANGE_SLACK = 1e-6  # undoing a normalisation exceeds [0, 1] by some 3e-8, which is clamped; more is an error
+REMEDIES = ((-1.0, 1.0), (0.0, 255.0), (0.0, 65535.0))  # pixel ranges to suggest
 
 
 def from_names(arrays: Mapping[str, Any], source: str, class_names: tuple[str, ...] = ()) -> Source:
-    """Arrays under the usual names (images, labels, x_test, y_test, train_images ...) as a source. DataError where some lack."""
+    """Arrays under the usual names (images, labels, x_test, y_test, train_images ...) as a source. DataError if any is missing."""
     images: dict[str, list[str]] = {}
     labels: dict[str, list[str]] = {}
     left_out = []
@@ -43,7 +43,7 @@ def from_names(arrays: Mapping[str, Any], source: str, class_names: tuple[str, .
         if _ndim(part.labels) == 0 or len(part.images) != len(part.labels):
             sizes = f"{len(part.images)} images and {len(part.labels) if _ndim(part.labels) else 'no'} labels"
             raise DataError(f"{source}: holds {sizes}{f' in {split}' if split else ''}, expected as many of both")
-    notes = (f"{len(left_out)} arrays that are no images or labels ({', '.join(left_out)})",) if left_out else ()
+    notes = (f"{len(left_out)} arrays that are neither images nor labels ({', '.join(left_out)})",) if left_out else ()
     return Source(splits, class_names, notes)
 
 
@@ -71,7 +71,7 @@ def _check_pairs(
 def as_images(images: Any, layout: str | None, pixel_range: tuple[float, float] | None, source: str) -> Tensor:
     """(n, c, h, w), uint8 or float32 in [0, 1], of images of any layout and number type.
 
-    layout: one of `LAYOUTS`, or None where the shape allows a single reading. pixel_range: what the numbers reach from and to;
+    layout: one of `LAYOUTS`, or None if the shape is unambiguous. pixel_range: the range of the numbers;
     None for uint8, or floats in [0, 1]. DataError for anything that would have to be guessed.
     """
     import torch
@@ -152,11 +152,11 @@ def _within_unit(values: Tensor, pixel_range: tuple[float, float] | None, source
     if pixel_range is not None:
         reach = [pixel_range[0] + value * (pixel_range[1] - pixel_range[0]) for value in (low, high)]
         raise DataError(
-            f"{source}: pixels reach from {reach[0]:.6g} to {reach[1]:.6g}, beyond --pixel-range {range_text(pixel_range)}"
+            f"{source}: pixels range from {reach[0]:.6g} to {reach[1]:.6g}, beyond --pixel-range {range_text(pixel_range)}"
         )
     remedy = _remedy(low, high)
-    tail = f": --pixel-range {range_text(remedy)} takes them as such" if remedy else ""
-    raise DataError(f"{source}: pixels reach from {low:.6g} to {high:.6g}, expected [0, 1]{tail}")
+    tail = f": pass --pixel-range {range_text(remedy)} if that is their range" if remedy else ""
+    raise DataError(f"{source}: pixels range from {low:.6g} to {high:.6g}, expected [0, 1]{tail}")
 
 
 def _remedy(low: float, high: float) -> tuple[float, float] | None:

@@ -33,11 +33,10 @@ if TYPE_CHECKING:
 class Data:
     """Labelled images of one split, on the CPU.
 
-    images: (n, c, h, w), uint8 or float32 in [0, 1]: a tensor, or rows that are decoded when they are read. labels, index, key:
+    images: (n, c, h, w), uint8 or float32 in [0, 1]: a tensor, or rows that are decoded on demand. labels, index, key:
     (n) int64: the class, the position in the whole split, and the first 8 bytes of the sha256 of the image's pixels. class_names:
-    empty where the source names none. digest: sha256 over images and labels. size to classes_by_position: what `load` was told.
-    format, splits, left_out: how the source was understood, images of each split, and a line for each kind of thing that was not
-    used.
+    empty if the source has none. digest: sha256 over images and labels. size to classes_by_position: the arguments of `load`.
+    format, splits, left_out: the detected format, images per split, and a line for each kind of thing that was not used.
     """
 
     images: Rows
@@ -66,11 +65,11 @@ class Data:
         return to_float(self.images[:])
 
     def record(self) -> dict[str, str]:
-        """What a header says of this data."""
+        """The entry for this data in a header."""
         return {"name": self.name, "split": self.split}
 
     def chosen_by(self) -> dict[str, Any]:
-        """What a history says of how the images were chosen and read: names of options without dashes, and their values."""
+        """The options, named without dashes, that selected and decoded the images, as histories record them."""
         options = {
             "size": self.size,
             "limit": self.limit,
@@ -97,11 +96,11 @@ def load(
 ) -> Data:
     """Load the images that `spec` names, SOURCE or SOURCE:SPLIT.
 
-    default: the split where none is named: "train", or "test", which is "val" where there is no test split (a source without
-    splits is one whole). size: side in pixels that every image is squeezed to. rows: only rows FIRST to END - 1 of the split.
-    limit: at most so many images, spread evenly over the classes. layout, pixel_range: what an array's axes and numbers mean,
-    see `arrays.as_images`. classes_by_position: labels are a model's outputs, whatever either names its classes. data_root: where
-    named data sets lie, None for $FMTOOL_DATA. Raises DataError for an unknown name, an unreadable source, labels out of range or
+    default: the split if none is named: "train", or "test", which means "val" if there is no test split (a source without
+    splits is one whole). size: side in pixels to which every image is resized. rows: only rows FIRST to END - 1 of the split.
+    limit: at most this many images, spread evenly over the classes. layout, pixel_range: what an array's axes and numbers mean,
+    see `arrays.as_images`. classes_by_position: labels are a model's outputs, regardless of class names. data_root: the folder
+    of named data sets, None for $FMTOOL_DATA. Raises DataError for an unknown name, an unreadable source, labels out of range or
     pixels outside [0, 1].
     """
     name, split = parse_spec(spec)
@@ -162,7 +161,7 @@ def _rows_of(
     row = torch.arange(len(label))
     if rows is not None:
         if len(chosen) > 1:
-            raise DataError(f"{name}: --rows goes with one split, not with :all")
+            raise DataError(f"{name}: --rows applies to one split, not to :all")
         first, end = row_range(rows, len(row), name)
         row = row[first:end]
     row = row[spread(label[row], limit)]
@@ -184,10 +183,10 @@ def _images(
     if isinstance(parts[0], Encoded):
         for option, value in (("layout", layout), ("pixel-range", pixel_range)):
             if value is not None:
-                raise DataError(f"{name}: --{option} goes with arrays, and these are image files")
+                raise DataError(f"{name}: --{option} applies to arrays, but these are image files")
         files = [(part, file) for part in parts for file in part.names]
-        found = EncodedRows([files[row] for row in rows.tolist()], name, size, progress)
-        return found.decoded(progress) if found.small() else found
+        encoded = EncodedRows([files[row] for row in rows.tolist()], name, size, progress)
+        return encoded.decoded(progress) if encoded.small() else encoded
     return _array_images(parts, rows, size, layout, pixel_range, name)
 
 
@@ -228,7 +227,7 @@ def _check_labels(labels: Mapping[str, Tensor], class_names: tuple[str, ...], so
     for values in labels.values():
         if len(values) and (int(values.min()) < 0 or int(values.max()) >= top):
             raise DataError(
-                f"{source}: labels reach from {int(values.min())} to {int(values.max())}, expected 0 to {top - 1}"
+                f"{source}: labels range from {int(values.min())} to {int(values.max())}, expected 0 to {top - 1}"
             )
 
 

@@ -1,4 +1,4 @@
-"""Images that stay in their files: rows that are decoded when they are asked for, by all cores."""
+"""Images that stay in their files: rows are decoded on demand, by all cores."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-AHEAD = 256  # files that wait for a thread or for who asked for them
-IN_MEMORY = 2**27  # bytes of decoded images: as many as this are decoded once and for all
+AHEAD = 256  # files queued for threads or for the consumer
+IN_MEMORY = 2**27  # bytes of decoded images: up to this, images are decoded once
 T = TypeVar("T")
 
 
 class EncodedRows:
     """(n, 3, h, w) uint8, or float32 in [0, 1] where one of the files has more than 8 bits a value; see `artifacts.format.Rows`.
 
-    What is kept in memory does not grow with n.
+    Memory use does not grow with n.
     """
 
     def __init__(
         self, files: Sequence[tuple[Encoded, str]], source: str, size: int | None, progress: Progress | None = None
     ) -> None:
-        """Look at every file's header; DataError where one can't be read, is too large or of another size than the first.
+        """Look at every file's header; DataError if one can't be read, is too large or differs in size from the first.
 
         files: names, each with the source that reads it.
         """
@@ -43,8 +43,8 @@ class EncodedRows:
 
         self.files, self.source = list(files), source
         looks = []
-        for found in spread_out(self._look, self.files):
-            looks.append(found)
+        for header in spread_out(self._look, self.files):
+            looks.append(header)
             if progress:
                 progress("looking at images", len(looks), len(self.files))
         self.size = self._common_size(looks, size)
@@ -52,7 +52,7 @@ class EncodedRows:
         self.shape = (len(self.files), 3, self.size[1], self.size[0])
         several = sum(one.frames > 1 for one in looks)
         if several:
-            warn(f"{source}: {several} files hold more than one picture: the first of each is taken")
+            warn(f"{source}: {several} files hold more than one picture: the first of each is used")
 
     def _look(self, file: tuple[Encoded, str]) -> Look:
         return look(file[0].read, file[1], self.source)
@@ -66,9 +66,7 @@ class EncodedRows:
             other = next(((one.width, one.height) for one in looks if (one.width, one.height) != first), None)
             if other:
                 some = f"{first[0]}x{first[1]} and {other[0]}x{other[1]}"
-                raise DataError(
-                    f"{self.source}: images of mixed sizes ({some}): expected --size to squeeze them to one"
-                )
+                raise DataError(f"{self.source}: images of mixed sizes ({some}): pass --size to resize them all")
         return first
 
     def __len__(self) -> int:
@@ -104,12 +102,12 @@ class EncodedRows:
         return decode(encoded.read, name, self.source, self.size, self.dtype == torch.float32)
 
     def small(self) -> bool:
-        """Whether all of the images together are few enough to be kept in memory."""
+        """Whether all images together fit into `IN_MEMORY`."""
         return math.prod(self.shape) * self.dtype.itemsize <= IN_MEMORY
 
 
 def spread_out(work: Callable[[Any], T], items: Iterable[Any]) -> Iterator[T]:
-    """`work` of each item, in order, by as many threads as there are cores; few are done ahead of who takes them."""
+    """`work` of each item, in order, by as many threads as there are cores; only a few ahead of the consumer."""
     rest = iter(items)
     first = list(islice(rest, AHEAD))
     if len(first) < 2:

@@ -1,4 +1,4 @@
-"""One image file: whether it is one, its size, and its pixels. Hostile ones end in one line and little memory.
+"""One image file: whether it is one, its size, and its pixels. Hostile files cause one error line and take little memory.
 
 EXIF orientation is not applied, as torchvision's ImageFolder doesn't.
 """
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     Pixels = np.ndarray[Any, Any]
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}  # as torchvision has them
-IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF")  # one of Pillow's others runs Ghostscript
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}  # torchvision's
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF")  # another one of Pillow's runs Ghostscript
 SYSTEM_FILES = {
     "thumbs.db",
     "ehthumbs.db",
@@ -38,12 +38,12 @@ SYSTEM_FILES = {
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 UNSIGNED, WHITE_IS_ZERO = 1, 0  # their values
 NETPBM = re.compile(rb"P([56])" + rb"(?:\s+|\s*#[^\n]*\n\s*)(\d+)" * 3 + rb"\s")
-BROADEST = 255  # of a value of 8 bits
+BROADEST = 255  # 8-bit value
 
 
 @dataclass(frozen=True)
 class Look:
-    """What an image's header says. deep: has more than 8 bits a value, and so becomes float32; frames: how many it holds."""
+    """An image's header. deep: has more than 8 bits per value and becomes float32; frames: how many it holds."""
 
     width: int
     height: int
@@ -57,12 +57,12 @@ def is_image(path: PurePosixPath) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """What systems and editors put beside the user's own files: names with a dot first, Thumbs.db and the like."""
+    """Files that systems and editors add: names with a dot first, Thumbs.db and the like."""
     return name.startswith(".") or name.lower() in SYSTEM_FILES or name == "Icon\r"
 
 
 def look(read: Callable[[str], bytes], name: str, source: str) -> Look:
-    """An image's size and depth, without its pixels being decoded."""
+    """An image's size and depth, without decoding its pixels."""
     with opened(read, name, source) as (file, data):
         return Look(*file.size, _is_deep(file, data), getattr(file, "n_frames", 1))
 
@@ -87,7 +87,7 @@ def check_size(width: int, height: int, what: str) -> None:
 
 @contextmanager
 def opened(read: Callable[[str], bytes], name: str, source: str) -> Iterator[tuple[Image, bytes]]:
-    """An image whose pixels have not been decoded, and its bytes; what goes wrong within the block is said of its file."""
+    """An image whose pixels have not been decoded, and its bytes; errors within the block name the file."""
     from PIL import Image, UnidentifiedImageError
 
     what = f"{source}: {name}: can't be read as an image"
@@ -97,17 +97,17 @@ def opened(read: Callable[[str], bytes], name: str, source: str) -> Iterator[tup
             yield file, data
     except (DataError, MemoryError):
         raise
-    except UnidentifiedImageError:  # its text is an address in memory
-        raise DataError(f"{what}: it is none of {', '.join(IMAGE_FORMATS)}") from None
-    except Exception as error:  # of damaged bytes a decoder may raise anything at all
+    except UnidentifiedImageError:  # its message is a memory address
+        raise DataError(f"{what}: its format is none of {', '.join(IMAGE_FORMATS)}") from None
+    except Exception as error:  # damaged bytes may cause any exception
         reason = getattr(error, "strerror", None) or (str(error).splitlines() or [""])[0] or type(error).__name__
         raise DataError(f"{what}: {reason}") from None
 
 
 class _Quiet:
-    """Pillow's warnings as they should be: none of odd tags, an error of too many pixels.
+    """Adjusts Pillow's warnings: none about odd tags, an error for too many pixels.
 
-    Filters of warnings belong to the process, so that of several threads the first one sets them and the last one puts them back.
+    Warning filters belong to the process, so the first of several threads sets them and the last one restores them.
     """
 
     def __init__(self) -> None:
@@ -136,7 +136,7 @@ _QUIET = _Quiet()
 
 
 def _is_deep(file: Image, data: bytes) -> bool:
-    """More than 8 bits a value, which Pillow's own conversion to RGB clips or cuts."""
+    """Whether values have more than 8 bits, which Pillow's conversion to RGB would clip."""
     if file.mode.startswith(("I", "F")):
         return True
     if file.format == "PNG":
@@ -181,24 +181,24 @@ def _png(data: bytes) -> Pixels:
 
 
 def _netpbm_white(data: bytes) -> int:
-    """The largest value of a binary picture, 0 where the header is none."""
-    found = NETPBM.match(data)
-    return int(found[4]) if found else _plain_white(data)
+    """The largest value of a binary picture, 0 if the header is invalid."""
+    match = NETPBM.match(data)
+    return int(match[4]) if match else _plain_white(data)
 
 
 def _plain_white(data: bytes) -> int:
-    found = re.match(rb"P[23]" + rb"(?:\s+|\s*#[^\n]*\n\s*)(\d+)" * 3, data)
-    return int(found[3]) if found else 0
+    match = re.match(rb"P[23]" + rb"(?:\s+|\s*#[^\n]*\n\s*)(\d+)" * 3, data)
+    return int(match[3]) if match else 0
 
 
 def _netpbm(data: bytes) -> Pixels:
     import numpy as np
 
-    found = NETPBM.match(data)
-    if not found:
+    match = NETPBM.match(data)
+    if not match:
         raise OSError("a plain picture of more than 8 bits can't be read whole: expected a binary one")
-    channels, w, h, white = 3 if found[1] == b"6" else 1, *(int(found[k]) for k in (2, 3, 4))
-    values = np.frombuffer(data, ">u2", count=channels * w * h, offset=found.end())
+    channels, w, h, white = 3 if match[1] == b"6" else 1, *(int(match[k]) for k in (2, 3, 4))
+    values = np.frombuffer(data, ">u2", count=channels * w * h, offset=match.end())
     if white > 2**16 - 1 or values.max() > white:
         raise OSError(f"holds values above {white}, its white")
     return values.reshape(h, w, channels).transpose(2, 0, 1).astype(np.float32) / np.float32(white)
@@ -213,7 +213,7 @@ def _tiff(file: Image) -> Pixels:
         values = np.asarray(file, dtype=np.float32)
         low, high = float(values.min()), float(values.max())
         if not (low >= 0 and high <= 1):
-            raise OSError(f"its floats reach from {low:.6g} to {high:.6g}, expected [0, 1]")
+            raise OSError(f"its floats range from {low:.6g} to {high:.6g}, expected [0, 1]")
     elif file.mode.startswith("I") and bits <= 16 and _tag(file, SAMPLE_FORMAT, (UNSIGNED,))[0] == UNSIGNED:
         values = np.asarray(file).astype(np.float32) / np.float32(2**bits - 1)
     else:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Class names as they are numbered: whole numbers by their value (2 before 10), all else as torchvision sorts it."""
+    """Class names in numbering order: whole numbers by value (2 before 10), all others as torchvision sorts them."""
     different = set(names)
     whole = all(name.isascii() and name.isdigit() for name in different)
     return tuple(sorted(different, key=lambda name: (int(name), name) if whole else name))
@@ -21,11 +21,12 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 
 def numbered(source: Source, name: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Labels (n) int64 of every split, and the class names; DataError naming the source `name`."""
-    found = {split: _values(part.labels, len(part), name) for split, part in source.splits.items()}
-    named = {split: values for split, values in found.items() if isinstance(values, list)}
+    labels_of = {split: _values(part.labels, len(part), name) for split, part in source.splits.items()}
+    named = {split: values for split, values in labels_of.items() if isinstance(values, list)}
     if not named:
-        return {split: values for split, values in found.items() if not isinstance(values, list)}, source.class_names
-    if len(named) < len(found):
+        numbers = {split: values for split, values in labels_of.items() if not isinstance(values, list)}
+        return numbers, source.class_names
+    if len(named) < len(labels_of):
         raise DataError(f"{name}: labels are names in one split and numbers in another")
     class_names = source.class_names or in_order(one for values in named.values() for one in values)
     return {split: _by_name(values, class_names, name) for split, values in named.items()}, class_names
@@ -37,7 +38,7 @@ def _by_name(values: Sequence[str], class_names: Sequence[str], name: str) -> Te
     number = {class_name: row for row, class_name in enumerate(class_names)}
     strange = next((value for value in values if value not in number), None)
     if strange is not None:
-        raise DataError(f"{name}: holds a label {strange!r} that is none of its class names")
+        raise DataError(f"{name}: label {strange!r} is not one of its class names")
     return torch.tensor([number[value] for value in values], dtype=torch.int64)
 
 
@@ -61,7 +62,7 @@ def _values(labels: Any, n: int, name: str) -> Tensor | list[str]:
     if values.dtype.kind == "f" or values.size != n:
         raise DataError(what)
     if n and int(values.max()) > np.iinfo(np.int64).max:
-        raise DataError(f"{name}: labels reach to {int(values.max())}")
+        raise DataError(f"{name}: labels go up to {int(values.max())}")
     return torch.from_numpy(values.reshape(n).astype(np.int64))
 
 

@@ -15,15 +15,14 @@ from fmtool.datasets.splits import TEST, TRAIN, VAL
 from fmtool.datasets.torchvision_sets import BY_FLAG, DIGITS, NONE, THREE, TRAIN_VAL, TWO, OfTorchvision
 
 DATA_ROOT = "FMTOOL_DATA"  # the environment variable in place of --data-root
-NO_FLIPS = "crop"  # of what reads otherwise in a mirror: digits, letters, signs
+NO_FLIPS = "crop"  # for digits, letters and signs, which differ when mirrored
 
 
 @dataclass(frozen=True)
 class DataSet:
     """A data set known by name.
 
-    load: gives it, from the folder that the user's data sets lie in if it is there; augment: what `train-model` does to a batch
-    unless told otherwise.
+    load: returns it, from the folder of the user's data sets if it is there; augment: `train-model`'s default augmentation.
     """
 
     load: Callable[[Path | None], Source]

@@ -1,4 +1,4 @@
-"""Images as rows: pixels, keys, seeds, a choice spread over the classes, and another number of channels."""
+"""Images as rows: pixels, keys, seeds, a selection spread over the classes, and conversion of channels."""
 
 from __future__ import annotations
 
@@ -55,21 +55,19 @@ def in_parts(images: Rows, size: int = READ_AT_ONCE) -> Iterator[tuple[int, Tens
 
 
 def parse_rows(text: str) -> tuple[int, int | None]:
-    """`--rows` FIRST:END as two numbers; without END to the last row."""
+    """`--rows` FIRST:END as two numbers; without END up to the last row."""
     first, colon, end = text.partition(":")
     try:
         if not colon:
             raise ValueError
         rows = (int(first or 0), int(end) if end else None)
     except ValueError:
-        raise DataError(
-            f"--rows {text}: expected FIRST:END, like 40000:50000, counted from 0, END not among them"
-        ) from None
+        raise DataError(f"--rows {text}: expected FIRST:END, like 40000:50000, counted from 0, END excluded") from None
     return rows
 
 
 def row_range(rows: tuple[int, int | None], n: int, source: str) -> tuple[int, int]:
-    """FIRST and END of `--rows` among n; DataError where they are not among them."""
+    """FIRST and END of `--rows` among n; DataError if out of range."""
     first, end = rows[0], n if rows[1] is None else rows[1]
     if not 0 <= first < end <= n:
         raise DataError(f"{source}: --rows {first}:{end}, expected rows of 0:{n}")
@@ -96,14 +94,14 @@ def spread(labels: Tensor, limit: int | None) -> Tensor:
 def row_seed(seed: int, key: int, index: int, *trial: int | str) -> int:
     """A 63-bit seed for one image from (seed, key, index), so that shards and orders draw the same numbers.
 
-    trial: which of several draws for the same image.
+    trial: distinguishes several draws for the same image.
     """
     digest = hashlib.sha256(" ".join(map(str, (seed, key, index, *trial))).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 class RowView:
-    """Some rows (m) of images, each part converted when it is read; see `artifacts.format.Rows`."""
+    """Some rows (m) of images, converted on demand; see `artifacts.format.Rows`."""
 
     def __init__(self, images: Rows, rows: Tensor, convert: Callable[[Tensor], Tensor], channels: int) -> None:
         self.images, self.rows, self.convert = images, rows, convert
@@ -124,7 +122,7 @@ class RowView:
 
 
 def take(images: Rows, rows: Tensor) -> Rows:
-    """Some of the images: a tensor of a tensor, else a view that reads nothing yet."""
+    """Some of the images: a tensor if they are one, else a view that reads nothing yet."""
     import torch
 
     if isinstance(images, torch.Tensor):
@@ -133,7 +131,7 @@ def take(images: Rows, rows: Tensor) -> Rows:
 
 
 def with_channels(images: Rows, channels: int) -> Rows:
-    """Grey images repeated to 3 channels, or the luma of coloured ones; `images` themselves where they have as many.
+    """Grey images repeated to 3 channels, or the luma of colour images; `images` itself if nothing changes.
 
     DataError for any other change.
     """
@@ -143,7 +141,7 @@ def with_channels(images: Rows, channels: int) -> Rows:
     if have == channels:
         return images
     if (have, channels) not in ((1, 3), (3, 1)):
-        raise DataError(f"images of {have} channels can't be shown to a model of {channels}")
+        raise DataError(f"images have {have} channels, the model takes {channels}")
     convert = _repeated if channels == 3 else luma
     if isinstance(images, torch.Tensor):
         return convert(images)

@@ -1,4 +1,4 @@
-"""What a reader gives: the splits of one source before any of its images is chosen, decoded or converted."""
+"""The result of a reader: the splits of a source before images are selected, decoded or converted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WHOLE = ""  # the only split of a source that has none
 
 @dataclass(frozen=True)
 class Encoded:
-    """Images in files that are still to be decoded: their names, and what gives the bytes of one."""
+    """Images in files, not yet decoded: their names, and a function that returns the bytes of one."""
 
     names: Sequence[str]
     read: Callable[[str], bytes]
@@ -37,10 +37,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Source:
-    """One source as its reader understood it.
+    """One source as its reader interpreted it.
 
-    splits: "train", "val" and "test", those that there are, or `WHOLE` alone. class_names: empty where the source names none.
-    left_out: what was not used -> why, each a line for the reader.
+    splits: "train", "val" and "test", those that exist, or only `WHOLE`. class_names: empty if the source has none.
+    left_out: a line for each kind of thing that was not used, and why.
     """
 
     splits: Mapping[str, Split]

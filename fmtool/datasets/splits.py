@@ -1,4 +1,4 @@
-"""The three splits, what they are called elsewhere, and which one a stage takes."""
+"""The three splits, their other names, and which one a stage takes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TRAIN, VAL, TEST, ALL = "train", "val", "test", "all"
 SPLITS = (TRAIN, VAL, TEST)
 SUFFIXES = (*SPLITS, ALL)
 ORDER_OF_ALL = (TEST, VAL, TRAIN)
-# How folders, arrays and part files call them, in any case.
+# Their names in folders, arrays and part files, in upper or lower case.
 OTHER_NAMES = {
     "train": TRAIN, "training": TRAIN,
     "val": VAL, "valid": VAL, "validation": VAL, "dev": VAL,
@@ -27,7 +27,7 @@ def split_named(name: str) -> str | None:
 
 
 def split_in(name: str) -> tuple[str | None, str]:
-    """The split that a compound name such as `x_train`, `test_images` or `Xtest` speaks of, and the rest of the name."""
+    """The split in a compound name such as `x_train`, `test_images` or `Xtest`, and the rest of the name."""
     words = [word for word in re.split(r"[\W_]+", name.lower()) if word]
     if len(words) == 1:
         glued = re.fullmatch(rf"(?P<a>x|y)?(?P<split>{'|'.join(OTHER_NAMES)})(?P<b>x|y)?", words[0])
@@ -42,7 +42,7 @@ def split_in(name: str) -> tuple[str | None, str]:
 def parse_spec(spec: str) -> tuple[str, str | None]:
     """SOURCE or SOURCE:SPLIT as source and split. DataError for an unknown split."""
     source, colon, split = spec.rpartition(":")
-    if not colon or os.path.exists(spec):  # a folder that can't be entered exists all the same
+    if not colon or os.path.exists(spec):  # an inaccessible folder exists too
         return spec, None
     if split not in SUFFIXES:
         raise DataError(unknown("split", split, SUFFIXES) + f" in --data {spec}")
@@ -50,9 +50,9 @@ def parse_spec(spec: str) -> tuple[str, str | None]:
 
 
 def choose(split: str | None, default: str, there: Collection[str], spec: str) -> list[str]:
-    """The splits that are to be read, in the order of their images.
+    """The splits to read, in the order of their images.
 
-    split: as the user named it, or None, which stands for `default`; where a test split is missing, for the validation split.
+    split: as the user named it, or None for `default`; without a test split, the validation split stands in.
     """
     if WHOLE in there:
         if split is not None:
@@ -62,7 +62,7 @@ def choose(split: str | None, default: str, there: Collection[str], spec: str) -
         return [name for name in ORDER_OF_ALL if name in there]
     wanted = split or default
     if split is None and wanted == TEST and TEST not in there and VAL in there:
-        warn(f"{spec}: has no test split: val is used")
+        warn(f"{spec}: has no test split: using val")
         wanted = VAL
     if wanted not in there:
         raise DataError(f"{spec}: has no split {wanted!r}, only {', '.join(sorted(there))}")

@@ -1,4 +1,4 @@
-"""torchvision's data sets: found below a folder that the user has, or downloaded into the cache, which is announced."""
+"""torchvision's data sets: read below the user's folder, or downloaded into the cache, which is announced."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TWO: dict[str, dict[str, Any]] = {TRAIN: {"split": "train"}, TEST: {"split": "te
 TRAIN_VAL: dict[str, dict[str, Any]] = {TRAIN: {"split": "train"}, VAL: {"split": "val"}}
 THREE: dict[str, dict[str, Any]] = {**TRAIN_VAL, TEST: {"split": "test"}}
 NONE: dict[str, dict[str, Any]] = {WHOLE: {}}
-# Attributes under which torchvision's classes hold what they know, in the order in which they are looked for.
+# Attributes of torchvision's classes that hold the data, in the order of preference.
 LABELS = ("targets", "_labels", "labels", "y")
 FILES = ("_image_files", "_images", "data")
 CLASSES = ("classes", "categories", "all_categories", "_characters")
@@ -32,11 +32,11 @@ ERRORS = (OSError, RuntimeError, ValueError, ImportError, LookupError)
 
 @dataclass(frozen=True)
 class OfTorchvision:
-    """One of torchvision's classes. Called with the folder that the user's data sets lie in, or None, it gives the source.
+    """One of torchvision's classes. Called with the folder of the user's data sets, or None, it returns the source.
 
-    kind: the class's name; splits: our split -> its arguments; at: what lies in its root once it is there, any of these; size: of
-    the download, "" where there is none; address: what it is downloaded from; own: whether a reader of ours reads `at`, which
-    takes also what torchvision's checksums refuse; class_names: where the class names none.
+    kind: the class's name; splits: our split -> its arguments; at: names of which one is in its root if it exists; size: of
+    the download, "" if there is none; address: where it is downloaded from; own: whether one of our readers reads `at`, which
+    also accepts files that torchvision's checksums refuse; class_names: if the class has none.
     """
 
     kind: str
@@ -85,7 +85,7 @@ class OfTorchvision:
         return self._read(cache, place) if self.own and place else self._source(opened)
 
     def _fetched(self, root: Path, arguments: Mapping[str, Any]) -> Any:
-        """A split, downloaded where it is not there yet: some classes fetch all splits at once, and refuse to do so again."""
+        """A split, downloaded if missing: some classes fetch all splits at once, and refuse to do so again."""
         root.mkdir(parents=True, exist_ok=True)
         try:
             return self._open(root, arguments)
@@ -113,7 +113,7 @@ class OfTorchvision:
 
 
 def _split(opened: Any) -> Split:
-    """Images and labels of one of torchvision's data sets, none of them decoded where they are files."""
+    """Images and labels of one of torchvision's data sets; files are not decoded yet."""
     pairs = _held(opened, PAIRS)
     labels = _held(opened, LABELS)
     if labels is None:
@@ -129,13 +129,13 @@ def _split(opened: Any) -> Split:
 
 
 def _held(opened: Any, names: Sequence[str]) -> Any:
-    """The first of these attributes that it has, and that is not empty."""
+    """The first of these attributes that exists and is not empty."""
     values = (getattr(opened, name, None) for name in names)
     return next((value for value in values if value is not None and len(value)), None)
 
 
 def _item(opened: Any) -> Callable[[str], bytes]:
-    """The bytes of an image that only the class itself can give, packed without loss."""
+    """The losslessly encoded bytes of an image that only the class itself can provide."""
 
     def read(row: str) -> bytes:
         packed = io.BytesIO()

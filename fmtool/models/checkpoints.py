@@ -1,4 +1,4 @@
-"""Checkpoints: the state dict within a file of weights, whatever it is wrapped in, and the network that it fills."""
+"""Checkpoints: find the state dict in a file of weights, however it is wrapped, and fill a network with it."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from fmtool.errors import ModelError, warn
 from fmtool.models.networks import last_layer
 from fmtool.models.unpickling import contents
 
-# Where training loops put a state dict, and what they, DataParallel and torch.compile put before its names; the first counts.
+# Keys under which training loops store a state dict, and prefixes that they, DataParallel and torch.compile add; the first wins.
 WRAPPERS = (
     *("state_dict", "model", "net", "model_state_dict", "network", "weights", "params"),
     *("model_ema", "ema", "state_dict_ema", "params_ema"),
 )
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
-COUNTERS = ("num_batches_tracked", "n_averaged")  # of batches and steps seen: nothing reads them afterwards
-# Names that torchvision's own loaders change before they load.
+COUNTERS = ("num_batches_tracked", "n_averaged")  # of batches and steps, not used afterwards
+# Names that torchvision's own loaders rename.
 OLD_NAMES = ((re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)"), r"\1\2"),)
 DEEPEST = 4  # wrappers within wrappers
 
 
 @dataclass(frozen=True)
 class Misfit:
-    """How names and shapes of weights differ from a network's; `errors` in torch's words."""
+    """How names and shapes of weights differ from a network's; `errors`: torch's own messages."""
 
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Misfit:
 def read_weights(path: str, data: bytes | None = None) -> dict[str, Tensor]:
     """A state dict from a safetensors file, or from a pickle that holds nothing but tensors, numbers and plain containers.
 
-    Wrappers are opened; names are as they stand in the file. data: the file's bytes where they have been read already.
+    Wrappers are removed; names are those in the file. data: the file's bytes, if already read.
     """
     data = files.read_bytes(path) if data is None else data
     state = _state_dict(contents(data, path), path)
@@ -54,14 +54,14 @@ def read_weights(path: str, data: bytes | None = None) -> dict[str, Tensor]:
     for name, tensor in state.items():
         if tensor.layout != torch.strided:
             raise ModelError(f"{path}: {name} is sparse ({tensor.layout}), expected a dense tensor (to_dense())")
-        # a stride of 0 makes any size of one number
+        # a stride of 0 turns one number into any size
         if tensor.numel() * tensor.element_size() > len(data):
             raise ModelError(f"{path}: {name} is {list(tensor.shape)}, more than the file holds")
     return state
 
 
 def _state_dict(content: Any, path: str, depth: int = 0) -> OrderedDict[str, Tensor] | None:
-    """The state dict that `content` is or wraps; None where there is none."""
+    """The state dict that `content` is or wraps; None if there is none."""
     if not isinstance(content, Mapping) or not content or depth > DEEPEST:
         return None
     if all(isinstance(name, str) and isinstance(value, Tensor | np.ndarray) for name, value in content.items()):
@@ -81,7 +81,7 @@ def _state_dict(content: Any, path: str, depth: int = 0) -> OrderedDict[str, Ten
             )
     if len(nested) > 1:
         first, *others_ = nested
-        warn(f"{path}: {first} is taken, {', '.join(others_)} left aside")
+        warn(f"{path}: uses {first}, ignores {', '.join(others_)}")
     return next(iter(nested.values()), None)
 
 
@@ -93,9 +93,9 @@ def _from_array(values: np.ndarray[Any, Any], name: str) -> Tensor:
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
-    """Fill a network; ModelError says what is missing, unexpected or of another shape.
+    """Fill a network; ModelError lists what is missing, unexpected or of another shape.
 
-    Names are compared after the network's own loading hooks. Prefixes are taken off where the names then fit and did not before.
+    Names are compared after the network's own loading hooks. Prefixes are removed if the names then fit and did not before.
     """
     problems: list[tuple[Misfit, Mapping[str, Tensor]]] = []
     for candidate, left in named_as(weights):
@@ -103,12 +103,12 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], name: str) -
         if not misfit:
             if left:
                 warn(
-                    f"{name}: {len(left)} of {len(weights)} tensors are not the network's and are left aside: {_few(left)}"
+                    f"{name}: {len(left)} of {len(weights)} tensors don't belong to the network and are ignored: {_few(left)}"
                 )
             return
         problems.append((misfit, candidate))
     misfit, candidate = min(problems, key=lambda pair: len(pair[0]))
-    raise ModelError(f"{name}: the weights don't fit the architecture: {_told(misfit, candidate, network)}")
+    raise ModelError(f"{name}: the weights don't fit the architecture: {_described(misfit, candidate, network)}")
 
 
 def named_as(weights: Mapping[str, Tensor]) -> Iterator[tuple[Mapping[str, Tensor], list[str]]]:
@@ -123,7 +123,7 @@ def named_as(weights: Mapping[str, Tensor]) -> Iterator[tuple[Mapping[str, Tenso
         if renamed.keys() != candidate.keys():
             yield renamed, left
         counts = {prefix: sum(name.startswith(prefix) for name in candidate) for prefix in PREFIXES}
-        prefix = max(counts, key=lambda one: counts[one])  # that of most names
+        prefix = max(counts, key=lambda one: counts[one])  # the most frequent prefix
         if not counts[prefix]:
             return
         metadata = {key[len(prefix) :]: value for key, value in (metadata or {}).items() if key.startswith(prefix)}
@@ -142,7 +142,7 @@ def _renamed(weights: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
 
 
 def _with_metadata(weights: Mapping[str, Tensor], metadata: Any) -> OrderedDict[str, Tensor]:
-    """torch keeps the versions of modules, which loading hooks ask for, as an attribute of the state dict."""
+    """torch keeps the modules' versions, which loading hooks use, as an attribute of the state dict."""
     state = OrderedDict(weights)
     state._metadata = metadata  # type: ignore[attr-defined]
     return state
@@ -150,17 +150,17 @@ def _with_metadata(weights: Mapping[str, Tensor], metadata: Any) -> OrderedDict[
 
 @torch.no_grad()
 def misfit_of(network: nn.Module, weights: Mapping[str, Tensor]) -> Misfit:
-    """Fill a network with the weights that fit, after its own loading hooks, and tell how the rest differs."""
+    """Fill a network with the weights that fit, after its own loading hooks, and report how the rest differs."""
     own = getattr(network.state_dict(), "_metadata", {})
     versions = getattr(weights, "_metadata", None)
     try:
         return _load(network, weights, versions or {})
-    except Exception:  # a hook that wants the version, which safetensors files don't hold
+    except Exception:  # a hook that needs the version, which safetensors files don't hold
         return _load(network, weights, own)
 
 
 def _load(network: nn.Module, weights: Mapping[str, Tensor], versions: Mapping[str, Any]) -> Misfit:
-    """What `load_state_dict` does, which tells of names or of shapes, never of both."""
+    """As `load_state_dict`, which reports names or shapes but never both."""
     state, missing, unexpected, errors = OrderedDict(weights), list[str](), list[str](), list[str]()
 
     def fill(module: nn.Module, prefix: str) -> None:
@@ -171,13 +171,13 @@ def _load(network: nn.Module, weights: Mapping[str, Tensor], versions: Mapping[s
                 fill(child, f"{prefix}{name}.")
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of weights that go nowhere on the meta device
+        warnings.simplefilter("ignore")  # about weights that are dropped on the meta device
         fill(network, "")
     needed = [name for name in missing if not name.endswith(COUNTERS)]
     return Misfit(needed, [name for name in unexpected if not name.endswith(COUNTERS)], errors)
 
 
-def _told(misfit: Misfit, weights: Mapping[str, Tensor], network: nn.Module) -> str:
+def _described(misfit: Misfit, weights: Mapping[str, Tensor], network: nn.Module) -> str:
     own = network.state_dict()
     shapes = [
         f"{key} {list(weights[key].shape)} for {list(own[key].shape)}"
@@ -195,10 +195,10 @@ def _few(names: list[str]) -> str:
 
 
 def outputs_of(weights: Mapping[str, Tensor], network: nn.Module) -> int | None:
-    """How many outputs a checkpoint of this architecture was made with, told by its last layer if it has one."""
+    """The number of outputs of a checkpoint of this architecture, according to its last layer if it has one."""
     try:
         name = last_layer(network)[0] + ".weight"
     except ModelError:
         return None
-    found = next((candidate[name] for candidate, _ in named_as(weights) if name in candidate), None)
-    return len(found) if found is not None and found.ndim else None
+    weight = next((candidate[name] for candidate, _ in named_as(weights) if name in candidate), None)
+    return len(weight) if weight is not None and weight.ndim else None

@@ -16,7 +16,7 @@ from fmtool.models.equivalence import Form, Reference
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal, each
 
-# Pixels of a batch that a CPU core is fastest at (32 images of 3x32x32), or a GPU; see `batch_size`.
+# Pixels per batch at which a CPU core (32 images of 3x32x32) or a GPU is fastest; see `batch_size`.
 CPU_BATCH_PIXELS = 32 * 3 * 32 * 32
 GPU_BATCH_PIXELS = 1024 * 3 * 32 * 32
 SMALLEST_BATCH, LARGEST_BATCH = 8, {"cpu": 256, "cuda": 2048}
@@ -25,7 +25,7 @@ SMALLEST_BATCH, LARGEST_BATCH = 8, {"cpu": 256, "cuda": 2048}
 class Classifier(nn.Module):
     """Images (n, c, h, w) in [0, 1] to logits (n, classes): (x - mean) / std, the network, then `keep_classes` of its outputs.
 
-    memory_format: how the network's images lie in memory.
+    memory_format: the memory layout of the network's images.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Classifier(nn.Module):
         self.register_buffer("keep_classes", None if keep_classes is None else torch.tensor(keep_classes))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, c, h, w) float to (n, classes) logits of the same dtype. ModelError names what the network raises."""
+        """(n, c, h, w) float to (n, classes) logits of the same dtype. ModelError reports what the network raises."""
         logits = logits_in(self.raw(images))
         if logits is None:
             raise ModelError("the network gives no logits")
@@ -55,7 +55,7 @@ class Classifier(nn.Module):
         return logits if self.keep_classes is None else logits[:, self.keep_classes]
 
     def raw(self, images: Tensor) -> Any:
-        """Whatever the network gives for images (n, c, h, w), which it may change: it works on a copy."""
+        """The network's output for images (n, c, h, w); it works on a copy, so it may change them."""
         if self.mean is not None and self.std is not None:
             own = ((images - self.mean) / self.std).contiguous(memory_format=self.memory_format)
         else:
@@ -64,37 +64,37 @@ class Classifier(nn.Module):
             return self.network(own)
         except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError):
             raise
-        except Exception as error:  # third-party code may raise anything at all
-            if isinstance(error, RuntimeError) and "CUDA error" in str(error):  # older versions have no class for it
+        except Exception as error:  # third-party code may raise any exception
+            if isinstance(error, RuntimeError) and "CUDA error" in str(error):  # older versions have no class for this
                 raise
             reason = next(iter(str(error).strip().splitlines()), "without a message")
             raise ModelError(f"the network's forward raised {type(error).__name__}: {reason}") from error
 
 
 def logits_in(output: Any) -> Tensor | None:
-    """The logits in what a network gives: a tensor, `logits` of a dict or an object, the first tensor of a tuple; else None."""
-    found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
-    if isinstance(found, tuple | list):
-        found = next((one for one in found if isinstance(one, Tensor)), None)
-    return found if isinstance(found, Tensor) else None
+    """The logits in a network's output: a tensor, `logits` of a dict or an object, the first tensor of a tuple; else None."""
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
+    if isinstance(logits, tuple | list):
+        logits = next((one for one in logits if isinstance(one, Tensor)), None)
+    return logits if isinstance(logits, Tensor) else None
 
 
 def prepare(classifier: Classifier, device: torch.device, shape: Sequence[int]) -> Classifier:
     """A copy for attacking and mask fitting: on `device`, eval mode, weights frozen, batch norms folded, channels last.
 
-    Every stage runs this same form: an FMN adversarial lies so close to the boundary that another rounding may undo it.
-    shape: that of its images (c, h, w). A step that changes logits or input gradients by more than rounding is left out, and a
-    warning says why.
+    Every stage runs the same form, as FMN's adversarial images are so close to the boundary that different rounding may undo
+    them. shape: that of its images (c, h, w). A step that changes logits or input gradients by more than rounding is skipped,
+    and a warning says why.
     """
     given = duplicate(classifier, shape).eval().requires_grad_(False).to(device)
     reference, ready = Reference(given, shape, device), given
     form: Form = _as_it_is
-    for kind, step, told in STEPS:
+    for kind, step, effect in STEPS:
         if any(isinstance(module, kind) for module in given.modules()):
             after = _one_after_the_other(form, step)
             candidate, reason = reference.compared(after)
             if reason:
-                warn(f"the network runs without {told}: {reason}")
+                warn(f"the network runs without {effect}: {reason}")
             else:
                 form, ready = after, candidate
     return ready
@@ -109,7 +109,7 @@ def _one_after_the_other(first: Form, second: Form) -> Form:
 
 
 def channels_last(classifier: Classifier) -> Classifier:
-    """A copy in the layout in which oneDNN's and cuDNN's convolutions are fastest."""
+    """A copy in the layout for which oneDNN's and cuDNN's convolutions are fastest."""
     changed = copy.deepcopy(classifier)
     changed.memory_format = torch.channels_last
     changed.network.to(memory_format=torch.channels_last)
@@ -117,7 +117,7 @@ def channels_last(classifier: Classifier) -> Classifier:
 
 
 def lay_out(classifier: Classifier, shape: Sequence[int], device: torch.device) -> None:
-    """Put a classifier that is on `device` in the faster layout for training, in place, where it is the same function there."""
+    """Put a classifier on `device` in the faster layout for training, in place, if it computes the same function there."""
     frozen = duplicate(classifier, shape).eval().requires_grad_(False)
     _, reason = Reference(frozen, shape, device).compared(channels_last)
     if reason:
@@ -128,10 +128,10 @@ def lay_out(classifier: Classifier, shape: Sequence[int], device: torch.device) 
 
 
 def duplicate(classifier: Classifier, shape: Sequence[int]) -> Classifier:
-    """A deep copy. ModelError where the network can't be copied."""
+    """A deep copy. ModelError if the network can't be copied."""
     try:
         return copy.deepcopy(classifier)
-    except Exception:  # weight norm leaves results of the last forward pass, with their graph, in the network
+    except Exception:  # weight norm keeps results of the last forward pass, with their graph, in the network
         with torch.no_grad():
             where = next((parameter.device for parameter in classifier.parameters()), torch.device("cpu"))
             classifier(torch.full((2, *shape), 0.5, device=where))
@@ -142,19 +142,19 @@ def duplicate(classifier: Classifier, shape: Sequence[int]) -> Classifier:
 
 
 def fold_batch_norms(classifier: Classifier) -> Classifier:
-    """A copy with each batch norm that follows a convolution merged into it. ModelError where that can't be done.
+    """A copy with each batch norm that follows a convolution merged into it. ModelError if that is impossible.
 
-    torch.fx may trace a network wrongly: whether the copy is the same function is for the caller to find out.
+    torch.fx may trace a network wrongly: the caller must check that the copy computes the same function.
     """
     from torch.fx import symbolic_trace
     from torch.fx.experimental.optimization import fuse
 
-    folded = copy.deepcopy(classifier)  # tracing may leave its stand-ins in a network
+    folded = copy.deepcopy(classifier)  # tracing may leave proxies in a network
     try:
         calls = [node.target for node in symbolic_trace(folded.network).graph.nodes if node.op == "call_module"]
         weighted = [name for name in calls if list(folded.network.get_submodule(str(name)).parameters(recurse=False))]
         network = fuse(folded.network)
-    except Exception as error:  # tracing runs a third-party forward on stand-ins, which may raise anything at all
+    except Exception as error:  # tracing runs a third-party forward on proxies, which may raise any exception
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(f"torch.fx can't trace its forward ({reason})") from error
     if len(set(weighted)) < len(weighted):  # `fuse` would merge into it twice
@@ -163,7 +163,7 @@ def fold_batch_norms(classifier: Classifier) -> Classifier:
     return folded
 
 
-# what a network must hold for a step to make it faster, the step, and what the network does without where it is left out
+# the layer type that makes a step useful, the step, and its effect, for the warning if it is skipped
 STEPS: tuple[tuple[type[nn.Module], Form, str], ...] = (
     (nn.BatchNorm2d, fold_batch_norms, "its batch norms folded into convolutions"),
     (nn.Conv2d, channels_last, "the faster channels-last layout"),
@@ -171,9 +171,9 @@ STEPS: tuple[tuple[type[nn.Module], Form, str], ...] = (
 
 
 def batch_size(shape: Sequence[int], device: torch.device) -> int:
-    """Images a batch for images of shape (c, h, w): a power of two, found from shape and kind of device alone.
+    """Images per batch for images of shape (c, h, w): a power of two that depends only on shape and device type.
 
-    So the same command gives the same bytes on the next machine of its kind.
+    So the same command gives the same bytes on another machine of the same kind.
     """
     pixels = CPU_BATCH_PIXELS if device.type == "cpu" else GPU_BATCH_PIXELS
     images = max(1, pixels // (shape[0] * shape[1] * shape[2]))
@@ -182,7 +182,7 @@ def batch_size(shape: Sequence[int], device: torch.device) -> int:
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N"; strict float32 from here on. ModelError where there is none."""
+    """ "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N"; strict float32 from now on. ModelError if unavailable."""
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     if name == "auto":
@@ -212,19 +212,19 @@ def predict(
     @torch.no_grad()
     def batch(start: int) -> Tensor:
         some = to_float(images[start : start + size])
-        found: Tensor = classifier(filled(classifier, some, size).to(device)).argmax(1).cpu()
-        return found[: len(some)]
+        classes: Tensor = classifier(filled(classifier, some, size).to(device)).argmax(1).cpu()
+        return classes[: len(some)]
 
     with threads.pool(device) as pool:
-        found = list(each(journal, name, range(0, len(images), size), lambda starts: pool.map(batch, starts)))
-    return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
+        batches = list(each(journal, name, range(0, len(images), size), lambda starts: pool.map(batch, starts)))
+    return torch.cat(batches) if batches else torch.zeros(0, dtype=torch.int64)
 
 
 def filled(classifier: nn.Module, rows: Tensor, size: int) -> Tensor:
-    """Rows `padded`, or as they are for a classifier whose logits depend on the whole batch."""
+    """Rows `padded`, or unchanged for a classifier whose logits depend on the whole batch."""
     return padded(rows, size) if getattr(classifier, "padded", True) else rows
 
 
 def padded(rows: Tensor, size: int) -> Tensor:
-    """Repeat the last row until there are `size`: a batch of another shape may round otherwise."""
+    """Repeat the last row until there are `size`, as a batch of another shape may round differently."""
     return rows if len(rows) == size else torch.cat([rows, rows[-1:].expand(size - len(rows), *rows.shape[1:])])

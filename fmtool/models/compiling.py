@@ -1,4 +1,4 @@
-"""Compile a network where that pays, and go on with the plain one where it can't be done.
+"""Compile a network if that pays, and continue with the plain one if compiling fails.
 
 Compiling rounds differently, so whether it is done depends on the amount of work alone, is an option (`--compile`), and is
 recorded: the same command gives the same bytes.
@@ -31,7 +31,7 @@ InputGradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 def pays(passes: int, shape: Sequence[int]) -> bool:
-    """Whether so many passes of one image of shape (c, h, w) are worth compiling for."""
+    """Whether compiling is worthwhile for this many passes of one image of shape (c, h, w)."""
     return passes * shape[0] * shape[1] * shape[2] >= PAYS_FROM
 
 
@@ -56,7 +56,7 @@ def input_gradient(
     if precision not in PRECISIONS:
         raise ModelError(unknown("--precision", precision, PRECISIONS))
     if precision == "tf32" and kind != "cuda":
-        raise ModelError("--precision tf32: only a GPU computes in it, expected float32 or bfloat16 here")
+        raise ModelError("--precision tf32: needs a GPU, expected float32 or bfloat16 here")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
 
     loss_of = loss or partial(F.cross_entropy, reduction="none")
@@ -79,8 +79,8 @@ def compiled(function: Callable[..., Any], *inputs: Tensor, precision: str = "fl
     """A function of tensors, which it may change in place, as one graph for the shapes, dtypes and device of `inputs`.
 
     It may take gradients within: those are traced beside the rest, so that the compiler merges across both and keeps only
-    what is read. None, with a warning, where it can't be compiled, or gives something else for these inputs or darker images.
-    precision: what the function computes in, a name of `PRECISIONS`.
+    what is read. None, with a warning, if it can't be compiled, or gives different results for these inputs or darker images.
+    precision: the precision of the function, a name of `PRECISIONS`.
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -94,7 +94,7 @@ def compiled(function: Callable[..., Any], *inputs: Tensor, precision: str = "fl
                 one = (function, graph)[len(results) % 2]
                 with torch.no_grad():
                     results.append([*changed, *(one(*changed) or ())])
-    except Exception as error:  # a compiler that is missing, or a third-party network that it doesn't know
+    except Exception as error:  # a missing compiler, or an unsupported third-party network
         cannot(error)
         return None
     pairs = [*zip(results[1], results[0], strict=True), *zip(results[3], results[2], strict=True)]
@@ -121,23 +121,23 @@ def _darker(inputs: Sequence[Tensor]) -> list[Tensor]:
     ]
 
 
-def close(found: Tensor, expected: Tensor, same: float = SAME["float32"]) -> bool:
-    """Equal but for rounding, which one pixel's gradient at the edge of a rectifier may show more than the rest."""
+def close(actual: Tensor, expected: Tensor, same: float = SAME["float32"]) -> bool:
+    """Equal except for rounding, which may be larger for a pixel's gradient at the edge of a rectifier."""
     if not expected.is_floating_point():
-        return bool((found == expected).double().mean() >= 1 - same)
-    gap = (found - expected).nan_to_num()  # a window of losses that isn't full holds NaN
+        return bool((actual == expected).double().mean() >= 1 - same)
+    gap = (actual - expected).nan_to_num()  # a window of losses that isn't full holds NaN
     return bool(gap.norm() <= same * expected.nan_to_num().norm())
 
 
 def cannot(reason: object) -> None:
-    """Say that the plain network runs in place of the compiled one."""
+    """Warn that the plain network runs instead of the compiled one."""
     text = (str(reason) or type(reason).__name__).strip().splitlines()[0]
-    warnings.warn(FmtoolWarning(f"the network can't be compiled, and runs as it is: {text}"), stacklevel=3)
+    warnings.warn(FmtoolWarning(f"the network can't be compiled and runs uncompiled: {text}"), stacklevel=3)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings and log lines that a compilation prints for developers of torch."""
+    """Suppress the warnings and log lines that compiling prints for developers of torch."""
     import logging
 
     loggers: list[Any] = [

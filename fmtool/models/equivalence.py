@@ -17,20 +17,20 @@ from fmtool.errors import ModelError
 
 # Images a batch and their brightest pixel: networks may branch on either.
 BATCHES = ((2, 1.0), (1, 0.3), (3, 1.0))
-# Share of an image's largest logit, and of the norm of its input gradient, by which two forms of one network may differ.
+# Largest difference between two forms of a network, as a share of an image's largest logit and of its input gradient's norm.
 # In float32 two forms may be further apart than CLOSE because a rectifier switches through rounding: then they must agree in
 # float64, where none does. A network that has no float64 form must agree closely in float32.
 EXACT, ROUNDED, CLOSE = (1e-9, 1e-7), (1e-3, 5e-2), (1e-5, 1e-4)
 LARGEST_IN_FLOAT64 = 2**28  # numbers in a network that is copied to float64 for this: 2 GiB
 
 Forward = Callable[[Tensor], Tensor]
-Form = Callable[[Any], Any]  # makes another form of a classifier, which stays as it is
+Form = Callable[[Any], Any]  # makes another form of a classifier, which is not changed
 
 
 @dataclass(frozen=True)
 class Passes:
-    """What a forward pass and a backward pass gave: logits (n, k), gradient (n, c, h, w) of a random combination of them; or,
-    where the network failed, its error alone.
+    """The results of a forward and a backward pass: logits (n, k), gradient (n, c, h, w) of a random combination of them; or, if
+    the network failed, only its error.
     """
 
     logits: Tensor
@@ -39,7 +39,7 @@ class Passes:
 
 
 class Reference:
-    """The passes of a network as it was given, for comparison with faster forms of it.
+    """The passes of the original network, for comparison with faster forms of it.
 
     network: images (n, c, h, w) to logits, frozen, in eval mode, on `device`; shape: that of an image.
     """
@@ -54,37 +54,39 @@ class Reference:
         self.device = device
         self.batches = [_images(n, brightest, shape) for n, brightest in batches]
         self.passes = [passes(network, images.to(device)) for images in self.batches]
-        errors = [found.error for found in self.passes]
+        errors = [one.error for one in self.passes]
         if errors[0] is not None and None not in errors:
-            raise _told(errors[0])
+            raise _as_model_error(errors[0])
         self.network = network
 
     def compared(self, form: Form) -> tuple[Any, str]:
-        """Another form of the network, and what tells it from this one, as the end of a sentence; nothing where nothing does."""
+        """Another form of the network, and how it differs, as the end of a sentence; empty if it doesn't."""
         try:
             network = form(self.network)
         except ModelError as error:
             return None, str(error)
-        found = [passes(network, images.to(self.device)) for images in self.batches]
-        told = self._first(found, CLOSE)
-        if told and not self._first(found, ROUNDED) and self._same_in_float64(form):
-            told = ""
-        return network, told
+        outcomes = [passes(network, images.to(self.device)) for images in self.batches]
+        reason = self._first_difference(outcomes, CLOSE)
+        if reason and not self._first_difference(outcomes, ROUNDED) and self._same_in_float64(form):
+            reason = ""
+        return network, reason
 
     def _same_in_float64(self, form: Form) -> bool:
-        """Whether both agree in float64; not where the network is too large for that, fails or computes in float32."""
+        """Whether both agree in float64; False if the network is too large for that, fails or computes in float32."""
         if sum(tensor.numel() for tensor in [*self.network.parameters(), *self.network.buffers()]) > LARGEST_IN_FLOAT64:
             return False
         exact = copy.deepcopy(self.network).double()
         images = self.batches[0].double().to(self.device)
-        expected, found = passes(exact, images), passes(form(exact), images)
+        expected, actual = passes(exact, images), passes(form(exact), images)
         return (
-            expected.error is None and expected.logits.dtype == torch.float64 and not difference(found, expected, EXACT)
+            expected.error is None
+            and expected.logits.dtype == torch.float64
+            and not difference(actual, expected, EXACT)
         )
 
-    def _first(self, found: Sequence[Passes], bounds: tuple[float, float]) -> str:
-        pairs = zip(found, self.passes, strict=True)
-        return next((told for one, other in pairs if (told := difference(one, other, bounds))), "")
+    def _first_difference(self, outcomes: Sequence[Passes], bounds: tuple[float, float]) -> str:
+        pairs = zip(outcomes, self.passes, strict=True)
+        return next((reason for one, other in pairs if (reason := difference(one, other, bounds))), "")
 
 
 def passes(network: Forward, images: Tensor, seed: int = 0) -> Passes:
@@ -92,7 +94,7 @@ def passes(network: Forward, images: Tensor, seed: int = 0) -> Passes:
     images = images.detach().requires_grad_()
     weights = torch.Generator().manual_seed(seed)
     try:
-        # torch.fx prints where its networks fail
+        # torch.fx prints when its networks fail
         with _seeded(seed, images.device), torch.enable_grad(), contextlib.redirect_stderr(io.StringIO()):
             logits = network(images)
             combined = torch.randn(logits.shape, generator=weights, dtype=torch.float64).to(logits)
@@ -101,26 +103,26 @@ def passes(network: Forward, images: Tensor, seed: int = 0) -> Passes:
                 (gradient,) = torch.autograd.grad((logits * combined).sum(), images, allow_unused=True)
     except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError):
         raise
-    except Exception as error:  # third-party code may raise anything at all
+    except Exception as error:  # third-party code may raise any exception
         return Passes(torch.zeros(0), torch.zeros(0), error)
     return Passes(logits.detach(), torch.zeros_like(images) if gradient is None else gradient)
 
 
-def _told(error: Exception) -> ModelError:
-    """An error of both passes as one line; the forward pass' own line already names what it raised."""
+def _as_model_error(error: Exception) -> ModelError:
+    """An error of both passes as one line; a ModelError of the forward pass already is one."""
     if isinstance(error, ModelError):
         return error
     reason = next(iter(str(error).strip().splitlines()), "without a message")
-    told = ModelError(f"the network's forward and backward pass raised {type(error).__name__}: {reason}")
-    told.__cause__ = error
-    return told
+    model_error = ModelError(f"the network's forward and backward pass raised {type(error).__name__}: {reason}")
+    model_error.__cause__ = error
+    return model_error
 
 
 def difference(one: Passes, other: Passes, bounds: tuple[float, float] = ROUNDED) -> str:
-    """What tells `one` from `other`, the passes of the network as it was given; nothing where nothing does."""
+    """How `one` differs from `other`, the passes of the original network; empty if it doesn't."""
     if one.error is not None:
         reason = next(iter(str(one.error).strip().splitlines()), "without a message")
-        # at a batch size that the network doesn't take there is nothing to compare
+        # nothing to compare at a batch size that the network doesn't accept
         return "" if other.error is not None else f"it would fail ({reason})"
     if other.error is not None:
         return "it would run where the network fails"
@@ -130,16 +132,16 @@ def difference(one: Passes, other: Passes, bounds: tuple[float, float] = ROUNDED
         ("logits", one.logits, other.logits, math.inf),
         ("input gradients", one.gradient, other.gradient, 2.0),
     )
-    for (name, found, expected, order), bound in zip(pairs, bounds, strict=True):
-        share = _distance(found, expected, order)
-        if not share <= bound:  # nor where it is no number
+    for (name, actual, expected, order), bound in zip(pairs, bounds, strict=True):
+        share = _distance(actual, expected, order)
+        if not share <= bound:  # also true of NaN
             return f"its {name} would differ{f' by {100 * share:.2g} %' if math.isfinite(share) else ''}"
     return ""
 
 
-def _distance(found: Tensor, expected: Tensor, order: float) -> float:
+def _distance(actual: Tensor, expected: Tensor, order: float) -> float:
     """The largest distance of an image's numbers, as a share of the expected ones' norm."""
-    rows = [values.flatten(1).double() for values in (found, expected)]
+    rows = [values.flatten(1).double() for values in (actual, expected)]
     gap, size = (torch.linalg.vector_norm(values, order, dim=1) for values in (rows[0] - rows[1], rows[1]))
     return float(torch.where(gap == 0, gap, gap / size).max())
 

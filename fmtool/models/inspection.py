@@ -1,4 +1,4 @@
-"""What a network is found to be when it is imported: refused, or told in a line each, after the flags of AutoAttack."""
+"""Inspect an imported network: refuse it, or warn of each problem in a line, following the flags of AutoAttack."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SUM_TO_ONE = 1e-4
 
 
 def check_outputs(output: Any, classes: int | None = None) -> Tensor:
-    """The logits (n, classes) in what a network gave for images; ModelError says what it gave instead."""
+    """The logits (n, classes) in a network's output; ModelError says what the output is instead."""
     logits = logits_in(output)
     if logits is None:
         raise ModelError(f"the network gives {_described(output)}, expected a tensor of logits, or `logits` within")
     if isinstance(output, tuple | list) and not hasattr(output, "logits"):
-        warn(f"the network gives {_described(output)}: its first tensor is taken for the logits")
+        warn(f"the network gives {_described(output)}: its first tensor is used as the logits")
     if logits.ndim != 2 or not logits.is_floating_point() or not len(logits):
         raise ModelError(f"the network gives {_described(logits)}, expected logits (images, classes)")
     if classes is not None and logits.shape[1] != classes:
@@ -36,14 +36,14 @@ def check_outputs(output: Any, classes: int | None = None) -> Tensor:
 
 
 def warn_of_flags(classifier: Classifier, shape: Sequence[int], device: torch.device) -> None:
-    """A line for each thing that makes attacks and masks misleading. The classifier is frozen, in eval mode, on `device`."""
+    """Warn of everything that makes attacks and masks misleading. The classifier is frozen, in eval mode, on `device`."""
     images = _drawn(shape, device)
     once, again = (passes(classifier, images, seed=seed) for seed in (0, 1))
     if once.error is not None:
-        return  # `Reference` says what a pass raises
+        return  # `Reference` reports what a pass raises
     if _apart(once.logits, again.logits):
         warn(
-            "the network's forward is random: the same image gives other logits, and attacks and masks follow one draw only"
+            "the network's forward is random: the same image gives different logits, and attacks and masks follow only one draw"
         )
     if depends_on_mates(classifier, shape, device):
         warn(
@@ -52,14 +52,14 @@ def warn_of_flags(classifier: Classifier, shape: Sequence[int], device: torch.de
         )
     flat = int((once.gradient == 0).flatten(1).all(dim=1).sum())
     if 2 * flat > len(images):
-        warn(f"{flat} of {len(images)} random images have a gradient of 0: the network may seem robust and not be")
+        warn(f"{flat} of {len(images)} random images have a gradient of 0: the network may only seem robust")
     rows = once.logits.double()
     if rows.shape[1] > 1 and bool((rows >= 0).all()) and float((rows.sum(1) - 1).abs().max()) < SUM_TO_ONE:
         warn("the network's outputs are probabilities (they sum to 1): attacks and masks expect logits")
 
 
 def depends_on_mates(classifier: Classifier, shape: Sequence[int], device: torch.device) -> bool:
-    """Whether the logits of an image are others beside other images, or alone."""
+    """Whether the logits of an image change beside other images, or alone."""
     images = _drawn(shape, device)
     mates = images.clone()
     mates[1:] = 1 - images[1:] ** 4
@@ -67,7 +67,7 @@ def depends_on_mates(classifier: Classifier, shape: Sequence[int], device: torch
     if expected.error is None and _apart(again.logits, expected.logits):
         return False  # a random network can't be told from one that depends on mates
     others = [passes(classifier, batch) for batch in (mates, images[:1])]
-    # a batch of one that the network doesn't take tells nothing
+    # a network that refuses a batch of one proves nothing
     return any(
         one.error is None and _apart(one.logits[:1], expected.logits[:1]) for one in others if expected.error is None
     )

@@ -32,7 +32,7 @@ OTHER_SHAPES = (
 
 @dataclass(frozen=True)
 class Specification:
-    """All that is needed to build a classifier, and so what a `model` header holds; the weights are apart.
+    """Everything needed to build a classifier, except the weights; the fields of a `model` header.
 
     architecture: a name of our table, a torchvision name, or "package.module:factory". outputs: how many outputs the
     architecture is built with. arguments: further keyword arguments that it is built with; None in files of version 0.1.
@@ -56,7 +56,7 @@ class Specification:
 
 
 def specification(header: Mapping[str, Any], name: str) -> Specification:
-    """A header's fields; ModelError where they are of the wrong kind or don't fit each other."""
+    """A header's fields; ModelError if they have wrong types or contradict each other."""
     damaged = schema.damaged("model", header)
     if damaged:
         raise ModelError(f"{name}: its model header is damaged ({', '.join(damaged)})")
@@ -108,15 +108,15 @@ def to_artifact(classifier: Classifier, spec: Specification, history: list[dict[
 def from_artifact(
     model: Artifact, *, factory: str | None = None, arguments: Mapping[str, Any] | None = None
 ) -> tuple[Classifier, Specification]:
-    """A `model` artifact as a classifier in eval mode, as its author wrote it: not yet folded or frozen."""
+    """A `model` artifact as a classifier in eval mode, as the author wrote it: neither folded nor frozen."""
     spec = specification(model.header, str(model))
     if not is_factory(spec.architecture):
-        with torch.device("meta"):  # takes no memory: a header of a few bytes may ask for any number of outputs
+        with torch.device("meta"):  # takes no memory, as a header of a few bytes may demand any number of outputs
             checkpoints.load_weights(build(spec).network, model.tensors, str(model))
     classifier = build(spec, factory=factory, arguments=arguments)
     stored = {tensor.dtype for tensor in model.tensors.values() if tensor.is_floating_point()}
     if stored == {torch.float32}:
-        classifier.network.float()  # import-model may have converted what a factory gives in half or double precision
+        classifier.network.float()  # import-model may have converted a factory's half or double precision
     checkpoints.load_weights(classifier.network, model.tensors, str(model))
     check_output(classifier, spec, len(spec.class_names))
     return classifier.eval(), spec
@@ -125,7 +125,7 @@ def from_artifact(
 def check_file(model: Artifact, classifier: Classifier) -> None:
     """ModelError unless the network built from the file alone is the one in memory, in logits and input gradients.
 
-    A network that draws numbers from elsewhere than torch differs from itself, and is let pass: its lines have been told.
+    A network that draws random numbers without torch differs from itself and is accepted: warnings have been given.
     """
     written = files.read("the model file", "model", data=serialise(model)[0])
     again, spec = from_artifact(
@@ -142,7 +142,7 @@ def check_file(model: Artifact, classifier: Classifier) -> None:
 
 
 def check_output(classifier: Classifier, spec: Specification, classes: int) -> None:
-    """One forward pass: the classifier takes images of the input shape and gives `classes` logits."""
+    """Check with one forward pass that the classifier takes images of the input shape and gives `classes` logits."""
     logits = first_output(classifier, spec.input_shape, logits=True)
     if logits.shape != (2, classes):
         raise ModelError(f"the network gives {list(logits.shape)} for two images, expected logits [2, {classes}]")
@@ -150,9 +150,9 @@ def check_output(classifier: Classifier, spec: Specification, classes: int) -> N
 
 @torch.no_grad()
 def first_output(classifier: Classifier, shape: Sequence[int], *, logits: bool = False) -> Any:
-    """What the network itself, or the classifier, gives for two images of (c, h, w).
+    """The output of the network itself, or of the classifier, for two images of (c, h, w).
 
-    ModelError names what was raised, and another shape where that is what is wrong.
+    ModelError reports what was raised, and a shape that works if the shape is wrong.
     """
     device = next((tensor.device for tensor in [*classifier.parameters(), *classifier.buffers()]), None)
     forward = classifier.eval() if logits else classifier.eval().raw
@@ -168,11 +168,11 @@ def first_output(classifier: Classifier, shape: Sequence[int], *, logits: bool =
             if other != tuple(shape) and channels in (None, other[0]):
                 try:
                     outcome(other)
-                except Exception:  # then it isn't the shape that is wrong, as far as this one tells
+                except Exception:  # this shape doesn't work either
                     continue
-                told, fits = ("x".join(map(str, one)) for one in (shape, other))
+                given, fits = ("x".join(map(str, one)) for one in (shape, other))
                 raise ModelError(
-                    f"the network can't take images of {told}, but those of {fits} (see --input-shape): {error}"
+                    f"the network takes images of {fits}, not of {given} (see --input-shape): {error}"
                 ) from error
         raise
 
@@ -186,7 +186,7 @@ def with_head(classifier: Classifier, spec: Specification, class_names: Sequence
 
 
 def plain_arguments(arguments: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Arguments as a header holds them. ModelError for what JSON doesn't know."""
+    """Arguments as a header holds them. ModelError for values that JSON can't represent."""
     try:
         plain: dict[str, Any] = json.loads(json.dumps(dict(arguments or {}), allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -197,7 +197,7 @@ def plain_arguments(arguments: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def in_float32(network: nn.Module) -> list[str]:
-    """Convert a network's weights to float32, in place. Returns the dtypes that they had, none where all were float32."""
+    """Convert a network's weights to float32, in place. Returns the other dtypes, none if all were float32."""
     others = sorted(str(dtype).removeprefix("torch.") for dtype in networks.dtypes_of(network) - {torch.float32})
     if others:
         network.float()

@@ -17,7 +17,7 @@ from fmtool.models.registry import ARCHITECTURES, TIMM, is_factory
 from fmtool.models.timm_networks import build_timm
 
 TORCHVISION_OUTPUTS = 1000
-# how model files of version 0.1, which held no arguments, were built
+# how networks in model files of version 0.1, without arguments, were built
 WITHOUT_ARGUMENTS = {name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")}
 
 
@@ -37,8 +37,8 @@ def build_network(
     try:
         network: nn.Module = models.get_model(architecture, weights=None, num_classes=outputs, **arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError) as error:
-        told = ", ".join(f"{name}={value}" for name, value in arguments.items())
-        raise ModelError(f"{architecture} can't be built{told and f' with {told}'}: {error}") from error
+        described = ", ".join(f"{name}={value}" for name, value in arguments.items())
+        raise ModelError(f"{architecture} can't be built{described and f' with {described}'}: {error}") from error
     return network
 
 
@@ -47,10 +47,10 @@ def torchvision_arguments(
 ) -> dict[str, Any]:
     """The constructor's arguments that torchvision derives from its weights, for images of `shape`.
 
-    weights: those that will fill the network, None for fresh ones; own: they are torchvision's, or taken for them.
+    weights: those that will fill the network, None for fresh ones; own: they are torchvision's, or assumed to be.
     """
     if architecture in ("googlenet", "inception_v3"):
-        # auxiliary outputs for training only: there if the weights hold them
+        # auxiliary outputs, for training only, exist if the weights hold them
         auxiliary = any(part.lower().startswith("aux") for name in weights or () for part in name.split("."))
         return {"transform_input": own, "aux_logits": auxiliary, "init_weights": weights is None}
     if architecture.startswith("vit_"):
@@ -63,7 +63,7 @@ def torchvision_arguments(
 
 
 def load_torchvision(architecture: str = "") -> Any:
-    """torchvision.models; ModelError where torchvision doesn't fit the installed torch, or has no such architecture."""
+    """torchvision.models; ModelError if torchvision doesn't fit the installed torch, or has no such architecture."""
     try:
         import torchvision.models as models
     except (ImportError, RuntimeError) as error:
@@ -77,18 +77,18 @@ def load_torchvision(architecture: str = "") -> Any:
 
 
 def call_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Call package.module:factory, found on the path or below the current folder; it gives an nn.Module with logits out."""
+    """Call package.module:factory, importable from the path or the current folder, for an nn.Module that outputs logits."""
     module_name, _, attribute = name.partition(":")
     sys.path.insert(0, os.getcwd())
     try:
         with contextlib.redirect_stdout(sys.stderr):  # standard output may be the model's file
             network = getattr(importlib.import_module(module_name), attribute)(**arguments)
-    except Exception as error:  # third-party code may raise anything at all; --debug shows where
+    except Exception as error:  # third-party code may raise any exception; --debug shows where
         raise ModelError(f"factory {name}: {error}") from error
     finally:
         sys.path.pop(0)
     if not isinstance(network, nn.Module):
-        raise ModelError(f"factory {name} gave {type(network).__name__}, expected a torch.nn.Module")
+        raise ModelError(f"factory {name} returned {type(network).__name__}, expected a torch.nn.Module")
     return network
 
 
@@ -99,7 +99,7 @@ def dtypes_of(network: nn.Module) -> set[torch.dtype]:
 
 
 def last_layer(network: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
-    """Name and module of the layer that gives the logits: the last linear one or, where there is none, the last convolution."""
+    """Name and module of the layer that outputs the logits: the last linear one or, if there is none, the last convolution."""
     for kind in (nn.Linear, nn.Conv2d):
         layers = [(name, module) for name, module in network.named_modules() if isinstance(module, kind)]
         if layers:
@@ -108,7 +108,7 @@ def last_layer(network: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
 
 
 def replace_head(network: nn.Module, classes: int) -> str:
-    """Put a fresh layer of the same kind with `classes` outputs in place of the last one. Returns its name."""
+    """Replace the last layer by a fresh one of the same kind with `classes` outputs. Returns its name."""
     name, old = last_layer(network)
     if isinstance(old, nn.Linear):
         new: nn.Module = nn.Linear(old.in_features, classes, bias=old.bias is not None)

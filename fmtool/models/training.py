@@ -1,4 +1,4 @@
-"""Train a classifier, or only its last layer (paper, A.2). The data set lives in memory and is augmented a batch at a time."""
+"""Train a classifier, or only its last layer (paper, A.2). The data set is in memory and is augmented batch by batch."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from fmtool.runtime.progress import Progress
 
 MOMENTUM = 0.9  # A.2
 CROP_PADDING = 4  # pixels around an image before a random crop; He et al. (2016), section 4.2
-AHEAD = 256  # images augmented at a time: fewer cost more in calls, more leave the processor's nearest caches
-SCHEDULE = ("last_epoch", "_step_count", "_last_lr")  # what of a schedule's state changes
-# what may make logits of the last layer's output: nothing, or of a convolution's a mean over the image
+AHEAD = 256  # images augmented at a time: fewer mean more calls, more exceed the processor's nearest caches
+SCHEDULE = ("last_epoch", "_step_count", "_last_lr")  # the parts of a schedule's state that change
+# what may turn the last layer's output into logits: nothing or, after a convolution, a mean over the image
 TAILS: tuple[nn.Module, ...] = (
     nn.Identity(),
     nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
@@ -73,8 +73,8 @@ def train(
 ) -> None:
     """Train all weights in place. images (n, c, h, w) uint8, or float in [0, 1]; labels (n) int64. Leaves eval mode on.
 
-    compile_: compile both passes, which rounds differently; a network that can't be compiled trains as it is. journal: where to
-    resume from, with the same number of torch's threads.
+    compile_: compile both passes, which rounds differently; a network that can't be compiled trains uncompiled. journal: where
+    to resume from, with the same number of torch threads.
     """
     device = device or torch.device("cpu")
     lay_out(classifier.to(device), images.shape[1:], device)
@@ -129,7 +129,7 @@ def train_head(
 
 
 def augmented(images: Tensor, augment: str, generator: torch.Generator) -> Tensor:
-    """ "crop": each image shifted by up to 4 pixels into black; "flip-crop": mirrored or not too; "none": as they are.
+    """ "crop": each image shifted by up to 4 pixels into black; "flip-crop": also mirrored at random; "none": unchanged.
 
     images (n, c, h, w) of any dtype, which the result keeps.
     """
@@ -146,10 +146,10 @@ def augmented(images: Tensor, augment: str, generator: torch.Generator) -> Tenso
 
 
 class _Course:
-    """What a run of training steps goes through: optimiser, schedule, and the images of each step, drawn by a generator.
+    """The course of training: optimiser, schedule, and the images of each step, drawn by a generator.
 
-    It begins where the one that was killed had got to. ahead: steps whose images are augmented together, so that a state holds
-    what the generator was at before them, and they are augmented again.
+    It continues where a killed one stopped. ahead: steps whose images are augmented together; a saved state holds the generator
+    as it was before them, so that they can be augmented again.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class _Course:
             self._restore(before)
 
     def chunks(self) -> Iterator[tuple[Tensor, int]]:
-        """The images (m) of the next `ahead` steps, fewer at an epoch's end, and how many of these steps are taken already."""
+        """The images (m) of the next `ahead` steps, fewer at an epoch's end, and how many of these steps have been taken."""
         while self.step < self.steps:
             at = self.step % self.of_epoch
             if at == 0:
@@ -184,19 +184,19 @@ class _Course:
             yield self.order[start : start + self.ahead * self.batch], taken
 
     def stepped(self) -> None:
-        """A step is taken."""
+        """Record a step."""
         self.step += 1
         self.journal.save(self._tensors)
 
     def _tensors(self) -> Tensors:
-        """All that the next steps hang on. Dropout draws from torch's own generators."""
+        """Everything that the next steps depend on. Dropout draws from torch's own generators."""
         moments = {
             f"moment.{number}.{name}": value
             for number, weight in enumerate(self.trained.parameters())
             for name, value in self.optimizer.state[weight].items()
             if value is not None
         }
-        between = self.step % self.of_epoch % self.ahead == 0  # all is used that was drawn
+        between = self.step % self.of_epoch % self.ahead == 0  # everything drawn has been used
         plain = {
             "step": self.step,
             "rates": [group["lr"] for group in self.optimizer.param_groups],
@@ -221,7 +221,7 @@ class _Course:
             if key.startswith("moment."):
                 _, number, name = key.split(".")
                 weight = weights[int(number)]
-                # laid out as the weights are, as the optimiser made them; Adam counts its steps on the CPU
+                # with the weights' layout, as the optimiser creates them; Adam counts its steps on the CPU
                 moment = value if name == "step" else torch.empty_like(weight).copy_(value)
                 self.optimizer.state[weight][name] = moment
         plain = from_tensor(before["plain"])
@@ -246,7 +246,7 @@ def _optimizer(
     else:
         optimizer = torch.optim.SGD(weights, lr=recipe.learning_rate, momentum=MOMENTUM, weight_decay=decay)
     if recipe.schedule == "one-cycle":
-        total = max(steps, 4)  # torch divides by zero where the rise is one step long
+        total = max(steps, 4)  # torch divides by zero if the rise is one step long
         return optimizer, torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=recipe.learning_rate,
@@ -259,7 +259,7 @@ def _optimizer(
 
 
 class _Update:
-    """One optimisation step of `trained`; whole batches go through `compiled`, which may be the same, the rest never does."""
+    """One optimisation step of `trained`; full batches use `compiled`, which may be the same, others never do."""
 
     def __init__(self, trained: nn.Module, compiled: Callable[[Tensor], Tensor]) -> None:
         self.trained = trained
@@ -296,7 +296,7 @@ class _Update:
         return self.compiled(inputs)
 
     def _same(self, inputs: Tensor) -> bool:
-        """Whether the compiled network gives the logits, and the gradients of the weights, of the network as it is."""
+        """Whether the compiled network gives the uncompiled network's logits and gradients of the weights."""
         before = {name: values.clone() for name, values in self.trained.state_dict().items()}
         results = []
         for forward in (self.compiled, self.trained):
@@ -306,7 +306,7 @@ class _Update:
                 weights = [weight for weight in self.trained.parameters() if weight.requires_grad]
                 gradients = torch.autograd.grad(F.log_softmax(logits, 1)[:, 0].sum(), weights, allow_unused=True)
             results.append([logits.detach().clone(), *(values.clone() for values in gradients if values is not None)])
-            self.trained.load_state_dict(before)  # batch norms count what they see
+            self.trained.load_state_dict(before)  # batch norms have updated their statistics
         return len(results[0]) == len(results[1]) and all(map(compiling.close, *results))
 
 
@@ -320,9 +320,9 @@ def _features(
     progress: Progress | None,
     journal: Journal,
 ) -> tuple[Tensor, nn.Module]:
-    """(n, ...): what reaches the last layer, caught by a hook; and what makes logits of its output.
+    """(n, ...): the inputs of the last layer, captured by a hook; and the module that turns its output into logits.
 
-    ModelError where its output gives the logits in no way that is known.
+    ModelError if no known module does.
     """
     caught: list[Tensor] = []
     tail: nn.Module = TAILS[0]

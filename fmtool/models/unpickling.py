@@ -1,4 +1,4 @@
-"""Files of weights by their content: pickles that run no code, safetensors, and a name for what is neither."""
+"""Read files of weights by their content: safetensors, and pickles that run no code; name any other format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 from fmtool.artifacts.format import parse_header, tensors_in
 from fmtool.errors import ModelError
 
-# how files begin that people take for checkpoints -> what they are
+# first bytes of files often mistaken for checkpoints -> what they are
 BEGINNINGS = {
     b"version https://git-lfs": "a Git LFS pointer, which stands for the file: fetch it with git lfs pull",
     b"\x89HDF\r\n\x1a\n": "an HDF5 file, as Keras writes it: expected weights of a torch network",
@@ -34,7 +34,7 @@ BEGINNINGS = {
 }
 MARKUP = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")
 ZIP = b"PK\x03\x04"
-# (an entry of a zip ends so, what the zip is)
+# (end of an entry's name in a zip, what the zip is)
 ENTRIES = (
     ("constants.pkl", "a TorchScript archive: save the state_dict() of the module that was compiled instead"),
     ("model.weights.h5", "a Keras model: expected weights of a torch network"),
@@ -45,13 +45,13 @@ HOW_TO_GO_ON = "torch.save(torch.load(FILE, weights_only=False)[...], 'weights.p
 
 
 def contents(data: bytes, path: str) -> Any:
-    """What a file of weights holds; ModelError says what the file is instead. data: its bytes; path: for messages alone."""
+    """The content of a file of weights; ModelError says what the file is instead. data: its bytes; path: only for messages."""
     if _is_safetensors(data) or path.endswith(".safetensors"):
         parse_header(data, path)
         return tensors_in(data, path)
-    told = _other_kind(data)
-    if told:
-        raise ModelError(f"{path}: not a checkpoint: {told}")
+    other_kind = _other_kind(data)
+    if other_kind:
+        raise ModelError(f"{path}: not a checkpoint: {other_kind}")
     return _unpickle(data, path)
 
 
@@ -60,7 +60,7 @@ def _is_safetensors(data: bytes) -> bool:
 
 
 def _other_kind(data: bytes) -> str:
-    """What a file is that is no checkpoint; nothing where it may be one."""
+    """What a file is, if it is not a checkpoint; empty if it may be one."""
     if not data.strip():
         return "the file is empty"
     if data.lstrip()[:9].lower().startswith(MARKUP):
@@ -94,7 +94,7 @@ def _other_zip(data: bytes) -> str:
 def _unpickle(data: bytes, path: str) -> Any:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
-            warnings.simplefilter("ignore")  # of old storage formats
+            warnings.simplefilter("ignore")  # about old storage formats
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         text = str(error).rpartition("WeightsUnpickler error: ")[2]
@@ -107,16 +107,16 @@ def _unpickle(data: bytes, path: str) -> Any:
         if refused:
             raise ModelError(
                 f"{path}: refused, unpickling it would run code ({refused}): expected a state dict of tensors; "
-                f"where you trust the file, save that alone: {HOW_TO_GO_ON}"
+                f"if you trust the file, save only that: {HOW_TO_GO_ON}"
             ) from None
         raise ModelError(f"{path}: not a checkpoint ({text.splitlines()[0][:100]})") from None
-    except Exception as error:  # of damaged bytes the unpickler may raise anything at all
+    except Exception as error:  # damaged bytes may cause any exception
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(f"{path}: not a checkpoint ({reason[:100]})") from None
 
 
 def _harmless() -> list[Any]:
-    """What training loops put beside weights: NumPy's numbers and arrays, `defaultdict`. Making one runs no code."""
+    """Types that training loops store beside weights: NumPy's numbers and arrays, `defaultdict`. Creating them runs no code."""
     dtypes = {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?SU"}
     modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # NumPy 1 and 2
     return [
@@ -159,9 +159,9 @@ def _in_latin1(text: str, encoding: str) -> bytes:
 
 
 def _first_global(data: bytes) -> str:
-    """What a pickle would import first; nothing where it imports nothing, or is none."""
+    """What a pickle would import first; empty if it imports nothing or isn't a pickle."""
     texts: list[str] = []
-    with contextlib.suppress(Exception):  # of damaged bytes the library may raise anything at all
+    with contextlib.suppress(Exception):  # damaged bytes may cause any exception
         for operation, argument, _ in pickletools.genops(data):
             if operation.name == "GLOBAL":
                 return str(argument).replace(" ", ".")

@@ -54,18 +54,18 @@ def import_attack(
     data = fitted_data(data, ready.spec)
     content = files.read_bytes(adversarial)
     images = data.pixels()
-    found = _matched(*_arrays(content, adversarial), data, adversarial)
-    _check_order(found, images, adversarial)
+    matched = _matched(*_arrays(content, adversarial), data, adversarial)
+    _check_order(matched, images, adversarial)
     clean = predict(ready.classifier, images, ready.batch, ready.device)
     status = torch.where(clean == data.labels, OK, WRONG_BEFORE)
     if not (status == OK).any():
         raise AttackError(f"the model gets none of the {len(data)} images right: no attack can be judged")
     before = status == WRONG_BEFORE
-    moved = int((found[before] != images[before]).flatten(1).any(dim=1).sum())
+    moved = int((matched[before] != images[before]).flatten(1).any(dim=1).sum())
     if moved:
         warn(f"{moved} images that the model gets wrong without an attack were attacked too: their clean image is kept")
-        found[before] = images[before]
-    predictions = predict(ready.classifier, found, ready.batch, ready.device)
+        matched[before] = images[before]
+    predictions = predict(ready.classifier, matched, ready.batch, ready.device)
     status[(status == OK) & (predictions == data.labels)] = FAILED
     recorded = {"--name": name, **ready.recorded()}
     given = {
@@ -78,16 +78,13 @@ def import_attack(
     header = {"attack": name, "options": {}, "norm": None, **data_header(data, ready.spec)}
     tensors = {
         "images": images,
-        "adversarial": found,
+        "adversarial": matched,
         "clean_predictions": clean,
         "adversarial_predictions": predictions,
         "status": status,
         **rows_of(data),
     }
-    result = Artifact("attack", header, tensors, history)
-    if execution.output is not None:
-        files.write(result, execution.output)
-    return result
+    return execution.write(Artifact("attack", header, tensors, history))
 
 
 def _arrays(content: bytes, path: str) -> tuple[Tensor, Tensor | None]:
@@ -145,7 +142,7 @@ def _matched(images: Tensor, index: Tensor | None, data: Data, path: str) -> Ten
     low, high = (float(value) for value in images.aminmax())
     if not (low >= -RANGE_SLACK and high <= 1 + RANGE_SLACK):
         hint = ": undo the normalisation" if low < 0 else ": divide them by 255" if 2 < high <= 255 else ""
-        raise ArtifactError(f"{path}: images reach from {low:.6g} to {high:.6g}, expected [0, 1]{hint}")
+        raise ArtifactError(f"{path}: images range from {low:.6g} to {high:.6g}, expected [0, 1]{hint}")
     return images.float().clamp(0, 1).contiguous()
 
 
@@ -156,14 +153,14 @@ def _by_index(images: Tensor, index: Tensor, data: Data, path: str) -> Tensor:
         )
     rows = {position: row for row, position in enumerate(index.tolist())}
     if len(rows) < len(index):
-        raise ArtifactError(f"{path}: index names an image twice")
+        raise ArtifactError(f"{path}: index contains an image twice")
     missing = [position for position in data.index.tolist() if position not in rows]
     if missing:
         raise ArtifactError(
             f"{path}: has no image for {len(missing)} of {data.name}, first index {missing[0]} (see --limit)"
         )
     if len(rows) > len(data):
-        warn(f"{path}: {len(rows) - len(data)} images are not of {data.name} here and are left aside")
+        warn(f"{path}: {len(rows) - len(data)} images are not in {data.name} as loaded and are ignored")
     return images[[rows[position] for position in data.index.tolist()]]
 
 

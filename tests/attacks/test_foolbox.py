@@ -218,7 +218,7 @@ def test_unknown_names_are_refused(name: str, options: dict[str, Any], message: 
         ("1e999", "rel_stepsize: expected a number of at most 1e.300"),
         ("-1e301", "rel_stepsize: expected a number"),
         ("0x" + "f" * 5000, "rel_stepsize: expected a number"),  # too long to print
-        ("'\\ud800'", r"rel_stepsize: expected text that can be printed, got '.ud800'"),
+        ("'\\ud800'", r"rel_stepsize: expected printable text, got '.ud800'"),
         ("{[]: 1}", "can't run on this classifier, or with such an option"),  # no literal, and so text
         ("abc", "can't run on this classifier, or with such an option"),
     ],

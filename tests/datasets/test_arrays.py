@@ -91,16 +91,16 @@ def test_bytes_stay_bytes_and_booleans_are_black_and_white() -> None:
         (
             np.array([0.0, 200.0]),
             None,
-            r"pixels reach from 0 to 200, expected \[0, 1\]: --pixel-range 0,255 takes them",
+            r"pixels range from 0 to 200, expected \[0, 1\]: pass --pixel-range 0,255 if",
         ),
         (
             np.array([-0.9, 0.7]),
             None,
-            r"pixels reach from -0.9 to 0.7, expected \[0, 1\]: --pixel-range -1,1 takes them",
+            r"pixels range from -0.9 to 0.7, expected \[0, 1\]: pass --pixel-range -1,1 if",
         ),
-        (np.array([-3.0, 7.0]), None, r"pixels reach from -3 to 7, expected \[0, 1\]$"),
-        (np.array([0.0, np.nan]), None, r"pixels reach from nan to nan, expected \[0, 1\]$"),
-        (np.array([0.0, 300.0]), (0, 255), r"pixels reach from 0 to 300, beyond --pixel-range 0,255"),
+        (np.array([-3.0, 7.0]), None, r"pixels range from -3 to 7, expected \[0, 1\]$"),
+        (np.array([0.0, np.nan]), None, r"pixels range from nan to nan, expected \[0, 1\]$"),
+        (np.array([0.0, 300.0]), (0, 255), r"pixels range from 0 to 300, beyond --pixel-range 0,255"),
         (
             np.array([0, 255], np.int64),
             None,
@@ -224,7 +224,7 @@ def test_labels_that_are_names(tmp_path: Path) -> None:
     found = load(str(tmp_path / "e.npz"))
     assert found.class_names == ("owl", "dog", "cat") and found.labels.tolist() == [0, 2, 1, 1, 2, 0]
     np.savez(tmp_path / "f.npz", images=PIXELS, labels=names, class_names=np.array(["owl", "dog"]))
-    with pytest.raises(DataError, match="holds a label 'cat' that is none of its class names"):
+    with pytest.raises(DataError, match="label 'cat' is not one of its class names"):
         load(str(tmp_path / "f.npz"))
 
 
@@ -234,8 +234,8 @@ def test_labels_that_are_names(tmp_path: Path) -> None:
         (LABELS.astype(float), r"labels are float64 \[6\], expected 6 integers, one-hot rows or names"),
         (np.full((6, 3), 1 / 3), "these rows are not one-hot"),
         (np.eye(3)[LABELS] * 2, "these rows are not one-hot"),
-        (LABELS - 1, "labels reach from -1 to 1, expected 0"),
-        (np.full(6, 2**63, dtype=np.uint64), "labels reach to 9223372036854775808"),
+        (LABELS - 1, "labels range from -1 to 1, expected 0"),
+        (np.full(6, 2**63, dtype=np.uint64), "labels go up to 9223372036854775808"),
     ],
 )
 def test_labels_that_are_none(labels: np.ndarray[Any, Any], message: str, tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_rows_of_a_split_keep_their_index(tmp_path: Path) -> None:
     for rows in ((5, 5), (0, 7), (-1, 3)):
         with pytest.raises(DataError, match=r"d.npz: --rows .*, expected rows of 0:6"):
             load(str(tmp_path / "d.npz"), rows=rows)
-    with pytest.raises(DataError, match="--rows goes with one split"):
+    with pytest.raises(DataError, match="--rows applies to one split"):
         load("digits:all", rows=(0, 5))
 
 
@@ -287,5 +287,5 @@ def test_grey_pixels_keep_their_value_in_both_directions(grey: torch.Tensor) -> 
     colour = with_channels(grey, 3)
     assert torch.equal(colour, grey.repeat(1, 3, 1, 1)) and torch.equal(with_channels(colour, 1), grey)
     assert with_channels(grey, 1) is grey
-    with pytest.raises(DataError, match="images of 1 channels can't be shown to a model of 4"):
+    with pytest.raises(DataError, match="images have 1 channels, the model takes 4"):
         with_channels(grey, 4)

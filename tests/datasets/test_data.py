@@ -138,15 +138,15 @@ def test_pixels_beyond_rounding_are_refused_and_within_it_clamped(value: float, 
         found = load(source).images
         assert float(found.min()) >= 0 and float(found.max()) <= 1
     else:
-        with pytest.raises(DataError, match=r"pixels reach from .*, expected \[0, 1\]"):
+        with pytest.raises(DataError, match=r"pixels range from .*, expected \[0, 1\]"):
             load(source)
 
 
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (torch.tensor([0, 3]), r"labels reach from 0 to 3, expected 0 to 2"),
-        (torch.tensor([-1, 0]), r"labels reach from -1 to 0, expected 0 to 2"),
+        (torch.tensor([0, 3]), r"labels range from 0 to 3, expected 0 to 2"),
+        (torch.tensor([-1, 0]), r"labels range from -1 to 0, expected 0 to 2"),
         (torch.tensor([0.0, 1.0]), r"labels are float32 \[2\], expected 2 integers, one-hot rows or names"),
         (torch.tensor([[0, 2], [1, 0]]), r"labels are int64 \[2, 2\], .*: these rows are not one-hot"),
         (torch.tensor([0]), r"holds 2 images and 1 labels, expected as many of both"),

@@ -225,7 +225,7 @@ def test_a_network_that_is_parallel_itself_keeps_its_prefix() -> None:
 def test_weights_beside_the_network_are_counted() -> None:
     weights = {**_put("model.", _resnet8().state_dict()), "loss.weight": torch.ones(10), "teacher.a": torch.ones(1)}
     with pytest.warns(
-        FmtoolWarning, match=r"^FILE: 2 of \d+ tensors are not the network's .*: loss.weight, teacher.a$"
+        FmtoolWarning, match=r"^FILE: 2 of \d+ tensors don't belong to the network .*: loss.weight, teacher.a$"
     ):
         load_weights(_resnet8(), weights, "FILE")
 
@@ -236,7 +236,7 @@ def test_several_state_dicts_are_told(tmp_path: Path) -> None:
         _put("", {name: tensor + 1 for name, tensor in _resnet8().state_dict().items()}),
     )
     torch.save({"model_ema": other, "state_dict": one}, tmp_path / "both.pth")
-    with pytest.warns(FmtoolWarning, match="state_dict is taken, model_ema left aside"):
+    with pytest.warns(FmtoolWarning, match="uses state_dict, ignores model_ema"):
         assert torch.equal(read_weights(str(tmp_path / "both.pth"))["conv1.weight"], one["conv1.weight"])
     torch.save({"generator": one, "critic": other}, tmp_path / "gan.pth")
     with pytest.raises(ModelError, match=r"holds several state dicts \(generator, critic\)"):

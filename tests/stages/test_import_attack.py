@@ -81,7 +81,7 @@ def test_attacked_images_that_were_wrong_before_are_left_clean(moved: Any, tmp_p
     [
         (lambda x: x[:39], r"images are \[39, 1, 8, 8\], expected those of digits, \[40, 1, 8, 8\]"),
         (lambda x: x.permute(0, 2, 3, 1), r"images are \[40, 8, 8, 1\]"),
-        (lambda x: x * 255, r"reach from 0 to 2\d\d.*, expected \[0, 1\]: divide them by 255"),
+        (lambda x: x * 255, r"range from 0 to 2\d\d.*, expected \[0, 1\]: divide them by 255"),
         (lambda x: x - 0.5, "undo the normalisation"),
         (lambda x: x / 0, r"expected \[0, 1\]"),
         (lambda x: (x * 255).int(), r"images are torch.int32, expected float32"),

@@ -1,1 +1,1 @@
-"""One small module a format; each has `recognises`, which looks at names and first bytes, and `read`."""
+"""One small module per format, with `recognises`, which checks names and first bytes, and `read`."""

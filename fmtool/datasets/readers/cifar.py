@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as they are published: pickled batches for Python, or binary ones. Nothing but arrays is unpickled."""
+"""CIFAR-10 and CIFAR-100 as published: pickled batches for Python, or binary ones. Only arrays are unpickled."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read(path: Path, name: str) -> Source:
 
 
 def _batches_in(path: Path) -> list[Path]:
-    """The batches of a folder, pickled ones before binary ones, in their order; empty where it is none of CIFAR's."""
+    """The batches of a folder, pickled ones before binary ones, in their order; empty if it is not CIFAR's."""
     files = [one for one in path.iterdir() if one.is_file()] if _readable(path) else []
     for suffix in ("", ".bin"):
         ten = [one for one in files if TEN.fullmatch(one.name) and one.suffix == suffix]
@@ -86,7 +86,7 @@ def _read_pickle(file: Path, name: str) -> tuple[Any, Any]:
 
     batch = _unpickled(file, name)
     data = _get(batch, b"data")
-    labels = next((found for key in (b"fine_labels", b"labels") if (found := _get(batch, key)) is not None), None)
+    labels = next((values for key in (b"fine_labels", b"labels") if (values := _get(batch, key)) is not None), None)
     if data is None or labels is None:
         raise DataError(f"{name}: {file.name} has no data and labels")
     data, labels = np.asarray(data), np.asarray(labels)
@@ -126,13 +126,13 @@ def _unpickled(file: Path, name: str) -> Any:
         raise DataError(f"{name}: {file.name}: {error}") from None
     except MemoryError:
         raise
-    except Exception as error:  # of damaged bytes pickle may raise anything at all
+    except Exception as error:  # damaged bytes may cause any exception
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise DataError(f"{name}: {file.name} can't be unpickled: {reason}") from None
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Plain values and NumPy's arrays; any other name is refused, so that no pickle runs code."""
+    """Unpickles plain values and NumPy arrays; any other name is refused, so that no pickle runs code."""
 
     def find_class(self, module: str, name: str) -> Any:
         import numpy as np
@@ -147,7 +147,7 @@ class _ArraysOnly(pickle.Unpickler):
             return getattr(np, name)
         if (module, name) == ("_codecs", "encode"):
             return _latin1
-        raise DataError(f"holds {module}.{name}, which is no array: a pickle may run any code, so it is refused")
+        raise DataError(f"holds {module}.{name}, which is not an array: refused, as a pickle may run any code")
 
 
 def _latin1(text: str, encoding: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Folders of images as torchvision's ImageFolder reads them, and folders of such folders, one a split."""
+"""Folders of images as torchvision's ImageFolder reads them, and folders of such folders, one per split."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fmtool.datasets.source import WHOLE, Encoded, Source, Split
 from fmtool.datasets.splits import split_named
 from fmtool.errors import DataError
 
-SHOWN = 3  # names in a line about what was left out
+SHOWN = 3  # names in a warning about what was left out
 
 
 @dataclass
@@ -38,7 +38,7 @@ def read(path: Path, name: str) -> Source:
 
 
 def walk(path: Path, name: str) -> Tree:
-    """Everything below a folder. Links are followed, but for one that leads back to a folder it lies in."""
+    """Everything below a folder. Links are followed, except those that lead back to a folder they are in."""
     tree = Tree()
 
     def enter(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> None:
@@ -75,7 +75,7 @@ def walk(path: Path, name: str) -> Tree:
 def from_tree(tree: Tree, read_file: Callable[[str], bytes], name: str) -> Source:
     """Files as images of classes and splits: SPLIT/CLASS/.../FILE or CLASS/.../FILE, within a folder around everything.
 
-    Classes are numbered by `in_order`, files by folder and name as torchvision sorts them. Images that lie in no class are left
+    Classes are numbered by `in_order`, files by folder and name as torchvision sorts them. Images outside class folders are left
     out and counted; DataError for a class or split without images and for a folder beside the splits.
     """
     images = [file for file in tree.files if is_image(PurePosixPath(file))]
@@ -89,20 +89,20 @@ def from_tree(tree: Tree, read_file: Callable[[str], bytes], name: str) -> Sourc
     classes = {split: _classes(folders, images, top, tree, around, name) for split, top in splits.items()}
     if not any(classes.values()):
         raise DataError(f"{name}: holds no images, expected one folder of images a class")
-    class_folders = in_order(one for found in classes.values() for one in found)
+    class_folders = in_order(one for members in classes.values() for one in members)
     number = {one: row for row, one in enumerate(class_folders)}
-    found = {}
+    parts = {}
     for split, members in classes.items():
         files = [file for one in class_folders for file in members.get(one, ())]
         labels = [number[one] for one in class_folders for _ in members.get(one, ())]
-        found[split] = Split(Encoded([around + file for file in files], read_file), labels)
-    if any(found[split].images.names for split in found):
-        found = {split: part for split, part in found.items() if len(part)}
-    return Source(found, tuple(printable_name(one) for one in class_folders), _lines(tree.left_out))
+        parts[split] = Split(Encoded([around + file for file in files], read_file), labels)
+    if any(parts[split].images.names for split in parts):
+        parts = {split: part for split, part in parts.items() if len(part)}
+    return Source(parts, tuple(printable_name(one) for one in class_folders), _lines(tree.left_out))
 
 
 def _around(folders: Sequence[str], images: Sequence[str]) -> str:
-    """The prefix of the folders that hold everything and are no class and no split themselves."""
+    """The prefix of the folders that hold everything else and are neither class nor split."""
     around = ""
     while True:
         tops = {one.split("/")[0] for one in _below(folders, around)}
@@ -121,7 +121,7 @@ def _below(names: Iterable[str], prefix: str) -> list[str]:
 
 
 def _splits(folders: Sequence[str], images: Sequence[str], name: str) -> dict[str, str]:
-    """Split -> prefix of its folder; `WHOLE` -> "" where the top folders are classes."""
+    """Split -> prefix of its folder; `WHOLE` -> "" if the top folders are classes."""
     tops = list(dict.fromkeys(one.split("/")[0] for one in folders))
     holding = {top: [file for file in images if file.startswith(f"{top}/")] for top in tops}
     named = {top: split for top in tops if (split := split_named(top))}
@@ -136,7 +136,7 @@ def _splits(folders: Sequence[str], images: Sequence[str], name: str) -> dict[st
     strange = [top for top in tops if top not in named]
     if strange:
         raise DataError(
-            f"{name}: {printable_name(strange[0])} lies beside the splits {', '.join(named)} and is none of them"
+            f"{name}: {printable_name(strange[0])} is beside the splits {', '.join(named)} but is not a split"
         )
     splits: dict[str, str] = {}
     for top, split in named.items():
@@ -169,7 +169,7 @@ def _place(file: str) -> tuple[str, str]:
 
 
 def _lines(left_out: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """A line for each reason: how many, and of which suffixes or names."""
+    """A line per reason: how many, and their suffixes or names."""
     lines = []
     for reason, names in sorted(left_out.items()):
         suffixes = Counter(PurePosixPath(name).suffix.lower() or "without suffix" for name in names)

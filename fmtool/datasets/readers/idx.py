@@ -29,14 +29,14 @@ def recognises(path: Path) -> bool:
 def read(path: Path, name: str) -> Source:
     if path.is_dir():
         return _read_folder(path, name)
-    found = NAME.fullmatch(path.name)
-    assert found
-    if found["what"] != "images":
+    match = NAME.fullmatch(path.name)
+    assert match
+    if match["what"] != "images":
         raise DataError(f"{name}: holds labels: expected the file of images beside it")
     files = _files_in(path.parent)
-    labels = files.get((found["set"], found["part"], "labels"))
+    labels = files.get((match["set"], match["part"], "labels"))
     if labels is None:
-        raise DataError(f"{name}: has no labels: expected {found['set']}{found['part']}-labels-idx1-ubyte beside it")
+        raise DataError(f"{name}: has no labels: expected {match['set']}{match['part']}-labels-idx1-ubyte beside it")
     return Source({WHOLE: _pair(path, labels, name)})
 
 
@@ -65,9 +65,9 @@ def _files_in(folder: Path) -> dict[tuple[str, str, str], Path]:
     except OSError:
         return {}
     files: dict[tuple[str, str, str], Path] = {}
-    for found, file in sorted(named, key=lambda one: one[1].name, reverse=True):
-        if found and file.is_file():
-            files[found["set"], found["part"], found["what"]] = file
+    for match, file in sorted(named, key=lambda one: one[1].name, reverse=True):
+        if match and file.is_file():
+            files[match["set"], match["part"], match["what"]] = file
     return dict(sorted(files.items()))
 
 

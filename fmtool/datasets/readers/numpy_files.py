@@ -1,4 +1,4 @@
-"""NumPy's files: an .npz with images and labels, or an .npy of images with its labels beside it, as CIFAR-10-C has them."""
+"""NumPy's files: an .npz with images and labels, or an .npy of images with its labels beside it, as in CIFAR-10-C."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _paired(images: Path, labels: Path, name: str) -> Source:
 
 
 def _labels_beside(path: Path) -> list[Path]:
-    """Where an array's labels may lie: y_test.npy for x_test.npy, else labels.npy."""
+    """The files that may hold an array's labels: y_test.npy for x_test.npy, else labels.npy."""
     words = path.stem.split("_")
     swapped = [
         "_".join([*words[:place], label, *words[place + 1 :]])

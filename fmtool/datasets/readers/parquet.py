@@ -1,4 +1,4 @@
-"""Parquet as Hugging Face's data sets have it: a column of encoded images, a column of labels, in one or several part files."""
+"""Parquet as in Hugging Face's data sets: a column of encoded images and one of labels, in one or several part files."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def read(path: Path, name: str) -> Source:
         splits, class_names = {WHOLE: [path]}, None
     else:
         splits, class_names = _by_split(path, name), None
-    found = {}
+    parts = {}
     for split, files in splits.items():
         part, names = _read_split(files, name)
         if class_names is not None and names != class_names:
-            raise DataError(f"{name}: its splits name other classes")
-        class_names, found[split] = names, part
-    return Source(found, class_names or ())
+            raise DataError(f"{name}: its splits name different classes")
+        class_names, parts[split] = names, part
+    return Source(parts, class_names or ())
 
 
 def _part_files(folder: Path) -> list[Path]:
@@ -49,19 +49,19 @@ def _part_files(folder: Path) -> list[Path]:
 
 
 def _by_split(folder: Path, name: str) -> dict[str, list[Path]]:
-    """Files in their order by the split that their own name or their folder's speaks of, all of one series."""
+    """Ordered files by the split that their own or their folder's name indicates, all of one series."""
     splits: dict[str, list[Path]] = {}
     unnamed = []
     for file in _part_files(folder):
-        found = PART.fullmatch(file.stem)
-        split = split_named(found["split"] if found else file.stem) or split_named(file.parent.name)
+        match = PART.fullmatch(file.stem)
+        split = split_named(match["split"] if match else file.stem) or split_named(file.parent.name)
         if split is None:
             unnamed.append(file)
         else:
             splits.setdefault(split, []).append(file)
     if unnamed and splits:
         raise DataError(
-            f"{name}: {unnamed[0].name} lies beside the splits {', '.join(splits)}, and belongs to none of them"
+            f"{name}: {unnamed[0].name} is beside the splits {', '.join(splits)} but belongs to none of them"
         )
     splits = splits or {WHOLE: unnamed}
     for files in splits.values():
@@ -75,12 +75,12 @@ def _by_split(folder: Path, name: str) -> dict[str, list[Path]]:
 
 
 def _check_parts(files: Sequence[Path], name: str) -> None:
-    """No part is missing, as far as their names tell how many there are."""
-    numbered = [found for file in files if (found := PART.fullmatch(file.stem))]
+    """Check that no part is missing, as far as the names say how many there are."""
+    numbered = [match for file in files if (match := PART.fullmatch(file.stem))]
     if not numbered:
         return
-    of = {int(found["of"]) for found in numbered}
-    there = [int(found["number"]) for found in numbered]
+    of = {int(match["of"]) for match in numbered}
+    there = [int(match["number"]) for match in numbered]
     missing = sorted(set(range(max(of))) - set(there))
     if len(of) > 1 or len(numbered) < len(files) or len(there) > len(set(there)):
         raise DataError(f"{name}: its part files are not one series ({', '.join(file.name for file in files)})")
@@ -102,7 +102,7 @@ def _read_split(files: Sequence[Path], name: str) -> tuple[Split, tuple[str, ...
             image, label = _columns(schema, name, file.name)
             names = _class_names(schema, label)
             if class_names is not None and names != class_names:
-                raise DataError(f"{name}: {file.name} names other classes than the parts before it")
+                raise DataError(f"{name}: {file.name} names different classes from the parts before it")
             class_names = names
             table = content.read(columns=[image, label])
         images.extend(table[image].chunks)
@@ -163,7 +163,7 @@ def _one(columns: Sequence[str], usual: Sequence[str]) -> str | None:
 
 
 def _features(schema: Any) -> dict[str, Any]:
-    """What Hugging Face's library notes of each column."""
+    """Hugging Face's metadata of each column."""
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -14,7 +14,7 @@ from typing import Any
 from fmtool.datasets.source import Source
 from fmtool.errors import DataError, FmtoolError
 
-# Module -> what it reads. The first one that recognises a path reads it: the most special come first.
+# Module -> what it reads. The first one that recognises a path reads it; the most specific come first.
 READERS: dict[str, str] = {
     "cifar": "CIFAR-10's and CIFAR-100's batches (cifar-10-batches-py, cifar-100-python, cifar-10-batches-bin)",
     "idx": "MNIST's idx files, gzipped or not",
@@ -29,7 +29,7 @@ SHORT = "safetensors, .npz, .npy, .pt, CIFAR's batches, idx, Parquet, a folder o
 
 
 def read_path(name: str) -> Source:
-    """The source at a path, by the first reader that recognises it. DataError for everything that can't be read."""
+    """The source at a path, by the first reader that recognises it. DataError for anything that can't be read."""
     path = _inner(Path(name))
     reader, module = _reader_of(path)
     what = READERS[reader]
@@ -40,7 +40,7 @@ def read_path(name: str) -> Source:
         raise
     except MemoryError:
         raise DataError(f"{name}: doesn't fit into memory") from None
-    except Exception as error:  # of damaged bytes a library may raise anything at all
+    except Exception as error:  # damaged bytes may cause any exception
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise DataError(f"{name}: can't be read as {what}: {reason}; formats that can be read: {SHORT}") from None
 
@@ -54,7 +54,7 @@ def _reader_of(path: Path) -> tuple[str, Any]:
 
 
 def _inner(path: Path) -> Path:
-    """The folder itself, or the one within that is alone there and holds a format of its own."""
+    """The folder itself, or its only subfolder if that holds a known format."""
     inner = path
     while os.path.isdir(inner):
         if _reader_of(inner)[0] != "folders":

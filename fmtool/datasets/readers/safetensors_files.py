@@ -18,7 +18,7 @@ SUFFIX = ".safetensors"
 
 
 def recognises(path: Path) -> bool:
-    """Every file: the table's last reader, whose error says what there is."""
+    """Every file: this is the last reader, whose error describes the file."""
     return True
 
 

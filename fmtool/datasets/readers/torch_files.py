@@ -1,4 +1,4 @@
-"""What torch.save writes: a dict, a tuple or a TensorDataset of tensors. Nothing else is unpickled."""
+"""Files of torch.save: a dict, a tuple or a TensorDataset of tensors. Nothing else is unpickled."""
 
 from __future__ import annotations
 

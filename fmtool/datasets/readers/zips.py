@@ -1,4 +1,4 @@
-"""A zip of a folder of images. Nothing is ever unpacked to a disk, and a hostile zip ends in one line and little memory."""
+"""A zip of a folder of images. Nothing is unpacked to disk, and a hostile zip causes one error line and takes little memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fmtool.datasets.readers.folders import Tree, from_tree
 from fmtool.datasets.source import Source
 from fmtool.errors import DataError
 
-LARGEST_ENTRY = 2**28  # bytes of a file in a zip: a few bytes there may say that they unpack to any size
+LARGEST_ENTRY = 2**28  # bytes of a file in a zip, where a few bytes may unpack to any size
 
 
 def recognises(path: Path) -> bool:
@@ -21,12 +21,12 @@ def recognises(path: Path) -> bool:
 def read(path: Path, name: str) -> Source:
     try:
         archive = zipfile.ZipFile(path)
-    except Exception as error:  # of damaged bytes the library may raise anything at all
+    except Exception as error:  # damaged bytes may cause any exception
         raise DataError(f"{name}: can't be read as a zip: {str(error) or type(error).__name__}") from None
     entries: dict[str, zipfile.ZipInfo] = {}
     folders: set[str] = set()
     for entry in archive.infolist():
-        file = entry.filename.replace("\\", "/")  # as some tools of Windows write them
+        file = entry.filename.replace("\\", "/")  # as some Windows tools write names
         parts = PurePosixPath(file).parts
         if file.startswith("/") or ".." in parts:
             raise DataError(f"{name}: {entry.filename}: leads out of the zip")
@@ -44,10 +44,10 @@ def read(path: Path, name: str) -> Source:
 
 
 def _unzip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    """A file of a zip; OSError where it is a link or larger than `LARGEST_ENTRY`, whatever size it says it has."""
+    """A file of a zip; OSError if it is a link or larger than `LARGEST_ENTRY`, whatever size it claims."""
     if stat.S_ISLNK(entry.external_attr >> 16):
         raise OSError("a symbolic link")
-    size = min(entry.file_size, LARGEST_ENTRY) + 1  # the library unpacks no more than it is asked for
+    size = min(entry.file_size, LARGEST_ENTRY) + 1  # the library unpacks no more than requested
     with archive.open(entry) as file:
         data = file.read(size)
     if len(data) == size:

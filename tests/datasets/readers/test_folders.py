@@ -71,7 +71,7 @@ def test_val_is_a_split_of_its_own_and_stands_in_for_a_missing_test(both: Source
         assert load(source).digest == found["test"].digest and found["all"].split == "test+val+train"
         assert found["all"].index.tolist() == [0, 0, 1, 0] and found["val"].splits == {"train": 1, "val": 2, "test": 1}
     shutil.rmtree(tmp_path / "set" / "Testing")
-    with pytest.warns(FmtoolWarning, match="set: has no test split: val is used"):
+    with pytest.warns(FmtoolWarning, match="set: has no test split: using val"):
         assert load(str(tmp_path / "set")).split == "val"
     with pytest.raises(DataError, match="has no split 'test', only train, val"):
         load(f"{tmp_path / 'set'}:test")
@@ -101,7 +101,7 @@ def test_mixed_sizes_need_a_size_and_are_squeezed(both: Sources, tmp_path: Path)
     _picture(tmp_path / "set" / "a" / "2.png", 1, (4, 9))
     _picture(tmp_path / "set" / "b" / "3.png", 2, (4, 4))
     for source in both(tmp_path / "set"):
-        with pytest.raises(DataError, match=r"mixed sizes \(.*6x5.*\): expected --size"):
+        with pytest.raises(DataError, match=r"mixed sizes \(.*6x5.*\): pass --size"):
             load(source)
         found = load(source, size=4)
         assert found.images.shape == (3, 3, 4, 4)
