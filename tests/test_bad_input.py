@@ -192,7 +192,7 @@ CASES = {  # -o OUT is added where it is not written
     "a pickle that is missing": ("import-model bad/missing.pth --architecture resnet8", r"missing.pth: no such file"),
     "a factory of no module": ("import-model nowhere.at_all:make", r"factory nowhere.at_all:make: No module named"),
     "no factory in a module": ("import-model math:make", r"factory math:make: .*no attribute 'make'"),
-    "a factory of no network": ("import-model builtins:dict", r"gave dict, expected a torch.nn.Module"),
+    "a factory of no network": ("import-model builtins:dict", r"returned dict, expected a torch.nn.Module"),
     "mean alone": ("import-model resnet8 --mean 0.5,0.5,0.5", r"--mean and --std go together"),
     "mean of one channel": ("import-model resnet8 --mean 0.5 --std 0.5", r"--mean: 1 numbers for 3 channels"),
     "mean in words": ("import-model resnet8 --mean a,b,c --std 1,1,1", r"--mean a,b,c: expected numbers"),

@@ -187,7 +187,7 @@ def test_arrays_that_do_not_belong_together(arrays: dict[str, Any], message: str
 def test_other_arrays_are_counted(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", images=PIXELS, labels=LABELS, seeds=LABELS, mean=np.zeros(3))
     found = load(str(tmp_path / "d.npz"))
-    assert found.left_out == ("2 arrays that are no images or labels (seeds, mean)",)
+    assert found.left_out == ("2 arrays that are neither images nor labels (seeds, mean)",)
 
 
 # Labels --------------------------------------------------------------------------------------------------------------

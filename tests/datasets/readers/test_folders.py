@@ -288,9 +288,9 @@ def test_names_that_are_whole_numbers_are_numbered_so(both: Sources, tmp_path: P
     [
         (
             ["train/a/1.png", "val/a/1.png", "extra/a/1.png"],
-            "extra lies beside the splits train, val and is none of them",
+            "extra is beside the splits train, val but is not a split",
         ),
-        (["train/a/1.png", "bus/1.png"], "bus lies beside the splits train"),
+        (["train/a/1.png", "bus/1.png"], "bus is beside the splits train"),
         (["val/a/1.png", "valid/a/1.png"], "val/? and valid are both the val split"),
         (
             ["train/1.png", "test/1.png"],

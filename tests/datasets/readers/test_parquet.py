@@ -118,7 +118,7 @@ def test_missing_parts_columns_and_values_are_told(tmp_path: Path) -> None:
         load(str(tmp_path / "d.parquet"))
     _write(tmp_path / "e" / "train.parquet", range(3))
     _write(tmp_path / "e" / "extra.parquet", range(3))
-    with pytest.raises(DataError, match=r"extra.parquet lies beside the splits train"):
+    with pytest.raises(DataError, match=r"extra.parquet is beside the splits train"):
         load(str(tmp_path / "e"))
     _write(tmp_path / "f" / "one" / "test.parquet", range(3))
     _write(tmp_path / "f" / "two" / "test.parquet", range(3))
