@@ -61,6 +61,8 @@ def test_no_escape_codes_off_a_terminal_and_the_same_text(files: Path, tmp_path:
     """FORCE_COLOR makes rich believe in a terminal: codes, and tables cut to its width."""
     code = (
         "from fmtool.__main__ import run_command\n"
+        "from fmtool.cli import progress\n"
+        "progress.SECONDS_BETWEEN_LINES = 1e9\n"  # a busy machine would add lines at different times
         "for name in ('model', 'plain', 'correlation', 'defense'):\n"
         f"    run_command(['inspect', f'{files}/{{name}}.safetensors', '--history'])\n"
         "for words in (['--help'], ['attack', '--help'], ['attack'], ['inspect', 'missing']): run_command(words)\n"

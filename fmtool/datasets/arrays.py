@@ -23,7 +23,7 @@ REMEDIES = ((-1.0, 1.0), (0.0, 255.0), (0.0, 65535.0))  # pixel ranges to sugges
 
 
 def from_names(arrays: Mapping[str, Any], source: str, class_names: tuple[str, ...] = ()) -> Source:
-    """Arrays under the usual names (images, labels, x_test, y_test, train_images ...) as a source; DataError if any is missing."""
+    """Arrays under usual names (images, labels, x_test, y_test, train_images ...) as a source; DataError if any is missing."""
     images: dict[str, list[str]] = {}
     labels: dict[str, list[str]] = {}
     left_out = []
