@@ -246,7 +246,7 @@ def test_a_network_whose_gradients_hang_on_the_slot_is_told(files: Path) -> None
             return torch.stack([score, -score], dim=1)
 
     images, targets, cpu = torch.rand(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64), torch.device("cpu")
-    with pytest.warns(FmtoolWarning, match="here an image's steps depend on its place in the batch"):
+    with pytest.warns(FmtoolWarning, match="here an image's steps depend on its position in the batch"):
         fitting._levels(DependsOnItsSlot(), images, targets, FitOptions(0.1, 8, min_steps=500, max_steps=5000), cpu)
     assert not foolbox.same_in_any_slot(DependsOnItsSlot(), images, targets, 8, cpu)
     assert foolbox.same_in_any_slot(nn.Flatten(), images, targets, 8, cpu)

@@ -28,7 +28,7 @@ def test_a_folder_with_splits(run: Run, tmp_path: Path) -> None:
         "images 3x6x5 uint8, pixels 12 to 14",
         "left out: 1 files that are no images (.txt 1)",
     ]
-    assert "val is used" in outcome.err and run("inspect", f"{tmp_path / 'set'}:train").code == 0
+    assert "using val" in outcome.err and run("inspect", f"{tmp_path / 'set'}:train").code == 0
 
 
 def test_names_arrays_and_our_own_files(run: Run, files: Path, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ HOSTILE = {  # a name in the zip and its content, beside a good a/0.png; what th
     "a/../../1.png": (_pixels(), "leads out of the zip"),
     "/a/1.png": (_pixels(), "leads out of the zip"),
     "a/0.png": (_pixels(), "holds a/0.png twice"),
-    "a/text.png": (b"not a picture", "text.png: can't be read as an image: it is none of PNG, JPEG"),
+    "a/text.png": (b"not a picture", "text.png: can't be read as an image: its format is none of PNG, JPEG"),
     "a/empty.png": (b"", "can't be read as an image"),
     "a/nested.png": (_zip_in_a_zip(), "can't be read as an image"),
     "a/script.png": (POSTSCRIPT, "can't be read as an image"),

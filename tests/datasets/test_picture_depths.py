@@ -130,5 +130,5 @@ def test_files_with_several_pictures_are_counted(tmp_path: Path) -> None:
     pages = [Image.fromarray(np.full((4, 4, 3), value, np.uint8)) for value in (10, 20)]
     content = io.BytesIO()
     pages[0].save(content, "TIFF", save_all=True, append_images=pages[1:])
-    with pytest.warns(FmtoolWarning, match="1 files hold more than one picture: the first of each is taken"):
+    with pytest.warns(FmtoolWarning, match="1 files hold more than one picture: the first of each is used"):
         assert int(load(_folder(tmp_path, "1.tif", content.getvalue())).images.unique()) == 10
