@@ -13,6 +13,7 @@ LINES = {  # command -> arguments; IN/NAME is a file of the fixture `files`
     "class-masks": f"class-masks IN/model IN/fmn {FEW}",
     "correlate": "correlate IN/essential IN/adversarial --permutations 9",
     "defend": "defend IN/model IN/fmn IN/plain",
+    "heatmap": "heatmap IN/model --data digits --limit 3",
     "merge": "merge IN/essential",
     "plot": "plot IN/essential --count 2",
     "report": "report IN/defense",

@@ -30,6 +30,7 @@ ARTIFACT_SLOTS = {
     "check-masks MODEL": "check-masks BAD FMN files/essential",
     "check-masks ATTACK": "check-masks MODEL BAD files/essential",
     "check-masks MASKS": "check-masks MODEL FMN BAD",
+    "heatmap MODEL": "heatmap BAD --data digits --limit 2 -o OUT",
     "merge FILE": "merge BAD -o OUT",
     "inspect FILE": "inspect BAD",
     "inspect --spectrum": "inspect --spectrum BAD",
@@ -44,6 +45,7 @@ OTHER_SLOTS = {
     "attack --data": "attack MODEL --data BAD -o OUT",
     "fit-masks --data": "fit-masks MODEL --data BAD --for essential -o OUT",
     "class-masks --data": "class-masks MODEL --data BAD -o OUT",
+    "heatmap --data": "heatmap MODEL --data BAD -o OUT",
     "import-model SOURCE": "import-model BAD --architecture resnet8 --input-shape 1,8,8 -o OUT",
     "import-model --weights": "import-model resnet8 --weights BAD --input-shape 1,8,8 -o OUT",
 }

@@ -79,6 +79,46 @@ def test_a_classifier_that_reads_one_frequency_errs_there_and_nowhere_else(h: in
     assert (result.loss[:, row, column] > result.loss[:, 0, 0]).all()
 
 
+class Linear(nn.Module):
+    """Images (n, c, h, w) to logits x . weights + biases; weights (classes, c, h, w)."""
+
+    def __init__(self, weights: Tensor, biases: list[float]) -> None:
+        super().__init__()
+        self.weights, self.biases = weights.flatten(1), torch.tensor(biases)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1) @ self.weights.T + self.biases
+
+
+@pytest.mark.parametrize(("channels", "h", "w"), [(1, 8, 8), (3, 7, 9), (3, 8, 5)])
+@pytest.mark.parametrize(("row", "column"), [(1, 0), (2, 1), (0, 2), (6, 0)])
+def test_a_linear_classifier_of_one_frequency_is_hot_there_and_nowhere_else(
+    channels: int, h: int, w: int, row: int, column: int
+) -> None:
+    """It reads one channel; in columns that hold their mirror images the heat stands in two rows."""
+    reads = torch.zeros(3, channels, h, w)
+    reads[1, 0] = waves(torch.tensor([[row, column]]), h, w)[0]
+    reads[2] = -reads[1]
+    classifier = Linear(reads, [0.5, 0.0, 0.0])  # class 0 unless there is half of the noise, of either sign
+    result = ask(classifier, torch.full((4, channels, h, w), 0.5), torch.zeros(4, dtype=torch.int64), norm=1.0)
+    expected = torch.zeros(h, w // 2 + 1, dtype=torch.bool)
+    expected[row, column] = True
+    if column == 0:
+        expected[-row % h, 0] = True
+    assert all(torch.equal(wrong, expected) for wrong in result.wrong)
+
+
+def test_a_linear_classifier_of_a_low_frequency_needs_that_alone() -> None:
+    """The low-pass filter passes it from 0.125 cycles per pixel on, the high-pass filter up to there."""
+    low = waves(torch.tensor([[1, 0]]), 8, 8)[0]
+    classifier = Linear(torch.stack([torch.zeros(8, 8), low])[:, None], [0.4, 0.0])
+    images = (0.5 + 0.8 * low).expand(3, 1, 8, 8)
+    radii = filter_masks(basis_for(FOURIER, 8, 8))[1]
+    for right in ask(classifier, images, torch.ones(3, dtype=torch.int64)).filtered_right:
+        for passed, expected in zip(right, (radii >= 0.125, radii <= 0.125, radii == 0.125), strict=True):
+            assert torch.equal(passed, expected)
+
+
 @pytest.mark.parametrize(("h", "w"), SIZES[:4])
 def test_filters_pass_what_they_say(h: int, w: int) -> None:
     """Only bin 1 is read: the low-pass filter passes it from radius 1 on, the high-pass filter up to it."""
