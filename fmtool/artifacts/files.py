@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
 from dataclasses import replace
@@ -77,6 +78,11 @@ def looks_like_artifact(source: str) -> bool:
             return size <= LARGEST_HEADER and f'"{METADATA_KEY}":'.encode() in file.read(size)
     except (OSError, struct.error):
         return False
+
+
+def is_pipe(source: str) -> bool:
+    """Whether a path is neither a regular file nor a folder, such as a pipe or a device: it can be read once."""
+    return os.path.exists(source) and not (os.path.isfile(source) or os.path.isdir(source))
 
 
 def label(source: str) -> str:

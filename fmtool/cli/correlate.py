@@ -213,7 +213,7 @@ def read_side(source: str) -> tuple[Artifact | Tensor, Tensor | None]:
         from fmtool.artifacts import streaming
 
         return streaming.read(source, "masks"), None  # masks stay in the file until they are needed
-    if source == STREAM:
+    if source == STREAM or files.is_pipe(source):
         data = files.read_bytes(source)
         if METADATA_KEY in (parse_header(data, files.label(source)).get("__metadata__") or {}):
             return files.read(source, "masks", data=data), None

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fmtool.artifacts import replay
-from fmtool.artifacts.files import describe, label
+from fmtool.artifacts.files import describe, is_pipe, label
 from fmtool.artifacts.format import Description
 from fmtool.artifacts.output import STREAM
 from fmtool.cli import options
@@ -115,7 +115,7 @@ def _is_data(file: str) -> bool:
     from fmtool.datasets.readers.registry import is_data
     from fmtool.datasets.registry import DATASETS
 
-    if file == STREAM:
+    if file == STREAM or is_pipe(file):  # what was read of a pipe is gone
         return False
     source = file if os.path.exists(file) else file.rpartition(":")[0] or file
     return (source in DATASETS and not os.path.exists(source)) or is_data(Path(source))

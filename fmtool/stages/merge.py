@@ -24,7 +24,7 @@ MAKERS = {
     "heatmap": ("heatmap",),
 }
 CHOICE = {"limit", "factory"}  # options that only select images, or allow a model to be loaded
-UNSAID = {"perturb": 0.0, "basis": "fourier"}  # values implied by files that are older than the option
+UNSAID = {"perturb": 0.0, "basis": "fourier", "objective": "label"}  # values implied by files that are older than the option
 ROUNDING = {"batch_size", "compile", "device"}  # options that change nothing but rounding
 LISTED = 5  # missing shards that a message names
 
@@ -168,7 +168,8 @@ def _options(file: Artifact, command: str) -> dict[str, Any]:
 
 
 def _fields(file: Artifact) -> dict[str, Any]:
-    fields = {**UNSAID, **{name: value for name, value in file.header.items() if name not in ("data", "shard")}}
+    left_out = {"data", "shard", *({"norm"} if file.kind == "attack" else ())}  # the attack tells its norm
+    fields = {**UNSAID, **{name: value for name, value in file.header.items() if name not in left_out}}
     if isinstance(fields.get("defense"), dict):  # the counts are about the images
         fields["defense"] = {name: value for name, value in fields["defense"].items() if name != "found"}
     if isinstance(fields.get("filters"), dict):  # so are the counts of images that were right

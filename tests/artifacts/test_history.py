@@ -47,7 +47,7 @@ def test_every_recorded_option_is_one_of_its_command(run: Run, files: Any) -> No
         for words in [option_words(name, value)]
     }  # fmt: skip
     assert {command for command, _ in recorded} == {
-        "train-model", "attack", "fit-masks", "class-masks", "correlate", "defend",
+        "train-model", "attack", "fit-masks", "class-masks", "correlate", "defend", "heatmap",
     }  # fmt: skip
     pages = {
         command: CliRunner().invoke(app, [command, "--help"], terminal_width=200).output for command, _ in recorded

@@ -47,7 +47,7 @@ def test_a_class_without_images_gets_no_mask_and_passes_unfiltered(files: Path) 
     fewer = dataclasses.replace(
         data, images=data.images[keep], labels=data.labels[keep], index=data.index[keep], key=data.key[keep]
     )
-    with pytest.warns(FmtoolWarning, match="no image for the masks of 3"):
+    with pytest.warns(FmtoolWarning, match="no image of 3: no mask is fitted to it"):
         masks = fmtool.class_masks(model, fewer, min_steps=5, max_steps=6)
     assert masks["classes"].tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
     attack = load(files, "fmn")

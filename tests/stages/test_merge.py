@@ -178,10 +178,10 @@ def test_what_differs_in_more_than_its_images_is_refused(model: Artifact, halves
 def test_limit_may_differ_and_rounding_is_a_warning(halves: list[Artifact]) -> None:
     one, two = halves
     assert len(fmtool.merge([with_options(one, {"--limit": 30}), with_options(two, {"--limit": 7})])["key"]) == 55
-    with pytest.warns(FmtoolWarning, match="other batch_size of attack"):
+    with pytest.warns(FmtoolWarning, match="different batch_size of attack"):
         fmtool.merge([one, with_options(two, {"--batch-size": 1})])
     older = {**two.history[-1], "versions": {"fmtool": "0.0.1"}}
-    with pytest.warns(FmtoolWarning, match="other versions of attack"):
+    with pytest.warns(FmtoolWarning, match="different versions of attack"):
         fmtool.merge([one, dataclasses.replace(two, history=[*two.history[:-1], older])])
 
 
