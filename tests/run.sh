@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set up .venv with the versions that the tests were written with, then lint, type-check and test, and list the slowest tests.
-# --fast: no type check, and no test that starts processes: two minutes.
+# --fast: no type check, and no test that starts processes or computes for seconds (markers processes and slow).
 # --full: also the tests marked long, the wheel among them, and those of LOWEST with the lowest versions that pyproject.toml
 # promises, in an environment of their own (5 GB more). All other arguments go to pytest.
 LOWEST="tests/artifacts tests/test_same_bytes.py tests/test_schema_1.py tests/attacks/test_foolbox.py tests/cli/test_app.py
@@ -15,7 +15,7 @@ source "$here/../examples/setup.sh" "[test]" --constraint "$here/constraints.txt
 cd "$root"
 ruff check .
 ruff format --check .
-if [ "$mode" = --fast ]; then exec pytest -m "not processes and not long" "${arguments[@]}"; fi
+if [ "$mode" = --fast ]; then exec pytest -m "not processes and not slow and not long" "${arguments[@]}"; fi
 mypy --strict fmtool
 if [ -z "$mode" ]; then exec pytest --durations 20 "${arguments[@]}"; fi
 pytest -m "" --durations 20 "${arguments[@]}"

@@ -32,6 +32,7 @@ def check(found: Counts, count: int) -> None:
     assert found.refused > count / 3 and found.ran > count / 10
 
 
+@pytest.mark.slow
 def test_mutated_files_end_in_one_line_or_a_result(good: Path, tmp_path: Path) -> None:
     check(fuzz(good, tmp_path, 60, seed=1), 60)
 
@@ -41,6 +42,7 @@ def test_ten_thousand_mutated_files(good: Path, tmp_path: Path) -> None:
     check(fuzz(good, tmp_path, 10_000, seed=2), 10_000)
 
 
+@pytest.mark.slow
 @settings(max_examples=450, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(numbers=st.randoms(use_true_random=False), name=st.sampled_from(sorted(KINDS)), is_raw=st.booleans())
 def test_readers_refuse_changed_bytes_and_agree_on_forged_files(

@@ -122,6 +122,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resume_file, "SECONDS_BETWEEN", 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more", [{"attack": "fmn"}, {"attack": "LInfFMNAttack"}, {"attack": "L2AdditiveGaussianNoiseAttack", "epsilon": 2.0},
              {"defense": "robust", "restarts": 2, "epsilon": 0.08, "attack_options": {"steps": 10}}],
@@ -148,6 +149,7 @@ def test_an_attack_goes_on_after_each_of_its_batches(more: dict[str, Any], files
     assert sorted(path.name for path in tmp_path.iterdir()) == ["target", "whole"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("often")
 @pytest.mark.parametrize(
     "options",

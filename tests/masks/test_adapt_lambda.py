@@ -30,6 +30,7 @@ def trained(files: Path) -> tuple[nn.Module, Tensor, Tensor]:
     return ready.classifier, attacked["images"][right][:24], attacked["labels"][right][:24]
 
 
+@pytest.mark.slow
 def test_each_mask_is_the_first_of_its_halvings_that_keeps_the_target(
     trained: tuple[nn.Module, Tensor, Tensor],
 ) -> None:
@@ -69,6 +70,7 @@ def test_lambda_is_halved_ten_times_and_no_more() -> None:
     assert fitted.preserved_stored.tolist() == [False, True, False]
 
 
+@pytest.mark.slow
 def test_the_file_says_each_images_lambda(files: Path, run: Run, tmp_path: Path) -> None:
     target = tmp_path / "masks.safetensors"
     outcome = run(
@@ -113,6 +115,7 @@ def test_without_it_no_column_is_written(files: Path) -> None:
     assert "lambda" not in masks.tensors and "adapt_lambda" not in masks.header
 
 
+@pytest.mark.slow
 def test_masks_that_lose_their_class_all_the_same_are_counted(files: Path) -> None:
     """A huge lambda is huge after ten halvings too."""
     model, attack = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("model", "fmn"))

@@ -65,6 +65,7 @@ def test_the_first_fifty_steps_in_float64_on_a_trained_network(trained: tuple[nn
         torch.testing.assert_close(to_full(found.masks[row], 8), reference.mask, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_agrees_with_the_loop_after_convergence_within_the_spread_of_two_roundings(
     trained: tuple[nn.Module, Tensor, Tensor],
 ) -> None:
@@ -104,6 +105,7 @@ def _double(classifier: nn.Module) -> nn.Module:
     return copy.deepcopy(classifier).double()
 
 
+@pytest.mark.slow
 def test_a_mask_is_bitwise_the_same_in_any_slot_beside_any_mates_in_any_order(
     trained: tuple[nn.Module, Tensor, Tensor],
 ) -> None:
@@ -123,6 +125,7 @@ def starts_of(perturb: float, seeds: Sequence[int]) -> Callable[[int], Tensor]:
     return lambda row: perturbed(fourier(8, 8), 1, perturb, seeds[row])
 
 
+@pytest.mark.slow
 def test_a_perturbed_mask_is_bitwise_the_same_in_any_slot_too(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
     """And differs from the one that starts at ones, by rounding at first."""
     classifier, images, labels = trained
@@ -167,6 +170,7 @@ def test_perturbed_starts_are_uniform_and_symmetric(h: int, w: int) -> None:
     assert torch.equal(perturbed(fourier(h, w), 3, 0.5, 0), perturbed(fourier(h, w), 3, 0.5, 0))
 
 
+@pytest.mark.slow
 def test_perturb_is_drawn_for_each_image_and_recorded(files: Path) -> None:
     """From (seed, key, index), whatever other images are there; without it nothing is drawn and no seed recorded."""
     model, attack = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("model", "fmn"))
@@ -195,6 +199,7 @@ def test_perturb_is_drawn_for_each_image_and_recorded(files: Path) -> None:
     assert "started" not in masks_table({**plain.header, "perturb": 0}, arrays).notes[0]
 
 
+@pytest.mark.slow
 def test_real_network_and_images_bitwise_and_early_steps(shared_data: Path) -> None:
     """ResNet-20 with its published weights on CIFAR-10 images: the loop's first steps, and slots that change nothing."""
     model = fmtool.import_model(
@@ -216,6 +221,7 @@ def test_real_network_and_images_bitwise_and_early_steps(shared_data: Path) -> N
         torch.testing.assert_close(to_full(found.masks[row], 32), reference.mask, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_last_images_go_on_in_a_narrower_batch_to_the_same_bits(
     trained: tuple[nn.Module, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:

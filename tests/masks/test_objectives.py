@@ -81,6 +81,7 @@ def trained(files: Path) -> tuple[nn.Module, Tensor, Tensor]:
     return ready.classifier, attacked["images"][right], attacked["labels"][right]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["invariance", "distribution"])
 def test_a_mask_is_bitwise_the_same_in_any_slot_beside_any_images(
     name: str, trained: tuple[nn.Module, Tensor, Tensor]
@@ -96,6 +97,7 @@ def test_a_mask_is_bitwise_the_same_in_any_slot_beside_any_images(
         assert torch.equal(getattr(whole, field)[5:9], getattr(few, field)), field
 
 
+@pytest.mark.slow
 def test_each_objectives_masks_are_the_best_by_it(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
     """On average over images: the penalised loss of its own masks is below that of masks for another one.
 

@@ -90,6 +90,7 @@ class _Evaluate(_Touch):
         return eval, (f"open({str(self.path)!r}, 'w').close()",)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize(
     ("harm", "offender"), [(_Touch, rf"{os.system.__module__}\.system"), (_Evaluate, r"(builtins\.)?eval")]

@@ -31,6 +31,7 @@ def drawn(n: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     return images, torch.arange(n) * 3 % 10
 
 
+@pytest.mark.processes
 @needs_compiler
 def test_compiled_masks_follow_the_one_image_loop_in_float64() -> None:
     """To 1e-9 over 50 steps, with slots refilled, as the uncompiled ones do."""
@@ -42,6 +43,7 @@ def test_compiled_masks_follow_the_one_image_loop_in_float64() -> None:
         torch.testing.assert_close(to_full(found.masks[row], 8), reference.mask, rtol=0, atol=1e-9)
 
 
+@pytest.mark.processes
 @needs_compiler
 def test_a_compiled_mask_is_bitwise_the_same_in_any_company() -> None:
     classifier = random_resnet(3, torch.float32)

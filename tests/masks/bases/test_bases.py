@@ -147,6 +147,7 @@ def trained(files: Path) -> tuple[nn.Module, Tensor, Tensor]:
     return ready.classifier, attacked["images"][right], attacked["labels"][right]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_mask_is_bitwise_the_same_in_any_slot_beside_any_images(
     name: str, trained: tuple[nn.Module, Tensor, Tensor]
@@ -187,6 +188,7 @@ def fitted_in(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
     return fit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dct", "haar", "pixels", "phase"])
 def test_all_that_follows_knows_the_basis(
     name: str, files: Path, fitted_in: Callable[[str], dict[str, fmtool.Artifact]]
