@@ -24,7 +24,11 @@ MAKERS = {
     "heatmap": ("heatmap",),
 }
 CHOICE = {"limit", "factory"}  # options that only select images, or allow a model to be loaded
-UNSAID = {"perturb": 0.0, "basis": "fourier", "objective": "label"}  # values implied by files that are older than the option
+UNSAID = {
+    "perturb": 0.0,
+    "basis": "fourier",
+    "objective": "label",
+}  # values implied by files that are older than the option
 ROUNDING = {"batch_size", "compile", "device"}  # options that change nothing but rounding
 LISTED = 5  # missing shards that a message names
 
