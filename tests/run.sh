@@ -5,7 +5,7 @@
 # promises, in an environment of their own (5 GB more). All other arguments go to pytest.
 LOWEST="tests/artifacts tests/test_same_bytes.py tests/test_schema_1.py tests/attacks/test_foolbox.py tests/cli/test_app.py
   tests/cli/test_correlate.py tests/cli/test_plot.py tests/correlation/statistics/test_idcor.py
-  tests/correlation/statistics/test_idcor_skdim.py tests/datasets/test_from_path.py
+  tests/correlation/statistics/test_idcor_skdim.py tests/datasets/readers
   tests/stages/test_fit_masks.py tests/stages/test_defend.py tests/stages/test_correlate.py tests/tables tests/models/test_training.py"
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 mode=
