@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import typer
@@ -126,6 +127,8 @@ def folders(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
             torch.save(
                 {"state_dict": ResNet(3, 10, blocks=3, width=16).state_dict()}, known[page] / "resnet20-12fca82f.th"
             )
+            images = data.subset(fmtool.load_data("digits:test"), LIMIT).pixels()
+            np.save(known[page] / "adv.npy", images.numpy())  # as `small_data` gives them
             (known[page] / "mymodels.py").write_text(
                 "import torch\n\n\ndef tiny():\n"
                 "    torch.manual_seed(0)\n"
