@@ -89,6 +89,7 @@ def test_the_quickstarts_last_file_is_made_again_by_its_own_lines(run: Run, tmp_
     assert re.search(r"^# data digits:train: content [0-9a-f]{64}$", text, re.M)
 
 
+@pytest.mark.processes
 def test_masks_and_correlations_are_made_again(
     run: Run, tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +122,7 @@ def test_masks_and_correlations_are_made_again(
     assert "--data 'my data.safetensors' --size 8" in text.replace("--limit 55 ", "") and "--preset paper" in text
 
 
+@pytest.mark.processes
 def test_an_imported_model_and_one_trained_from_it_are_made_again(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +177,7 @@ def attacking(files: Path, limit: int) -> list[object]:
     return ["attack", files / "model.safetensors", *words.split()]
 
 
+@pytest.mark.processes
 def test_shards_and_what_is_merged_of_some_of_them_are_made_again(
     run: Run, tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

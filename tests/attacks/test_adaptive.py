@@ -107,6 +107,7 @@ def test_the_header_says_against_what_and_by_which_way(files: Path, adaptive: Ar
     assert "defense" not in load(files, "fmn").header
 
 
+@pytest.mark.slow
 def test_the_same_file_from_any_number_of_threads(files: Path, data: Any, set_threads: Callable[[int], None]) -> None:
     digests = set()
     for threads in (1, 2):
@@ -117,6 +118,7 @@ def test_the_same_file_from_any_number_of_threads(files: Path, data: Any, set_th
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_an_images_result_hangs_on_the_image_alone(files: Path, adaptive: Artifact, data: Any) -> None:
     """Other mates and another order give the same adversarial image, bit for bit; another seed another one."""
     order = torch.randperm(len(data.labels), generator=torch.Generator().manual_seed(0))[:25]

@@ -253,6 +253,7 @@ def test_nothing_right_is_nothing_to_attack(files: Path) -> None:
         fmtool.attack(model, dataclasses.replace(data, labels=wrong), attack="fmn")
 
 
+@pytest.mark.slow
 def test_real_network_on_real_images(shared_data: Path) -> None:
     """The published ResNet-20 and CIFAR-10 images: clean accuracy of all 1,017; the attacks on 64, where all succeed.
 

@@ -57,6 +57,7 @@ def light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.processes
 def test_this_installation_is_well(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real torch and torchvision fit."""
     monkeypatch.setenv("FMTOOL_CACHE", str(tmp_path))
@@ -64,6 +65,7 @@ def test_this_installation_is_well(run: Run, tmp_path: Path, monkeypatch: pytest
     assert {one.state for one in checks.values()} == {"ok"}, checks
 
 
+@pytest.mark.processes
 def test_a_sound_installation_exits_with_0(run: Run, light: Path) -> None:
     found = rows(run, 0)
     assert list(found) == ["versions", "torch", "torchvision", "GPU", "cache", "C++ compiler", "threads", "memory"]
@@ -72,6 +74,7 @@ def test_a_sound_installation_exits_with_0(run: Run, light: Path) -> None:
     assert "torchvision" in run("doctor").out
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -87,12 +90,14 @@ def test_a_torchvision_that_does_not_fit(
     assert row["state"] == "broken" and said in row["result"] and "pip install" in row["what to do"]
 
 
+@pytest.mark.processes
 def test_a_torch_that_can_not_be_imported(run: Run, light: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(light, "torch", "raise OSError('libcudart.so.12: cannot open')", monkeypatch)
     found = rows(run, 1)
     assert "libcudart.so.12" in found["torch"]["result"] and "GPU" not in found
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("cuda", "init", "said", "advice"),
     [
@@ -122,11 +127,13 @@ def test_a_gpu_that_torch_can_not_use(
     assert rows(run, 1)["GPU"]["state"] == "broken"
 
 
+@pytest.mark.processes
 def test_a_gpu_that_torch_can_use(run: Run, light: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(light, "torch", FAKE_TORCH.format(cuda="13.0", init="pass"), monkeypatch)
     assert rows(run, 0)["GPU"]["result"] == "Fake H100"
 
 
+@pytest.mark.processes
 def test_a_cache_folder_that_can_not_be_written(run: Run, light: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not yet made below a folder that is read-only; root may write anywhere, so that the answer is a stand-in's."""
     allowed = os.access
@@ -158,6 +165,7 @@ def test_a_cache_folder_that_this_user_may_not_write(tmp_path: Path) -> None:
     assert done.stdout == "broken\n", done.stderr
 
 
+@pytest.mark.processes
 def test_no_compiler_one_thread_and_little_memory_are_notes(
     run: Run, light: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +177,7 @@ def test_no_compiler_one_thread_and_little_memory_are_notes(
     assert "--compile" in found["C++ compiler"]["result"] and "OMP_NUM_THREADS=1" in found["threads"]["result"]
 
 
+@pytest.mark.processes
 def test_what_is_not_installed_is_named(light: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(doctor.DISTRIBUTIONS, "foolbox", "no-such-distribution")
     check = doctor.check_versions()

@@ -129,6 +129,7 @@ def test_files_of_other_images_merge_and_others_are_refused(files: Path, run: Ru
     assert refused.code == 1 and "norm" in refused.err and refused.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_pictures_and_the_report(files: Path, run: Run, tmp_path: Path) -> None:
     heat, plain = files / "heatmap.safetensors", tmp_path / "plain"
     assert run(*line(files, "-o", plain)).code == 0

@@ -30,6 +30,7 @@ def _row(outcome: Outcome) -> dict[str, object]:
     return dict(row)
 
 
+@pytest.mark.slow
 def test_published_checkpoint_is_right_on_91_64_percent(run: Run, shared_data: Path, tmp_path: Path) -> None:
     model, data = tmp_path / "model", shared_data / "cifar10-test-1017.safetensors"
     row = _row(run(
@@ -332,6 +333,7 @@ def lite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_thousand_classes_cut_to_ten_on_real_images(
     lite: Path, run: Run, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +352,7 @@ def test_thousand_classes_cut_to_ten_on_real_images(
     assert float((attack["adversarial"] - attack["images"]).abs().max()) <= 1 / 255 + 1e-6
 
 
+@pytest.mark.slow
 def test_head_of_the_real_network_is_trained_alone(
     lite: Path, run: Run, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -390,6 +393,7 @@ def test_head_of_a_small_network_is_trained_alone(run: Run, files: Path, tmp_pat
     assert new.input_digest("model") == old.digest
 
 
+@pytest.mark.slow
 def test_squeezenet_is_right_and_its_final_convolution_is_replaced(
     run: Run, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

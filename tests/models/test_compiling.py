@@ -75,6 +75,7 @@ def test_a_compiled_network_that_computes_something_else_is_not_used(monkeypatch
         assert compiling.compiled(compiling.input_gradient(classifier), images, targets) is None
 
 
+@pytest.mark.processes
 def test_it_is_done_where_there_is_enough_work(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert compiling.pays(350 * 500, (3, 32, 32)) and not compiling.pays(340 * 500, (3, 32, 32))
     assert not compiling.pays(445 * 500, (1, 8, 8))
@@ -92,6 +93,7 @@ def test_it_is_done_where_there_is_enough_work(files: Path, monkeypatch: pytest.
         asked.clear()
 
 
+@pytest.mark.processes
 @needs_compiler
 def test_training_compiled_gives_the_weights_of_training_uncompiled() -> None:
     """Over a few steps, the last of which is a batch of another size and never compiled."""

@@ -17,6 +17,7 @@ timm = pytest.importorskip("timm")
 NAMES = ["resnet18", "convnext_atto", "vit_tiny_patch16_224", "mobilenetv3_small_050", "efficientnet_b0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_imported_network_is_timms_own(name: str, run: Run, tmp_path: Path) -> None:
     side = 224 if name.startswith("vit") else 64

@@ -88,6 +88,7 @@ def _imported(run: Run, images: Tensor, *line: object) -> Tensor:
     return classifier(images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _all(NAMES))
 def test_every_network_is_what_torchvision_builds(
     name: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -121,6 +121,7 @@ class _Runs:
         return os.system, ("touch $HERE",)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "content",
     [_Runs(), {b"data": _Runs(), b"labels": [0]}, {b"data": np.array([_Runs()], dtype=object), b"labels": [0]}],
