@@ -111,8 +111,7 @@ def from_artifact(
     """A `model` artifact as a classifier in eval mode, as the author wrote it: neither folded nor frozen."""
     spec = specification(model.header, str(model))
     if not is_factory(spec.architecture):
-        with torch.device("meta"):  # takes no memory, as a header of a few bytes may demand any number of outputs
-            checkpoints.load_weights(build(spec).network, model.tensors, str(model))
+        _check_weights(model, spec)
     classifier = build(spec, factory=factory, arguments=arguments)
     stored = {tensor.dtype for tensor in model.tensors.values() if tensor.is_floating_point()}
     if stored == {torch.float32}:
@@ -120,6 +119,20 @@ def from_artifact(
     checkpoints.load_weights(classifier.network, model.tensors, str(model))
     check_output(classifier, spec, len(spec.class_names))
     return classifier.eval(), spec
+
+
+def _check_weights(model: Artifact, spec: Specification) -> None:
+    """ModelError unless the weights fit, without taking memory: a header of a few bytes may demand any number of outputs."""
+    try:
+        with torch.device("meta"):
+            network = build(spec).network
+    except ModelError:  # RegNets compute their widths with tensors, which hold no values on the meta device
+        if not any(tensor.shape[:1] == (spec.outputs,) for tensor in model.tensors.values()):
+            raise ModelError(
+                f"{model}: the weights don't fit the architecture: none has {spec.outputs} outputs"
+            ) from None
+        return
+    checkpoints.load_weights(network, model.tensors, str(model))
 
 
 def check_file(model: Artifact, classifier: Classifier) -> None:

@@ -62,7 +62,7 @@ def test_model_file_that_names_a_factory_does_not_import_it(
         ):
             build(spec, factory=factory)
     assert "their_networks_a" not in sys.modules and not (tmp_path / "ran").exists()
-    with pytest.raises(ModelError, match="gave NoneType"):
+    with pytest.raises(ModelError, match="returned NoneType"):
         build(spec, factory="their_networks_a:make")
     assert (tmp_path / "ran").exists() and str(tmp_path) not in sys.path
 
