@@ -30,8 +30,8 @@ KILLS = 5
 COMMANDS = {
     "class-masks": "class-masks MODEL --data digits --limit 100 --min-steps 500 --max-steps 500",
     "robust": "class-masks MODEL ATTACK --robust --min-steps 350 --max-steps 350",
-    "correlate": "correlate A B --statistics idcor,svcca --permutations 600 --class-subsets --subsample 60,150 --draws 3 "
-    "--trim 0,0.5",
+    "correlate": "correlate A B --statistics idcor,svcca --permutations 600 --class-subsets --subsample 60,150 --draws 3",
+    "trim": "correlate ESSENTIAL ADVERSARIAL --statistics svcca,cka --permutations 3000 --trim 0,0.5",
     "train-model": "train-model --data digits --architecture resnet8 --recipe one-cycle --epochs 10 --batch-size 32 "
     "--augment flip-crop --limit 700",
     "head-only": "train-model --data digits --from MODEL --head-only --epochs 60 --batch-size 16",
@@ -70,6 +70,8 @@ class Command:
         where = {
             "MODEL": files / "model.safetensors",
             "ATTACK": files / "fmn.safetensors",
+            "ESSENTIAL": files / "essential.safetensors",
+            "ADVERSARIAL": files / "adversarial.safetensors",
             "A": folder.parent / "a.safetensors",
             "B": folder.parent / "b.safetensors",
         }

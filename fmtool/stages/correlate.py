@@ -242,6 +242,8 @@ def _mask_pairs(a: Artifact, b: Artifact) -> tuple[list[Tensor], Tensor, dict[st
         raise ArtifactError(
             f"{a} and {b}: masks in different bases, {names[0]} and {names[1]}, have no entries in common"
         )
+    if a.input_digest("model") != b.input_digest("model"):
+        warn(f"{a} and {b} are masks of two models")
     place_a, place_b = join([a, b])
     preserved = a["preserved"][place_a] & b["preserved"][place_b]
     dropped = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from small_files import changed, load
 
 import fmtool
-from fmtool.errors import MaskError
+from fmtool.errors import FmtoolWarning, MaskError
 
 
 def test_rows_are_joined_by_image_never_by_place(files: Path) -> None:
@@ -58,3 +59,14 @@ def test_pooled_masks_correlate(files: Path) -> None:
     assert found.header["statistics"][0]["observed"] == pytest.approx(1)
     with pytest.raises(MaskError, match="odd number"):
         fmtool.correlate(nine, nine, pool=2)
+
+
+def test_masks_of_two_models_get_a_line(files: Path) -> None:
+    essential, adversarial = load(files, "essential"), load(files, "adversarial")
+    history = copy.deepcopy(adversarial.history)
+    for stage in history:
+        for source in stage["inputs"]:
+            if source["kind"] == "model":
+                source["digest"] = "0" * 64
+    with pytest.warns(FmtoolWarning, match="masks of two models"):
+        fmtool.correlate(essential, dataclasses.replace(adversarial, history=history), permutations=3)
