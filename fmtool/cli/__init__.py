@@ -37,7 +37,9 @@ from fmtool.cli import (
 from fmtool.errors import FmtoolError
 
 ANY_SEED = f"0<=x<={options.LARGEST_SEED}"
-TYPE = re.compile(r" <[^|<>]*>|(?<= )<([^<>]*)>")  # one of the parser's types, or its list of choices
+TYPE = re.compile(
+    r" <[^|<>]*>|(?<= )[<\[]([^<>\[\]]*\|[^<>\[\]]*)[>\]]"
+)  # a type of the parser, or its list of choices
 
 app = typer.Typer(
     name="fmtool",
