@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CODE = """
 import sys, signal
 sys.modules["fcntl"] = sys.modules["resource"] = None
@@ -24,6 +26,7 @@ print(*(str(one.message) for one in caught))
 """
 
 
+@pytest.mark.processes
 def test_a_system_without_locks_gets_a_line(tmp_path: Path) -> None:
     found = subprocess.run([sys.executable, "-c", CODE], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stderr

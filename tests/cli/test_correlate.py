@@ -145,6 +145,7 @@ def test_trimming_comes_before_pooling(run: Run, tmp_path: Path) -> None:
     assert fmtool.read(str(output))["cosine_pairs"].tolist() == pytest.approx([1, 1])
 
 
+@pytest.mark.processes
 def test_another_estimator_of_the_dimension(sides: tuple[Path, Path], run: Run, tmp_path: Path) -> None:
     output = tmp_path / "found.safetensors"
     line = ["correlate", *sides, "--statistics", "idcor", "--permutations", 2, "--dimension", "mle", "-o", output]

@@ -257,7 +257,7 @@ class HangsOnItsBatch(nn.Module):
 def test_a_network_that_rounds_otherwise_in_a_narrower_batch_keeps_the_whole_one() -> None:
     images, targets = torch.rand(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64)
     levels = fitting._levels(HangsOnItsBatch(), images, targets, FitOptions(0.1, 16, MIN_STEPS, MAX_STEPS), CPU)
-    assert [options.batch for options, _ in levels] == [16]
+    assert [level.options.batch for level in levels] == [16]
 
 
 class ReadsOneFrequency(nn.Module):

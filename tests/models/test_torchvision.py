@@ -121,6 +121,7 @@ def test_every_network_is_what_torchvision_builds(
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
+@pytest.mark.slow
 def test_image_size_of_a_vit_is_recorded(run: Run, tmp_path: Path) -> None:
     line = ["import-model", "vit_b_32", "--weights", "none", "--input-shape", "3,64,64", "-o", tmp_path / "model"]
     assert run(*line).code == 0

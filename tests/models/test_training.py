@@ -81,6 +81,7 @@ def test_the_heads_recipe_reaches_its_peak_and_falls() -> None:
     assert rates[-1] < 1e-6
 
 
+@pytest.mark.slow
 def test_trains_to_a_good_accuracy_and_the_same_weights_twice(files: Path) -> None:
     data, test = fmtool.load_data("digits:train", limit=600), fmtool.load_data("digits:test")
     options = {"architecture": "resnet8", "recipe": "one-cycle", "epochs": 8, "learning_rate": 0.05, "batch_size": 32}
@@ -211,6 +212,7 @@ def test_a_run_that_is_killed_gives_the_same_weights(
     assert not torch.equal(whole["network.linear.weight"], other["network.linear.weight"])
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler at hand")
 def test_a_compiled_run_that_is_killed_gives_the_same_weights() -> None:
     recipe = SHORT["sgd, one-cycle"]
