@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set up .venv with the versions that the tests were written with, then lint, type-check and test, and list the slowest tests.
 # --fast: no type check, and no test that starts processes or computes for seconds (markers processes and slow).
-# --full: also the tests marked long, the wheel among them, and those of LOWEST with the lowest versions that pyproject.toml
+# --full: also the tests marked long (not those marked huge), the wheel among them, and those of LOWEST with the lowest versions that pyproject.toml
 # promises, in an environment of their own (5 GB more). All other arguments go to pytest.
 LOWEST="tests/artifacts tests/test_same_bytes.py tests/test_schema_1.py tests/attacks/test_foolbox.py tests/cli/test_app.py
   tests/cli/test_correlate.py tests/cli/test_plot.py tests/correlation/statistics/test_idcor.py
@@ -15,10 +15,10 @@ source "$here/../examples/setup.sh" "[test]" --constraint "$here/constraints.txt
 cd "$root"
 ruff check .
 ruff format --check .
-if [ "$mode" = --fast ]; then exec pytest -m "not processes and not slow and not long" "${arguments[@]}"; fi
+if [ "$mode" = --fast ]; then exec pytest -m "not processes and not slow and not long and not huge" "${arguments[@]}"; fi
 mypy --strict fmtool
 if [ -z "$mode" ]; then exec pytest --durations 20 "${arguments[@]}"; fi
-pytest -m "" --durations 20 "${arguments[@]}"
+pytest -m "not huge" --durations 20 "${arguments[@]}"
 
 for python in python3.11 python3.12 ""; do  # the lowest versions of NumPy and Numba have no wheels for a newer Python
   if [ -z "$python" ]; then echo "run.sh: found neither Python 3.11 nor 3.12: the lowest versions are not tested" >&2; exit 1; fi
