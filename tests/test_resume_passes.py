@@ -67,8 +67,11 @@ def head_only(files: Path, **more: Any) -> Artifact:
     return fmtool.train_model(data, data, from_=model, head_only=True, epochs=1, execution=fmtool.Execution(**more))
 
 
+MOST_CHECKED = 7  # images of the checks before the work, in one batch
+
+
 class Passes:
-    """Counts the classifier's passes in eval mode over more than the two images of a check, and dies at one of them."""
+    """Counts the classifier's passes in eval mode over more than the few images of a check, and dies at one of them."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.forward = Classifier.forward
@@ -79,7 +82,7 @@ class Passes:
         self.death, self.numbers, self.count = death, itertools.count(), 0
 
     def come(self, network: Classifier, images: Tensor) -> Tensor:
-        if not network.training and len(images) > 2:
+        if not network.training and len(images) > MOST_CHECKED:
             number = next(self.numbers)
             if self.death is not None and number >= self.death:
                 raise InterruptError
