@@ -11,6 +11,7 @@ import sqlite3
 import time
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -204,15 +205,15 @@ FEW = {
 
 
 @pytest.mark.parametrize("name", FEW)
-def test_restart_reaches_the_side_file(
+def test_restart_reaches_the_resume_file(
     name: str, run: Run, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []
     resuming = resume_file.resuming
 
-    def spy(target: str | None, work: dict[str, object], *, restart: bool = False) -> object:
+    def spy(target: str | None, work: dict[str, object], *, restart: bool = False, **more: Any) -> object:
         asked.append(restart)
-        return resuming(target, work, restart=restart)
+        return resuming(target, work, restart=restart, **more)
 
     monkeypatch.setattr(resume_file, "resuming", spy)
     where = {"MODEL": files / "model.safetensors", "MASKS": files / "essential.safetensors"}
