@@ -9,6 +9,7 @@ LINES = {  # command -> arguments; IN/NAME is a file of the fixture `files`
     "train-model": "train-model --data digits --architecture resnet8 --epochs 1 --limit 40",
     "import-model": "import-model resnet8 --weights IN/model --input-shape 1,8,8",
     "attack": "attack IN/model --data digits --limit 20 --attack pgd --attack-option steps=2",
+    "import-attack": "import-attack IN/model --data digits --limit 60 --adversarial IN/fmn",
     "fit-masks": f"fit-masks IN/model IN/fmn --for essential {FEW}",
     "class-masks": f"class-masks IN/model IN/fmn {FEW}",
     "correlate": "correlate IN/essential IN/adversarial --permutations 9",
