@@ -146,6 +146,7 @@ def run(
     return Attacked(adversarial, clean, predictions, status)
 
 
+# Over 60 lines, a third of them signature and docstring.
 def perturb_(
     classifier: nn.Module,
     images: Tensor,

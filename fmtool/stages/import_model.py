@@ -72,6 +72,7 @@ class Origin:
     checkpoint: Checkpoint | None = None
 
 
+# Over 60 lines, half of them signature and docstring.
 def import_model(
     source: str,
     *,
