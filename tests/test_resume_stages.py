@@ -35,7 +35,7 @@ COMMANDS = {
     "trim": "correlate ESSENTIAL ADVERSARIAL --statistics svcca,cka --permutations 3000 --trim 0,0.5",
     "train-model": "train-model --data digits --architecture resnet8 --recipe one-cycle --epochs 10 --batch-size 32 "
     "--augment flip-crop --limit 700",
-    "head-only": "train-model --data digits --from MODEL --head-only --epochs 60 --batch-size 16",
+    "head-only": "train-model --data digits --from MODEL --head-only --epochs 300 --batch-size 16",
 }
 
 
