@@ -1,10 +1,15 @@
-"""Computations that are killed and go on: their journal lies in memory here, as bytes."""
+"""Computations that are killed and go on: here, with a journal in memory, or as a command in a process of its own."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
+import pytest
+
+from fmtool.runtime import resume_file
 from fmtool.runtime.journal import Journal, Tensors, pack, unpack
 
 Result = TypeVar("Result")
@@ -50,3 +55,20 @@ def through(run: Callable[[Journal], Result], deaths: Iterable[int]) -> Result:
             continue
         raise AssertionError(f"ended after {journal.saves} states, before it was killed for the last time")
     return run(journal)
+
+
+def live(line: list[str], log: str) -> None:
+    """The command line in this process, which saves often and writes its messages to a file.
+
+    It lies here since a new process has the helpers on its path, and not the test files.
+    """
+    from fmtool.__main__ import main
+
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started deaf to it
+    resume_file.SECONDS_BETWEEN = 0.05
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["fmtool", *line])
+        main()

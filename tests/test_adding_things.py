@@ -103,6 +103,7 @@ def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
         sys.modules.pop(module, None)
 
 
+@pytest.mark.slow
 def test_a_statistic(add: Add, files: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add("fmtool.correlation.statistics", "agreement", STATISTIC)
     monkeypatch.setitem(STATISTICS, "agreement", StatisticKind("Agreement", "1 less the mean distance of entries"))
@@ -148,6 +149,7 @@ def test_a_file_with_a_statistic_that_this_version_lacks_is_read(
     assert asked.code == 1 and "unknown statistic 'agreement'" in asked.err
 
 
+@pytest.mark.slow
 def test_an_attack(add: Add, files: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add("fmtool.attacks", "negative", ATTACK)
     monkeypatch.setitem(ATTACKS, "negative", Known("negative:Negative", "Photographic negative", bounded=False))
@@ -171,6 +173,7 @@ def test_an_attack(add: Add, files: Path, run: Run, tmp_path: Path, monkeypatch:
     assert run("verify", target, masks, files / "model.safetensors").code == 0
 
 
+@pytest.mark.slow
 def test_a_data_set(files: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels, numbers = load_digits(return_X_y=True)
     images, labels = torch.from_numpy(pixels).float().reshape(-1, 1, 8, 8) / 20, torch.from_numpy(numbers).long()
@@ -213,6 +216,7 @@ def test_a_figure(add: Add, files: Path, run: Run, tmp_path: Path, monkeypatch: 
     assert outcome.code == 0 and target.read_bytes().startswith(b"\x89PNG"), outcome.err
 
 
+@pytest.mark.slow
 def test_a_mask_basis(add: Add, files: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add("fmtool.masks.bases", "upside", BASIS)
     monkeypatch.setitem(BASES, "upside", "upside:Upside")

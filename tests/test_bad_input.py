@@ -298,6 +298,7 @@ def test_damaged_file_is_refused_wherever_a_file_is_taken(slot: str, damage: str
     refused({**ARTIFACT_SLOTS, **OTHER_SLOTS}[slot], DAMAGES[damage], damage)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_bad_input_is_refused_in_one_line(case: str, refused: Refused) -> None:
     line, pattern = CASES[case]

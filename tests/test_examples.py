@@ -47,6 +47,7 @@ def commands(printed: str) -> list[str]:
     return sorted(target[1].removeprefix("out/") for target in targets if target)
 
 
+@pytest.mark.processes
 def test_from_nothing_everything_is_made_once(tmp_path: Path) -> None:
     for name in ("train.safetensors", "test.safetensors", "weights.th"):
         (tmp_path / name).touch()
@@ -57,6 +58,7 @@ def test_from_nothing_everything_is_made_once(tmp_path: Path) -> None:
     assert set(expected) <= set(made)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("result", RESULTS)
 def test_every_result_of_the_paper_is_a_target(tmp_path: Path, result: str) -> None:
     """That of a figure is a PNG and a PDF, that of a table is printed; help says how long it takes."""
@@ -69,6 +71,7 @@ def test_every_result_of_the_paper_is_a_target(tmp_path: Path, result: str) -> N
     assert re.search(rf"^{result} +\S.*(second|minute|hour|\d h)", make(tmp_path, "help"), flags=re.MULTILINE)
 
 
+@pytest.mark.processes
 def test_figures_3_and_5_show_the_same_images(tmp_path: Path) -> None:
     for name in ("train.safetensors", "test.safetensors", "weights.th"):
         (tmp_path / name).touch()
@@ -77,6 +80,7 @@ def test_figures_3_and_5_show_the_same_images(tmp_path: Path) -> None:
     assert [pairs[0], pairs[2]] == [["adversarial-fmn", "essential"], ["essential", "adversarial-fmn"]]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("target", ["models", "table2", "masks", "all"])
 def test_imagenette_has_every_network_and_attack(tmp_path: Path, target: str) -> None:
     done = subprocess.run(
@@ -96,6 +100,7 @@ def test_imagenette_has_every_network_and_attack(tmp_path: Path, target: str) ->
         assert done.stdout.count("--pool 7") == 8 and "table2.md" in made
 
 
+@pytest.mark.processes
 def test_imagenette_runs_without_a_download(tmp_path: Path) -> None:
     """The packaged network: its factory is repeated to every command that runs it."""
     done = subprocess.run(
@@ -111,10 +116,12 @@ def test_imagenette_runs_without_a_download(tmp_path: Path) -> None:
     assert "weights" not in done.stdout and "--keep-classes 0,217,482" in done.stdout
 
 
+@pytest.mark.processes
 def test_nothing_is_rebuilt_when_nothing_has_changed(built: Path) -> None:
     assert commands(make(built, "-n")) == []
 
 
+@pytest.mark.processes
 def test_a_new_attack_rebuilds_what_hangs_on_it(built: Path) -> None:
     (built / "out" / "pgd.safetensors").touch()
     os.utime(built / "out" / "pgd.safetensors", (2**31, 2**31))
@@ -125,6 +132,7 @@ def test_a_new_attack_rebuilds_what_hangs_on_it(built: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.processes
 def test_new_training_data_leaves_the_test_side_alone_where_the_model_is_imported(built: Path) -> None:
     os.utime(built / "train.safetensors", (2**31, 2**31))
     made = commands(make(built, "-n"))
@@ -132,6 +140,7 @@ def test_new_training_data_leaves_the_test_side_alone_where_the_model_is_importe
     assert not {"model.safetensors", "fmn.safetensors", "essential.safetensors", "table1.md"} & set(made)
 
 
+@pytest.mark.processes
 def test_by_default_it_trains_by_the_papers_recipe_on_torchvisions_data(tmp_path: Path) -> None:
     done = subprocess.run(["make", "-n", "-f", str(MAKEFILE)], cwd=tmp_path, capture_output=True, text=True, check=True)
     (line,) = [line for line in done.stdout.splitlines() if "train-model" in line]

@@ -59,6 +59,7 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", LINES)
 def test_full_disk_in_the_middle_of_any_write(command: str, run: Run, files: Path, tmp_path: Path) -> None:
     name = "picture.png" if command == "plot" else "result"
@@ -110,6 +111,7 @@ def test_a_small_disk(run: Run, files: Path, tmp_path: Path) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [name for name in LINES if name != "plot"])
 def test_full_device(command: str, run: Run, files: Path) -> None:
     found = run(*words(LINES[command], files, "/dev/full"))

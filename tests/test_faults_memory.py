@@ -63,6 +63,7 @@ STAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", ["memory of a GPU", "memory"])
 @pytest.mark.parametrize("command", STAGES)
 def test_out_of_memory_halves_the_batch(
@@ -84,6 +85,7 @@ def test_out_of_memory_halves_the_batch(
         assert fmtool.read(str(tmp_path / "result")).history[-1]["options"]["--batch-size"] == 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", STAGES)
 @pytest.mark.parametrize("error", ["memory of a GPU", "memory"])
 def test_memory_that_is_too_little_for_one_image_is_an_error(
@@ -119,6 +121,7 @@ def test_device_that_fails_is_an_error_and_no_run_elsewhere(
     assert found.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_memory_that_is_too_little_for_one_image(files: Path) -> None:
     tried = []
 
@@ -156,6 +159,7 @@ class Tensors:
         self.circle = self
 
 
+@pytest.mark.slow
 def test_memory_is_free_when_half_the_batch_is_tried(files: Path) -> None:
     """Also what Python's counts of references alone would not free."""
     held: list[weakref.ref[Tensors]] = []
@@ -178,6 +182,7 @@ def test_memory_is_free_when_half_the_batch_is_tried(files: Path) -> None:
         gc.enable()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["attack", "fit-masks", "class-masks"])
 def test_memory_that_is_too_little_after_the_passes_before_the_work(
     command: str,
@@ -197,6 +202,7 @@ def test_memory_that_is_too_little_after_the_passes_before_the_work(
     assert again.code == 0 and (tmp_path / "result").read_bytes() == (tmp_path / "again").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "few"),
     [(fmtool.attack, {"attack": "pgd", "attack_options": {"steps": 2}}),

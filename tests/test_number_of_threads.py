@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from small_files import load
 
 import fmtool
 
 
+@pytest.mark.slow
 def test_attacks_and_masks_do_not_depend_on_the_number_of_threads(
     files: Path, set_threads: Callable[[int], None]
 ) -> None:

@@ -95,6 +95,7 @@ def test_every_command_is_walked_over() -> None:
     assert set(commands_with("--output")) - {"plot"} == set(WRITES)  # a picture's format is told by its name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [line for lines in READS.values() for line in lines])
 def test_every_place_for_an_artifact_takes_standard_input(
     line: str, run: Run, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -117,6 +118,7 @@ def test_every_place_for_an_artifact_takes_standard_input(
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITES)
 def test_every_result_goes_to_standard_output(
     name: str, files: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
@@ -212,6 +214,7 @@ TABLES = {  # command line -> how many tables there are
 NAMES = ("file", "digest", "made from", "result")  # headings of texts that may begin with a number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", TABLES)
 def test_json_is_one_document_of_the_schema(line: str, run: Run, files: Path, tmp_path: Path) -> None:
     arguments = words(line, files, tmp_path)
@@ -334,6 +337,7 @@ def test_colour_is_for_terminals_and_only_where_it_is_wanted(files: Path) -> Non
     }  # no colour
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["merge", "defend", "correlate", "attack", "class-masks"])
 def test_quiet_leaves_nothing_on_standard_error_and_results_as_they_are(
     name: str, run: Run, files: Path, tmp_path: Path

@@ -169,6 +169,7 @@ def test_a_shown_line_parses(page: str, line: str) -> None:
     parse(line)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_data")
 @pytest.mark.parametrize(("page", "line"), RUN, ids=ids(RUN))
 def test_a_shown_line_runs(
@@ -228,6 +229,7 @@ def test_a_shown_script_exists_and_has_the_options(page: str, line: str) -> None
                 assert re.search(rf"[\"' ]{option}\b", sources), f"{name} has no {option}"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_data")
 def test_the_python_example_runs(folders: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folders("Python"))

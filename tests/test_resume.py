@@ -188,6 +188,7 @@ def interrupted(model: Artifact, attack: Artifact, target: Path, **more: Any) ->
         fmtool.fit_masks(model, attack, for_="essential", lambda_=0.1, **more, execution=execution)
 
 
+@pytest.mark.slow
 def test_another_option_begins_anew_and_says_so(files: Path, tmp_path: Path, run: Run) -> None:
     """--restart does so without a warning, and the same command resumes without one."""
     model, attack = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("model", "fmn"))

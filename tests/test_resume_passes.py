@@ -90,6 +90,7 @@ class Passes:
         return self.forward(network, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "death", "name"),
     [(attack, 3, "clean 0"), (attack, -1, "adversarial 0"), (adaptive, 3, "clean 0"), (adaptive, -1, "adversarial 0"),
@@ -116,6 +117,7 @@ def test_a_pass_over_all_images_goes_on(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["target", "whole"]
 
 
+@pytest.mark.slow
 def test_an_error_that_would_come_again_leaves_nothing(files: Path, tmp_path: Path) -> None:
     """No image is eligible: there is nothing to go on from."""
     import dataclasses

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Run
-from dying import through
+from dying import live, through
 from safetensors.torch import save_file
 
 from fmtool.masks.class_fitting import ClassMasks, Part, fit_class_masks
@@ -46,20 +46,6 @@ def forking() -> ForkServerContext:
     stages = [f"fmtool.stages.{name}" for name in ("class_masks", "correlate", "train_model")]
     context.set_forkserver_preload([*stages, "fmtool.cli", "fmtool.correlation.statistics.idcor", "sklearn.datasets"])
     return context
-
-
-def live(line: list[str], log: str) -> None:
-    """The command line in this process, which saves often and writes its messages to a file."""
-    from fmtool.__main__ import main
-
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started deaf to it
-    resume_file.SECONDS_BETWEEN = 0.05
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["fmtool", *line])
-        main()
 
 
 class Command:
@@ -204,6 +190,7 @@ FEW = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FEW)
 def test_restart_reaches_the_resume_file(
     name: str, run: Run, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -223,6 +210,7 @@ def test_restart_reaches_the_resume_file(
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
+@pytest.mark.slow
 def test_class_masks_that_are_killed_are_the_same() -> None:
     """After its first step, and when some classes have finished: two parts, one class in the second alone, one in none."""
     torch.manual_seed(0)

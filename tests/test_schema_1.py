@@ -53,6 +53,7 @@ def test_their_histories_are_drawn_and_a_line_says_why_no_command_is_printed(run
     assert not any(line.startswith("fmtool ") for line in out.splitlines())
 
 
+@pytest.mark.slow
 def test_stages_go_on_from_them_and_print_the_commands_of_what_is_new(run: Run, old: Path) -> None:
     new = old / "new.safetensors"
     model, attack = old / "model.safetensors", old / "attack.safetensors"

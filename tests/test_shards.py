@@ -37,6 +37,7 @@ def parts(files: Path, model: Artifact) -> list[Artifact]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more", [{"attack": "fmn"}, {"attack": "deepfool"}, {"attack": "pgd", "epsilon": 0.2},
              {"defense": "robust", "restarts": 2, "epsilon": 0.08}],
@@ -91,6 +92,7 @@ def test_gaps_are_refused_unless_told(parts: list[Artifact]) -> None:
     assert [entry["shard"] for entry in found.history[-1]["inputs"]] == ["3/3", "1/3"]
 
 
+@pytest.mark.slow
 def test_what_is_no_set_of_shards_is_refused(files: Path, model: Artifact, parts: list[Artifact]) -> None:
     attack = fmtool.read(str(files / "fmn.safetensors"))
     half, other = (
@@ -190,6 +192,7 @@ def test_parts_cover_all_rows_once() -> None:
         assert sorted(shared) == list(range(5))
 
 
+@pytest.mark.slow
 def test_on_the_command_line(run: Run, files: Path, tmp_path: Path) -> None:
     line = ["fit-masks", files / "model.safetensors", files / "fmn.safetensors", "--for", "adversarial", "--limit", 9,
             "--lambda", 0.1, "--min-steps", 5, "--max-steps", 9]  # fmt: skip

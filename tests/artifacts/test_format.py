@@ -83,6 +83,7 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(artifact=any_artifact())
 @example(artifact=dataclasses.replace(TINY, header={**TINY.header, "columns": [ZEROS]}))

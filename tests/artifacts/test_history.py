@@ -37,6 +37,7 @@ def test_options_as_words_of_the_command_line(name: str, value: Any, words: list
     assert option_words(name, value) == words
 
 
+@pytest.mark.slow
 def test_every_recorded_option_is_one_of_its_command(run: Run, files: Any) -> None:
     """Of every kind of file, whatever stage led to it."""
     recorded = {

@@ -149,6 +149,7 @@ def test_an_imported_model_and_one_trained_from_it_are_made_again(
     assert "fmtool import-model resnet8 --weights weights.th" in text and "--data digits:all" in text
 
 
+@pytest.mark.slow
 def test_somebodys_code_and_another_model_are_named_to_every_command(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,6 +162,7 @@ def test_a_named_pipe_is_read(tmp_path: Path) -> None:
     assert torch.equal(found["images"], tensors(5)["images"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["attack", "data"])
 def test_fit_masks_writes_the_file_that_memory_would_give(source: str, files: Path, tmp_path: Path, run: Run) -> None:
     """Rows read from and written to files, against the whole in memory: the same bytes and the same table."""

@@ -133,6 +133,7 @@ def test_an_images_result_hangs_on_the_image_alone(files: Path, adaptive: Artifa
     assert not torch.equal(other["adversarial"], mixed["adversarial"])
 
 
+@pytest.mark.slow
 def test_more_restarts_fool_no_fewer_images(files: Path, adaptive: Artifact, data: Any) -> None:
     """The later starts are added to the same first one: whatever one start fools, five do."""
     once = fmtool.attack(load(files, "model"), data, defense=load(files, "robust"), restarts=1, **FEW)
@@ -178,6 +179,7 @@ def test_the_choice_of_the_mask_has_no_gradient(files: Path) -> None:
     assert two_pass.classes == robust["classes"].tolist()
 
 
+@pytest.mark.slow
 def test_images_without_a_gradient_are_warned_of(files: Path, data: Any) -> None:
     """Masks that are all closed give every image the same class and no gradient."""
     robust = load(files, "robust")
@@ -229,6 +231,7 @@ def test_restarts_need_a_defence(files: Path, data: Any) -> None:
         fmtool.attack(load(files, "model"), data, attack="pgd", restarts=5)
 
 
+@pytest.mark.slow
 def test_masks_of_another_model_are_refused_unless_told_otherwise(files: Path, data: Any) -> None:
     model, robust = load(files, "model"), load(files, "robust")
     bias = model["linear.bias"] + 1e-3

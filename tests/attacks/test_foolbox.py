@@ -58,6 +58,7 @@ def by_foolbox(classifier: nn.Module, images: Tensor, labels: Tensor, made: Any,
     return clipped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "foolbox_class", "options"),
     [
@@ -401,6 +402,7 @@ def test_an_image_without_a_starting_point_is_one_failed_attack(
         fmtool.attack(model, few, attack="L2CarliniWagnerAttack")
 
 
+@pytest.mark.slow
 def test_a_bound_is_in_the_attacks_own_norm(files: Path) -> None:
     model, data = fmtool.read(str(files / "model.safetensors")), fmtool.load_data("digits:test", limit=10)
     for name, epsilon, p in (("L2PGD", 3.0, 2), ("L1PGD", 12.0, 1), ("LinfPGD", 0.9, torch.inf)):

@@ -45,6 +45,7 @@ def test_every_kind_of_masks_and_standard_input(files: Path, run: Run) -> None:
     assert piped.returncode == 0 and piped.stdout.decode() == outcome.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "pattern"),
     [

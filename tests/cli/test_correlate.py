@@ -67,6 +67,7 @@ def test_curves_are_recorded_and_printed(sides: tuple[Path, Path], run: Run, tmp
     assert not any("curve" in name or "subset" in name for name in found.tensors)
 
 
+@pytest.mark.slow
 def test_thresholds_are_a_curve_whose_points_are_those_of_each_alone(
     sides: tuple[Path, Path], run: Run, tmp_path: Path
 ) -> None:

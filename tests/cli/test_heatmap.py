@@ -64,6 +64,7 @@ def test_the_same_command_gives_the_same_bytes_and_another_seed_others(files: Pa
     assert one != three
 
 
+@pytest.mark.slow
 def test_shards_merge_to_what_one_process_makes(files: Path, run: Run, tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     assert run(*line(files, "--filters", "-o", whole)).code == 0

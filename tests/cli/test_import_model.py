@@ -66,6 +66,7 @@ def test_fresh_weights_are_drawn_from_the_seed(run: Run, tmp_path: Path) -> None
 # torchvision ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [NETWORK, NO_LINEAR])
 def test_torchvision_name_without_weights(name: str, run: Run, tmp_path: Path) -> None:
     line = ["import-model", name, "--weights", "none", "--input-shape", "3,64,64", "-o", tmp_path / "model"]
@@ -82,6 +83,7 @@ def test_torchvision_name_without_weights(name: str, run: Run, tmp_path: Path) -
         assert torch.allclose(classifier(images), own(images), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "outputs"), [(NETWORK, 1000), (NETWORK, 7), (NO_LINEAR, 1000)])
 @pytest.mark.parametrize("as_source", [True, False])
 def test_local_state_dict_of_a_torchvision_network_brings_its_normalisation(
@@ -106,6 +108,7 @@ def test_local_state_dict_of_a_torchvision_network_brings_its_normalisation(
     assert entry["name"] == "weights.pth" and len(entry["digest"]) == 64
 
 
+@pytest.mark.slow
 def test_normalisation_of_a_local_state_dict_can_be_told_otherwise(run: Run, tmp_path: Path) -> None:
     import torchvision
 

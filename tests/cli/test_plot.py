@@ -11,6 +11,7 @@ from PIL import Image
 from fmtool.plotting.registry import FIGURES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
 def test_the_same_picture_has_the_same_bytes(suffix: str, files: Path, tmp_path: Path, run: Run) -> None:
     targets = [tmp_path / f"{number}.{suffix}" for number in range(2)]
@@ -21,6 +22,7 @@ def test_the_same_picture_has_the_same_bytes(suffix: str, files: Path, tmp_path:
     assert targets[0].read_bytes() == targets[1].read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     ["fmn", "essential", "plain", "plain robust", "fmn essential", "correlation", "defense", "fmn fmn"],

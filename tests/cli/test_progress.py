@@ -19,6 +19,7 @@ def test_quiet_silences_standard_error(files: Path, tmp_path: Path, run: Run) ->
     assert quiet.err == ""
 
 
+@pytest.mark.slow
 def test_progress_off_a_terminal_is_a_line_now_and_then(
     files: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,7 @@ def by_class(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     return x, y, labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_independent_data_lie_within_their_null(name: str) -> None:
     inside = [run.null.low <= run.observed <= run.null.high for run in independent(name)]

@@ -240,6 +240,7 @@ def test_a_mask_of_one_value_is_the_same_wherever_it_is_put(files: Path) -> None
     assert len({one.kept.value for one in found.controls[1:-1] if one.n == found.n}) == 1  # the last has another target
 
 
+@pytest.mark.slow
 def test_neither_batch_size_nor_the_order_of_rows_changes_anything(files: Path) -> None:
     model, attack, masks = (load(files, name) for name in ("model", "fmn", "essential"))
     order = torch.randperm(len(masks["labels"]), generator=torch.Generator().manual_seed(0))
@@ -316,6 +317,7 @@ def test_masks_of_absent_images_are_left_out_with_a_warning(files: Path) -> None
     assert found.n == int((attack["status"][:20] != 1).sum())
 
 
+@pytest.mark.slow
 def test_what_does_not_belong_together_is_refused(files: Path) -> None:
     model, attack, essential, adversarial, plain = (
         load(files, name) for name in ("model", "fmn", "essential", "adversarial", "plain")

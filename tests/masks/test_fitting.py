@@ -36,6 +36,7 @@ def trained(files: Path) -> tuple[nn.Module, Tensor, Tensor]:
     return run.classifier, attacked["images"][right], attacked["labels"][right]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(8, 8), (9, 9), (8, 9), (9, 6)])
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_follows_the_one_image_loop_in_float64(size: tuple[int, int], batch: int) -> None:
@@ -276,6 +277,7 @@ class ReadsOneFrequency(nn.Module):
 FREQUENCIES = [((8, 8), 3, 2), ((7, 9), 2, 8), ((6, 8), 0, 0), ((8, 8), 5, 4), ((9, 7), 1, 0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "row", "column"), FREQUENCIES)
 def test_a_classifier_that_reads_one_frequency_keeps_it_and_nothing_else(
     size: tuple[int, int], row: int, column: int
@@ -323,6 +325,7 @@ def test_preserved_is_judged_before_the_last_update_and_stored_after_it(
     assert torch.equal(found.preserved_stored, after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [4, 7, 64])
 def test_class_masks_follow_the_full_batch_loop_in_float64(batch: int) -> None:
     """Accumulated over micro-batches, all classes at once: equal to the obvious loop to 1e-9 over 50 optimiser steps."""
@@ -342,6 +345,7 @@ def test_class_masks_follow_the_full_batch_loop_in_float64(batch: int) -> None:
         torch.testing.assert_close(to_full(found.masks[number], 8), reference, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_class_mask_stops_on_its_own() -> None:
     classifier = random_resnet(1, torch.float32)
     images = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(6))

@@ -31,6 +31,7 @@ def loss_of(name: str, logits: Tensor, targets: Tensor, unfiltered: Tensor) -> T
     return (p * (p.log() - q.log())).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("size", [(8, 8), (9, 6)])
 def test_follows_autograd_over_the_full_mask_for_fifty_steps(name: str, size: tuple[int, int]) -> None:

@@ -38,6 +38,7 @@ def test_imported_network_is_timms_own(name: str, run: Run, tmp_path: Path) -> N
         torch.testing.assert_close(from_artifact(model)[0](images), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_state_dict_fills_a_network_of_timm_with_other_outputs(run: Run, tmp_path: Path) -> None:
     own = timm.create_model("mobilenetv3_small_050", num_classes=7).eval()
     torch.save({"state_dict_ema": own.state_dict()}, tmp_path / "weights.pth.tar")
@@ -48,6 +49,7 @@ def test_a_state_dict_fills_a_network_of_timm_with_other_outputs(run: Run, tmp_p
     assert all(torch.equal(model[name], tensor) for name, tensor in own.state_dict().items())
 
 
+@pytest.mark.slow
 def test_arguments_are_recorded_and_unknown_names_are_told(run: Run, tmp_path: Path) -> None:
     line = ["import-model", "timm:vit_tiny_patch16_224", "--factory-option", "img_size=32", "--input-shape", "3,32,32"]
     assert run(*line, "-o", tmp_path / "model").code == 0

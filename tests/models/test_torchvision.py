@@ -136,6 +136,7 @@ def test_image_size_of_a_vit_is_recorded(run: Run, tmp_path: Path) -> None:
     assert "vit_b_32 takes square images" in run(*line).err
 
 
+@pytest.mark.slow
 def test_default_weights_of_a_vit_name_their_image_size(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

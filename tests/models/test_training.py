@@ -196,6 +196,7 @@ SHORT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [False, True])
 @pytest.mark.parametrize("recipe", SHORT.values(), ids=SHORT)
 def test_a_run_that_is_killed_gives_the_same_weights(

@@ -23,6 +23,7 @@ from fmtool.tables.attacks import attack_table
 from fmtool.tables.spectra import arrays
 
 
+@pytest.mark.slow
 def test_every_figure_is_drawn_and_saved_twice_alike(load: Load, tmp_path: Path) -> None:
     names = ("fmn", "essential", "adversarial", "plain", "defense", "correlation")
     attack, essential, adversarial, plain, defense, correlation = map(load, names)

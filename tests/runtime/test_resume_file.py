@@ -272,6 +272,7 @@ def test_it_is_time_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert not journal.due()
 
 
+@pytest.mark.slow
 def test_what_is_committed_is_on_disk_and_what_is_not_is_not(tmp_path: Path) -> None:
     """A copy of the files, as they lie there, is what SIGKILL leaves."""
     with resuming(str(tmp_path / "x"), WORK) as journal:

@@ -16,6 +16,7 @@ from fmtool.errors import ArtifactError
 from fmtool.stages.prepare import ready_model
 
 
+@pytest.mark.slow
 def test_the_matrix_against_a_loop_over_images(files: Path) -> None:
     """Predict, pick the predicted class's mask, filter, predict again: one image at a time, counted by hand."""
     model, attack = load(files, "model"), load(files, "fmn")
@@ -54,6 +55,7 @@ def adaptive_file(files: Path, masks: str, epsilon: float = 0.1, **more: int) ->
     return fmtool.attack(load(files, "model"), data, defense=defense, **few)
 
 
+@pytest.mark.slow
 def test_adaptive_attacks_stand_in_the_columns_of_their_masks(files: Path) -> None:
     """One row a strength, whatever the order of files; no cell where the attack was made against something else."""
     model, attack, robust, plain = (load(files, name) for name in ("model", "fmn", "robust", "plain"))
@@ -84,6 +86,7 @@ def test_adaptive_attacks_alone_make_a_table(files: Path) -> None:
     assert torch.equal(found["predictions"][0, 0], attack["clean_predictions"])
 
 
+@pytest.mark.slow
 def test_two_adaptive_attacks_on_the_same_masks_have_two_rows(files: Path) -> None:
     model, robust = load(files, "model"), load(files, "robust")
     two = [adaptive_file(files, "robust"), adaptive_file(files, "robust", seed=1)]
@@ -95,6 +98,7 @@ def test_an_adaptive_attack_needs_its_masks(files: Path) -> None:
         fmtool.defend(load(files, "model"), [adaptive_file(files, "robust")], [load(files, "plain")])
 
 
+@pytest.mark.slow
 def test_the_worst_case_is_counted_image_by_image(files: Path) -> None:
     """Right when clean and under every attack that knows nothing of the masks; the drop is against no mask at all."""
     model, masks = load(files, "model"), [load(files, "robust"), load(files, "plain")]

@@ -36,6 +36,7 @@ def test_adversarial_masks_take_successful_attacks_alone(files: Path) -> None:
     assert bool((masks["targets"] != masks["labels"]).all())
 
 
+@pytest.mark.slow
 def test_essential_masks_of_data_are_those_of_the_attacks_clean_images(files: Path) -> None:
     """So that one file serves all attacks."""
     model = load(files, "model")
@@ -57,6 +58,7 @@ def test_nothing_left_is_an_error(files: Path) -> None:
         fmtool.class_masks(model, none_right, robust=True)
 
 
+@pytest.mark.slow
 def test_few_preserved_masks_warn(files: Path) -> None:
     with pytest.warns(FmtoolWarning, match="lambda 100 may be too high"):
         fmtool.fit_masks(

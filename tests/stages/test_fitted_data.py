@@ -90,6 +90,7 @@ def test_channels_follow_the_model(have: int, wanted: int, said: str) -> None:
         fitted_data(_data(NAMES, [0], 2), _model(NAMES))
 
 
+@pytest.mark.slow
 def test_a_grey_folder_in_another_order_scores_as_the_array_it_was_made_of(
     files: Path, run: Run, tmp_path: Path
 ) -> None:

@@ -40,6 +40,7 @@ def write(path: Path, images: Tensor, index: Tensor | None = None) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors", ".pt"])
 def test_images_of_any_format_are_judged_anew(suffix: str, moved: Any, tmp_path: Path) -> None:
     model, data, images = moved
@@ -94,6 +95,7 @@ def test_other_shapes_and_ranges_are_told(change: Any, told: str, moved: Any, tm
         fmtool.import_attack(model, data, adversarial=write(tmp_path / "a.npy", change(images)))
 
 
+@pytest.mark.slow
 def test_files_that_are_none_are_told(moved: Any, tmp_path: Path) -> None:
     model, data, images = moved
     (tmp_path / "page.npy").write_text("<html>")
@@ -119,6 +121,7 @@ def test_eight_bits_are_told(moved: Any, tmp_path: Path) -> None:
     assert float((found["adversarial"] - images)[found["status"] != 1].abs().max()) <= 0.5 / 255 + 1e-6
 
 
+@pytest.mark.slow
 def test_an_attack_of_torchattacks_goes_through_all_stages(run: Run, files: Path, tmp_path: Path) -> None:
     """Made on the network as the file gives it, outside of fmtool."""
     torchattacks = pytest.importorskip("torchattacks")

@@ -100,6 +100,7 @@ def test_the_file_has_the_bytes_of_the_artifact_in_memory(
     assert "merge" in run("inspect", tmp_path / "whole").out
 
 
+@pytest.mark.slow
 def test_later_stages_take_merged_files(model: Artifact, halves: list[Artifact], tmp_path: Path) -> None:
     """attack twice, merged, masks of all; and masks of each, merged, are the same masks."""
     attacked = fmtool.merge(halves)
@@ -132,6 +133,7 @@ def test_images_are_apart(model: Artifact, halves: list[Artifact]) -> None:
         fmtool.merge([twice])
 
 
+@pytest.mark.slow
 def test_what_differs_in_more_than_its_images_is_refused(model: Artifact, halves: list[Artifact], files: Path) -> None:
     one, two = halves
     masks = [fmtool.fit_masks(model, half, for_="essential", limit=4, **FEW) for half in halves]
@@ -185,6 +187,7 @@ def test_limit_may_differ_and_rounding_is_a_warning(halves: list[Artifact]) -> N
         fmtool.merge([one, dataclasses.replace(two, history=[*two.history[:-1], older])])
 
 
+@pytest.mark.slow
 def test_masks_made_before_there_was_a_perturb_started_at_ones(model: Artifact, halves: list[Artifact]) -> None:
     one, two = (fmtool.fit_masks(model, half, for_="essential", limit=4, **FEW) for half in halves)
     header = {name: value for name, value in one.header.items() if name != "perturb"}
@@ -226,6 +229,7 @@ def test_bad_usage_exits_with_2(run: Run, files: Path) -> None:
         assert outcome.code == 2 and outcome.out == "" and "Traceback" not in outcome.err
 
 
+@pytest.mark.slow
 def test_two_halves_by_other_files_of_data(files: Path, tmp_path: Path, run: Run) -> None:
     """Two data files with images of their own: attacked, merged and fitted on the command line."""
     digits = fmtool.load_data("digits:test", limit=24)

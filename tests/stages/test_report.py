@@ -69,6 +69,7 @@ def test_every_file_has_its_section_tables_and_figures(page: str, files: Path) -
     assert fmtool.read(str(files / "model.safetensors")).digest in text
 
 
+@pytest.mark.slow
 def test_the_same_files_give_the_same_page(page: str, files: Path) -> None:
     again = report.build([fmtool.read(str(files / f"{name}.safetensors")) for name in EVERY], count=3)
     assert again == page
@@ -93,6 +94,7 @@ def test_a_figure_that_cannot_be_drawn_leaves_its_reason(files: Path) -> None:
     assert not page.images and "no picture, " in " ".join(page.text) and "no attack succeeded" in " ".join(page.text)
 
 
+@pytest.mark.slow
 def test_a_single_file_of_any_kind_makes_a_page(files: Path) -> None:
     for name in EVERY:
         Page(report.build([fmtool.read(str(files / f"{name}.safetensors"))], count=2))
@@ -102,6 +104,7 @@ def part_of(file: Artifact, rows: slice, name: str) -> Artifact:
     return dataclasses.replace(file, tensors={key: tensor[rows] for key, tensor in file.tensors.items()}, name=name)
 
 
+@pytest.mark.slow
 def test_masks_that_share_no_image_make_a_page_all_the_same(files: Path) -> None:
     """Test and train images and both: each shares some with `both`, but no image is in all three."""
     attack, both = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("fmn", "essential"))
@@ -111,6 +114,7 @@ def test_masks_that_share_no_image_make_a_page_all_the_same(files: Path) -> None
     assert len(Page(report.build([test, train], count=2)).images) == 2
 
 
+@pytest.mark.slow
 def test_correlations_that_share_no_statistic_have_no_table_together(files: Path) -> None:
     def only(*names: str) -> Artifact:
         file = fmtool.read(str(files / "correlation.safetensors"))
@@ -130,6 +134,7 @@ def test_what_cannot_be_drawn_is_said_in_its_place(files: Path) -> None:
     assert not found.images and "no attack succeeded" in " ".join(found.text)
 
 
+@pytest.mark.slow
 def test_adaptive_images_are_not_filtered_by_masks_of_others(files: Path) -> None:
     attack, masks = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("fmn", "adversarial"))
     captions = [one["alt"] for one in Page(report.build([attack, masks], count=2)).images]

@@ -52,10 +52,10 @@ def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
 
     Needs 4 n^2 bytes for all distances, or does without them, see `neighbours`. Raises StatisticError if TwoNN does.
     """
+    require_rows("idcor", len(x), MIN_POINTS)
     scaled_x, scaled_y = (standardise(data, options.row_normalise) for data in (x, y))
     if options.dimension != "twonn":
         return idcor_skdim.prepare(scaled_x, scaled_y, options)
-    require_rows("idcor", len(x), MIN_POINTS)
     return _by_two_nn(neighbours.prepare(scaled_x, scaled_y, torch.device(options.device)))
 
 

@@ -79,6 +79,7 @@ def test_some_rows_have_the_distances_that_they_had(keep: Keep) -> None:
     np.testing.assert_array_max_ulp(passed.joint(order), anew.joint(order), maxulp=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", Keep)
 def test_results_do_not_depend_on_the_number_of_threads(keep: Keep, set_threads: Callable[[int], None]) -> None:
     data, permutation = normal(SMALL, 40), torch.randperm(SMALL, generator=torch.Generator().manual_seed(1))

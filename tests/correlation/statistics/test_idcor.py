@@ -94,6 +94,7 @@ def test_standardised_rows() -> None:
     assert one.flatten().equal(columns[:, 1])
 
 
+@pytest.mark.slow
 def test_a_set_with_itself_is_exactly_one() -> None:
     # Joint squared distances are twice the single ones, exactly: the ratios, and so the dimensions, are the same.
     x = torch.rand(ROWS, 2, generator=torch.Generator().manual_seed(0)).double()
@@ -115,6 +116,7 @@ def test_independent_normals_are_near_zero() -> None:
     assert raw(normal(ROWS, 1), normal(ROWS, 1, 1)) == pytest.approx(0.0, abs=0.08)
 
 
+@pytest.mark.slow
 def test_the_more_is_shared_the_higher() -> None:
     x = math.pi * normal(ROWS, 4)
     noise = normal(ROWS, 4, 1)
@@ -153,8 +155,9 @@ def test_ties_are_counted() -> None:
 
 
 def test_too_few_rows_and_too_discrete_rows() -> None:
-    with pytest.raises(StatisticError, match=r"^idcor needs at least 10 rows, got 9$"):
-        prepare(normal(9, 2), normal(9, 2), Options())
+    for rows in (1, 9):
+        with pytest.raises(StatisticError, match=rf"^idcor needs at least 10 rows, got {rows}$"):
+            prepare(normal(rows, 2), normal(rows, 2), Options())
     binary = (normal(200, 2) > 0).double()
     with pytest.raises(StatisticError, match=r"y has 0 of 200 \(200 duplicates, 0 ties\)"):
         prepare(normal(200, 2), binary, Options())

@@ -94,6 +94,7 @@ def test_equal_rows_are_left_out_but_one_and_counted(name: str) -> None:
     assert found.details["dimension_x"] == prepare(x, y, Options(dimension=name)).details["dimension_x"]
 
 
+@pytest.mark.slow
 def test_too_few_rows_and_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     x = normal(MIN_ROWS, 3)
     assert prepare(x, x, Options(dimension="mle")).observed == pytest.approx(1.0)

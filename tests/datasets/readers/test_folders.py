@@ -150,6 +150,7 @@ def test_source_without_images_is_told(holding: list[str], both: Sources, tmp_pa
             load(source)
 
 
+@pytest.mark.slow
 def test_damaged_zip_is_told_wherever_the_damage_is(tmp_path: Path) -> None:
     """Every refusal is one DataError; a change that hits no content may pass."""
     for number in range(3):

@@ -84,6 +84,7 @@ def test_filtering_is_what_the_full_mask_does(name: str, h: int, w: int) -> None
     torch.testing.assert_close(basis.filter(images, mask), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "h", "w"), [case for case in CASES if case[1] * case[2] > 5])
 def test_follows_autograd_over_the_full_mask_for_fifty_steps(name: str, h: int, w: int) -> None:
     classifier = random_resnet(3, torch.float64)
@@ -122,6 +123,7 @@ class ReadsOne(nn.Module):
         return 8 * torch.stack([-value, value], dim=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_of_a_classifier_that_reads_one_coefficient_that_one_is_kept(name: str) -> None:
     basis = basis_for(name, 8, 8)
@@ -216,6 +218,7 @@ def test_all_that_follows_knows_the_basis(
     assert two.header["statistics"][0]["observed"] == pytest.approx(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dct", "haar", "pixels", "phase"])
 def test_kept_values_are_the_masks_own_in_the_control(
     name: str, fitted_in: Callable[[str], dict[str, fmtool.Artifact]]
@@ -302,6 +305,7 @@ def test_phases_of_symmetric_images_stay_odd() -> None:
     assert torch.isfinite(basis.filter(image, half)).all()
 
 
+@pytest.mark.slow
 def test_a_warning_tells_of_few_masks_that_keep_their_class(files: Path) -> None:
     """Whatever the basis."""
     model, attack = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("model", "fmn"))
