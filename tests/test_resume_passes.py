@@ -20,9 +20,9 @@ from fmtool.datasets.data import Data
 from fmtool.errors import FmtoolWarning, MaskError
 from fmtool.models.classifier import Classifier
 from fmtool.runtime import resume_file, threads
-from fmtool.runtime.distributed import Shard
 from fmtool.runtime.journal import Tensors
 from fmtool.runtime.resume_file import ResumeFile
+from fmtool.runtime.shards import Shard
 
 FEW: dict[str, Any] = {"min_steps": 5, "max_steps": 5}
 Stage = Callable[..., Artifact]

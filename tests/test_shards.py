@@ -14,8 +14,7 @@ from conftest import Run
 import fmtool
 from fmtool.artifacts.format import Artifact
 from fmtool.errors import ArtifactError, AttackError, FmtoolError
-from fmtool.runtime import distributed
-from fmtool.runtime.distributed import Shard, parse_shard
+from fmtool.runtime.shards import Shard
 
 FIT: dict[str, Any] = {"lambda_": 0.1, "min_steps": 40, "max_steps": 90, "perturb": 0.01}
 
@@ -175,21 +174,6 @@ def test_a_shard_without_a_right_image_is_no_error(model: Artifact) -> None:
     assert fmtool.merge(shards).digest == fmtool.attack(model, half, **more).digest
     with pytest.raises(FmtoolError, match="--shard 21/22: there are only 20 images"):
         fmtool.attack(model, data, attack="pgd", execution=fmtool.Execution(shard=Shard(21, 22)))
-
-
-@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "-1/2", "1/2/3", "a/b", "", "1.0/2", "1/99999999999"])
-def test_no_shard(text: str) -> None:
-    with pytest.raises(FmtoolError, match=r"--shard .*: expected I/N with I from 1 to N, such as 2/8"):
-        parse_shard(text)
-
-
-def test_parts_cover_all_rows_once() -> None:
-    assert parse_shard("2/8") == Shard(2, 8)
-    for of in (1, 3, 7):
-        rows = [row for number in range(1, of + 1) for row in Shard(number, of).rows(7)]
-        assert sorted(rows) == list(range(7))
-        shared = [row for rank in range(of) for row in distributed.Ranks(rank, of).rows(range(5))]
-        assert sorted(shared) == list(range(5))
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from fmtool.cli.completion import one_of
 from fmtool.cli.session import DataOptions, working
 from fmtool.cli.terminal import show_result
 from fmtool.errors import AttackError
-from fmtool.runtime import distributed
+from fmtool.runtime import distributed, shards
 from fmtool.stages.options import EPSILON, RESTARTS
 
 EXAMPLE = "fmtool attack model.safetensors --data digits --attack pgd --epsilon 0.3 -o pgd.safetensors"
@@ -127,7 +127,7 @@ def attack(
                 factory_options=options.literals(factory_option, "--factory-option"),
                 allow_other_model=allow_other_model,
                 output=output,
-                shard=None if shard is None else distributed.parse_shard(shard),
+                shard=None if shard is None else shards.parse_shard(shard),
                 restart=restart,
                 ranks=ranks,
                 progress=bar,

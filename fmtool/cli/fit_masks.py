@@ -12,7 +12,7 @@ from fmtool.cli.session import DataOptions, read_source, working
 from fmtool.cli.terminal import show_result
 from fmtool.masks.registry import OBJECTIVES, ObjectiveName
 from fmtool.models.registry import PRECISIONS, Precision
-from fmtool.runtime import distributed
+from fmtool.runtime import distributed, shards
 from fmtool.stages.options import (
     BASIS,
     INVARIANCE_LAMBDA,
@@ -152,7 +152,7 @@ def fit_masks(
                 factory_options=options.literals(factory_option, "--factory-option"),
                 allow_other_model=allow_other_model,
                 output=output,
-                shard=None if shard is None else distributed.parse_shard(shard),
+                shard=None if shard is None else shards.parse_shard(shard),
                 restart=restart,
                 ranks=ranks,
                 progress=bar,

@@ -11,7 +11,7 @@ from fmtool.artifacts.output import STDOUT
 from fmtool.cli import options
 from fmtool.cli.session import DataOptions, working
 from fmtool.cli.terminal import show
-from fmtool.runtime import distributed
+from fmtool.runtime import shards
 from fmtool.tables.heatmaps import heatmap_tables
 
 EXAMPLE = "fmtool heatmap model.safetensors --data digits --filters -o heatmap.safetensors"
@@ -81,7 +81,7 @@ def heatmap(
                 batch_size=batch_size,
                 factory=factory,
                 output=output,
-                shard=None if shard is None else distributed.parse_shard(shard),
+                shard=None if shard is None else shards.parse_shard(shard),
                 restart=restart,
                 progress=bar,
             ),

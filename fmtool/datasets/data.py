@@ -17,7 +17,7 @@ from fmtool.datasets.encoded_rows import EncodedRows
 from fmtool.datasets.labels import numbered
 from fmtool.datasets.readers.registry import SHORT, read_path
 from fmtool.datasets.registry import DATA_ROOT, DATASETS
-from fmtool.datasets.rows import fingerprints, row_range, spread, take, to_float
+from fmtool.datasets.rows import keys_and_digest, row_range, spread, take, to_float
 from fmtool.datasets.source import Encoded, Source
 from fmtool.datasets.splits import choose, parse_spec
 from fmtool.errors import DataError, unknown, warn
@@ -114,7 +114,7 @@ def load(
     images = _images(source, chosen, row, size, layout, pixel_range, name, progress)
     if not len(images):
         raise DataError(f"{spec}: holds no images")
-    key, digest = fingerprints(images, label, progress)
+    key, digest = keys_and_digest(images, label, progress)
     return Data(
         images,
         label,

@@ -34,7 +34,7 @@ def row_keys(images: Tensor) -> Tensor:
     return torch.tensor([int.from_bytes(key, "little", signed=True) for key in keys], dtype=torch.int64)
 
 
-def fingerprints(images: Rows, labels: Tensor, progress: Progress | None = None) -> tuple[Tensor, str]:
+def keys_and_digest(images: Rows, labels: Tensor, progress: Progress | None = None) -> tuple[Tensor, str]:
     """`row_keys` of all images, and the sha256 over images and labels as hexadecimal digits; reads some images at a time."""
     import torch
 

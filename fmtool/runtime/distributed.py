@@ -1,8 +1,8 @@
-"""The part of a job that a process does: one shard (`--shard I/N`), or its rank's share under torchrun.
+"""Several processes that share a job under torchrun: each computes its rank's rows.
 
-Both take every Nth row, so that each part is a representative sample of the data. Shards are separate files that `merge`
-joins; ranks send their rows to rank 0, which writes the file. Rows are on the CPU by then, so gloo carries them; NCCL is set
-up as well if there are GPUs. Importing this module needs no torch.
+A rank takes every Nth row, so that its part is a representative sample of the data, and sends its rows to rank 0, which writes
+the file. Rows are on the CPU by then, so gloo carries them; NCCL is set up as well if there are GPUs. Importing this module
+needs no torch.
 """
 
 from __future__ import annotations
@@ -27,34 +27,6 @@ if TYPE_CHECKING:
 LOOK_EVERY = 0.1  # seconds between polls of the other ranks: a wait inside the library can't be interrupted
 LONGEST = timedelta(days=30)  # that one rank waits for another, as some finish days before the last
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Part `number`, from 1 to `of`, of a job: its rows at positions number - 1, number - 1 + of, ..."""
-
-    number: int
-    of: int
-
-    def rows(self, n: int) -> range:
-        """Positions among all n rows. FmtoolError if there are none."""
-        positions = range(self.number - 1, n, self.of)
-        if not positions:
-            raise FmtoolError(f"--shard {self.number}/{self.of}: there are only {n} images")
-        return positions
-
-    def field(self, n: int) -> dict[str, int]:
-        """The header's field about this part of n rows."""
-        return {"number": self.number, "of": self.of, "rows": n}
-
-
-def parse_shard(text: str) -> Shard:
-    """ "2/8" is the second of eight."""
-    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
-    number, of = (int(part) for part in match.groups()) if match else (0, 0)
-    if not 1 <= number <= of:
-        raise FmtoolError(f"--shard {text}: expected I/N with I from 1 to N, such as 2/8")
-    return Shard(number, of)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from fmtool.datasets.data import Data, some_of
 from fmtool.datasets.rows import row_seed
 from fmtool.errors import AttackError, warn
 from fmtool.masks.two_pass import TwoPass
-from fmtool.runtime.distributed import Shard
 from fmtool.runtime.journal import pack, unpack
+from fmtool.runtime.shards import Shard
 from fmtool.stages.defend import two_pass
 from fmtool.stages.device_faults import halving, resuming
 from fmtool.stages.inputs import data_header, fitted_data, inputs_of, rows_of

@@ -24,8 +24,8 @@ from fmtool.masks.registry import OBJECTIVES
 from fmtool.masks.slots import HALVINGS
 from fmtool.models import compiling
 from fmtool.models.classifier import predict
-from fmtool.runtime.distributed import Shard
 from fmtool.runtime.journal import Journal, unpack
+from fmtool.runtime.shards import Shard
 from fmtool.stages.device_faults import halving, resuming
 from fmtool.stages.inputs import check_attack, data_header, fitted_data, inputs_of, rows_of
 from fmtool.stages.options import (

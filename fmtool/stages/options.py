@@ -16,8 +16,9 @@ from fmtool.correlation.registry import SUBSET_DRAWS as SUBSET_DRAWS
 from fmtool.errors import FmtoolError
 from fmtool.masks.registry import FOURIER, LABEL, ObjectiveName
 from fmtool.models.registry import Precision
-from fmtool.runtime.distributed import ALONE, Ranks, Shard
+from fmtool.runtime.distributed import ALONE, Ranks
 from fmtool.runtime.progress import Progress
+from fmtool.runtime.shards import Shard
 
 if TYPE_CHECKING:
     from fmtool.artifacts.format import Artifact

@@ -13,7 +13,8 @@ import pytest
 
 import fmtool
 from fmtool.errors import FmtoolError
-from fmtool.runtime.distributed import Ranks, Shard
+from fmtool.runtime.distributed import Ranks
+from fmtool.runtime.shards import Shard
 from fmtool.stages.options import EPSILON
 
 STAGES = ("attack", "check_masks", "class_masks", "correlate", "defend", "fit_masks", "merge", "train_model")
