@@ -16,8 +16,8 @@ from fmtool.models.registry import ARCHITECTURES
 from fmtool.tables.table import Format as TableFormat
 
 DATA_HELP = (
-    f"Images: the path of {READABLE}; or a data set's name: {', '.join(DATASETS)}. Append :train, :val, :test or :all to "
-    "choose the split."
+    f"Images: the path of {READABLE}; or a data set's name, such as digits, cifar10 or imagenette (an unknown name lists all "
+    f"{len(DATASETS)}). Append :train, :val, :test or :all to choose the split."
 )
 
 DATA_NAMES = one_of({name: known.summary for name, known in DATASETS.items()})
