@@ -1,0 +1,125 @@
+"""Attacks that are interrupted, fail in a worker, or find no starting point for an image."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from attacking import CPU, attack
+from dying import Dying
+from torch import Tensor, nn
+
+import fmtool
+from fmtool.attacks import foolbox as attacks
+from fmtool.errors import AttackError, FmtoolWarning
+from fmtool.runtime.journal import Tensors
+
+
+def test_an_error_in_a_worker_is_the_commands_error(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+    _, images, labels = trained
+
+    class Breaks(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            if images.requires_grad:
+                raise RuntimeError("out of luck")
+            return torch.nn.functional.one_hot(labels, 10).float()[: len(images)]
+
+    with pytest.raises(AttackError, match="can't run on this classifier, or with such an option: out of luck"):
+        attack(Breaks().eval(), images, labels, "fmn")
+
+
+class Pixel(nn.Module):
+    """Of single pixels, none of which is misclassified."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([1 + images, images], dim=1)[..., 0, 0]
+
+
+def test_ctrl_c_does_not_wait_for_the_end_of_a_batch() -> None:
+    """Which comes after a thousand passes; the classifier is left as it was."""
+    passes: list[int] = []
+
+    class Interrupting(Pixel):
+        def forward(self, images: Tensor) -> Tensor:
+            passes.append(len(images))
+            if len(passes) == 10:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            time.sleep(0.01)
+            return super().forward(images)
+
+    classifier, images = Interrupting().eval(), torch.zeros(8, 1, 1, 1)
+    with pytest.raises(KeyboardInterrupt):
+        attack(classifier, images, torch.zeros(8, dtype=torch.int64), "fmn", batch=4, steps=1000)
+    assert 10 <= len(passes) < 1000
+    assert not classifier._forward_pre_hooks
+
+
+def test_batches_that_are_whole_when_ctrl_c_comes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: list[Future[Any]] = []
+    submit = ThreadPoolExecutor.submit
+
+    def submitted(*arguments: Any) -> Future[Any]:
+        jobs.append(submit(*arguments))
+        return jobs[-1]
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", submitted)
+
+    class Interrupted(Dying):
+        came = False
+
+        def finish_all(self, parts: Mapping[str, Tensors], *, again: bool = False) -> None:
+            if not self.came:
+                self.came = True
+                wait(jobs)
+                raise KeyboardInterrupt
+            super().finish_all(parts, again=again)
+
+    journal, images = Interrupted(()), torch.zeros(6, 1, 1, 1)
+    made, _ = attacks.build("pgd", {"steps": 2})
+    with pytest.raises(KeyboardInterrupt):
+        attacks.perturb_(
+            *(Pixel().eval(), images, torch.zeros(6, dtype=torch.int64), torch.arange(6), made),
+            epsilon=0.1, row_seeds=list(range(6)), batch=2, device=CPU, journal=journal,
+        )  # fmt: skip
+    assert len(jobs) == 3 and set(journal.parts) == set("012345")
+
+
+@pytest.mark.parametrize("message", ["init_attack failed for 31 of 64 inputs", ""])
+def test_an_image_without_a_starting_point_is_one_failed_attack(
+    files: Path, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are attacked as ever; counts are of the user's images, not of the padded batch."""
+    data = fmtool.load_data("digits:test", limit=20)
+    model, kind = fmtool.read(str(files / "model.safetensors")), attacks.load_foolbox().attacks.L2CarliniWagnerAttack
+    unlucky, batches = data.pixels()[[3, 11]], list[int]()
+
+    def attacked(self: object, model: object, inputs: Any, criterion: object, **_: object) -> Any:
+        batches.append(len(inputs))
+        if any(torch.equal(one, other) for one in inputs.raw for other in unlucky):
+            raise ValueError(message) if message else AssertionError
+        return 1 - inputs
+
+    monkeypatch.setattr(kind, "run", attacked)
+    with pytest.warns(
+        FmtoolWarning, match=r"2 of \d+ images count as failed attacks: attack L2CarliniWagnerAttack can't"
+    ):
+        found = fmtool.attack(model, data, attack="L2CarliniWagnerAttack")
+    right = found["clean_predictions"] == data.labels
+    assert right[3] and right[11] and set(batches) == {256}
+    assert found["status"][[3, 11]].tolist() == [2, 2]
+    assert torch.equal(found["adversarial"][[3, 11]], unlucky)
+    others = right.clone()
+    others[[3, 11]] = False
+    assert torch.equal(found["adversarial"][others], 1 - found["images"][others])
+    only = fmtool.load_data("digits:test", limit=20)
+    few = dataclasses.replace(only, **{n: getattr(only, n)[[3, 11]] for n in ("images", "labels", "key", "index")})
+    with pytest.raises(AttackError, match="can't run on this classifier"):
+        fmtool.attack(model, few, attack="L2CarliniWagnerAttack")
