@@ -1,4 +1,4 @@
-"""Arrays as images: layouts, number types and ranges; names of arrays; labels; rows; channels."""
+"""Arrays as images: layouts, number types and ranges; names of arrays."""
 
 from __future__ import annotations
 
@@ -8,14 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from safetensors.torch import save_file
 
 from fmtool.datasets.arrays import as_images, parse_range
 from fmtool.datasets.data import load
-from fmtool.datasets.labels import in_order
-from fmtool.datasets.rows import luma, parse_rows, with_channels
-from fmtool.datasets.splits import split_in
 from fmtool.errors import DataError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 3, 8, 7)).astype(np.uint8)
@@ -135,20 +130,6 @@ def test_pixel_ranges_are_read_from_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("images", (None, "images")), ("x_train", ("train", "x")), ("train_images", ("train", "images")),
-        ("Xtest", ("test", "x")),
-        ("y-val", ("val", "y")), ("validation_labels", ("val", "labels")), ("testX", ("test", "x")), ("dev.y", ("val", "y")),
-        ("train", ("train", "")), ("train_test_x", (None, "train_test_x")), ("latest", (None, "latest")),
-        ("fine_labels", (None, "fine_labels")),
-    ],
-)  # fmt: skip
-def test_splits_are_found_in_the_names_of_arrays(name: str, expected: tuple[str | None, str]) -> None:
-    assert split_in(name) == expected
-
-
-@pytest.mark.parametrize(
     ("arrays", "splits"),
     [
         ({"images": PIXELS, "labels": LABELS}, {"whole": 6}),
@@ -188,104 +169,3 @@ def test_other_arrays_are_counted(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", images=PIXELS, labels=LABELS, seeds=LABELS, mean=np.zeros(3))
     found = load(str(tmp_path / "d.npz"))
     assert found.left_out == ("2 arrays that are neither images nor labels (seeds, mean)",)
-
-
-# Labels --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", ">i4"])
-def test_labels_of_any_integer_type(dtype: str, tmp_path: Path) -> None:
-    np.savez(tmp_path / "d.npz", images=PIXELS, labels=LABELS.astype(dtype))
-    found = load(str(tmp_path / "d.npz"))
-    assert found.labels.tolist() == LABELS.tolist() and found.labels.dtype == torch.int64
-
-
-@pytest.mark.parametrize("dtype", ["int32", "uint8", "int64"])
-def test_labels_of_safetensors_too(dtype: str, tmp_path: Path) -> None:
-    save_file(
-        {"images": torch.from_numpy(PIXELS), "labels": torch.from_numpy(LABELS.astype(dtype))},
-        tmp_path / "d.safetensors",
-    )
-    assert load(str(tmp_path / "d.safetensors")).labels.tolist() == LABELS.tolist()
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.int64, bool])
-def test_one_hot_labels(dtype: Any, tmp_path: Path) -> None:
-    np.savez(tmp_path / "d.npz", images=PIXELS, labels=np.eye(3)[LABELS].astype(dtype))
-    assert load(str(tmp_path / "d.npz")).labels.tolist() == LABELS.tolist()
-
-
-def test_labels_that_are_names(tmp_path: Path) -> None:
-    names = np.array(["owl", "cat", "dog", "dog", "cat", "owl"])
-    np.savez(tmp_path / "d.npz", images=PIXELS, labels=names)
-    found = load(str(tmp_path / "d.npz"))
-    assert found.class_names == ("cat", "dog", "owl") and found.labels.tolist() == LABELS.tolist()
-    np.savez(tmp_path / "e.npz", images=PIXELS, labels=names.astype("S"), class_names=np.array(["owl", "dog", "cat"]))
-    found = load(str(tmp_path / "e.npz"))
-    assert found.class_names == ("owl", "dog", "cat") and found.labels.tolist() == [0, 2, 1, 1, 2, 0]
-    np.savez(tmp_path / "f.npz", images=PIXELS, labels=names, class_names=np.array(["owl", "dog"]))
-    with pytest.raises(DataError, match="label 'cat' is not one of its class names"):
-        load(str(tmp_path / "f.npz"))
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (LABELS.astype(float), r"labels are float64 \[6\], expected 6 integers, one-hot rows or names"),
-        (np.full((6, 3), 1 / 3), "these rows are not one-hot"),
-        (np.eye(3)[LABELS] * 2, "these rows are not one-hot"),
-        (LABELS - 1, "labels range from -1 to 1, expected 0"),
-        (np.full(6, 2**63, dtype=np.uint64), "labels go up to 9223372036854775808"),
-    ],
-)
-def test_labels_that_are_none(labels: np.ndarray[Any, Any], message: str, tmp_path: Path) -> None:
-    np.savez(tmp_path / "d.npz", images=PIXELS, labels=labels)
-    with pytest.raises(DataError, match=message):
-        load(str(tmp_path / "d.npz"))
-
-
-def test_class_names_that_are_numbers_are_ordered_as_such() -> None:
-    assert in_order(["10", "9", "1", "1"]) == ("1", "9", "10") and in_order(["10", "9", "x"]) == ("10", "9", "x")
-    assert in_order(["b", "B", "a", "é"]) == ("B", "a", "b", "é")
-
-
-# Rows and channels ---------------------------------------------------------------------------------------------------
-
-
-def test_rows_of_a_split_keep_their_index(tmp_path: Path) -> None:
-    np.savez(tmp_path / "d.npz", images=PIXELS, labels=LABELS)
-    every, some = load(str(tmp_path / "d.npz")), load(str(tmp_path / "d.npz"), rows=(2, 5))
-    assert some.index.tolist() == [2, 3, 4] and torch.equal(some.key, every.key[2:5]) and some.rows == (2, 5)
-    assert torch.equal(some.images, every.images[2:5]) and load(str(tmp_path / "d.npz"), rows=(4, None)).rows == (4, 6)
-    assert load(str(tmp_path / "d.npz"), rows=(2, 5), limit=2).index.tolist() == [2, 4]
-    for rows in ((5, 5), (0, 7), (-1, 3)):
-        with pytest.raises(DataError, match=r"d.npz: --rows .*, expected rows of 0:6"):
-            load(str(tmp_path / "d.npz"), rows=rows)
-    with pytest.raises(DataError, match="--rows applies to one split"):
-        load("digits:all", rows=(0, 5))
-
-
-def test_rows_are_read_from_text() -> None:
-    assert parse_rows("40000:50000") == (40000, 50000) and parse_rows("3:") == (3, None) and parse_rows(":5") == (0, 5)
-    for text in ("5", "a:b", "1:2:3", ""):
-        with pytest.raises(DataError, match=r"--rows .*: expected FIRST:END"):
-            parse_rows(text)
-
-
-def test_luma_is_that_of_pillow() -> None:
-    images = torch.from_numpy(PIXELS)
-    expected = [np.array(Image.fromarray(image.transpose(1, 2, 0)).convert("L")) for image in PIXELS]
-    assert np.array_equal(luma(images)[:, 0].numpy(), np.stack(expected))
-    assert float((luma(images / 255)[:, 0] * 255 - torch.from_numpy(np.stack(expected))).abs().max()) < 0.51
-
-
-@pytest.mark.parametrize(
-    "grey", [torch.arange(256, dtype=torch.uint8), torch.rand(9, generator=torch.Generator().manual_seed(0))]
-)
-def test_grey_pixels_keep_their_value_in_both_directions(grey: torch.Tensor) -> None:
-    grey = grey.reshape(1, 1, 1, -1)
-    colour = with_channels(grey, 3)
-    assert torch.equal(colour, grey.repeat(1, 3, 1, 1)) and torch.equal(with_channels(colour, 1), grey)
-    assert with_channels(grey, 1) is grey
-    with pytest.raises(DataError, match="images have 1 channels, the model takes 4"):
-        with_channels(grey, 4)

@@ -1,4 +1,4 @@
-"""Digits, splits, limits, rows, keys and safetensors files; unknown names. Other formats are in readers/."""
+"""Splits, limits, ranges of pixels and labels, digests; unknown names. Formats are in readers/."""
 
 from __future__ import annotations
 
@@ -8,33 +8,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import pixel_key
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
 from fmtool.datasets import registry
 from fmtool.datasets.data import load, subset
-from fmtool.datasets.rows import row_keys, spread
 from fmtool.errors import DataError
 
 # Digits --------------------------------------------------------------------------------------------------------------
-
-
-def test_every_fourth_digit_is_a_test_image() -> None:
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
-    train, test = load("digits:train"), load("digits:test")
-    assert (len(train), len(test)) == (1348, 449)
-    is_test = np.arange(1797) % 4 == 3
-    for data, chosen, split in ((train, ~is_test, "train"), (test, is_test, "test")):
-        assert data.images.shape == (len(data), 1, 8, 8) and data.images.dtype == torch.float32
-        assert np.array_equal(data.images.numpy().reshape(-1, 64) * 16, pixels[chosen])
-        assert np.array_equal(data.labels.numpy(), labels[chosen]) and data.labels.dtype == torch.int64
-        assert torch.equal(data.index, torch.arange(len(data)))
-        assert data.class_names == tuple("0123456789")
-        assert data.record() == {"name": "digits", "split": split}
 
 
 def test_split_without_a_suffix_is_the_callers_default() -> None:
@@ -53,19 +34,6 @@ def test_all_is_test_then_train_each_with_its_own_index() -> None:
 # Limits --------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(labels=st.lists(st.integers(0, 5), min_size=1, max_size=40), limit=st.integers(1, 45))
-def test_limit_is_spread_evenly_over_the_classes(labels: list[int], limit: int) -> None:
-    rows = spread(torch.tensor(labels), limit).tolist()
-    assert len(rows) == min(limit, len(labels)) and rows == sorted(set(rows))
-    taken = [sum(labels[row] == k for row in rows) for k in range(6)]
-    for k in range(6):
-        places = [row for row, label in enumerate(labels) if label == k]
-        assert [row for row in rows if labels[row] == k] == places[: taken[k]]  # the first of each class first
-        if taken[k] < len(places):  # a class that has more to give is behind none by more than one
-            assert taken[k] >= max(taken) - 1
-
-
 def test_limited_images_keep_key_and_index() -> None:
     few, every = load("digits:test", limit=25), load("digits:test")
     assert few.labels.bincount().tolist() == [3, 3, 3, 3, 3, 2, 2, 2, 2, 2]
@@ -79,16 +47,6 @@ def test_limited_images_keep_key_and_index() -> None:
 
 
 # Keys ----------------------------------------------------------------------------------------------------------------
-
-
-def test_keys_are_hashes_of_the_pixels() -> None:
-    digits = load("digits", limit=5)
-    assert digits.key.tolist() == [pixel_key(image) for image in digits.images.numpy()]
-    whole = (digits.images * 255).to(torch.uint8)
-    assert row_keys(whole).tolist() == [pixel_key(image) for image in whole.numpy()] != row_keys(whole.float()).tolist()
-    assert row_keys(digits.images.flip(0)).tolist() == digits.key.flip(0).tolist()
-    strided = digits.images.permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2)
-    assert torch.equal(row_keys(strided), digits.key) and digits.key.dtype == torch.int64
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.bfloat16])
@@ -106,26 +64,6 @@ def test_any_float_is_float32_before_it_is_hashed(dtype: torch.dtype, tmp_path: 
 def _file(path: Path, images: torch.Tensor, labels: torch.Tensor, meta: dict[str, str] | None = None) -> str:
     save_file({"images": images, "labels": labels}, path, meta)
     return str(path)
-
-
-def test_safetensors_with_and_without_class_names(tmp_path: Path) -> None:
-    images = torch.randint(0, 256, (4, 3, 5, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    labels = torch.tensor([2, 0, 1, 2])
-    named = load(_file(tmp_path / "a.safetensors", images, labels, {"class_names": '["x", "ü", "z"]', "other": "1"}))
-    bare = load(_file(tmp_path / "b.safetensors", images, labels))
-    assert named.class_names == ("x", "ü", "z") and bare.class_names == ()
-    for data in (named, bare):
-        assert torch.equal(data.images, images) and torch.equal(data.labels, labels) and data.split == "whole"
-        assert data.key.tolist() == [pixel_key(image) for image in images.numpy()]
-        assert torch.equal(data.pixels(), images.float() / 255)
-    assert named.digest == bare.digest and named.name == "a.safetensors"
-
-
-@pytest.mark.parametrize("names", ['"xyz"', "{}", '{"x": 1}', "3", "[]", "[1, 2, 3]", "x,y,z", "["])
-def test_class_names_are_a_json_list(names: str, tmp_path: Path) -> None:
-    source = _file(tmp_path / "a.safetensors", torch.zeros(1, 1, 2, 2), torch.zeros(1).long(), {"class_names": names})
-    with pytest.raises(DataError, match="class_names in its header is not a JSON list of names"):
-        load(source)
 
 
 @pytest.mark.parametrize(("value", "fine"), [(1.0, True), (1 + 5e-7, True), (1 + 1e-5, False), (-5e-7, True), (-1e-5, False),

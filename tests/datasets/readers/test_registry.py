@@ -1,0 +1,62 @@
+"""The formats: each is a module, and an unreadable source lists them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fmtool.datasets.data import load
+from fmtool.datasets.readers.registry import READERS, SHORT, is_data, read_path
+from fmtool.errors import DataError, FmtoolError
+
+
+def test_every_reader_is_a_module_beside_the_table() -> None:
+    folder = Path(__file__).resolve().parents[3] / "fmtool" / "datasets" / "readers"
+    assert {file.stem for file in folder.glob("*.py")} - {"__init__", "registry"} == set(READERS)
+
+
+@pytest.mark.parametrize("name", ["data.tar", "data.npz", "data.pt", "notes.txt"])
+def test_an_unreadable_source_lists_what_can_be_read(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("nothing of the kind")
+    with pytest.raises(FmtoolError) as refused:
+        load(str(tmp_path / name))
+    assert SHORT in str(refused.value) and str(refused.value).count("\n") == 0
+
+
+def test_the_first_reader_that_recognises_a_path_reads_it(tmp_path: Path) -> None:
+    """Also below folders that hold nothing else; the source names its format."""
+    inner = tmp_path / "outer" / "inner"
+    inner.mkdir(parents=True)
+    np.savez(inner / "train.npz", images=np.zeros((2, 4, 4), np.uint8), labels=[0, 1])
+    source = read_path(str(inner / "train.npz"))
+    assert source.format == "numpy_files" and [len(part) for part in source.splits.values()] == [2]
+    for name in ("a/0.png", "b/1.png"):
+        (inner / "set" / name).parent.mkdir(parents=True)
+        (inner / "set" / name).touch()
+    (inner / "train.npz").unlink()
+    assert read_path(str(tmp_path / "outer")).class_names == ("a", "b")
+
+
+def test_which_paths_are_data(tmp_path: Path) -> None:
+    save_file({"images": torch.zeros(1, 1, 2, 2), "labels": torch.zeros(1).long()}, tmp_path / "data.safetensors")
+    save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "data.npz").touch()
+    named = {
+        name: is_data(tmp_path / name) for name in ("data.safetensors", "model.safetensors", "data.npz", "none.npz")
+    }
+    assert named == {"data.safetensors": True, "model.safetensors": False, "data.npz": True, "none.npz": False}
+    assert is_data(tmp_path)
+
+
+def test_too_little_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("fmtool.datasets.readers.numpy_files.read", read)
+    (tmp_path / "data.npz").touch()
+    with pytest.raises(DataError, match=r"data\.npz: doesn't fit into memory$"):
+        read_path(str(tmp_path / "data.npz"))
