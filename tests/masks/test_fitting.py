@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import torch
 from half_spectrum import filter_images, fourier, kept_entries, to_full
-from reference import fit_class, fit_one, random_resnet
+from reference import fit_one, random_resnet
 from torch import Tensor, nn
 
 import fmtool
 from fmtool.artifacts.format import Artifact
 from fmtool.errors import FmtoolWarning, MaskError
 from fmtool.masks import fitting, slots
-from fmtool.masks.class_fitting import Part, fit_class_masks
 from fmtool.masks.fitting import FittedMasks, fit_masks, perturbed
 from fmtool.masks.optimisation import FitOptions
 from fmtool.stages.options import MAX_STEPS, MIN_STEPS, default_lambda
@@ -325,41 +324,6 @@ def test_preserved_is_judged_before_the_last_update_and_stored_after_it(
     assert torch.equal(found.preserved_stored, after)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("batch", [4, 7, 64])
-def test_class_masks_follow_the_full_batch_loop_in_float64(batch: int) -> None:
-    """Accumulated over micro-batches, all classes at once: equal to the obvious loop to 1e-9 over 50 optimiser steps."""
-    classifier = random_resnet(1, torch.float64)
-    draw = torch.Generator().manual_seed(5)
-    clean = torch.rand(12, 1, 8, 8, dtype=torch.float64, generator=draw)
-    turned = torch.rand(9, 1, 8, 8, dtype=torch.float64, generator=draw)
-    labels, owners = torch.arange(12) % 3, torch.tensor([0, 0, 0, 1, 1, 1, 1, 1, 0])  # class 2 has none turned to it
-    truth = (owners + 1) % 3
-    parts = [Part(turned, truth, owners), Part(clean, labels, labels)]
-    found = fit_class_masks(classifier, parts, 4, FitOptions(0.01, batch, min_steps=0, max_steps=24, tolerance=0))
-    assert found.steps.tolist() == [25, 25, 25, 0]  # nothing of class 3
-    for number in range(3):
-        own = [(turned[owners == number], truth[owners == number])] if number < 2 else []
-        own.append((clean[labels == number], labels[labels == number]))
-        reference = fit_class(classifier, own, 0.01, 25)
-        torch.testing.assert_close(to_full(found.masks[number], 8), reference, rtol=0, atol=1e-9)
-
-
-@pytest.mark.slow
-def test_a_class_mask_stops_on_its_own() -> None:
-    classifier = random_resnet(1, torch.float32)
-    images = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(6))
-    labels = torch.arange(8) % 2
-    part = [Part(images, labels, labels)]
-    found = fit_class_masks(classifier, part, 2, FitOptions(0.01, 8, min_steps=40, max_steps=1000, tolerance=1e-3))
-    alone = fit_class_masks(
-        classifier, [Part(images[labels == 1], labels[labels == 1], labels[labels == 1])], 2,
-        FitOptions(0.01, 8, min_steps=40, max_steps=1000, tolerance=1e-3),
-    )  # fmt: skip
-    assert int(found.steps[1]) == pytest.approx(int(alone.steps[1]), abs=2)  # roundings may differ
-    assert bool(found.converged.all())
-
-
 def test_default_lambda_is_the_papers_at_both_sizes() -> None:
     assert default_lambda((3, 32, 32), "label") == 0.5
     assert default_lambda((3, 224, 224), "label") == pytest.approx(0.0102, abs=1e-4)
@@ -370,8 +334,6 @@ def test_default_lambda_is_the_papers_at_both_sizes() -> None:
 def test_no_image_is_an_error() -> None:
     with pytest.raises(MaskError, match="no image is left"):
         fit_masks(nn.Identity(), torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64), FitOptions(0.1, 4, 1, 2))
-    with pytest.raises(MaskError, match="no image is left"):
-        fit_class_masks(nn.Identity(), [], 3, FitOptions(0.1, 4, MIN_STEPS, MAX_STEPS))
 
 
 @pytest.mark.requires_cuda

@@ -21,7 +21,7 @@ from fmtool.errors import ArtifactError, FmtoolWarning, MaskError
 from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.fitting import FittedMasks, fit_masks, perturbed
 from fmtool.masks.optimisation import FitOptions
-from fmtool.masks.registry import BASES, WAVELETS
+from fmtool.masks.registry import WAVELETS
 
 EVEN, ODD = [(8, 8), (12, 6), (2, 32)], [(7, 9), (8, 5), (1, 4)]
 CASES = [
@@ -275,34 +275,6 @@ def test_names_that_are_no_basis(files: Path) -> None:
             call(model, attack, basis="bior1.3")
     with pytest.raises(MaskError, match="--basis haar: expected an even height and width, got 7x8"):
         basis_for("haar", 7, 8)
-
-
-def test_all_names_are_there() -> None:
-    """PyWavelets calls these orthogonal, beside `dmey`, which is so only nearly."""
-    known = {name for name in pywt.wavelist(kind="discrete") if pywt.Wavelet(name).orthogonal} - {"dmey"}
-    assert set(WAVELETS) == known
-    for name in BASES:
-        assert basis_for(name, 4, 4).name == name
-
-
-def test_zero_phases_keep_amplitudes() -> None:
-    """The zero-phase image has all of the image's amplitudes, and its largest value at the origin."""
-    image = torch.rand(1, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
-    basis = basis_for("phase", 8, 8)
-    zero = basis.filter(image, torch.zeros(1, 8, 5, dtype=torch.float64))
-    torch.testing.assert_close(torch.fft.fft2(zero).abs(), torch.fft.fft2(image).abs())
-    assert int(zero.flatten().argmax()) == 0
-
-
-def test_phases_of_symmetric_images_stay_odd() -> None:
-    """Mirror images give real spectra, whose negative entries have the angle pi at k and at -k: one of them is turned."""
-    image = torch.zeros(1, 1, 8, 8, dtype=torch.float64)
-    image[..., 4, 0] = 1
-    basis = basis_for("phase", 8, 8)
-    half = torch.full((1, 8, 5), 0.5, dtype=torch.float64)
-    angles = basis.analyse(image).imag[0, 0, :, 0]
-    assert angles[1:4].tolist() == (-angles[5:].flip(0)).tolist()
-    assert torch.isfinite(basis.filter(image, half)).all()
 
 
 @pytest.mark.slow

@@ -1,0 +1,70 @@
+"""Distance correlation against its textbook formula."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from paired_rows import normal, order, related, rotated
+from scipy.spatial.distance import pdist, squareform
+from torch import Tensor
+
+from fmtool.correlation.numerics import permuted_matrices
+from fmtool.correlation.statistics import dcor
+from fmtool.correlation.statistics.base import Options
+from fmtool.errors import StatisticError
+
+Array = npt.NDArray[np.float64]
+
+
+def observed(x: Tensor, y: Tensor) -> float:
+    return dcor.prepare(x, y, Options()).observed
+
+
+def of_means(x: Array, y: Array) -> float:
+    """Székely et al. (2007), definition 4."""
+
+    def centred(data: Array) -> Array:
+        a: Array = squareform(pdist(data))
+        return a - a.mean(axis=0) - a.mean(axis=1)[:, None] + a.mean()
+
+    a, b = centred(x), centred(y)
+    return float(np.sqrt((a * b).mean() / np.sqrt((a * a).mean() * (b * b).mean())))
+
+
+@pytest.mark.parametrize(("rows", "d1", "d2"), [(3, 2, 1), (50, 4, 7), (40, 90, 60)])
+def test_equals_the_textbook_also_shuffled(rows: int, d1: int, d2: int) -> None:
+    """Squared distances are stored as float32, 6e-8 each."""
+    x, y = related(rows, d1, d2)
+    found, permutation = dcor.prepare(x, y, Options()), order(rows)
+    assert found.observed == pytest.approx(of_means(x.numpy(), y.numpy()), abs=1e-7)
+    assert found.shuffled(permutation) == pytest.approx(of_means(x.numpy(), y[permutation].numpy()), abs=1e-7)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 1000), scale=st.sampled_from([1e-30, 0.1, 7.0, 1e20]))
+def test_rotation_scale_and_shift_change_nothing(seed: int, scale: float) -> None:
+    x, y = related(40, 6, 5, seed)
+    assert observed(x, rotated(y, scale, seed + 7)) == pytest.approx(observed(x, y), abs=1e-6)
+    assert observed(x, scale * (x + 1.0)) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_many_rows_are_compared_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = related(30, 4, 3)
+    expected = observed(x, y)
+    monkeypatch.setattr(permuted_matrices, "LARGE", 30)  # from here on, whatever memory is free
+    assert permuted_matrices.precision(30) == torch.float32
+    assert observed(x, y) == pytest.approx(expected, abs=1e-6)
+
+
+def test_errors() -> None:
+    with pytest.raises(StatisticError, match=r"^dcor needs at least 3 rows, got 2$"):
+        observed(normal(2, 4), normal(2, 4))
+    with pytest.raises(StatisticError, match=r"^dcor needs rows that vary, but those of y are all the same$"):
+        observed(normal(9, 4), torch.ones(9, 4, dtype=torch.float64))
+    far = torch.tensor([[1e20, 0.0], [1e20, 1.0], [1e20, 2.0]], dtype=torch.float64)  # squared distances of 1e-40
+    with pytest.raises(StatisticError, match=r"^dcor needs rows whose distances vary$"):
+        observed(far * torch.tensor([1.0, 1e-6]), normal(3, 2))

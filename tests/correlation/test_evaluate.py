@@ -1,0 +1,71 @@
+"""One statistic with its nulls: which shuffles are drawn, and what is recorded of a statistic that is finished or begun."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from dying import Dying
+from torch import Tensor
+
+from fmtool.correlation.evaluate import FREELY, WITHIN_CLASSES, Pairs, Shuffles, Statistic, evaluate, prepare
+from fmtool.correlation.nulls import class_permutation, free_permutation
+from fmtool.correlation.statistics import cosine
+from fmtool.correlation.statistics.base import Options, Prepared
+
+N = 12
+LABELS = torch.arange(N) % 3
+
+
+def first(permutation: Tensor) -> float:
+    """A statistic that tells its permutations apart: where row 0 went."""
+    return float(permutation[0])
+
+
+def prepared() -> Prepared:
+    return Prepared(-1.0, {"size": 2.0}, {"ties": 3}, first, {"pairs": torch.arange(3.0)})
+
+
+def evaluated(labels: Tensor | None = LABELS, journal: Dying | None = None, seed: int = 5) -> Statistic:
+    return evaluate("toy", "part", prepared, labels, N, Shuffles(6, seed, False, journal or Dying(())))
+
+
+def test_pairs_keep_rows_and_labels_together() -> None:
+    pairs = Pairs(torch.rand(5, 2), torch.rand(5, 3), torch.arange(5))
+    some = pairs.of(torch.tensor([4, 1]))
+    assert len(some) == 2 and some.labels is not None and some.labels.tolist() == [4, 1]
+    assert torch.equal(some.x, pairs.x[[4, 1]]) and torch.equal(some.y, pairs.y[[4, 1]])
+    assert Pairs(pairs.x, pairs.y, None).of(torch.tensor([0])).labels is None
+
+
+def test_each_null_has_its_own_shuffles() -> None:
+    found = evaluated()
+    assert found.null.values.tolist() == [float(free_permutation(N, 5, k)[0]) for k in range(6)]
+    assert found.within_class is not None
+    assert found.within_class.values.tolist() == [float(class_permutation(LABELS, 5, k)[0]) for k in range(6)]
+    assert all(value % 3 == 0 for value in found.within_class.values.tolist())
+    assert (found.name, found.n, found.observed) == ("toy", N, -1.0)
+    assert found.details == {"size": 2.0} and found.dropped == {"ties": 3}
+    assert found.samples["pairs"].tolist() == [0, 1, 2]
+    assert evaluated(None).within_class is None
+    assert evaluated(seed=6).null.values.tolist() != found.null.values.tolist()
+
+
+def test_a_finished_part_is_not_prepared_again() -> None:
+    journal = Dying(())
+    whole = evaluated(journal=journal)
+    recorded = journal.part("part")
+    assert recorded is not None and set(recorded) == {"numbers", FREELY, WITHIN_CLASSES, "sample pairs"}
+
+    def never() -> Prepared:
+        raise AssertionError
+
+    again = evaluate("toy", "part", never, LABELS, N, Shuffles(6, 5, False, journal))
+    assert again.null.values.equal(whole.null.values) and again.observed == whole.observed
+    assert again.samples["pairs"].equal(whole.samples["pairs"])
+
+
+def test_a_statistic_is_found_by_its_name() -> None:
+    x, y = torch.rand(6, 4).double(), torch.rand(6, 4).double()
+    assert prepare("cosine", Pairs(x, y, None), Options()).observed == cosine.prepare(x, y, Options()).observed
+    with pytest.raises(ModuleNotFoundError, match="nothing"):
+        prepare("nothing", Pairs(x, y, None), Options())
