@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -31,14 +32,15 @@ def test_the_first_reader_that_recognises_a_path_reads_it(tmp_path: Path) -> Non
     """Also below folders that hold nothing else; the source names its format."""
     inner = tmp_path / "outer" / "inner"
     inner.mkdir(parents=True)
-    np.savez(inner / "train.npz", images=np.zeros((2, 4, 4), np.uint8), labels=[0, 1])
-    source = read_path(str(inner / "train.npz"))
-    assert source.format == "numpy_files" and [len(part) for part in source.splits.values()] == [2]
-    for name in ("a/0.png", "b/1.png"):
-        (inner / "set" / name).parent.mkdir(parents=True)
-        (inner / "set" / name).touch()
-    (inner / "train.npz").unlink()
-    assert read_path(str(tmp_path / "outer")).class_names == ("a", "b")
+    for name, axes in (("images-idx3", (2, 4, 5)), ("labels-idx1", (2,))):
+        content = struct.pack(f">BBBB{len(axes)}I", 0, 0, 8, len(axes), *axes) + bytes(math.prod(axes))
+        (inner / f"train-{name}-ubyte").write_bytes(content)
+    for path in (inner, tmp_path / "outer", tmp_path):
+        source = read_path(str(path))
+        assert source.format == "idx" and source.splits["train"].images.shape == (2, 4, 5)
+    (tmp_path / "outer" / "beside").mkdir()
+    with pytest.raises(DataError):
+        read_path(str(tmp_path / "outer"))  # now of two folders, neither of which is a class of pictures
 
 
 def test_which_paths_are_data(tmp_path: Path) -> None:
