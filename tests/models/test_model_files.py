@@ -13,7 +13,6 @@ import fmtool
 from fmtool.errors import ModelError
 from fmtool.models.classifier import Classifier, predict, prepare
 from fmtool.models.model_files import Specification, build, from_artifact, specification, to_artifact, with_head
-from fmtool.models.networks import last_layer, replace_head
 from fmtool.models.registry import ARCHITECTURES
 
 CPU = torch.device("cpu")
@@ -78,13 +77,3 @@ def test_head_is_replaced_in_place_and_survives_the_file(tmp_path: Path) -> None
     assert found == new
     images = torch.rand(2, 1, 8, 8)
     assert torch.equal(again(images), classifier.eval()(images)) and again(images).shape == (2, 3)
-
-
-def test_network_without_a_linear_layer_has_no_head_to_replace() -> None:
-    with pytest.raises(ModelError, match="no linear layer and no convolution"):
-        last_layer(nn.Sequential(nn.ReLU(), nn.Flatten()))
-    convolutions = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3, stride=2, padding=1, bias=False), nn.Flatten())
-    assert replace_head(convolutions, 7) == "1"
-    assert convolutions(torch.rand(1, 1, 8, 8)).shape == (1, 7 * 3 * 3) and convolutions[1].bias is None
-    inner = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
-    assert replace_head(nn.Sequential(inner), 5) == "0.0" and inner[0].out_features == 5

@@ -7,14 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Run
-from torch import nn
 
 import fmtool
-from fmtool.errors import FmtoolWarning, ModelError
-from fmtool.models.classifier import Classifier
-from fmtool.models.inspection import depends_on_mates, warn_of_flags
+from fmtool.errors import ModelError
 
-CPU, SHAPE = torch.device("cpu"), (1, 8, 8)
 MODULE = """
 import torch
 from torch import nn
@@ -24,36 +20,6 @@ def make():
         nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6, track_running_stats=False), nn.ReLU(), nn.Flatten(), nn.Linear(216, 10)
     )
 """
-
-
-class Noisy(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (x + torch.randn_like(x)).flatten(1)
-
-
-class Probabilities(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.flatten(1).softmax(1)
-
-
-class Steps(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (x * 8).round().flatten(1)
-
-
-@pytest.mark.parametrize(
-    ("network", "told"),
-    [
-        (Noisy, "forward is random"),
-        (Probabilities, "outputs are probabilities"),
-        (Steps, "6 of 6 random images have a gradient of 0"),
-    ],
-)
-def test_flags_are_told_in_a_line_each(network: type[nn.Module], told: str) -> None:
-    with pytest.warns(FmtoolWarning, match=told) as caught:
-        warn_of_flags(Classifier(network()).eval(), SHAPE, CPU)
-    assert len(caught) == 1
-    assert not depends_on_mates(Classifier(network()).eval(), SHAPE, CPU)
 
 
 def test_batch_dependent_networks_are_refused_unless_allowed(

@@ -1,0 +1,98 @@
+"""Networks by name or factory, and their last layer."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fmtool.errors import ModelError
+from fmtool.models.networks import (
+    build_network,
+    call_factory,
+    dtypes_of,
+    last_layer,
+    load_torchvision,
+    replace_head,
+    torchvision_arguments,
+)
+
+
+def test_network_without_a_linear_layer_has_no_head_to_replace() -> None:
+    with pytest.raises(ModelError, match="no linear layer and no convolution"):
+        last_layer(nn.Sequential(nn.ReLU(), nn.Flatten()))
+    convolutions = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3, stride=2, padding=1, bias=False), nn.Flatten())
+    assert replace_head(convolutions, 7) == "1"
+    assert convolutions(torch.rand(1, 1, 8, 8)).shape == (1, 7 * 3 * 3) and convolutions[1].bias is None
+    inner = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    assert replace_head(nn.Sequential(inner), 5) == "0.0" and inner[0].out_features == 5
+
+
+def test_own_and_torchvisions_networks_have_the_outputs_asked_for() -> None:
+    for name, channels in (("resnet8", 2), ("squeezenet1_1", 3)):
+        _, last = last_layer(build_network(name, channels, 7))
+        assert (last.out_features if isinstance(last, nn.Linear) else last.out_channels) == 7
+    with pytest.raises(ModelError, match=r"unknown architecture 'resnet2O' \(did you mean 'resnet20'\?\)"):
+        build_network("resnet2O", 3, 7)
+    with pytest.raises(ModelError, match=r"^vit_b_16 can't be built with image_size=33: "):
+        build_network("vit_b_16", 3, 7, {"image_size": 33})
+
+
+def test_arguments_follow_from_weights_and_image_size() -> None:
+    shape, weights = (3, 64, 64), {"AuxLogits.fc.weight": torch.zeros(1)}
+    assert torchvision_arguments("resnet18", shape, None, own=False) == {}
+    assert torchvision_arguments("vit_b_16", shape, None, own=False) == {"image_size": 64}
+    assert torchvision_arguments("maxvit_t", shape, None, own=False) == {"input_size": [64, 64]}
+    for given, own, auxiliary in ((weights, True, True), ({}, False, False), (None, False, False)):
+        found = torchvision_arguments("inception_v3", shape, given, own=own)
+        assert found == {"transform_input": own, "aux_logits": auxiliary, "init_weights": given is None}
+    with pytest.raises(ModelError, match=r"^--input-shape 3,64,32: vit_b_16 takes square images$"):
+        torchvision_arguments("vit_b_16", (3, 64, 32), None, own=False)
+
+
+def test_a_torchvision_for_another_torch_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision.models", None)
+    with pytest.raises(ModelError, match=r"^torchvision can't be imported \(.*\): it needs the torch it was built for"):
+        load_torchvision()
+
+
+FACTORY = """
+from torch import nn
+def make(width=1):
+    print('building')
+    return nn.Linear(width, 2)
+def text():
+    return 'x'
+"""
+
+
+def test_factories_are_called_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What they print goes to standard error, as standard output may be the model's file."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "factory_of_networks.py").write_text(FACTORY)
+    before = list(sys.path)
+    network = call_factory("factory_of_networks:make", {"width": 5})
+    assert isinstance(network, nn.Linear) and network.in_features == 5
+    assert capsys.readouterr() == ("", "building\n") and sys.path == before
+    for name, arguments, message in (
+        ("factory_of_networks:make", {"depth": 1}, "unexpected keyword argument 'depth'"),
+        ("factory_of_networks:none", {}, "no attribute 'none'"),
+        ("no_such_module:make", {}, "No module named 'no_such_module'"),
+    ):
+        with pytest.raises(ModelError, match=f"^factory {name}: .*{message}"):
+            call_factory(name, arguments)
+    with pytest.raises(
+        ModelError, match=r"^factory factory_of_networks:text returned str, expected a torch\.nn\.Module$"
+    ):
+        call_factory("factory_of_networks:text", {})
+    assert sys.path == before
+
+
+def test_number_types_are_those_of_parameters_and_buffers() -> None:
+    network = nn.Sequential(nn.Linear(2, 2).half(), nn.BatchNorm1d(2))  # which also counts batches, in int64
+    assert dtypes_of(network) == {torch.float16, torch.float32}

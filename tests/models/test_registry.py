@@ -1,0 +1,32 @@
+"""The table of architectures."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+import torch
+
+from fmtool.models.registry import ARCHITECTURES, PRECISIONS, Precision, is_factory
+
+
+def test_table_of_architectures_holds_what_it_says() -> None:
+    network = ARCHITECTURES["resnet20"].build(3, 10)
+    assert f"{sum(parameter.numel() for parameter in network.parameters()):,}" in ARCHITECTURES["resnet20"].summary
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("package.module:factory", True), ("timm:resnet18", False), ("resnet20", False), ("robustbench.x:Standard", True)],
+)
+def test_names_of_third_party_code(name: str, expected: bool) -> None:
+    assert is_factory(name) == expected
+
+
+def test_precisions_are_those_of_the_type() -> None:
+    assert list(PRECISIONS) == list(get_args(Precision))
+
+
+def test_small_networks_take_any_channels_and_outputs() -> None:
+    for architecture in ARCHITECTURES.values():
+        assert architecture.build(2, 5).eval()(torch.zeros(1, 2, 8, 8)).shape == (1, 5)

@@ -1,0 +1,80 @@
+"""The tables of a heat map, of maps small enough to count by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fmtool.errors import ArtifactError
+from fmtool.tables.heatmaps import band_means, bands_table, filters_table, heatmap_table, heatmap_tables, worst_table
+
+# Two images of 4x4 pixels. Rows are the frequencies 0, 1/4, -1/2 and -1/4 down, columns 0, 1/4 and 1/2 across.
+WRONG = np.zeros((2, 4, 3), dtype=bool)
+WRONG[:, 2, 0] = True  # both images at 1/2 down
+WRONG[0, [1, 3], 0] = True  # the first at 1/4 down, which is stored twice
+WRONG[1, 1, 1] = True  # the second at 1/4 down and across
+LOSS = np.where(WRONG, 3.0, 1.0)
+
+
+def header(filters: Any = None) -> dict[str, Any]:
+    return {"norm": 0.5, "image_size": [4, 4], "filters": filters}
+
+
+def arrays() -> dict[str, Any]:
+    return {
+        "wrong": WRONG, "loss": LOSS, "error_rate": WRONG.mean(axis=0), "mean_loss": LOSS.mean(axis=0),
+        "clean_wrong": np.array([False, True]),
+    }  # fmt: skip
+
+
+def test_the_main_table_is_a_mean_over_the_full_spectrum() -> None:
+    """Of 16 frequencies: 1 at 1/2 down, 1/2 at two places of column 0, 1/2 at 1/4, 1/4, which stands for two."""
+    (row,) = heatmap_table(header(), arrays()).rows
+    assert row == pytest.approx([2, 0.5, 50, 100 * (1 + 0.5 + 0.5 + 2 * 0.5) / 16, 0, 100, 1 + 2 * 3 / 16])
+
+
+def test_the_worst_frequencies_stand_once_for_their_negatives() -> None:
+    table = worst_table(header(), arrays())
+    assert [row[:4] for row in table.rows[:3]] == [
+        [-0.5, 0.0, 0.5, 100.0], [0.25, 0.0, 0.25, 50.0], [0.25, 0.25, pytest.approx(math.hypot(0.25, 0.25)), 50.0],
+    ]  # fmt: skip
+    assert all(row[3] == 0 for row in table.rows[3:]) and len(table.rows) == 5
+    low, high = table.rows[0][4].values
+    assert (low, high) == (pytest.approx(100 * 2 / (2 + 1.96**2), abs=0.01), pytest.approx(100))  # Wilson's, of 2 of 2
+    assert table.rows[0][5] == 3
+
+
+def test_bands_are_means_over_their_frequencies_and_intervals_over_images() -> None:
+    """A band is 1/4 wide, around 0, 1/4, 1/2, 3/4 cycles per pixel; all entries of a band count as often as they occur."""
+    radius = np.hypot(np.fft.fftfreq(4)[:, None], np.fft.rfftfreq(4))
+    counts = np.array([1.0, 2.0, 1.0])
+    bands = band_means(header(), arrays())
+    assert bands.radii == [0, 0.25, 0.5, 0.75][: len(bands.radii)] and sum(bands.counts) == 16
+    for band, centre in enumerate(bands.radii):
+        inside = np.broadcast_to(np.rint(radius * 4) == band, (4, 3))
+        weights = np.broadcast_to(counts, (4, 3))[inside]
+        each = [np.average(WRONG[row][inside], weights=weights) for row in range(2)]
+        assert bands.counts[band] == weights.sum() and bands.error.mean[band] == pytest.approx(np.mean(each)), centre
+    rows = bands_table(header(), arrays()).rows
+    assert [row[:3] for row in rows[:2]] == [[0.0, 0.0, 1], [0.125, 0.375, bands.counts[1]]]
+
+
+def test_accuracies_behind_filters_are_counts_over_images() -> None:
+    right = {"low-pass": [0, 1], "high-pass": [2, 1], "band-pass": [1, 0]}
+    table = filters_table(header({"radii": [0.0, 0.25], "right": right}), arrays())
+    assert [[row[0], row[1], row[3], row[5]] for row in table.rows] == [[0.0, 0, 100, 50], [0.25, 50, 50, 0]]
+    assert list(table.columns)[1:3] == ["low-pass %", "low-pass 95 %"]
+    assert len(heatmap_tables(header({"radii": [0.0], "right": right}), arrays())) == 4
+    assert len(heatmap_tables(header(), arrays())) == 3
+
+
+def test_maps_of_another_size_are_refused() -> None:
+    for name in ("error_rate", "mean_loss", "wrong", "loss"):
+        short = {**arrays(), name: arrays()[name][..., :2]}
+        with pytest.raises(
+            ArtifactError, match=rf"heat map's {name} is \[4, 2\], which does not fit images of \[4, 4\]"
+        ):
+            heatmap_tables(header(), short)
