@@ -1,8 +1,11 @@
-"""One short line of every command that writes a file."""
+"""One short line of every command that writes a file, and what a command printed."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+from conftest import Outcome
 
 FEW = "--min-steps 2 --max-steps 3"
 LINES = {  # command -> arguments; IN/NAME is a file of the fixture `files`
@@ -25,3 +28,10 @@ def words(line: str, files: Path, target: Path | str) -> list[str]:
     """The arguments of a line like those of `LINES`."""
     arguments = [f"{files / word[3:]}.safetensors" if word.startswith("IN/") else word for word in line.split()]
     return [*arguments, "-o", str(target)]
+
+
+def only_row(outcome: Outcome) -> dict[str, object]:
+    """The one row of a table printed as JSON."""
+    assert outcome.code == 0, outcome.err
+    (row,) = json.loads(outcome.out)["rows"]
+    return dict(row)

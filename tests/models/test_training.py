@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 from dying import through
 from torch import Tensor, nn
 
-import fmtool
 from fmtool.errors import ModelError
 from fmtool.models import training
 from fmtool.models.classifier import Classifier
@@ -81,42 +79,6 @@ def test_the_heads_recipe_reaches_its_peak_and_falls() -> None:
     assert rates[-1] < 1e-6
 
 
-@pytest.mark.slow
-def test_trains_to_a_good_accuracy_and_the_same_weights_twice(files: Path) -> None:
-    data, test = fmtool.load_data("digits:train", limit=600), fmtool.load_data("digits:test")
-    options = {"architecture": "resnet8", "recipe": "one-cycle", "epochs": 8, "learning_rate": 0.05, "batch_size": 32}
-    one, two = (fmtool.train_model(data, test, **options) for _ in range(2))  # type: ignore[arg-type]
-    assert one.digest == two.digest
-    assert one.header["accuracy"] > 0.9
-    other = fmtool.train_model(data, test, seed=1, **options)  # type: ignore[arg-type]
-    assert not torch.equal(one["conv1.weight"], other["conv1.weight"])
-
-
-def test_head_only_replaces_the_last_layer_and_leaves_the_rest(files: Path) -> None:
-    """A model of other classes: the digits' parity, learned by a new last layer alone, batch-norm statistics untouched."""
-    model = fmtool.read(str(files / "model.safetensors"))
-    data = fmtool.load_data("digits:train", limit=400)
-    parity = dataclasses.replace(data, labels=data.labels % 2, class_names=("even", "odd"))
-    made = fmtool.train_model(parity, parity, from_=model, head_only=True)
-    assert made.header["class_names"] == ["even", "odd"]
-    assert made.header["head"] == {"layer": "linear", "classes": 2}
-    assert made.header["accuracy"] > 0.75
-    for name, tensor in model.tensors.items():
-        if not name.startswith("linear"):
-            assert torch.equal(made[name], tensor), name
-    assert made["linear.weight"].shape[0] == 2
-    again = fmtool.attack(made, parity, attack="LinfFastGradientAttack", epsilon=0.1)  # it loads and runs
-    assert float((again["clean_predictions"] == again["labels"]).double().mean()) == made.header["accuracy"]
-
-
-def test_training_on_from_a_models_weights(files: Path) -> None:
-    model = fmtool.read(str(files / "model.safetensors"))
-    data = fmtool.load_data("digits:train", limit=200)
-    made = fmtool.train_model(data, from_=model, recipe="one-cycle", epochs=1, learning_rate=1e-6)
-    torch.testing.assert_close(made["linear.weight"], model["linear.weight"], atol=1e-3, rtol=0)
-    assert [stage["command"] for stage in made.history] == ["train-model", "train-model"]
-
-
 class Probabilities(nn.Module):
     """A last linear layer whose output is not what the network gives."""
 
@@ -134,17 +96,6 @@ def test_a_head_that_does_not_give_the_logits_is_refused() -> None:
         training.train_head(
             classifier, torch.rand(6, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2]), RECIPES["head"], batch=4
         )
-
-
-def test_impossible_requests(files: Path) -> None:
-    data = fmtool.load_data("digits:train", limit=50)
-    with pytest.raises(ModelError, match="--head-only needs --from"):
-        fmtool.train_model(data, head_only=True)
-    with pytest.raises(ModelError, match=r"unknown recipe 'papre' .did you mean 'paper'"):
-        fmtool.train_model(data, recipe="papre")
-    model = fmtool.read(str(files / "model.safetensors"))
-    with pytest.raises(ModelError, match="--head-only replaces"):
-        fmtool.train_model(dataclasses.replace(data, class_names=("a", "b"), labels=data.labels % 2), from_=model)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 10, 20])

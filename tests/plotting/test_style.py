@@ -1,0 +1,55 @@
+"""Names of files in figures, and axes without a box."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Any
+
+import pytest
+from forged import HEADERS
+from matplotlib.figure import Figure
+
+from fmtool.artifacts.format import Artifact
+from fmtool.plotting.style import any_letters, distinct, mask_name, plain_axes
+
+
+def masks(kind: str = "masks", name: str = "", **header: Any) -> Artifact:
+    return dataclasses.replace(Artifact(kind, {**HEADERS[kind], **header}, {}, []), name=name)
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        (masks(), "essential"),
+        (masks(attack="fmn", basis="dct", objective="invariance"), "essential, dct, invariance"),
+        (masks(**{"for": "adversarial", "attack": "pgd"}), "adversarial (PGD)"),
+        (masks("class-masks"), "class masks, plain"),
+        (masks("class-masks", robust=True, attack="L2PGD", basis="haar"), "class masks, robust (L2PGD), haar"),
+    ],
+)
+def test_masks_are_named_by_purpose_attack_and_basis(file: Artifact, expected: str) -> None:
+    assert mask_name(file) == expected
+
+
+def test_equal_names_are_told_apart_by_their_files() -> None:
+    files = [masks(name="x/a.safetensors"), masks(name=""), masks(name="c")]
+    assert distinct(["m", "m", "n"], files) == ["m, a", "m, 2", "n"]
+    assert distinct(["m", "n", "o"], files) == ["m", "n", "o"]
+
+
+def test_axes_have_a_left_and_a_lower_line() -> None:
+    axes = Figure().subplots()
+    plain_axes(axes)
+    assert {name for name, spine in axes.spines.items() if spine.get_visible()} == {"left", "bottom"}
+
+
+def test_only_missing_letters_are_passed_over() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with any_letters():
+            warnings.warn("Glyph 28450 missing from font", UserWarning, stacklevel=1)
+            with pytest.raises(UserWarning, match="tight layout"):
+                warnings.warn("tight layout", UserWarning, stacklevel=1)
+        with pytest.raises(UserWarning, match="Glyph"):
+            warnings.warn("Glyph 28450 missing from font", UserWarning, stacklevel=1)

@@ -1,0 +1,106 @@
+"""Checks of an installation, each on a stand-in."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Run
+
+from fmtool.stages import doctor
+
+
+@pytest.mark.processes
+def test_this_installation_is_well(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real torch and torchvision fit."""
+    monkeypatch.setenv("FMTOOL_CACHE", str(tmp_path))
+    checks = {one.name: one for one in (doctor.check_torch()[0], doctor.check_torchvision(), doctor.check_cache())}
+    assert {one.state for one in checks.values()} == {"ok"}, checks
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(os.geteuid() != 0, reason="drops rights, which only root can")
+def test_a_cache_folder_that_this_user_may_not_write(tmp_path: Path) -> None:
+    """For real, in a process without root's rights."""
+    code = (
+        "import os, sys; from fmtool.stages import doctor\n"
+        "os.setegid(65534); os.seteuid(65534); real = os.access\n"
+        "os.access = lambda path, mode: real(path, mode, effective_ids=True)\n"  # it asks for the real user otherwise
+        "print(doctor.check_cache().state)"
+    )
+    (tmp_path / "cache").mkdir(mode=0o755)
+    environment = {**os.environ, "FMTOOL_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout == "broken\n", done.stderr
+
+
+@pytest.mark.processes
+def test_what_is_not_installed_is_named(light: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(doctor.DISTRIBUTIONS, "foolbox", "no-such-distribution")
+    check = doctor.check_versions()
+    assert (
+        check.state == "broken"
+        and "foolbox missing" in check.result
+        and check.advice == "pip install no-such-distribution"
+    )
+
+
+@pytest.mark.parametrize(
+    ("facts", "driver", "state", "said"),
+    [
+        ({"devices": ["H100", "H100"], "cuda": "13.0", "error": ""}, "", "ok", "H100, H100"),
+        ({"devices": [], "cuda": "13.0", "error": "no driver"}, "", "ok", "none found: everything runs on the CPU"),
+        ({"devices": [], "cuda": None, "error": ""}, "GPU 0", "broken", "GPU 0, but this torch is built for the CPU"),
+        ({"devices": [], "cuda": "13.0", "error": "driver too old"}, "GPU 0", "broken", "can't use it: driver too old"),
+        ({"devices": [], "cuda": "13.0", "error": ""}, "GPU 0", "broken", "can't use it: it detects none"),
+    ],
+)
+def test_what_torch_and_the_driver_say_of_a_gpu(
+    facts: dict[str, Any], driver: str, state: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_driver", lambda: driver)
+    found = doctor.check_gpu(facts)
+    assert found.state == state and said in found.result and bool(found.advice) == (state == "broken")
+
+
+def test_a_script_that_hangs_or_fails_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    for out in ((1, "", "no answer in 120 s"), (1, "", "Traceback\nImportError: libc10.so"), (-11, "", "")):
+        monkeypatch.setattr(doctor, "_python", lambda script, out=out: out)
+        check, facts = doctor.check_torch()
+        last = (out[2] or "it ended without a message").splitlines()[-1]
+        assert (check.state, facts) == ("broken", {}) and check.result == f"can't be imported: {last}"
+        assert doctor.check_torchvision().result == f"can't be imported: {last}"
+    said = 'noise\n{"version": "9.9", "cuda": null, "devices": [], "error": ""}'
+    monkeypatch.setattr(doctor, "_python", lambda script: (0, said, ""))
+    check, facts = doctor.check_torch()
+    assert check.result == "9.9, built for the CPU" and facts["devices"] == []
+
+
+def test_compiler_threads_and_memory_are_notes_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert doctor.check_compiler().state == "note"
+    compiler = tmp_path / "mycxx"
+    compiler.touch(0o755)
+    monkeypatch.setenv("CXX", "mycxx")
+    assert (doctor.check_compiler().state, doctor.check_compiler().result) == ("ok", str(compiler))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert (doctor.check_threads().state, doctor.check_threads().result) == ("ok", "3 processors")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert doctor.check_threads().state == "note" and doctor.check_threads().result == "3 processors, OMP_NUM_THREADS=1"
+    sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**20 - 1}
+    monkeypatch.setattr(os, "sysconf", sizes.__getitem__)
+    assert (doctor.check_memory().state, doctor.check_memory().result) == ("note", "4.0 GiB")
+
+
+def test_the_table_has_a_row_for_each_check() -> None:
+    table = doctor.table(
+        [doctor.Check("GPU", "ok", "H100"), doctor.Check("torch", "broken", "none", "pip install torch")]
+    )
+    assert table.title == "Health" and list(table.columns) == ["check", "state", "result", "what to do"]
+    assert table.rows == [["GPU", "ok", "H100", None], ["torch", "broken", "none", "pip install torch"]]

@@ -1,0 +1,96 @@
+"""What SOURCE, --architecture and --weights describe, and normalisations, shapes and classes that can't be."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import fmtool
+from fmtool.errors import FmtoolWarning, ModelError
+from fmtool.models.registry import ARCHITECTURES
+from fmtool.stages.import_model import Checkpoint, Origin, read_source
+
+SMALL: dict[str, Any] = {"weights": "none", "input_shape": (1, 8, 8)}
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> str:
+    """A file whose suffix says nothing."""
+    (tmp_path / "weights.x").write_bytes(b"weights")
+    return str(tmp_path / "weights.x")
+
+
+def test_a_source_is_a_file_a_name_or_a_factory(weights: str) -> None:
+    checkpoint = Checkpoint(weights, b"weights")
+    assert read_source(weights, "resnet20", None) == Origin("resnet20", "file", checkpoint)
+    assert read_source("resnet20", None, weights) == Origin("resnet20", "file", checkpoint)
+    assert read_source("resnet20", None, "none") == Origin("resnet20", "none")
+    assert read_source("package.module:make", None, None) == Origin("package.module:make", "own")
+    assert read_source("resnet18", None, "default") == Origin("resnet18", "default")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert checkpoint.record() == {"option": "--weights", "name": "weights.x", "split": "", "digest": digest}
+
+
+def test_a_name_comes_before_a_file_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless --architecture says that it is a checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    Path("resnet8").write_bytes(b"weights")
+    assert read_source("resnet8", None, "none") == Origin("resnet8", "none")
+    assert read_source("resnet8", "resnet8", None).weights == "file"
+
+
+def test_sources_that_contradict_each_other_are_told(weights: str) -> None:
+    for arguments, message in (
+        (
+            (weights, None, None),
+            r"weights\.x: a checkpoint needs --architecture \(a name, or package\.module:factory\)$",
+        ),
+        ((weights, "resnet20", weights), r"^--weights goes with the name of a network, but SOURCE is a checkpoint$"),
+        (("missing.pth", None, None), r"^missing\.pth: no such file$"),
+        (("folder/missing", None, None), r"^folder/missing: no such file$"),
+        (("missing", "resnet20", None), r"^missing: no such file \(--architecture goes with a checkpoint\)$"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            read_source(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mean": [0.5]}, r"^--mean and --std go together$"),
+        ({"mean": [0.5] * 3, "std": [0.5] * 3}, r"^--mean: 3 numbers for 1 channels$"),
+        ({"mean": [float("nan")], "std": [1.0]}, r"^--mean nan: expected finite numbers$"),
+        ({"mean": [0.5], "std": [0.0]}, r"^--std 0\.0: expected numbers above 0$"),
+        ({"keep_classes": [1, 1]}, r"^--keep-classes: expected distinct numbers from 0 to 9$"),
+        ({"keep_classes": [10]}, r"^--keep-classes: expected distinct numbers from 0 to 9$"),
+        ({"class_names": ["a"]}, r"^--class-names: 1 names for 10 classes$"),
+        ({"input_shape": (8, 8)}, r"^--input-shape 8,8: expected channels,height,width$"),
+        ({"pretrained": True}, r"^--pretrained goes with timm:NAME, and without --weights$"),
+        ({"factory_options": {"width": 1}}, r"^--factory-option goes with package\.module:factory or timm:NAME$"),
+        ({"weights": "default"}, r"^resnet8: has no default weights: only torchvision's names do$"),
+    ],
+)
+def test_options_that_can_not_be_are_told(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        fmtool.import_model("resnet8", **{**SMALL, **options})
+
+
+def test_a_normalisation_for_bytes_is_warned_of() -> None:
+    with pytest.warns(FmtoolWarning, match="exceed 1, but images are in .0, 1.: divide them by 255"):
+        fmtool.import_model("resnet8", **SMALL, mean=[127.5], std=[127.5])
+
+
+def test_fresh_weights_are_those_of_the_seed_and_the_history_says_how() -> None:
+    model = fmtool.import_model("resnet8", **SMALL, seed=3, keep_classes=[4, 2], class_names=["four", "two"])
+    torch.manual_seed(3)
+    expected = ARCHITECTURES["resnet8"].build(1, 10).state_dict()
+    assert all(torch.equal(model[name], tensor) for name, tensor in expected.items() if tensor.is_floating_point())
+    assert model.header["class_names"] == ["four", "two"] and model.header["outputs"] == 10
+    (stage,) = model.history
+    assert (stage["command"], stage["seed"], stage["inputs"]) == ("import-model", 3, [])
+    assert stage["options"]["--weights"] == "none" and stage["options"]["--keep-classes"] == [4, 2]
+    assert stage["arguments"] == ["resnet8"]

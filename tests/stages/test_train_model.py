@@ -1,0 +1,99 @@
+"""The stage of training: accuracy, the last layer alone, and requests that can't be met."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import fmtool
+from fmtool.errors import FmtoolWarning, ModelError
+from fmtool.models.training import RECIPES
+
+
+@pytest.mark.slow
+def test_trains_to_a_good_accuracy_and_the_same_weights_twice(files: Path) -> None:
+    data, test = fmtool.load_data("digits:train", limit=600), fmtool.load_data("digits:test")
+    options = {"architecture": "resnet8", "recipe": "one-cycle", "epochs": 8, "learning_rate": 0.05, "batch_size": 32}
+    one, two = (fmtool.train_model(data, test, **options) for _ in range(2))  # type: ignore[arg-type]
+    assert one.digest == two.digest
+    assert one.header["accuracy"] > 0.9
+    other = fmtool.train_model(data, test, seed=1, **options)  # type: ignore[arg-type]
+    assert not torch.equal(one["conv1.weight"], other["conv1.weight"])
+
+
+def test_head_only_replaces_the_last_layer_and_leaves_the_rest(files: Path) -> None:
+    """A model of other classes: the digits' parity, learned by a new last layer alone, batch-norm statistics untouched."""
+    model = fmtool.read(str(files / "model.safetensors"))
+    data = fmtool.load_data("digits:train", limit=400)
+    parity = dataclasses.replace(data, labels=data.labels % 2, class_names=("even", "odd"))
+    made = fmtool.train_model(parity, parity, from_=model, head_only=True)
+    assert made.header["class_names"] == ["even", "odd"]
+    assert made.header["head"] == {"layer": "linear", "classes": 2}
+    assert made.header["accuracy"] > 0.75
+    for name, tensor in model.tensors.items():
+        if not name.startswith("linear"):
+            assert torch.equal(made[name], tensor), name
+    assert made["linear.weight"].shape[0] == 2
+    again = fmtool.attack(made, parity, attack="LinfFastGradientAttack", epsilon=0.1)  # it loads and runs
+    assert float((again["clean_predictions"] == again["labels"]).double().mean()) == made.header["accuracy"]
+
+
+def test_training_on_from_a_models_weights(files: Path) -> None:
+    model = fmtool.read(str(files / "model.safetensors"))
+    data = fmtool.load_data("digits:train", limit=200)
+    made = fmtool.train_model(data, from_=model, recipe="one-cycle", epochs=1, learning_rate=1e-6)
+    torch.testing.assert_close(made["linear.weight"], model["linear.weight"], atol=1e-3, rtol=0)
+    assert [stage["command"] for stage in made.history] == ["train-model", "train-model"]
+
+
+def test_impossible_requests(files: Path) -> None:
+    data = fmtool.load_data("digits:train", limit=50)
+    with pytest.raises(ModelError, match="--head-only needs --from"):
+        fmtool.train_model(data, head_only=True)
+    with pytest.raises(ModelError, match=r"unknown recipe 'papre' .did you mean 'paper'"):
+        fmtool.train_model(data, recipe="papre")
+    model = fmtool.read(str(files / "model.safetensors"))
+    with pytest.raises(ModelError, match="--head-only replaces"):
+        fmtool.train_model(dataclasses.replace(data, class_names=("a", "b"), labels=data.labels % 2), from_=model)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"augment": "flip"},
+            r"^unknown --augment 'flip' .did you mean 'flip-crop'..: expected one of crop, flip-crop, none$",
+        ),
+        ({"learning_rate": 0.0}, r"^--learning-rate 0\.0: expected a number above 0$"),
+        ({"learning_rate": float("inf")}, r"^--learning-rate inf: expected a number above 0$"),
+        (
+            {"execution": fmtool.Execution(factory_options={"width": 1})},
+            r"^--factory-option goes with package.module:factory$",
+        ),
+    ],
+)
+def test_options_that_can_not_be_are_refused_before_the_work(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        fmtool.train_model(fmtool.load_data("digits:train", limit=4), **options)
+
+
+def test_what_is_recorded_is_what_was_in_effect() -> None:
+    """The recipe's own values where nothing overrides them, and what suits the data set."""
+    data = fmtool.load_data("digits:train", limit=8)
+    made = fmtool.train_model(data, architecture="resnet8", recipe="one-cycle", epochs=1, batch_size=4)
+    options = made.history[-1]["options"]
+    recipe = RECIPES["one-cycle"]
+    assert (options["--epochs"], options["--learning-rate"], options["--batch-size"]) == (1, recipe.learning_rate, 4)
+    assert options["--augment"] == "none" and options["--architecture"] == "resnet8" and "--head-only" not in options
+    assert made.header["accuracy"] is None and made.header["class_names"] == list("0123456789")
+
+
+def test_classes_without_names_are_numbers(tmp_path: Path) -> None:
+    data = dataclasses.replace(fmtool.load_data("digits:train", limit=4), class_names=())
+    with pytest.warns(FmtoolWarning, match=r"^digits: has no class names: its classes are called 0 to 3$"):
+        made = fmtool.train_model(data, architecture="resnet8", recipe="one-cycle", epochs=1)
+    assert made.header["class_names"] == ["0", "1", "2", "3"]

@@ -1,0 +1,85 @@
+"""Files together: what each is, whether it is whole, and what led to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from forged import TINY
+from safetensors.torch import save_file
+
+import fmtool
+from fmtool.artifacts import history
+from fmtool.artifacts.format import Artifact
+from fmtool.stages.inputs import data_input
+from fmtool.stages.verify import Examined, examine, table
+
+
+def written(artifact: Artifact, path: Path) -> Artifact:
+    fmtool.write(artifact, str(path))
+    return fmtool.read(str(path))
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> list[Artifact]:
+    """Three files, each made from the one before."""
+    first = written(dataclasses.replace(TINY, history=history.stage("one", {}, None, [])), tmp_path / "a")
+    second = written(dataclasses.replace(TINY, history=history.stage("two", {}, None, [first])), tmp_path / "b")
+    third = written(dataclasses.replace(TINY, history=history.stage("three", {}, None, [second])), tmp_path / "c")
+    return [first, second, third]
+
+
+def test_files_that_led_to_others_are_named_or_missing(chain: list[Artifact], tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    examined = examine([str(tmp_path / name) for name in "cac"], lambda *said: told.append(said))
+    assert [(one.name, one.kind, one.state) for one in examined] == [
+        (str(tmp_path / name), "defense", "ok") for name in "ca"
+    ]
+    assert [one.digests for one in examined] == [[chain[2].digest], [chain[0].digest]]
+    shown = table(examined)
+    assert [row[4] for row in shown.rows] == [str(tmp_path / "a"), None]  # b is not there, but a is behind it
+    (missing,) = shown.notes
+    assert (
+        missing.startswith(f"missing: defense {chain[1].digest[:12]}, which led to ") and str(tmp_path / "c") in missing
+    )
+    assert table(examine([str(tmp_path / name) for name in "abc"])).notes == []
+    assert [one[0] for one in told] == ["reading", "reading"]  # a file that is given twice is read once
+
+
+def test_damaged_missing_and_strange_files_are_told_apart(chain: list[Artifact], tmp_path: Path) -> None:
+    content = (tmp_path / "a").read_bytes()
+    (tmp_path / "changed").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    (tmp_path / "cut.safetensors").write_bytes(content[:-1])
+    save_file({"x": torch.zeros(2)}, tmp_path / "foreign.safetensors")
+    (tmp_path / "notes.txt").write_text("notes")
+    names = ("changed", "cut.safetensors", "foreign.safetensors", "notes.txt", "nothing")
+    found = {Path(one.name).name: one for one in examine([str(tmp_path / name) for name in names])}
+    assert {name: one.state for name, one in found.items()} == {
+        "changed": "damaged", "cut.safetensors": "damaged", "foreign.safetensors": "unknown", "notes.txt": "unknown",
+        "nothing": "missing",
+    }  # fmt: skip
+    assert "does not match its digest" in found["changed"].damage and "No such file" in found["nothing"].damage
+    assert found["notes.txt"].digests == [hashlib.sha256(b"notes").hexdigest()]
+
+
+def test_data_are_recognised_as_the_history_recorded_them(tmp_path: Path) -> None:
+    """By the split, the limit and the rows that it names."""
+    digits = fmtool.load_data("digits:test", limit=9)
+    save_file({"images": digits.images, "labels": digits.labels}, tmp_path / "data.safetensors")
+    source = str(tmp_path / "data.safetensors")
+    used = fmtool.load_data(source, limit=4)
+    entry = data_input(used)
+    made = dataclasses.replace(TINY, history=history.stage("attack", {}, None, [entry]))
+    written(made, tmp_path / "made")
+    examined = examine([source, str(tmp_path / "made")])
+    assert (examined[0].kind, examined[0].state) == ("data", "ok")
+    wrong = dataclasses.replace(made, history=history.stage("attack", {}, None, [{**entry, "digest": "0" * 64}]))
+    written(wrong, tmp_path / "made")
+    assert [one.state for one in examine([source, str(tmp_path / "made")])] == ["unknown", "ok"]
+
+
+def test_a_data_set_needs_no_file() -> None:
+    assert examine(["digits"]) == [Examined("digits", state="unknown")]
