@@ -14,7 +14,7 @@ from common import arguments, ratio, rounds, show, spread
 from numba import njit, prange
 
 from fmtool.correlation.nulls import class_permutation, free_permutation
-from fmtool.correlation.statistics import idcor, svcca
+from fmtool.correlation.statistics import canonical, idcor
 from fmtool.correlation.statistics.base import Options
 from fmtool.models.classifier import pick_device
 
@@ -113,7 +113,9 @@ def _svcca(given: object, device: str, draw: torch.Generator) -> None:
         torch.linalg.svdvals(left.T @ right).mean().item()
         return time.perf_counter() - started
 
-    prepared = svcca.prepared_of(*(svcca.centred_basis(basis) for basis in bases), Options(device=device))
+    prepared = canonical.prepared_of(
+        *(canonical.Directions(basis - basis.mean(dim=0)) for basis in bases), Options(device=device)
+    )
 
     def ours() -> float:
         started = time.perf_counter()

@@ -83,9 +83,8 @@ def correlate(
     if class_subsets and labels is None:
         raise StatisticError("subsets of classes need labels, but there are none")
     shuffles = Shuffles(permutations, seed, strict, journal)
-    each = Options(row_normalise=row_normalise, dimension=dimension, device=device)
-    options = replace(each, shuffles=permutations * (1 if labels is None else 2))
-    setting = Setting(pairs, each, shuffles, draws, progress)
+    options = Options(row_normalise=row_normalise, dimension=dimension, device=device)
+    setting = Setting(pairs, options, shuffles, draws, progress)
 
     def pairs_at(threshold: float) -> Pairs:
         assert trimmed is not None
@@ -97,7 +96,7 @@ def correlate(
     for name in names:
         prepared = functools.cache(functools.partial(prepare, name, pairs, options))  # on first use
         try:
-            whole = evaluate(name, name, prepared, pairs.labels, len(pairs), shuffles, progress)
+            whole = evaluate(name, name, prepared, pairs.labels, len(pairs), shuffles, progress, tells_time=True)
         except StatisticError as error:
             reasons.append(str(error))
             if leave_out is None or len(reasons) == len(names):

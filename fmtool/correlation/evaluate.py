@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
@@ -12,11 +13,14 @@ from torch import Tensor
 
 from fmtool.correlation.nulls import Null, class_permutation, free_permutation, summarise
 from fmtool.correlation.statistics.base import Options, Prepared
+from fmtool.errors import warn
 from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors, as_tensor, from_tensor
 from fmtool.runtime.progress import Progress
 
 FREELY, WITHIN_CLASSES = "shuffled freely", "shuffled within classes"
 SAMPLE = "sample "  # before the name of a sample in the journal
+LONG = 60.0  # seconds above which the user is told how long the shuffles take
+TIMED_SHUFFLES, TIMED_SECONDS = 3, 1.0  # that much of them is timed, whichever is reached first
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,12 @@ def evaluate(
     n: int,
     shuffles: Shuffles,
     progress: Progress | None = None,
+    tells_time: bool = False,
 ) -> Statistic:
     """The statistic with its nulls, the second one if there are labels (n,).
 
     part: its name in the journal. A part finished earlier is not prepared again; one already started continues after its last
-    shuffle.
+    shuffle. tells_time: warn how long the shuffles take if that is more than a minute, judging by the first few.
     """
     journal, kinds = shuffles.journal, {FREELY: None} if labels is None else {FREELY: None, WITHIN_CLASSES: labels}
     before = journal.part(part)
@@ -101,6 +106,8 @@ def evaluate(
     ready = prepared()
     begun = journal.load()
     drawn = begun if begun is not None and from_tensor(begun["part"]) == part else {"part": as_tensor(part)}
+    left = len(kinds) * shuffles.permutations - sum(len(drawn.get(kind, ())) for kind in kinds)
+    tell = _telling_time(name, left if tells_time else 0)
 
     def null(kind: str, classes: Tensor | None) -> None:
         """The values of this null in `drawn`."""
@@ -112,6 +119,7 @@ def evaluate(
             seed = shuffles.seed
             permutation = free_permutation(n, seed, k) if classes is None else class_permutation(classes, seed, k)
             values[k] = ready.shuffled(permutation)
+            tell()
             drawn[kind] = values[: k + 1]
             journal.save(lambda: drawn)
             if progress is not None:
@@ -124,6 +132,23 @@ def evaluate(
     whole = {"numbers": as_tensor(numbers), **{kind: drawn[kind] for kind in kinds}, **samples}
     journal.finish(part, whole)
     return _finished(name, n, shuffles.strict, whole)
+
+
+def _telling_time(name: str, shuffles: int) -> Callable[[], None]:
+    """A function to call after each of so many shuffles, which says once how long all of them take, if that is long."""
+    started, done, told = time.monotonic(), 0, False
+
+    def tell() -> None:
+        nonlocal done, told
+        done += 1
+        if told or (done < TIMED_SHUFFLES and time.monotonic() - started < TIMED_SECONDS):
+            return
+        told = True
+        seconds = (time.monotonic() - started) / done * shuffles
+        if seconds > LONG:
+            warn(f"{name}: {shuffles} permutations take about {seconds / 60:.0f} minutes")
+
+    return tell
 
 
 def _finished(name: str, n: int, strict: bool, part: Tensors) -> Statistic:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 
 import pytest
@@ -19,7 +21,7 @@ from fmtool.correlation.engine import correlate
 from fmtool.correlation.evaluate import Statistic
 from fmtool.correlation.nulls import Null
 from fmtool.correlation.registry import STATISTICS, STATISTICS_BY_DEFAULT
-from fmtool.errors import StatisticError
+from fmtool.errors import FmtoolWarning, StatisticError
 
 NAMES = list(STATISTICS)
 REPEATS, ROWS = 40, 300
@@ -236,3 +238,28 @@ def test_lazy_names() -> None:
     assert Null.__module__ == "fmtool.correlation.nulls"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = registry.nothing
+
+
+@pytest.mark.parametrize(("seconds", "line"), [(0.1, "cosine: 2000 permutations take about 3 minutes"), (0.001, None)])
+def test_the_time_is_said_before_what_takes_long(
+    seconds: float, line: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(0.0, seconds)
+    monkeypatch.setattr(evaluate.time, "monotonic", lambda: next(clock))
+    done = []
+
+    def progress(label: str, count: int, total: int) -> None:
+        done.append(len(told))
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", FmtoolWarning)
+        correlate(
+            normal(20, 3),
+            normal(20, 3, 1),
+            labels=torch.arange(20) % 2,
+            statistics=["cosine"],
+            permutations=1000,
+            progress=progress,
+        )
+    assert [str(one.message) for one in told] == ([] if line is None else [line])
+    assert line is None or done[:3] == [0, 0, 1]  # after three of them

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,7 +24,7 @@ from torch import Tensor
 from fmtool.correlation.numerics.distances import TILE, Distances, Float32, Float64, Keep, distances, squared
 from fmtool.correlation.numerics.numba_cache import CACHE
 from fmtool.correlation.numerics.threads import one_thread_if
-from fmtool.errors import FmtoolWarning
+from fmtool.errors import warn
 
 Index = npt.NDArray[np.uint32]
 
@@ -73,11 +71,12 @@ def prepare(x: Tensor, y: Tensor, device: torch.device) -> Pair:
         return _on_gpu(x, y, device)
     free = SHARE_OF_MEMORY * free_memory()
     keep = next((keep for keep in Keep if 2 * keep.bytes(len(x)) <= free), Keep.NOTHING)
-    started = time.monotonic()
-    sides = side(x, keep), side(y, keep)
     if keep is Keep.NOTHING:
-        _tell_time(*sides, time.monotonic() - started)
-    return _pair(*sides)
+        warn(
+            f"idcor: the distances of {len(x)} rows, {4e-9 * len(x) ** 2:.1f} GB, do not fit in memory and are computed "
+            "again for each permutation"
+        )
+    return _pair(side(x, keep), side(y, keep))
 
 
 def _pair(x: Side, y: Side) -> Pair:
@@ -174,20 +173,6 @@ def free_memory() -> int:
         return int(sizes["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-
-
-def _tell_time(x: Side, y: Side, neighbours: float) -> None:
-    """Warn how long a shuffle takes if distances are computed anew each time, judging by one timed shuffle."""
-    started = time.monotonic()
-    two_nearest_joint(x, y, torch.arange(len(x.at)))
-    warnings.warn(
-        FmtoolWarning(
-            f"idcor: the distances of {len(x.at)} rows, {4e-9 * len(x.at) ** 2:.1f} GB, do not fit in memory and are computed "
-            f"again each time: neighbours took {neighbours:.0f} s, a permutation takes about "
-            f"{time.monotonic() - started:.0f} s"
-        ),
-        stacklevel=4,
-    )
 
 
 def _on_gpu(x: Tensor, y: Tensor, device: torch.device) -> Pair:

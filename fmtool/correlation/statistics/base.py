@@ -17,13 +17,11 @@ class Options:
     row_normalise: scale rows to unit length after standardising (IdCor).
     dimension: a key of DIMENSIONS, how dimensions are estimated (IdCor).
     device: where the heavy part runs: "cpu", "cuda" or "cuda:N".
-    shuffles: how many will follow, so that a slow statistic can warn how long they take; 0 for no warning.
     """
 
     row_normalise: bool = True
     dimension: str = "twonn"
     device: str = "cpu"
-    shuffles: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """CCA: canonical correlations of all directions of two data sets (paper, section 3.2).
 
-With fewer than twice as many rows as directions, some correlations are necessarily 1; with n - 1 directions, as sparse masks
-have, all of them are, and the statistic is meaningless. `forced` counts them. SVCCA's choice of main directions, or far more
-rows, avoid this.
+With fewer than twice as many rows as directions, some correlations are necessarily 1, and `forced` counts them; with n - 1
+directions, as up to some 1,500 masks have, all of them are, and the statistic is refused. SVCCA's choice of main directions, or
+far more rows, avoid this.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fmtool.correlation.statistics.base import Options, Prepared, require_rows
-from fmtool.correlation.statistics.canonical import MIN_ROWS, left_singular, prepared_of
+from fmtool.correlation.statistics.canonical import MIN_ROWS, Directions, forced_of, left_singular, prepared_of
 from fmtool.errors import StatisticError
 
 
@@ -32,7 +32,15 @@ def all_directions(data: Tensor, what: str) -> Tensor:
 def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
     """Mean canonical correlation over the smaller number of directions, x (n, d1) and y (n, d2) float64, n >= 3.
 
-    details, cost and forced correlations: see `canonical.prepared_of`. Raises StatisticError when a side does not vary.
+    details, cost and forced correlations: see `canonical.prepared_of`. Raises StatisticError when a side does not vary, or
+    when all correlations are 1 by force.
     """
     require_rows("cca", len(x), MIN_ROWS)
-    return prepared_of(all_directions(x, "x"), all_directions(y, "y"), options)
+    basis_x, basis_y = all_directions(x, "x"), all_directions(y, "y")
+    k1, k2 = basis_x.shape[1], basis_y.shape[1]
+    if forced_of(len(x), k1, k2) == min(k1, k2):
+        raise StatisticError(
+            f"cca of {len(x)} rows is 1 whatever the data: with {k1} and {k2} directions, all {min(k1, k2)} correlations are "
+            "forced; use svcca, or more rows"
+        )
+    return prepared_of(Directions(basis_x), Directions(basis_y), options)

@@ -7,7 +7,6 @@ their principal axes, which preserves all distances and leaves at most n - 1 col
 from __future__ import annotations
 
 import math
-import time
 import warnings
 from typing import Any
 
@@ -19,10 +18,9 @@ from torch import Tensor
 from fmtool.correlation.registry import DIMENSIONS
 from fmtool.correlation.statistics.base import Options, Prepared, non_zero, require_rows
 from fmtool.correlation.statistics.canonical import left_singular
-from fmtool.errors import FmtoolWarning, StatisticError
+from fmtool.errors import StatisticError
 
 MIN_ROWS = 22  # scikit-dimension's estimators use 20 neighbours, and silently fewer if there are no more
-LONG = 60.0  # seconds for all shuffles above which the user is told how long they will take
 
 
 def estimate(data: npt.NDArray[np.float64], name: str, what: str) -> float:
@@ -61,8 +59,7 @@ def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
     kept, separately under each shuffle. dropped: duplicates_x, duplicates_y and duplicates_joint, how many were left out
     (TwoNN's count includes the one that is kept here). details: as for TwoNN.
 
-    Warns how long the shuffles will take if that is more than a minute, judging by one timed estimate. Raises StatisticError
-    if fewer than 22 different rows are left, or if an estimate is not a positive number.
+    Raises StatisticError if fewer than 22 different rows are left, or if an estimate is not a positive number.
     """
     name = options.dimension
     require_rows(f"idcor by {name}", len(x), MIN_ROWS)
@@ -78,9 +75,7 @@ def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
         points = np.concatenate([points_x, points_y[order]], axis=1)[unique]
         return _dimension(points, name, what), len(order) - len(unique)
 
-    started = time.monotonic()
     of_joint, duplicates = joint(torch.arange(len(x)), "the concatenation")
-    _tell_time(time.monotonic() - started, options)
     larger = max(of_x, of_y)
     return Prepared(
         observed=(of_x + of_y - of_joint) / larger,
@@ -112,14 +107,3 @@ def _first_of_each(groups: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Which rows come first in their group, ascending."""
     first: npt.NDArray[np.int64] = np.sort(np.unique(groups, return_index=True)[1])
     return first
-
-
-def _tell_time(seconds: float, options: Options) -> None:
-    if seconds * options.shuffles > LONG:
-        warnings.warn(
-            FmtoolWarning(
-                f"idcor: one estimate of the dimension by {options.dimension} takes {seconds:.2g} s, {options.shuffles} "
-                f"shuffles about {seconds * options.shuffles / 60:.0f} minutes"
-            ),
-            stacklevel=3,
-        )

@@ -11,8 +11,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from fmtool.correlation.numerics.sparse_products import distinct_columns
+from fmtool.correlation.numerics.threads import one_thread_if
 from fmtool.correlation.statistics.base import Options, Prepared, non_zero, require_rows
-from fmtool.correlation.statistics.canonical import MIN_ROWS, left_singular, prepared_of
+from fmtool.correlation.statistics.canonical import MIN_ROWS, SMALL, Directions, prepared_of
 from fmtool.errors import StatisticError
 
 SHARE = 0.99  # of the sum of singular values, which the kept directions stay below
@@ -20,24 +22,30 @@ SHARE = 0.99  # of the sum of singular values, which the kept directions stay be
 CONSTANT = 1e-6
 
 
-def main_directions(data: Tensor, what: str, name: str = "svcca") -> Tensor:
+def main_directions(data: Tensor, what: str, name: str = "svcca") -> tuple[Tensor, Tensor, Tensor]:
     """Orthonormal left singular vectors (n, k) of data (n, d) float64, not centred.
 
     k is the number of singular values whose cumulative share is strictly below 0.99, at least 1. name: of the statistic.
+    With them, the columns (n, m) and weights (m, k) of which they are the product. Of columns that repeat, as those of masks do
+    at k and -k, one is taken, times the root of their number: singular values and left vectors are the same.
     """
-    used = data[:, (data != 0).any(dim=0)]  # columns of zeros, of which masks have many, add no direction
-    if used.shape[1] == 0:
+    columns, counts = distinct_columns(data)
+    if columns.shape[1] == 0:
         raise StatisticError(f"{name} needs data that are not all zero, but {what} is")
-    directions, sizes = left_singular(used)
+    roots = counts.sqrt()
+    with one_thread_if(min(columns.shape) < SMALL):
+        directions, sizes, right = torch.linalg.svd(columns * roots, full_matrices=False)
     share = sizes.cumsum(dim=0) / sizes.sum()
-    return directions[:, : max(1, int((share < SHARE).sum()))]
+    k = max(1, int((share < SHARE).sum()))
+    return directions[:, :k], columns, roots[:, None] * right[:k].T / sizes[:k]
 
 
-def centred_basis(directions: Tensor) -> Tensor:
-    """Orthonormal basis of orthonormal directions (n, k) after centring: (n, k), or (n, k - 1) if one was constant.
+def centring(directions: Tensor) -> Tensor:
+    """The matrix (k, k), or (k, k - 1) if one direction was constant, that makes orthonormal directions (n, k) orthonormal after
+    centring.
 
     Centring removes one dimension, that of the constant vector, so no second decomposition is needed: reflect the
-    directions so that only the first has a mean, centre that one and restore its length. It is dropped if nothing
+    directions so that only the first has a mean, and restore the length that centring leaves of it. It is dropped if nothing
     remains of it. CCA sees only the span, so the directions needn't be scaled by the singular values.
     """
     lean = directions.sum(dim=0)  # (k,) how each direction leans to the constant vector
@@ -47,22 +55,23 @@ def centred_basis(directions: Tensor) -> Tensor:
     mirror = lean / length if length > 0 else axis.clone()
     mirror += torch.where(mirror[0] < 0, -axis, axis)  # the sign without cancellation
     mirror /= mirror.norm()
-    basis = directions - 2 * torch.outer(directions @ mirror, mirror)
-    basis -= basis.mean(dim=0)
-    left = basis[:, 0].norm()
+    reflection = torch.eye(len(lean), dtype=lean.dtype) - 2 * torch.outer(mirror, mirror)
+    first = directions @ reflection[:, 0]
+    left = (first - first.mean()).norm()
     if left < CONSTANT:
-        return basis[:, 1:]
-    basis[:, 0] /= left
-    return basis
+        return reflection[:, 1:]
+    reflection[:, 0] /= left
+    return reflection
 
 
-def main_basis(data: Tensor, what: str, name: str = "svcca") -> tuple[Tensor, int]:
-    """Centred basis (n, k) of the main directions, and how many directions centring removed (0 or 1)."""
-    directions = main_directions(data, what, name)
-    basis = centred_basis(directions)
-    if basis.shape[1] == 0:
+def main_basis(data: Tensor, what: str, name: str = "svcca") -> tuple[Directions, int]:
+    """The main directions after centring, and how many of them centring removed (0 or 1)."""
+    directions, columns, weights = main_directions(data, what, name)
+    matrix = centring(directions)
+    if matrix.shape[1] == 0:
         raise StatisticError(f"{name} needs rows that vary, but the main direction of {what} is the same in all rows")
-    return basis.contiguous(), directions.shape[1] - basis.shape[1]
+    basis = directions @ matrix
+    return Directions(basis - basis.mean(dim=0), columns, weights @ matrix), directions.shape[1] - basis.shape[1]
 
 
 def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:

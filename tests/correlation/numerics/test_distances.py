@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numba
@@ -11,9 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from fmtool.correlation.numerics import distances as module
 from fmtool.correlation.numerics import neighbours
 from fmtool.correlation.numerics.distances import TILE, Keep, distances
 from fmtool.correlation.numerics.neighbours import SMALL, side, two_nearest_joint
+from fmtool.errors import FmtoolWarning
 
 
 def direct(data: Tensor) -> npt.NDArray[np.float32]:
@@ -91,3 +94,13 @@ def test_results_do_not_depend_on_the_number_of_threads(keep: Keep, set_threads:
         arrays = (one.distances.block(0, TILE * 4), one.nearest, one.at, two_nearest_joint(one, one, permutation))
         results.append([array.tobytes() for array in arrays])
     assert results[0] == results[1]
+
+
+def test_the_time_is_said_before_what_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_TILES", 10)
+    clock = itertools.count(0.0, 30.0)
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    data = normal(TILE * 9, 3)  # 45 pairs of tiles, of which 10 take 30 s
+    with pytest.warns(FmtoolWarning, match=r"^the distances of 144 rows take about 2 minutes$"):
+        found = distances(data, Keep.MATRIX).matrix
+    np.testing.assert_array_equal(found, direct(data))

@@ -64,13 +64,21 @@ def test_rank_is_that_of_the_centred_columns() -> None:
     assert basis.sum(dim=0).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize(("rows", "forced"), [(40, 0), (18, 3), (11, 10), (8, 7)])
+@pytest.mark.parametrize(("rows", "forced"), [(40, 0), (18, 3), (12, 9)])
 def test_forced_correlations_are_counted(rows: int, forced: int) -> None:
     x, y = normal(rows, 10), normal(rows, 10, 1)
     correlations = torch.linalg.svdvals(all_directions(x, "x").T @ all_directions(y, "y"))
     found = cca(x, y)
     assert found.details["forced"] == int((correlations > 1 - 1e-9).sum()) == forced
     assert found.observed == pytest.approx(float(correlations.mean()), abs=1e-12)
+
+
+@pytest.mark.parametrize("rows", [11, 8])
+def test_refused_where_all_correlations_are_forced(rows: int) -> None:
+    with pytest.raises(
+        StatisticError, match=rf"^cca of {rows} rows is 1 whatever the data: with .* use svcca, or more"
+    ):
+        cca(normal(rows, 10), normal(rows, 4, 1))
 
 
 def test_errors() -> None:

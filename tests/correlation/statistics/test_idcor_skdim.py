@@ -12,11 +12,10 @@ from torch import Tensor
 
 from fmtool.correlation.engine import correlate
 from fmtool.correlation.registry import DIMENSIONS
-from fmtool.correlation.statistics import idcor_skdim
 from fmtool.correlation.statistics.base import Options
 from fmtool.correlation.statistics.idcor import standardise
 from fmtool.correlation.statistics.idcor_skdim import MIN_ROWS, estimate, prepare, principal_axes
-from fmtool.errors import FmtoolWarning, StatisticError
+from fmtool.errors import StatisticError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # whatever a third party's import may deprecate
@@ -112,16 +111,3 @@ def test_too_few_rows_and_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_one_column() -> None:
     assert prepare(normal(60, 1), normal(60, 1, 1), Options(dimension="mle")).details["dimension_x"] < 1.5
-
-
-def test_the_time_is_told_when_it_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = normal(40, 3)
-    clock = iter([0.0, 0.5] * 2)
-    monkeypatch.setattr(idcor_skdim.time, "monotonic", lambda: next(clock))
-    with pytest.warns(
-        FmtoolWarning, match=r"^idcor: one estimate .* by mle takes 0.5 s, 1998 shuffles about 17 minutes$"
-    ):
-        prepare(x, x, Options(dimension="mle", shuffles=1998))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        prepare(x, x, Options(dimension="mle", shuffles=100))

@@ -72,6 +72,15 @@ def test_rotation_and_scale_of_the_second_side_change_nothing(seed: int, scale: 
     assert pwcca(scale * x, y).observed == pytest.approx(pwcca(x, y).observed, abs=1e-8)
 
 
+def test_columns_that_repeat_count_as_often_as_they_occur() -> None:
+    x, y = related(120, 6, 5)
+    x, y = torch.relu(x), torch.relu(y)
+    twice = torch.cat([x, x[:, 1:4], torch.zeros(120, 1, dtype=torch.float64)], dim=1)
+    assert pwcca(twice, torch.cat([y, y], dim=1)).observed == pytest.approx(
+        direct(twice, torch.cat([y, y], dim=1)), abs=1e-8
+    )
+
+
 def test_weights_are_those_of_the_first_side() -> None:
     x, y = related(80, 6, 5)
     assert pwcca(x, y).observed != pytest.approx(pwcca(y, x).observed, abs=1e-3)

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from sklearn.cross_decomposition import CCA
 from torch import Tensor
 
+from fmtool.correlation.statistics import canonical
 from fmtool.correlation.statistics.base import Options, Prepared
-from fmtool.correlation.statistics.svcca import centred_basis, main_directions, prepare
+from fmtool.correlation.statistics.svcca import centring, main_basis, main_directions, prepare
 from fmtool.errors import StatisticError
 
 
@@ -29,6 +30,19 @@ def related(rows: int, d1: int, d2: int, seed: int = 0) -> tuple[Tensor, Tensor]
 
 def svcca(x: Tensor, y: Tensor) -> Prepared:
     return prepare(x, y, Options())
+
+
+def centred_basis(directions: Tensor) -> Tensor:
+    basis = directions @ centring(directions)
+    return basis - basis.mean(dim=0)
+
+
+def masks(rows: int, columns: int, seed: int) -> Tensor:
+    """Sparse, not negative, every column twice: (rows, 2 columns). Some columns are all 0."""
+    draw = torch.Generator().manual_seed(seed)
+    values = torch.rand(rows, columns, dtype=torch.float64, generator=draw) * torch.linspace(1, 0.01, columns)
+    values *= torch.rand(rows, columns, generator=draw) < torch.linspace(0.9, 0.0, columns)
+    return torch.cat([values, values.flip(1)], dim=1)
 
 
 def truncated(data: Tensor) -> Tensor:
@@ -64,6 +78,28 @@ def test_a_shuffle_equals_a_fresh_run_on_shuffled_rows() -> None:
     assert svcca(x, y).shuffled(permutation) == pytest.approx(svcca(x, y[permutation]).observed, abs=1e-12)
 
 
+@pytest.mark.parametrize("way", ["sparse", "dense"])
+def test_masks_whose_columns_repeat(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canonical, "IN_STEP", 0 if way == "sparse" else 10**9)
+    x, y = masks(600, 30, 0), masks(600, 40, 1)
+    y[:, 3] += x[:, 2]
+    order = torch.randperm(600, generator=torch.Generator().manual_seed(0))
+    found = svcca(x, y)
+    for other, value in ((y, found.observed), (y[order], found.shuffled(order))):
+        left, right = (torch.linalg.qr(truncated(side) - truncated(side).mean(dim=0)).Q for side in (x, other))
+        correlations = torch.linalg.svdvals(left.T @ right)
+        assert found.details == {"directions_x": left.shape[1], "directions_y": right.shape[1], "forced": 0.0}
+        assert value == pytest.approx(float(correlations.mean()), abs=1e-12)
+
+
+def test_weights_of_columns_give_the_basis() -> None:
+    basis, constant = main_basis(masks(60, 30, 0), "x")
+    assert basis.columns is not None and basis.weights is not None and basis.columns.shape == (60, 29)
+    expected = (basis.columns - basis.columns.mean(dim=0)) @ basis.weights
+    torch.testing.assert_close(basis.basis, expected, atol=1e-12, rtol=0.0)
+    assert constant == 0
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), scale=st.floats(1e-6, 1e6))
 def test_rotation_and_isotropic_scale_change_nothing(seed: int, scale: float) -> None:
@@ -79,8 +115,8 @@ def test_how_many_directions_are_kept() -> None:
     # With squares it would be one.
     data = torch.zeros(8, 6, dtype=torch.float64)
     data[:4, :4] = torch.diag(torch.tensor([90.0, 8.0, 1.01, 0.99], dtype=torch.float64))
-    assert main_directions(data, "x").shape == (8, 2)
-    assert main_directions(data[:, :1], "x").shape == (8, 1)  # one direction has all: at least one is kept
+    assert main_directions(data, "x")[0].shape == (8, 2)
+    assert main_directions(data[:, :1], "x")[0].shape == (8, 1)  # one direction has all: at least one is kept
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.1, 5.0])
@@ -116,7 +152,7 @@ def test_forced_correlations_are_counted(rows: int, forced: int) -> None:
     # Ten columns leave nine directions a side, fewer where there are fewer rows.
     x, y = normal(rows, 10), normal(rows, 10, 1)
     correlations = torch.linalg.svdvals(
-        centred_basis(main_directions(x, "x")).T @ centred_basis(main_directions(y, "y"))
+        centred_basis(main_directions(x, "x")[0]).T @ centred_basis(main_directions(y, "y")[0])
     )
     found = svcca(x, y)
     assert found.details["forced"] == int((correlations > 1 - 1e-9).sum()) == forced
