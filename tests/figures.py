@@ -58,7 +58,14 @@ def with_curves(file: Artifact, attack: str, *which: str) -> Artifact:
         for size, numbers in values.items()
     ]
     subsample = [{**entry, "size": 10 * entry["size"]} for entry in entries]
-    curves = {"class_subsets": entries, "subsample": subsample}
+    equal = [
+        {
+            **entry,
+            "points": [{**one, "observed": one["observed"] - 0.1} for one in entry["points"] if "reason" not in one],
+        }
+        for entry in entries
+    ]
+    curves = {"class_subsets": entries, "equal_pairs": equal, "subsample": subsample}
     sides = [{"for": "essential", "attack": None}, {"for": "adversarial", "attack": attack}]
     header = {**file.header, "sides": sides, "curves": {name: curves[name] for name in which}}
     return replace(file, header=header)

@@ -200,7 +200,7 @@ def test_a_stage_whose_reader_has_gone_ends_quietly(files: Path) -> None:
 TABLES = {  # command line -> how many tables there are
     **{line: 1 for line in WRITES.values() if not line.startswith("report")},
     WRITES["heatmap"]: 3,
-    "correlate FOLDER/essential FOLDER/adversarial --permutations 3 --statistics cosine --class-subsets --subsample 9": 3,
+    "correlate FOLDER/essential FOLDER/adversarial --permutations 3 --statistics cosine --class-subsets --subsample 9": 4,
     "check-masks FOLDER/model FOLDER/fmn FOLDER/essential --draws 1": 1,
     "inspect FOLDER/defense": 1,
     "inspect FOLDER/defense FOLDER/model FOLDER/fmn": 3,

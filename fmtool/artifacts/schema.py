@@ -214,6 +214,7 @@ OPTIONAL_FIELDS: dict[str, dict[str, Check]] = {
             {},
             {
                 "class_subsets": several(_entry, 1),
+                "equal_pairs": several(_entry, 1),
                 "subsample": several(_entry, 1),
                 "trim": several(lambda value: _trimmed_entry(value) and _point(value), 1),
             },

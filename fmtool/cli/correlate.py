@@ -105,7 +105,7 @@ def correlate(
         bool,
         typer.Option(
             "--class-subsets",
-            help="Add a table of each statistic for random subsets of k classes, from 1 to all (4.7, Figure 4).",
+            help="Add a table of each statistic for random subsets of k classes, from 1 to all (4.7, Figure 4), and one for as many pairs of all classes.",
         ),
     ] = False,
     subsample: Annotated[

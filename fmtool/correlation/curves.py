@@ -97,6 +97,25 @@ def over_classes(
     return tuple(points)
 
 
+def over_equal_rows(
+    whole: Statistic, prepared: Callable[[], Prepared], classes: Sequence[Point], setting: Setting
+) -> tuple[Point, ...]:
+    """The control of `over_classes`: for each of its points, as many random pairs of all classes, at the same position.
+
+    Each is derived from the whole just as the subset of classes is, so that only the choice of pairs differs.
+    """
+    points, label = [], f"{whole.name}, as many pairs of all classes"
+    for done, point in enumerate(classes, start=1):
+        if point.n == len(setting.pairs):
+            points.append(Point(point.size, point.n, (), whole, ""))
+        else:
+            drawn = subsample(len(setting.pairs), point.n, setting.shuffles.seed, done)
+            points.append(setting.point(whole.name, f"{label} {done}", prepared, drawn, int(point.size), ()))
+        if setting.progress is not None:
+            setting.progress(label, done, len(classes))
+    return tuple(points)
+
+
 def over_rows(whole: Statistic, sizes: Sequence[int], setting: Setting) -> tuple[Point, ...]:
     """The statistic of random subsamples of these sizes, each prepared anew; the last point is the whole."""
     rows = len(setting.pairs)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fmtool.correlation.curves import Setting, over_classes, over_rows, over_thresholds
+from fmtool.correlation.curves import Setting, over_classes, over_equal_rows, over_rows, over_thresholds
 from fmtool.correlation.evaluate import Pairs, Shuffles, Statistic, evaluate, prepare
 from fmtool.correlation.registry import (
     ALL,
@@ -59,7 +59,8 @@ def correlate(
     dimension: a key of DIMENSIONS, for IdCor.
     strict: p counts shuffles > the observed value (the authors' count), not >=.
     device: where IdCor searches for neighbours and matrices are multiplied: "cpu", "cuda" or "cuda:N".
-    class_subsets: also give each statistic for `draws` random subsets of k classes, k from 1 to all; needs labels.
+    class_subsets: also give each statistic for `draws` random subsets of k classes, k from 1 to all, and for as many random pairs
+        of all classes; needs labels.
     subsamples: sizes below n; each statistic is also given for `draws` random subsamples of each size.
     thresholds: if there are several, each statistic is also given for `trimmed(threshold)`, x and y with all entries up to
         the threshold set to 0. At the first threshold these are x and y themselves.
@@ -104,11 +105,13 @@ def correlate(
             leave_out(name, str(error))
             continue
         over = over_classes(whole, prepared, kinds, setting) if class_subsets else ()
+        equal = over_equal_rows(whole, prepared, over, setting)
         del prepared  # before the next one needs as much memory
         results.append(
             replace(
                 whole,
                 class_subsets=over,
+                equal_pairs=equal,
                 subsamples=over_rows(whole, sizes, setting) if sizes else (),
                 trims=over_thresholds(whole, thresholds, pairs_at, setting) if len(thresholds) > 1 else (),
             )

@@ -62,6 +62,7 @@ class Statistic:
     within_class: Null | None  # rows of y shuffled among those of the same label, when there are labels
     samples: dict[str, Tensor] = field(default_factory=dict)  # see the statistic's module
     class_subsets: tuple[Point, ...] = ()  # see `curves`; empty unless asked for
+    equal_pairs: tuple[Point, ...] = ()
     subsamples: tuple[Point, ...] = ()
     trims: tuple[Point, ...] = ()
 

@@ -33,12 +33,13 @@ def class_curves(files: Sequence[Artifact]) -> Figure:
 
     Left, as the paper's Figure 4: observed (solid), the nulls' means (dotted), p (dashed, right axis) and its floor. Right: the
     adjusted value of these means; subsets whose null lies near 1 would dominate a mean of adjusted values. Below each k stands
-    the mean number of pairs, because more classes also mean more pairs.
+    the mean number of pairs, because more classes also mean more pairs; the control is as many pairs of all classes.
     """
     names = distinct([_attack_name(file) for file in files], files)
     figure = Figure(figsize=(WIDE, 2.9), layout="constrained")
     left, right = figure.subplots(1, 2)
     share = left.twinx()
+    controlled: dict[str, str] = {}
     statistic = _in_all(files)
     for number, (file, name) in enumerate(zip(files, names, strict=True)):
         mine = _entries(file, "class_subsets", statistic)
@@ -48,6 +49,10 @@ def class_curves(files: Sequence[Artifact]) -> Figure:
         _line(share, mine, _null("p"), "--", band=False, color=colour, alpha=0.5, linewidth=1)
         adjusted = _adjusted(mine)
         right.plot(list(adjusted), list(adjusted.values()), marker=marker, color=colour, label=name, markersize=3.5)
+        if file.header["curves"].get("equal_pairs"):  # files of version 0.1 have no control
+            control = _adjusted(_entries(file, "equal_pairs", statistic))
+            right.plot(list(control), list(control.values()), "-.", color=colour, linewidth=1)
+            controlled = {"as many pairs of all classes": "-."}
     heading = statistic_kind(statistic).heading
     left.set_ylabel(heading)
     left.set_title("means over subsets; bands: lowest to highest", fontsize=7)
@@ -67,7 +72,7 @@ def class_curves(files: Sequence[Artifact]) -> Figure:
         axes.set_xlabel(
             f"number of classes k\nmean number of pairs n{', lowest and highest' if len(files) > 1 else ''}"
         )
-    styles = {"observed": "-", "null mean": ":", "p (right axis)": "--"}
+    styles = {"observed": "-", "null mean": ":", "p (right axis)": "--", **controlled}
     handles = [
         *right.get_legend_handles_labels()[0],
         *(Line2D([], [], color=GREY, ls=s, label=n) for n, s in styles.items()),

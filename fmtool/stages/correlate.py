@@ -203,6 +203,7 @@ def _curves(results: Sequence[Statistic]) -> dict[str, Any]:
     """The header's `curves`, one entry per statistic and size; empty if none were requested."""
     curves = {
         "class_subsets": [entry for one in results for entry in _curve(one.name, one.class_subsets)],
+        "equal_pairs": [entry for one in results for entry in _curve(one.name, one.equal_pairs)],
         "subsample": [entry for one in results for entry in _curve(one.name, one.subsamples)],
     }
     curves["trim"] = [_trimmed(one.name, point) for one in results for point in one.trims]

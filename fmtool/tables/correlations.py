@@ -21,6 +21,11 @@ CURVES = {
         "means over random subsets of k classes; std: over the subsets; no mean where a subset has no value; "
         "adjusted: computed from the means.",
     ),
+    "equal_pairs": (
+        "As many pairs of all classes",
+        "k",
+        "the control of the table above: for each subset of k classes, as many random pairs of all classes",
+    ),
     "subsample": (
         "Correlation against the number of pairs",
         "size",

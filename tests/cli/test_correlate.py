@@ -46,11 +46,11 @@ def test_curves_are_recorded_and_printed(sides: tuple[Path, Path], run: Run, tmp
         "-o", output, "--format", "json",
     )  # fmt: skip
     assert outcome.code == 0
-    main, classes, sizes = json.loads(outcome.out)
-    assert [len(table["rows"]) for table in (main, classes, sizes)] == [3, 3 * 10, 3 * 3]  # type: ignore[arg-type]
+    main, classes, equal, sizes = json.loads(outcome.out)
+    assert [len(table["rows"]) for table in (main, classes, equal, sizes)] == [3, 3 * 10, 3 * 10, 3 * 3]  # type: ignore[arg-type]
     found = fmtool.read(str(output), "correlation")
     curves, whole = found.header["curves"], found.header["statistics"]
-    assert set(curves) == {"class_subsets", "subsample"}
+    assert set(curves) == {"class_subsets", "equal_pairs", "subsample"}
     entries = [entry for entry in curves["subsample"] if entry["statistic"] == "svcca"]
     assert [(entry["size"], len(entry["points"])) for entry in entries] == [(12, 2), (20, 2), (found.header["n"], 1)]
     assert [entry["statistic"] for entry in curves["class_subsets"]] == [

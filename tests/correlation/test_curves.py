@@ -79,6 +79,23 @@ def test_points_are_the_statistic_of_these_rows_alone(name: str) -> None:
     assert same(found.subsamples[1].statistic, alone)
 
 
+@pytest.mark.parametrize("name", ["idcor", "cosine"])
+def test_the_control_has_as_many_pairs_of_all_classes(name: str) -> None:
+    x, y = pairs()
+    labels = torch.where(torch.arange(60) < 20, 3, torch.where(torch.arange(60) < 45, 5, 7))
+    (found,) = correlate(x, y, labels=labels, statistics=[name], permutations=3, seed=2, class_subsets=True, draws=2)
+    assert [(one.size, one.n) for one in found.equal_pairs] == [(one.size, one.n) for one in found.class_subsets]
+    assert same(found.equal_pairs[-1].statistic, found)
+    rows = subsample(60, found.class_subsets[0].n, 2, 1)
+    (alone,) = correlate(x[rows], y[rows], statistics=[name], permutations=1)
+    whole = prepare(x, y, Options())
+    assert whole.subset is not None
+    first = found.equal_pairs[0].statistic
+    assert first is not None and len(labels[rows].unique()) == 3
+    # as for subsets of classes, IdCor's columns stay standardised on all rows
+    assert first.observed == (whole.subset(rows) if name == "idcor" else alone).observed
+
+
 def test_idcor_of_a_subset_is_that_of_the_rows_as_they_were_standardised() -> None:
     x, y = pairs()
     whole = prepare(x, y, Options())
@@ -124,4 +141,5 @@ def test_progress_counts_subsets() -> None:
         progress=lambda *call: calls.append(call),
     )  # fmt: skip
     classes = [("cosine, subsets of classes", done, 5) for done in range(1, 6)]
-    assert calls[2:] == [*classes, ("cosine, subsamples", 1, 2), ("cosine, subsamples", 2, 2)]
+    equal = [("cosine, as many pairs of all classes", done, 5) for done in range(1, 6)]
+    assert calls[2:] == [*classes, *equal, ("cosine, subsamples", 1, 2), ("cosine, subsamples", 2, 2)]

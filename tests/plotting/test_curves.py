@@ -33,6 +33,13 @@ def test_class_curves_are_means_over_subsets(load: Load) -> None:
     assert [axes.get_ylabel() for axes in (left, share, right)] == ["IdCor", "p", "IdCor, chance-adjusted"]
 
 
+def test_class_curves_show_the_control(load: Load) -> None:
+    figure = draw([with_curves(load("correlation"), "fmn", "class_subsets", "equal_pairs")], 8)
+    right = figure.axes[1]
+    np.testing.assert_allclose(lines(right)[1][1], [(value + 0.3) / 1.3 for value in (0.05, 0.4, 0.6)])
+    assert "as many pairs of all classes" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 def test_class_curves_say_how_many_pairs_there_are(load: Load) -> None:
     """The mean over the subsets that are drawn; a mean null near 1 leaves no adjusted value."""
     one, other = (with_curves(load("correlation"), attack, "class_subsets") for attack in ("fmn", "deepfool"))

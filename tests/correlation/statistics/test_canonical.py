@@ -12,7 +12,7 @@ from scipy.linalg import subspace_angles
 from torch import Tensor
 
 from fmtool.correlation.statistics.base import Options
-from fmtool.correlation.statistics.canonical import complement, forced_of, left_singular, prepared_of
+from fmtool.correlation.statistics.canonical import Directions, complement, forced_of, left_singular, prepared_of
 
 
 def basis(rows: int, columns: int, seed: int = 0) -> Tensor:
@@ -30,7 +30,7 @@ def mean_cosine(one: Tensor, other: Tensor) -> float:
 def test_the_mean_of_all_cosines_also_shuffled(k1: int, k2: int, forced: int) -> None:
     """Twelve rows have eleven centred dimensions, in which two subspaces may have to meet."""
     x, y, permutation = basis(12, k1), basis(12, k2, 1), order(12)
-    found = prepared_of(x, y, Options())
+    found = prepared_of(Directions(x), Directions(y), Options())
     assert found.observed == pytest.approx(mean_cosine(x, y), abs=1e-7)
     assert found.shuffled(permutation) == pytest.approx(mean_cosine(x, y[permutation]), abs=1e-7)
     assert found.details == {"directions_x": k1, "directions_y": k2, "forced": forced} and found.dropped == {}
@@ -40,7 +40,7 @@ def test_the_mean_of_all_cosines_also_shuffled(k1: int, k2: int, forced: int) ->
 def test_one_direction_is_the_cosine_of_the_angle() -> None:
     x = torch.tensor([[1.0], [-1.0], [0.0]], dtype=torch.float64) / math.sqrt(2)
     y = torch.tensor([[1.0], [0.0], [-1.0]], dtype=torch.float64) / math.sqrt(2)
-    assert prepared_of(x, y, Options()).observed == pytest.approx(0.5)
+    assert prepared_of(Directions(x), Directions(y), Options()).observed == pytest.approx(0.5)
 
 
 def test_the_complement_is_the_rest_of_the_centred_space() -> None:
