@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from fmtool.artifacts import files, schema
 from fmtool.artifacts.format import Artifact, serialise
@@ -121,10 +122,19 @@ def from_artifact(
     return classifier.eval(), spec
 
 
+class _Undrawn(TorchFunctionMode):
+    """Leaves weights undrawn: normal numbers on the meta device would import torch's compiler, which takes a second or two."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        return arguments[0] if function is Tensor.normal_ else function(*arguments, **(options or {}))
+
+
 def _check_weights(model: Artifact, spec: Specification) -> None:
     """ModelError unless the weights fit, without taking memory: a header of a few bytes may demand any number of outputs."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Undrawn():
             network = build(spec).network
     except ModelError:  # RegNets compute their widths with tensors, which hold no values on the meta device
         if not any(tensor.shape[:1] == (spec.outputs,) for tensor in model.tensors.values()):

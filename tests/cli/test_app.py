@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Run
+from safetensors.torch import save_file
+from small_files import load
 
 import fmtool
 from fmtool.artifacts.files import describe
@@ -47,6 +49,19 @@ COMMANDS = [
 ]
 SLOW = {"torch", "torchvision", "foolbox", "skdim", "matplotlib", "numba", "sklearn", "scipy", "numpy", "pandas"}
 SLOW_EVEN_FOR_INSPECT = SLOW - {"numpy"}
+THIRD_PARTY = {"torchvision", "foolbox", "skdim", "matplotlib", "numba", "sklearn", "scipy", "pandas", "timm"}
+COMPILER = {"torch._dynamo", "torch._inductor", "sympy"}
+NEEDS_NOTHING_SLOW_BUT_TORCH = {  # command lines with small files, and what of `THIRD_PARTY` and `COMPILER` they may import
+    "fit-masks MODEL FMN --for adversarial --limit 2 --max-steps 2 --min-steps 0 -o OUT": set(),
+    "fit-masks MODEL --data IMAGES --for essential --max-steps 2 --min-steps 0 -o OUT": set(),
+    "class-masks MODEL --data IMAGES --max-steps 2 --min-steps 0 -o OUT": set(),
+    "check-masks MODEL FMN ESSENTIAL": set(),
+    "defend MODEL FMN PLAIN": set(),
+    "heatmap MODEL --data IMAGES -o OUT": set(),
+    "correlate ESSENTIAL ADVERSARIAL --statistics cosine --permutations 9": set(),
+    "correlate ESSENTIAL ADVERSARIAL --statistics idcor --permutations 9": {"numba", "scipy"},
+    "attack MODEL --data IMAGES --attack pgd --epsilon 8/255 -o OUT": {"foolbox", "numba", "scipy"},
+}
 
 
 def _fmtool(*arguments: object, **more: object) -> subprocess.CompletedProcess[str]:
@@ -57,10 +72,15 @@ def _fmtool(*arguments: object, **more: object) -> subprocess.CompletedProcess[s
 
 def _imported(*arguments: object) -> set[str]:
     """The top-level modules that a command line imports."""
-    code = "import sys; from fmtool.__main__ import run_command; run_command(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+    return {name.partition(".")[0] for name in _modules(*arguments)}
+
+
+def _modules(*arguments: object) -> set[str]:
+    """All modules that a command line imports, and its exit code."""
+    code = "import sys; from fmtool.__main__ import run_command; print(run_command(sys.argv[1:]), *sys.modules, file=sys.stderr)"
     line = [sys.executable, "-c", code, *map(str, arguments)]
     found = subprocess.run(line, check=True, capture_output=True, text=True, timeout=120)
-    return {name.partition(".")[0] for name in found.stderr.split()}
+    return set(found.stderr.split())
 
 
 # Help ----------------------------------------------------------------------------------------------------------------
@@ -129,6 +149,18 @@ def test_help_of_every_command_imports_nothing_slow() -> None:
 def test_inspect_imports_nothing_slow(files: Path) -> None:
     found = _imported("inspect", *sorted(files.glob("*.safetensors")))
     assert "safetensors" in found and found & SLOW_EVEN_FOR_INSPECT == set()
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("line", NEEDS_NOTHING_SLOW_BUT_TORCH)
+def test_stages_import_only_what_they_need(line: str, files: Path, tmp_path: Path) -> None:
+    images = {"images": load(files, "fmn")["images"][:4], "labels": load(files, "fmn")["labels"][:4]}
+    save_file(images, tmp_path / "images.safetensors")
+    places = {"OUT": tmp_path / "out", "IMAGES": tmp_path / "images.safetensors"}
+    places |= {path.stem.upper(): path for path in files.glob("*.safetensors")}
+    found = _modules(*(places.get(word, word) for word in line.split()))
+    assert {"0", "torch"} <= found
+    assert found & (THIRD_PARTY | COMPILER) == NEEDS_NOTHING_SLOW_BUT_TORCH[line]
 
 
 @pytest.mark.processes
