@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from command_lines import only_row
 from conftest import Run
 from safetensors.torch import save_file
+from stage_calls import Called, defaults
 
 import fmtool
+from fmtool.cli.train_model import AUGMENTATIONS, RECIPES
+from fmtool.models import training
+from fmtool.stages.train_model import train_model
 
 
 def test_head_of_a_small_network_is_trained_alone(run: Run, files: Path, tmp_path: Path) -> None:
@@ -27,3 +32,47 @@ def test_head_of_a_small_network_is_trained_alone(run: Run, files: Path, tmp_pat
     assert changed == {"linear.bias", "linear.weight"}
     assert [stage["command"] for stage in new.history] == ["train-model", "train-model"]
     assert new.input_digest("model") == old.digest
+
+
+FROM = ("--data", "digits", "--limit", 8)
+OPTIONS = (
+    "--test-data digits:all --architecture resnet8 --from model --head-only --recipe head --epochs 3 --learning-rate 0.25 "
+    "--batch-size 16 --augment crop --seed 4 --device cpu --no-compile --factory a:b --factory-option width=3 --restart"
+)
+
+
+def test_every_option_reaches_the_stage(called: Called, tmp_path: Path) -> None:
+    (data, test), options = called(
+        "train_model", *FROM, *OPTIONS.split(), "-o", tmp_path / "model",
+    )  # fmt: skip
+    execution = fmtool.Execution(
+        device="cpu", factory="a:b", factory_options={"width": 3}, output=str(tmp_path / "model"), restart=True
+    )
+    assert options == {
+        "architecture": "resnet8", "from_": "model", "head_only": True, "recipe": "head", "epochs": 3,
+        "learning_rate": 0.25, "batch_size": 16, "augment": "crop", "seed": 4, "compile_": False, "execution": execution,
+    }  # fmt: skip
+    assert (data.split, len(data)) == ("train", 8) and len(test) == 1797
+
+
+def test_defaults_are_the_stages_own(called: Called, tmp_path: Path) -> None:
+    _, options = called("train_model", *FROM, "-o", tmp_path / "model")
+    execution = options.pop("execution")
+    assert options == defaults(train_model)
+    assert execution == fmtool.Execution(output=str(tmp_path / "model"), factory_options={})
+
+
+@pytest.mark.parametrize(
+    ("source", "size"), [("digits", 449), ("digits:train", 449), ("digits:test", None), ("digits:all", None)]
+)
+def test_the_test_split_is_found_where_training_images_are_the_train_split(
+    source: str, size: int | None, called: Called, tmp_path: Path
+) -> None:
+    """--limit is for the training images alone."""
+    (data, test), _ = called("train_model", "--data", source, "--limit", 8, "-o", tmp_path / "model")
+    assert len(data) == 8 and (None if test is None else len(test)) == size
+
+
+def test_names_that_are_offered_are_those_of_the_tables() -> None:
+    """They stand in the command line a second time, as the tables import torch."""
+    assert set(RECIPES) == set(training.RECIPES) and set(AUGMENTATIONS) == set(training.AUGMENTATIONS)

@@ -90,6 +90,10 @@ def test_the_last_images_move_to_a_batch_that_is_wide_enough() -> None:
     Slots(SHAPE, torch.float32, levels[0], CPU).run(job([0, 1, 4, 5], stored), 4, levels[1:])
     assert {row: fit.steps for row, fit in stored.items()} == {0: 2, 1: 3, 4: 6, 5: 7}
     assert widths == [4, 4, 4, 2, 2, 2, 1]
+    widths.clear()
+    three = Job(IMAGES, torch.tensor([0, 0, 0, 5]), range(4), stored.__setitem__, None, NO_JOURNAL)
+    Slots(SHAPE, torch.float32, levels[0], CPU).run(three, 4, levels[1:])
+    assert widths == [4, 4, 1, 1, 1, 1, 1]  # the narrowest that is wide enough
 
 
 def test_a_job_that_is_stopped_saves_what_it_has_begun() -> None:

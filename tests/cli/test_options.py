@@ -1,0 +1,23 @@
+"""Options that several commands share: values as KEY=VALUE, and the line that ends a help text."""
+
+from __future__ import annotations
+
+import pytest
+
+from fmtool.cli.options import example, literals
+from fmtool.errors import ModelError
+
+
+def test_values_are_literals_and_the_last_one_of_a_key_holds() -> None:
+    texts = ["width=6", "kind=a b", "at=x=y", "none=", "width=7"]
+    assert literals(texts, "--factory-option") == {"width": 7, "kind": "a b", "at": "x=y", "none": ""}
+    assert literals(None, "--factory-option") == literals([], "--factory-option") == {}
+
+
+def test_what_has_no_equals_sign_is_refused_by_the_options_name() -> None:
+    with pytest.raises(ModelError, match=r"^--factory-option width: expected KEY=VALUE$"):
+        literals(["depth=3", "width"], "--factory-option")
+
+
+def test_an_example_is_a_line_that_is_not_wrapped() -> None:
+    assert example("fmtool doctor") == "\b\nExample:\n  fmtool doctor"

@@ -1,0 +1,62 @@
+"""What surrounds a command's work: its target, warnings, debugging, and the images or attack that it reads."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+from small_files import load
+
+from fmtool.artifacts.streaming import FileTensors
+from fmtool.cli.progress import Bar
+from fmtool.cli.session import DataOptions, read_source, working
+from fmtool.errors import ArtifactError, DataError, FmtoolError, FmtoolWarning
+
+QUIET = Bar(quiet=True)
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_our_warnings_become_lines_and_others_stay(quiet: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.warns(UserWarning, match="of a library") as caught, working(None, quiet=quiet, debug=False):
+        warnings.warn("of a library", UserWarning, stacklevel=1)
+        warnings.warn(FmtoolWarning("few [images]"), stacklevel=1)
+    assert len(caught) == 1
+    assert capfd.readouterr() == ("", "" if quiet else "fmtool: warning: few [images]\n")
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_an_error_knows_whether_to_show_its_traceback(debug: bool) -> None:
+    with pytest.raises(FmtoolError) as caught, working(None, quiet=True, debug=debug):
+        raise DataError("none")
+    assert caught.value.debug == debug
+
+
+def test_a_target_that_can_not_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ArtifactError, match="nowhere"),
+        working(str(tmp_path / "nowhere" / "file"), quiet=True, debug=False),
+    ):
+        pytest.fail("began to work")
+
+
+def test_data_are_read_as_the_options_say() -> None:
+    assert DataOptions().load("digits", QUIET).split == "test"
+    assert DataOptions().load("digits", QUIET, "train").split == "train"
+    data = DataOptions(size=4, limit=3, rows="10:20").load("digits", QUIET)
+    assert data.images.shape == (3, 1, 4, 4) and all(10 <= index < 20 for index in data.index.tolist())
+    with pytest.raises(DataError, match="--pixel-range"):
+        DataOptions(pixel_range="dark").load("digits", QUIET)
+
+
+def test_masks_are_fitted_to_an_attack_or_to_data(files: Path) -> None:
+    attack = str(files / "fmn.safetensors")
+    assert read_source(attack, None, DataOptions(), QUIET).digest == load(files, "fmn").digest
+    by_rows = read_source(attack, None, DataOptions(), QUIET, by_rows=True)
+    assert isinstance(by_rows.tensors, FileTensors)  # type: ignore[union-attr]
+    assert read_source(None, "digits", DataOptions(limit=2), QUIET, default="train").split == "train"  # type: ignore[union-attr]
+    for given in ((None, None), (attack, "digits")):
+        with pytest.raises(FmtoolError, match=r"^expected either an attack file or --data SOURCE$"):
+            read_source(*given, DataOptions(), QUIET)
+    with pytest.raises(ArtifactError, match="expected an attack file, got a file of kind masks"):
+        read_source(str(files / "essential.safetensors"), None, DataOptions(), QUIET)
