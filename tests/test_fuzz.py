@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from conftest import commands_with
-from fuzz import COMMANDS, KINDS, Bad, Counts, Fuzzer, forged, fuzz, raw, seeds
+from fuzz import Counts, Fuzzer, fuzz, seeds
+from fuzz_commands import COMMANDS, KINDS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mutations import Bad, forged, raw
 
 from fmtool.artifacts.files import describe
 from fmtool.errors import ArtifactError
