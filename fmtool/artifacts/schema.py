@@ -158,12 +158,14 @@ _entry = record({
 })  # fmt: skip
 _residue = record(dict.fromkeys(("non_zero", "small", "columns", "small_columns"), whole))
 _side = record(
-    {"for": maybe(text), "attack": maybe(text), "shape": several(whole)}, {"perturb": number, "residue": _residue}
+    {"for": maybe(text), "attack": maybe(text), "shape": several(whole)},
+    {"perturb": number, "residue": _residue, "layer": text},
 )
 _trimmed_entry = record({
     "statistic": _statistic_name, "threshold": lambda value: number(value) and value >= 0,
     "columns": lambda value: several(whole, 2)(value) and len(value) == 2,
 })  # fmt: skip
+_layer = record({"name": text, "type": text, "shape": several(whole), "cut": flag})
 _cell = record({"accuracy": number, "accuracy_right_before": number}, {"adaptive": flag})
 _fooled = record({"two_pass": whole, "class_masks": whole})
 
@@ -197,7 +199,7 @@ FIELDS: dict[str, dict[str, Check]] = {
 }  # fmt: skip
 # kind -> fields that only some files have
 OPTIONAL_FIELDS: dict[str, dict[str, Check]] = {
-    "model": {"arguments": maybe(each(anything))},
+    "model": {"arguments": maybe(each(anything)), "layers": several(_layer)},
     "attack": {
         "norm": maybe(lambda value: value in ("l-inf", "l2", "l1", "l0")),
         "defense": maybe(

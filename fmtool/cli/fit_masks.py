@@ -18,6 +18,7 @@ from fmtool.stages.options import (
     INVARIANCE_LAMBDA,
     LAMBDA_TIMES_ENTRIES,
     LARGEST_LAMBDA,
+    LAYER,
     MAX_STEPS,
     MIN_STEPS,
     OBJECTIVE,
@@ -55,7 +56,7 @@ def fit_masks(
         typer.Option(
             "--lambda",
             metavar="NUMBER",
-            help=f"Weight of the l1 penalty on the mask (A.3: 0.5 for CIFAR-10, 0.01 for Imagenette). [default: min({LARGEST_LAMBDA}, {LAMBDA_TIMES_ENTRIES} / (c h w)); {INVARIANCE_LAMBDA} for --objective invariance]",
+            help=f"Weight of the l1 penalty on the mask (A.3: 0.5 for CIFAR-10, 0.01 for Imagenette). [default: min({LARGEST_LAMBDA}, {LAMBDA_TIMES_ENTRIES} / (c h w)), with c h w of the layer's output for --layer; {INVARIANCE_LAMBDA} for --objective invariance]",
         ),
     ] = None,
     adapt_lambda: Annotated[
@@ -66,6 +67,14 @@ def fit_masks(
         ),
     ] = False,
     basis: options.Basis = BASIS,
+    layer: Annotated[
+        str,
+        typer.Option(
+            "--layer",
+            metavar="NAME",
+            help="What is masked: input, the images, or the output of a layer (channels x height x width), by its name in the network. 'fmtool inspect MODEL --layers' lists them.",
+        ),
+    ] = LAYER,
     objective: Annotated[
         ObjectiveName,
         typer.Option(
@@ -136,6 +145,7 @@ def fit_masks(
             lambda_=lambda_,
             adapt_lambda=adapt_lambda,
             basis=basis,
+            layer=layer,
             objective=objective,
             min_steps=min_steps,
             max_steps=max_steps,

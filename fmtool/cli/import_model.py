@@ -8,11 +8,13 @@ from typing import Annotated, TypeVar
 import typer
 
 import fmtool
+from fmtool.artifacts.output import STDOUT
 from fmtool.cli import options
 from fmtool.cli.session import working
-from fmtool.cli.terminal import save
+from fmtool.cli.terminal import save, show
 from fmtool.errors import ModelError
 from fmtool.models.registry import ARCHITECTURES
+from fmtool.tables.models import layers_table
 
 EXAMPLE = (
     "fmtool import-model resnet20-12fca82f.th --architecture resnet20 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 "
@@ -120,6 +122,8 @@ def import_model(
             seed=seed,
         )
     save(model, output, form)
+    if form == "table":
+        show(layers_table(model.header, "", every=False), form, to_stderr=output in STDOUT)
 
 
 def numbers(text: str | None, option: str, kind: Callable[[str], T]) -> list[T] | None:

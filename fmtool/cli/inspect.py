@@ -19,8 +19,10 @@ from fmtool.cli.session import DataOptions, working
 from fmtool.cli.terminal import show
 from fmtool.errors import FmtoolError, printable
 from fmtool.tables.correlations import table1
+from fmtool.tables.models import layers_table
 from fmtool.tables.registry import joined, tables_of
 from fmtool.tables.spectra import KINDS, Source, spectrum_lines, spectrum_table
+from fmtool.tables.table import Table
 
 EXAMPLE = "fmtool inspect correlation-fmn.safetensors correlation-pgd.safetensors correlation-deepfool.safetensors"
 
@@ -55,6 +57,12 @@ def inspect(
             help=f"Show one table for all files ({', '.join(KINDS)}): mean radial frequency and shares of the energy, with intervals.",
         ),
     ] = False,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers", help="Show every layer of model files, with the shape of its output, for fit-masks --layer."
+        ),
+    ] = False,
     size: options.Size = None,
     layout: options.Layout = None,
     pixel_range: options.PixelRange = None,
@@ -69,12 +77,16 @@ def inspect(
     split, images of each class, shape, range of pixels, and what was left out.
     """
     with working(None, quiet=quiet, debug=debug) as bar:
-        if history and (spectrum or form != "table"):
-            raise FmtoolError("--history goes with neither --spectrum nor --format: it prints a tree")
+        if history and (spectrum or layers or form != "table"):
+            raise FmtoolError("--history goes with none of --spectrum, --layers, --format: it prints a tree")
+        if spectrum and layers:
+            raise FmtoolError("--spectrum is of masks and attacks, --layers of models: expected one of the two")
         data = [file for file in files if _is_data(file)]
         if data:
-            if history or spectrum or len(data) < len(files):
-                raise FmtoolError(f"{data[0]}: is data, which inspect shows alone, without --history and --spectrum")
+            if history or spectrum or layers or len(data) < len(files):
+                raise FmtoolError(
+                    f"{data[0]}: is data, which inspect shows alone, without --history, --spectrum and --layers"
+                )
             from fmtool.tables.data import data_table
 
             how = DataOptions(size=size, layout=layout, pixel_range=pixel_range, data_root=data_root)
@@ -89,6 +101,12 @@ def inspect(
                 spectrum_table(
                     [_source(file, one, one.arrays()) for file, one in zip(files, descriptions, strict=True)]
                 ),
+                form,
+            )
+            return
+        if layers:
+            show(
+                joined([(label(file), [_layers(file, one)]) for file, one in zip(files, descriptions, strict=True)]),
                 form,
             )
             return
@@ -108,7 +126,15 @@ def inspect(
                 print("\n".join(spectrum_lines(_source(file, one, arrays))))
         titled.append((label(file), tables_of(one.kind, one.header, arrays)))
     show(joined(titled), form)
+    if form == "table" and len(files) == 1 and "layers" in one.header:
+        show(layers_table(one.header, file, every=False), form)
     _show_commands(descriptions if history else ())
+
+
+def _layers(file: str, one: Description) -> Table:
+    if one.kind != "model":
+        raise FmtoolError(f"{label(file)}: --layers is of model files, got one of kind {one.kind}")
+    return layers_table(one.header, label(file), every=True)
 
 
 def _is_data(file: str) -> bool:

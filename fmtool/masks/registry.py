@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from fmtool.models.registry import INPUT
+
 FOURIER = "fourier"
 # PyWavelets' names of its orthonormal wavelets
 WAVELETS = (
@@ -37,7 +39,16 @@ _NAMES = [name for name in BASES if name not in WAVELETS]
 EXPECTED = f"one of {', '.join(_NAMES)}, or an orthonormal wavelet of PyWavelets such as haar, db2, sym4 or coif1"
 
 
+def layer_of(header: Mapping[str, Any]) -> str:
+    """What a file's masks are masks of: "input", the images, or a layer's name; class masks are of images."""
+    return str(header.get("layer", INPUT))
+
+
 def mask_suffix(header: Mapping[str, Any]) -> str:
-    """What the name of a file's masks ends with where basis or objective are not the paper's: ", dct, invariance"."""
-    chosen = (header.get("basis", FOURIER), FOURIER), (header.get("objective", LABEL), LABEL)
+    """What the name of a file's masks ends with where its options are not the paper's: ", dct, layer1, invariance"."""
+    chosen = (
+        (header.get("basis", FOURIER), FOURIER),
+        (layer_of(header), INPUT),
+        (header.get("objective", LABEL), LABEL),
+    )
     return "".join(f", {name}" for name, usual in chosen if name != usual)

@@ -19,6 +19,7 @@ from fmtool.errors import ModelError
 from fmtool.models import checkpoints, networks
 from fmtool.models.classifier import Classifier, duplicate
 from fmtool.models.equivalence import BATCHES, Reference
+from fmtool.models.layers import layers_of
 from fmtool.models.registry import is_factory
 
 OTHER_SHAPES = (
@@ -103,7 +104,8 @@ def to_artifact(classifier: Classifier, spec: Specification, history: list[dict[
     """A classifier's weights and specification as a `model` artifact."""
     # clones, because safetensors refuses tied weights
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in classifier.network.state_dict().items()}
-    return Artifact("model", spec.header(), tensors, history)
+    layers = [one.field() for one in layers_of(classifier, spec.input_shape)]
+    return Artifact("model", {**spec.header(), "layers": layers}, tensors, history)
 
 
 def from_artifact(

@@ -5,7 +5,7 @@ Importing this package needs neither torch nor torchvision; both are loaded when
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -45,6 +45,18 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnet20": Architecture(_resnet20, "the paper's CIFAR-10 network, 269,722 parameters"),
     "resnet8": Architecture(_resnet8, "one block a stage, half the width: for small images such as digits"),
 }
+
+INPUT = "input"  # the layer that masks of images have
+SHOWN = 20  # layers that a list names
+
+
+def shown_layers(names: Sequence[str]) -> list[str]:
+    """The outermost of these layers, as far inside as a list of at most `SHOWN` reaches; the others lie within them."""
+    depths = [name.count(".") for name in names]
+    fits = [depth for depth in sorted(set(depths)) if sum(one <= depth for one in depths) <= SHOWN]
+    deepest = max(fits, default=min(depths, default=0))
+    return [name for name, depth in zip(names, depths, strict=True) if depth <= deepest][:SHOWN]
+
 
 # What the network computes in while masks are fitted, `fit-masks --precision`; the masks themselves are always float32.
 Precision = Literal["float32", "tf32", "bfloat16"]

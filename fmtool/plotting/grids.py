@@ -29,7 +29,7 @@ NAMED = ("labels", "key", "index")  # a file's tensors that identify its images
 def mask_grid(files: Sequence[Artifact], count: int, like: Sequence[Artifact] = ()) -> Figure:
     """One row per file and one column per image that all files hold, titled with its label (Figures 3 and 5)."""
     places = chosen(files, count, like)
-    figure, axes = _grid(len(files), len(places[0]), _bar(files[0]))
+    figure, axes = _grid(len(files), len(places[0]), _bar(files))
     for row, (file, rows) in enumerate(zip(files, places, strict=True)):
         basis = check_shape(file.rows("masks"), file.header, file)
         for column, mask in enumerate(basis.picture(file.rows("masks")[rows])):
@@ -71,7 +71,7 @@ def class_mask_grid(files: Sequence[Artifact]) -> Figure:
     (file,) = files
     count = len(file["classes"])
     columns = min(5, count)
-    figure, axes = _grid(-(-count // columns), columns, _bar(file))
+    figure, axes = _grid(-(-count // columns), columns, _bar(files))
     cells = [cell for row in axes for cell in row]
     basis = check_shape(file["masks"], file.header, file)
     masks = basis.picture(file["masks"])
@@ -167,16 +167,20 @@ def _class_name(file: Artifact, number: int) -> str:
     return str(names[number] if 0 <= number < len(names) else number)
 
 
-def _bar(file: Artifact) -> float:
+def _bar(files: Sequence[Artifact]) -> float:
     """Inches for the colour bar of masks; three channels need none."""
-    return 0.0 if file.rows("masks").shape[1] == 3 else BAR
+    return 0.0 if all(map(_coloured, files)) else BAR
+
+
+def _coloured(file: Artifact) -> bool:
+    return file.rows("masks").shape[1] == 3
 
 
 def _legend(figure: Figure, files: Sequence[Artifact]) -> None:
     """Label the axes, and explain the colours."""
     text = " or ".join(dict.fromkeys(basis_of(file.header, file).axes for file in files))
-    if files[0].rows("masks").shape[1] == 3:
-        text += "; each channel's mask in its own colour, black 0 to full 1"
-    else:
+    if any(map(_coloured, files)):
+        text += "; each of three channels' mask in its own colour, black 0 to full 1"
+    if _bar(files):
         figure.colorbar(figure.axes[0].images[0], ax=figure.axes, shrink=0.8, label="mask")
     figure.supxlabel(text, fontsize=7)

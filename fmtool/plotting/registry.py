@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fmtool.artifacts.format import Artifact
+from fmtool.masks.registry import layer_of
+from fmtool.models.registry import INPUT
 
 Files = Sequence[Artifact]
 
@@ -36,6 +38,16 @@ def _only(files: Files, *kinds: str) -> bool:
     return {file.kind for file in files} <= set(kinds)
 
 
+def _at_one_place(files: Files) -> bool:
+    """Whether all spectra are of images, or all of one layer: only then have they the same frequencies."""
+    return len({layer_of(file.header) for file in files}) == 1
+
+
+def _of_images(files: Files) -> bool:
+    """Whether all masks are of images, not of a layer's output."""
+    return all(layer_of(file.header) == INPUT for file in files)
+
+
 def _curve(files: Files, name: str) -> bool:
     return _only(files, "correlation") and all(file.header.get("curves", {}).get(name) for file in files)
 
@@ -50,8 +62,10 @@ FIGURES: dict[str, FigureKind] = {
         images=True,
     ),
     "filtered": FigureKind(
-        "one attack file and masks files",
-        lambda files: sorted(_kinds(files)) == ["attack"] + ["masks"] * (len(files) - 1) != ["attack"],
+        "one attack file and masks files of images, not of a layer",
+        lambda files: (
+            sorted(_kinds(files)) == ["attack"] + ["masks"] * (len(files) - 1) != ["attack"] and _of_images(files)
+        ),
         "grids:filtered_images",
         "images before and after filtering by masks that keep their class (Figure 1)",
         images=True,
@@ -63,8 +77,8 @@ FIGURES: dict[str, FigureKind] = {
         "one mask for each class (Figures 6, 7)",
     ),
     "mean-mask": FigureKind(
-        "masks or class-masks files",
-        lambda files: _only(files, "masks", "class-masks"),
+        "masks or class-masks files, all of images or of one layer",
+        lambda files: _only(files, "masks", "class-masks") and _at_one_place(files),
         "spectra:mean_masks",
         "the mean mask, and its energy against frequency",
     ),
@@ -75,8 +89,8 @@ FIGURES: dict[str, FigureKind] = {
         "the perturbations' mean amplitude spectrum, and their energy against frequency",
     ),
     "radial": FigureKind(
-        "masks and attack files",
-        lambda files: _only(files, "masks", "attack"),
+        "masks and attack files, all of images or of one layer",
+        lambda files: _only(files, "masks", "attack") and _at_one_place(files),
         "spectra:radial_profiles",
         "energy of masks and perturbations against frequency, with each mean radial frequency",
     ),
@@ -117,8 +131,8 @@ FIGURES: dict[str, FigureKind] = {
         "errors under noise of each frequency, and accuracy behind filters",
     ),
     "compare": FigureKind(
-        "one heatmap file, one attack file and two masks files of the same model",
-        lambda files: sorted(_kinds(files)) == ["attack", "heatmap", "masks", "masks"],
+        "one heatmap file, one attack file and two masks files of images, all of the same model",
+        lambda files: sorted(_kinds(files)) == ["attack", "heatmap", "masks", "masks"] and _of_images(files),
         "heatmaps:compare",
         "heat map, mean masks and mean perturbation side by side, and their radial profiles",
     ),

@@ -170,7 +170,8 @@ def _sides(file: Artifact) -> str:
     names = []
     for side in file.header["sides"]:
         attack = f" ({title(side['attack'])})" if side.get("attack") and side["for"] == "adversarial" else ""
-        names.append(f"{side['for']}{attack}" if side.get("for") else "matrix")
+        layer = f", {side['layer']}" if side.get("layer") else ""
+        names.append(f"{side['for']}{attack}{layer}" if side.get("for") else "matrix")
     return " and ".join(names)
 
 

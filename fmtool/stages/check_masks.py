@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,13 @@ from fmtool.errors import ArtifactError, MaskError, warn
 from fmtool.masks import controls
 from fmtool.masks.basis import Array, Basis, basis_of
 from fmtool.masks.controls import Control, MaskCheck
-from fmtool.models.classifier import predict
+from fmtool.masks.registry import layer_of
+from fmtool.models.classifier import Classifier, predict
 from fmtool.runtime.progress import Progress
 from fmtool.stages.device_faults import halving
 from fmtool.stages.inputs import check_attack, check_masks_shape, check_same_model
 from fmtool.stages.options import DEFAULT_EXECUTION, PLACE_DRAWS, Execution
-from fmtool.stages.prepare import ReadyModel, ready_model
+from fmtool.stages.prepare import Place, ReadyModel, place_of, ready_model
 
 LOWEST, LARGEST = "lowest frequencies", "largest magnitudes of the image"
 SAME, OTHER = "mask of another image of the same class", "mask of another image of another class"
@@ -119,8 +120,9 @@ def check_masks(
 ) -> MaskCheck:
     """Filter an `attack` artifact's images by `masks`, or each by its true class's of `class-masks`, and by controls.
 
-    Essential masks filter the clean images and adversarial ones the adversarial images, joined by image; the target is the
-    masks' own. Class masks filter all clean images; the target is the label. draws: random places per image.
+    Essential masks filter the clean images and adversarial ones the adversarial images, joined by image, or their activations
+    at the masks' layer; the target is the masks' own. Class masks filter all clean images; the target is the label. draws:
+    random places per image.
     """
     execution.refuse("check-masks", "output", "shard", "ranks")
     if draws < 1:
@@ -129,9 +131,11 @@ def check_masks(
     check_attack(attack, model, ready.spec, execution.allow_other_model)
     check_same_model(masks, model, execution.allow_other_model)
     basis = basis_of(masks.header, masks)
-    kept_entries = _check_masks_fit(masks, basis, ready)
+    place = place_of(layer_of(masks.header), model, ready, execution)
+    kept_entries = _check_masks_fit(masks, basis, ready, place)
     by_class = masks.kind == "class-masks"
     rows = (_of_classes if by_class else _of_images)(attack, masks, seed, basis)
+    rows = replace(rows, images=place.of(rows.images))
     every = torch.arange(len(rows.targets))
     fitted = "mask of its class" if by_class else "fitted mask"
     planned: dict[str, _Plan] = {
@@ -140,7 +144,7 @@ def check_masks(
         **_same_values(rows, every, draws),
         **(_of_another_class(rows, masks["classes"]) if by_class else _of_another_image(rows)),
     }
-    ends = _ends(ready, rows, planned, execution.progress)
+    ends = _ends(place.classifier, ready, rows, planned, execution.progress)
     return MaskCheck(
         about="class" if by_class else masks.header["for"],
         attack=masks.header["attack"],
@@ -148,19 +152,21 @@ def check_masks(
         draws=draws,
         flips=controls.FLIPS,
         kept_entries=float(np.median(kept_entries)),
-        entries=ready.spec.input_shape[0] * basis.entries,
+        entries=place.shape[0] * basis.entries,
         controls=[_control(name, ends[fitted][plan.rows], ends[name], fitted, seed) for name, plan in planned.items()],
     )
 
 
-def _ends(ready: ReadyModel, rows: _Rows, planned: dict[str, _Plan], progress: Progress | None) -> dict[str, Tensor]:
+def _ends(
+    classifier: Classifier, ready: ReadyModel, rows: _Rows, planned: dict[str, _Plan], progress: Progress | None
+) -> dict[str, Tensor]:
     """name -> (m) float64: the share of a control's ways in which each image ends in its target."""
     done, total = 0, sum(len(plan.ways) for plan in planned.values())
     ends = {}
     for name, plan in planned.items():
         hits = torch.zeros(len(plan.rows), dtype=torch.float64)
         for way in plan.ways:
-            predictions = predict(ready.classifier, _Seen(rows, plan.rows, way), ready.batch, ready.device)
+            predictions = predict(classifier, _Seen(rows, plan.rows, way), ready.batch, ready.device)
             hits += predictions == plan.targets[plan.rows]
             done += 1
             if progress:
@@ -299,10 +305,10 @@ def _rows(
     return _Rows(images, places, masks.rows("masks"), owners, targets, names, seeds, basis)
 
 
-def _check_masks_fit(masks: Artifact, basis: Basis, ready: ReadyModel) -> Array:
-    """(n) kept entries of the masks, which fit the model's images, lie in [0, 1] and are symmetric."""
+def _check_masks_fit(masks: Artifact, basis: Basis, ready: ReadyModel, place: Place) -> Array:
+    """(n) kept entries of the masks, which fit what is at their place, lie in [0, 1] and are symmetric."""
     rows = masks.rows("masks")
-    check_masks_shape(rows, basis, masks, ready.spec)
+    check_masks_shape(rows, basis, masks, place.shape, place.layer)
     if not len(rows):
         raise MaskError(f"{masks}: holds no mask")
     for name in ("classes",) if masks.kind == "class-masks" else ("labels", "targets"):

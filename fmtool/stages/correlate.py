@@ -21,7 +21,9 @@ from fmtool.correlation.evaluate import Point, Statistic
 from fmtool.correlation.nulls import Null
 from fmtool.errors import ArtifactError, MaskError, StatisticError, warn
 from fmtool.masks.basis import KEPT, check_shape
+from fmtool.masks.registry import layer_of
 from fmtool.models.classifier import pick_device
+from fmtool.models.registry import INPUT
 from fmtool.stages.device_faults import device_errors, resuming
 from fmtool.stages.options import (
     DEFAULT_EXECUTION,
@@ -243,6 +245,7 @@ def _mask_pairs(a: Artifact, b: Artifact) -> tuple[list[Tensor], Tensor, dict[st
         raise ArtifactError(
             f"{a} and {b}: masks in different bases, {names[0]} and {names[1]}, have no entries in common"
         )
+    _check_layers(a, b)
     if a.input_digest("model") != b.input_digest("model"):
         warn(f"{a} and {b} are masks of two models")
     place_a, place_b = join([a, b])
@@ -260,6 +263,18 @@ def _mask_pairs(a: Artifact, b: Artifact) -> tuple[list[Tensor], Tensor, dict[st
     labels = a["labels"][place_a]
     check_range(labels, torch.iinfo(torch.int32).max, f"{a}: labels")
     return [place_a, place_b], labels, {k: v for k, v in dropped.items() if v}
+
+
+def _check_layers(a: Artifact, b: Artifact) -> None:
+    """Warn of masks of two layers, or refuse them if the layers' shapes differ: their entries mean nothing to each other."""
+    layers, shapes = zip(*((layer_of(file.header), list(file.rows("masks").shape[1:])) for file in (a, b)), strict=True)
+    if layers[0] == layers[1]:
+        return
+    if shapes[0] != shapes[1]:
+        raise ArtifactError(
+            f"{a} and {b}: masks of two layers, {layers[0]} and {layers[1]}, have other shapes, {shapes[0]} and {shapes[1]}"
+        )
+    warn(f"{a} and {b} are masks of two layers, {layers[0]} and {layers[1]}")
 
 
 def _flat(
@@ -332,6 +347,7 @@ def _side(side: Artifact | Tensor) -> dict[str, Any]:
         "lambda": side.header["lambda"],
         "model": side.input_digest("model"),
         "perturb": side.header.get("perturb", 0.0),  # how far from ones the masks' fit started
+        **({} if layer_of(side.header) == INPUT else {"layer": layer_of(side.header)}),
         "shape": list(side.rows("masks").shape),
     }
 

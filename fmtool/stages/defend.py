@@ -176,7 +176,7 @@ def two_pass(file: Artifact, model: Artifact, ready: ReadyModel, allow_other_mod
     """The two-pass classifier with the masks of a `class-masks` artifact, after checking that they fit the model."""
     check_same_model(file, model, allow_other_model)
     basis = basis_of(file.header, file)
-    check_masks_shape(file["masks"], basis, file, ready.spec)
+    check_masks_shape(file["masks"], basis, file, ready.spec.input_shape)
     check_range(file["classes"], len(ready.spec.class_names), f"{file}: classes")
     check_unit(file["masks"], str(file))
     classes = len(ready.spec.class_names)

@@ -24,6 +24,7 @@ from fmtool.masks.registry import OBJECTIVES
 from fmtool.masks.slots import HALVINGS
 from fmtool.models import compiling
 from fmtool.models.classifier import predict
+from fmtool.models.registry import INPUT
 from fmtool.runtime.journal import Journal, unpack
 from fmtool.runtime.shards import Shard
 from fmtool.stages.device_faults import halving, resuming
@@ -31,6 +32,7 @@ from fmtool.stages.inputs import check_attack, data_header, fitted_data, inputs_
 from fmtool.stages.options import (
     BASIS,
     DEFAULT_EXECUTION,
+    LAYER,
     MAX_STEPS,
     MIN_STEPS,
     OBJECTIVE,
@@ -38,7 +40,7 @@ from fmtool.stages.options import (
     Execution,
     default_lambda,
 )
-from fmtool.stages.prepare import ReadyModel, code_of, ready_model
+from fmtool.stages.prepare import Place, ReadyModel, code_of, place_of, ready_model
 
 PURPOSES = {
     "essential": "clean images that are classified correctly, to keep their label (M_E)",
@@ -57,6 +59,7 @@ def fit_masks(
     lambda_: float | None = None,
     adapt_lambda: bool = False,
     basis: str = BASIS,
+    layer: str = LAYER,
     objective: str = OBJECTIVE,
     min_steps: int = MIN_STEPS,
     max_steps: int = MAX_STEPS,
@@ -72,17 +75,20 @@ def fit_masks(
     for_: "essential": images classified correctly when clean, target the label; "adversarial": images with status 0, target the
     class that the attack turned them into. lambda_: None for min(0.5, 1536 / (c h w)), or 0.07 for "invariance".
     adapt_lambda: fit an image whose mask loses its target again, from its start with half the lambda, at most 10 times; the
-    artifact then has each image's `lambda`. basis and objective: names of `masks.registry`. precision: see
-    `registry.PRECISIONS`. perturb: start at 1 - perturb * u, u in [0, 1] drawn from `seed` for each image, instead of at ones.
-    compile_: compile the network, which rounds differently; None to do so only if there is enough work to repay it. With an
-    output the returned artifact reads from that file, and memory does not grow with n. MaskError if no image is eligible.
+    artifact then has each image's `lambda`. basis and objective: names of `masks.registry`. layer: "input", or the name of a
+    module of the network, whose output (c, h, w) is masked in place of the image; the default of lambda is by its shape.
+    precision: see `registry.PRECISIONS`. perturb: start at 1 - perturb * u, u in [0, 1] drawn from `seed` for each image,
+    instead of at ones. compile_: compile the network, which rounds differently; None to do so only if there is enough work to
+    repay it. With an output the returned artifact reads from that file, and memory does not grow with n. MaskError if no image
+    is eligible.
     """
     check_fit_options(lambda_, min_steps, max_steps)
     _check_options(for_, objective, lambda_, adapt_lambda, perturb)
     shard, ranks = execution.shard, execution.ranks
     ready = ready_model(model, execution)
     source = _fitted(source, model, for_, ready, execution.allow_other_model)
-    shape = ready.spec.input_shape
+    place = place_of(layer, model, ready, execution)
+    shape = place.shape
     transform = basis_for(basis, *shape[1:])
     options = FitOptions(
         lambda_=default_lambda(shape, objective) if lambda_ is None else lambda_,
@@ -95,17 +101,17 @@ def fit_masks(
         adapt_lambda=adapt_lambda,
         objective=objective,
     )
-    inputs = _Inputs(model, source, ready, for_=for_, perturb=perturb, seed=seed, limit=limit)
+    inputs = _Inputs(model, source, ready, place, for_=for_, perturb=perturb, seed=seed, limit=limit)
     asked = {"compile": compile_, "shard": shard and [shard.number, shard.of], **code_of(ready.classifier, ready.spec)}
     with resuming(execution, {"described": _described(options, inputs), **asked}, holds_rows=True) as journal:
         count, rows, known = _chosen(inputs, shard, journal)
         if compile_ is None:
-            options = replace(options, compile_=compiling.pays(count * min_steps, shape))
+            options = replace(options, compile_=compiling.pays(count * min_steps, ready.spec.input_shape))
         header, history = _described(options, inputs)
         header |= {} if shard is None else {"shard": shard.field(count)}
         fitting.fit_each(
-            ready.classifier,
-            _Pixels(_pixels(inputs), rows),
+            place.classifier,
+            place.of(_Pixels(_pixels(inputs), rows)),
             known["targets"],
             options,
             _store_in(journal, _columns(header)),
@@ -128,6 +134,7 @@ class _Inputs:
     model: Artifact
     source: Artifact | Data
     ready: ReadyModel
+    place: Place
     for_: str
     perturb: float
     seed: int
@@ -218,9 +225,9 @@ def _described(options: FitOptions, inputs: _Inputs) -> tuple[dict[str, Any], li
     header = {
         **chosen,
         "attack": None if isinstance(source, Data) else source.header["attack"],
-        "image_size": list(ready.spec.input_shape[1:]),
+        "image_size": list(inputs.place.shape[1:]),
         "basis": options.basis,
-        "layer": "input",
+        "layer": inputs.place.layer,
         "objective": options.objective,
         **data_header(source, ready.spec),
     }
@@ -229,6 +236,7 @@ def _described(options: FitOptions, inputs: _Inputs) -> tuple[dict[str, Any], li
         "--lambda": options.lambda_,
         "--adapt-lambda": options.adapt_lambda or None,
         "--basis": options.basis,
+        "--layer": None if inputs.place.layer == INPUT else inputs.place.layer,
         "--objective": options.objective,
         "--min-steps": options.min_steps,
         "--max-steps": options.max_steps,

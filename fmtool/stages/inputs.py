@@ -16,6 +16,7 @@ from fmtool.datasets.rows import with_channels
 from fmtool.errors import ArtifactError, DataError, warn
 from fmtool.masks.basis import Basis
 from fmtool.models.model_files import Specification
+from fmtool.models.registry import INPUT
 
 NAMES_SHOWN = 3  # of the classes of data and of a model that don't belong together
 
@@ -117,14 +118,14 @@ def check_same_model(other: Artifact, model: Artifact, allow: bool) -> None:
         )
 
 
-def check_masks_shape(masks: Rows, basis: Basis, file: Artifact, spec: Specification) -> None:
-    """Check that a file's masks (n, c, rows, columns) fit the model's images."""
-    c, h, w = spec.input_shape
+def check_masks_shape(masks: Rows, basis: Basis, file: Artifact, shape: Sequence[int], layer: str = INPUT) -> None:
+    """Check that a file's masks (n, c, rows, columns) fit the model's images, or the output of a layer, of shape (c, h, w)."""
+    c, h, w = shape
     if tuple(masks.shape[1:]) != (c, *basis.shape) or (basis.h, basis.w) != (h, w):
-        raise ArtifactError(
-            f"{file}: masks are {list(masks.shape[1:])} for images of {[basis.h, basis.w]}, "
-            f"the model takes images of {[h, w]} with {c} channels"
-        )
+        expected = f"the model takes images of {[h, w]} with {c} channels"
+        if layer != INPUT:
+            expected = f"the output of layer {layer} is {[h, w]} with {c} channels"
+        raise ArtifactError(f"{file}: masks are {list(masks.shape[1:])} for images of {[basis.h, basis.w]}, {expected}")
 
 
 def rows_of(source: Artifact | Data) -> dict[str, Tensor]:

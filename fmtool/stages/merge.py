@@ -27,6 +27,7 @@ CHOICE = {"limit", "factory"}  # options that only select images, or allow a mod
 UNSAID = {
     "perturb": 0.0,
     "basis": "fourier",
+    "layer": "input",
     "objective": "label",
 }  # values implied by files that are older than the option
 ROUNDING = {"batch_size", "compile", "device"}  # options that change nothing but rounding

@@ -15,7 +15,7 @@ from fmtool.correlation.registry import STATISTICS_BY_DEFAULT as STATISTICS_BY_D
 from fmtool.correlation.registry import SUBSET_DRAWS as SUBSET_DRAWS
 from fmtool.errors import FmtoolError
 from fmtool.masks.registry import FOURIER, LABEL, ObjectiveName
-from fmtool.models.registry import Precision
+from fmtool.models.registry import INPUT, Precision
 from fmtool.runtime.distributed import ALONE, Ranks
 from fmtool.runtime.progress import Progress
 from fmtool.runtime.shards import Shard
@@ -32,6 +32,7 @@ LARGEST_LAMBDA = 0.5
 CLASS_LAMBDA, ROBUST_CLASS_LAMBDA = 0.01, 0.001  # class-masks, A.3
 INVARIANCE_LAMBDA = 0.07  # of the share of entries: masks of single images in the code of Karantzas et al. 2022
 BASIS = FOURIER
+LAYER = INPUT
 OBJECTIVE: ObjectiveName = LABEL
 PRECISION: Precision = "float32"
 
@@ -44,6 +45,7 @@ ARCHITECTURE = "resnet20"
 def default_lambda(shape: Sequence[int], objective: str) -> float:
     """min(0.5, 1536 / (c h w)), which is the paper's 0.5 for CIFAR-10 and its 0.01 for Imagenette; 0.07 for "invariance".
 
+    shape: (c, h, w) of what is masked, an image or a layer's output, so that the penalty of a mask of ones is 1536 everywhere.
     The KL divergence of "distribution" is the cross-entropy of "label" where the unfiltered image's softmax is all on the target,
     so that the same lambda suits it.
     """

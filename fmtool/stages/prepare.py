@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from fmtool.artifacts.format import Artifact
+from fmtool.artifacts.format import Artifact, Rows
 from fmtool.errors import ModelError, warn
 from fmtool.models.classifier import Classifier, batch_size, pick_device, prepare
 from fmtool.models.inspection import depends_on_mates
+from fmtool.models.layers import Activations, cut
 from fmtool.models.model_files import Specification, from_artifact, plain_arguments
-from fmtool.models.registry import is_factory
+from fmtool.models.registry import INPUT, is_factory
 from fmtool.runtime import threads
 from fmtool.stages.options import Execution
 
@@ -30,6 +32,30 @@ class ReadyModel:
     def recorded(self) -> dict[str, Any]:
         """How the network was run, as every history records it, under the command line's names."""
         return {"--batch-size": self.batch, "--device": self.device.type, **repeated_options(self.spec)}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where masks apply: at the images, or at the output of a layer.
+
+    classifier: what is there to logits; shape: that of what is there for one image, (c, h, w); of: images to what is there.
+    """
+
+    layer: str
+    classifier: Classifier
+    shape: tuple[int, int, int]
+    of: Callable[[Rows], Rows]
+
+
+def place_of(layer: str, model: Artifact, ready: ReadyModel, execution: Execution) -> Place:
+    """The place of masks at "input" or at a layer. ModelError for a layer at which the network can't be cut."""
+    if layer == INPUT:
+        return Place(layer, ready.classifier, ready.spec.input_shape, lambda images: images)
+    if not ready.classifier.padded:
+        raise ModelError(f"--layer {layer}: an image's activations would depend on the other images in its batch")
+    given, spec = from_artifact(model, factory=execution.factory, arguments=plain_arguments(execution.factory_options))
+    halves = cut(given, layer, spec.input_shape, ready.device)
+    return Place(layer, halves.rest, halves.shape, lambda images: Activations(images, halves, ready.device))
 
 
 def factory_of(spec: Specification) -> str | None:

@@ -15,7 +15,8 @@ from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import SHORT, options_text, with_outputs
 from fmtool.artifacts.rows import image_names
 from fmtool.errors import ArtifactError, printable
-from fmtool.masks.registry import FOURIER
+from fmtool.masks.registry import FOURIER, layer_of
+from fmtool.models.registry import INPUT
 from fmtool.plotting.figure import draw, render
 from fmtool.tables.correlations import table1
 from fmtool.tables.registry import joined, tables_of
@@ -123,7 +124,9 @@ def _pictures_of_heatmaps(files: Kinds) -> list[Picture]:
     alike = [
         file
         for file in [*files["masks"], *files["attack"]]
-        if file.input_digest("model") == first.input_digest("model") and file.header.get("basis", FOURIER) == FOURIER
+        if file.input_digest("model") == first.input_digest("model")
+        and file.header.get("basis", FOURIER) == FOURIER
+        and layer_of(file.header) == INPUT
     ]
     firsts: dict[str, Artifact] = {}
     for file in alike:
@@ -138,10 +141,15 @@ def _pictures_of_heatmaps(files: Kinds) -> list[Picture]:
 def _pictures_of_masks(files: Kinds) -> list[Picture]:
     """One of each, of as many files as share an image with the first one."""
     masks = files["masks"]
-    pictures = [
-        Picture(_together(masks), "masks", "Masks of the same images; each is of the image above it"),
-        Picture(masks, "mean-mask", "Mean masks, and where their energy lies; bands are 95 % intervals over images"),
-    ]
+    pictures = [Picture(_together(masks), "masks", "Masks of the same images; each is of the image above it")]
+    by_layer: dict[str, list[Artifact]] = {layer_of(file.header): [] for file in masks}
+    for file in masks:
+        by_layer[layer_of(file.header)].append(file)
+    for layer, some in by_layer.items():
+        where = "" if layer == INPUT else f" at {layer}"
+        caption = f"Mean masks{where}, and where their energy lies; bands are 95 % intervals over images"
+        pictures.append(Picture(some, "mean-mask", caption))
+    masks = by_layer.get(INPUT, [])
     for attack in files["attack"]:
         together = _together([attack, *(file for file in masks if _fitted(file, attack))])
         if len(together) > 1:

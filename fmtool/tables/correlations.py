@@ -217,7 +217,11 @@ def is_ceiling(sides: Sequence[Mapping[str, Any]]) -> bool:
 def _purpose(side: Mapping[str, Any]) -> str:
     """The purpose of a side's masks; essential ones do not depend on the attack whose file their images came from."""
     attack = f" ({title(side['attack'])})" if side.get("for") == "adversarial" and side["attack"] else ""
-    return f"{side.get('for') or ''}{attack}"
+    return f"{side.get('for') or ''}{attack}{_layer(side)}"
+
+
+def _layer(side: Mapping[str, Any]) -> str:
+    return f", {side['layer']}" if side.get("layer") else ""
 
 
 def _label(sides: Sequence[Mapping[str, Any]]) -> str | None:
@@ -227,7 +231,7 @@ def _label(sides: Sequence[Mapping[str, Any]]) -> str | None:
         return f"noise ceiling, {one}"
     if sides[0].get("for") and sides[0].get("for") == sides[1].get("for"):
         return f"{one} and {other}"
-    return next((title(side["attack"]) for side in reversed(sides) if side["attack"]), None)
+    return next((title(side["attack"]) + _layer(side) for side in reversed(sides) if side["attack"]), None)
 
 
 def _settings(header: Header) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from fmtool.artifacts.rows import image_names
 from fmtool.attacks.registry import OK, title
 from fmtool.errors import ArtifactError
-from fmtool.masks.registry import FOURIER, mask_suffix
+from fmtool.masks.registry import FOURIER, layer_of, mask_suffix
+from fmtool.models.registry import INPUT
 from fmtool.tables.attacks import attack_name
 from fmtool.tables.headers import Arrays, Header
 from fmtool.tables.table import ENDS, Cell, Table, interval, text_of
@@ -42,6 +43,9 @@ def source(file: Artifact) -> Source:
 
 KINDS = ("masks", "attack", "class-masks")  # the kinds that hold spectra or images
 IMAGES = "images"
+AT_LAYERS = (
+    "at a layer a pixel is one place of its output; rows of other layers than the first row's have no difference."
+)
 BARS = "▁▂▃▄▅▆▇█"
 DECADES = 3  # of the energy's share that the bars span: 0.1 % to all
 
@@ -58,13 +62,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Part:
-    """One set of spectra in a file. names (n): each row's (key, index), none for class masks; basis: of the spectra."""
+    """One set of spectra in a file. names (n): each row's (key, index), none for class masks; basis: of the spectra; layer: whose
+    output has these spectra, or "input".
+    """
 
     name: str
     attack: str | None
     radial: Radial
     names: list[tuple[int, int]]
     basis: Basis
+    layer: str = INPUT
 
 
 def parts_of(source: Source) -> list[Part]:
@@ -100,6 +107,7 @@ def parts_of(source: Source) -> list[Part]:
                 radial.of_masks(masks, basis),
                 image_names(arrays["key"], arrays["index"]),
                 basis,
+                layer_of(header),
             )
         ]
     name = f"class masks (robust against {attack})" if header["robust"] else "class masks (plain)"
@@ -124,21 +132,25 @@ def spectrum_table(files: Sequence[Source]) -> Table:
     }
     first: Part | None = None
     rows: list[list[Any]] = []
-    bases, images = set(), set()
+    bases, images, layers = set(), set(), set()
     for file in files:
         for part in parts_of(file):
             if part.name == IMAGES and frozenset(part.names) in images:
                 continue  # several attacks on the same images
             images |= {frozenset(part.names)} if part.name == IMAGES else set()
-            rows.append([file.name, *_row(part), *(_paired(first, part) if first else [None] * 3)])
+            rows.append(
+                [file.name, *_row(part), *(_paired(first, part) if first and first.layer == part.layer else [None] * 3)]
+            )
             first = first or part
             bases.add(part.basis)
+            layers.add(part.layer)
     notes = [
         "mean frequency: radial, in cycles per pixel, weighted by energy (a mask's entry squared, |F x|^2 of the rest) over the "
         "full spectrum and all channels of each image, then the mean over n images; the highest is 0.7071.",
         "95 %: mean +- 1.96 s / sqrt(n). at zero, below, above: share of the energy; the limits are cycles per pixel.",
         "all masks count, whether or not they keep their class; perturbations: of the attacks that succeeded.",
         "difference: to the first row, over the images (pairs) that both hold.",
+        *([AT_LAYERS] if layers - {INPUT} else []),
         *(
             f"{_flat(basis)} for the same energy at every frequency of {basis.h}x{basis.w} images"
             for basis in sorted(bases, key=size_of)
