@@ -89,3 +89,15 @@ def test_a_fit_that_is_killed_gives_the_same_masks() -> None:
     again = through(lambda journal: fit_class_masks(ReadsMean(), part, 2, options, journal=journal), [0, 7, 8, 20])
     for name in ("masks", "steps", "loss", "converged"):
         assert torch.equal(getattr(again, name), getattr(whole, name)), name
+
+
+def test_a_class_that_one_part_lacks_is_fitted_to_the_other_alone() -> None:
+    """Neither its steps nor its loss count the part without its images."""
+    images = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    owners = torch.zeros(2, dtype=torch.int64)
+    first, second = Part(images[:2], owners, owners), Part(images[2:], owners + 1, owners + 1)
+    options = FitOptions(0.05, 4, 0, 20, tolerance=0)
+    both = fit_class_masks(ReadsMean(), [first, second], 2, options)
+    alone = fit_class_masks(ReadsMean(), [second], 2, options)
+    for name in ("masks", "steps", "loss"):
+        torch.testing.assert_close(getattr(both, name)[1], getattr(alone, name)[1], rtol=0, atol=1e-6)

@@ -30,3 +30,10 @@ def test_precisions_are_those_of_the_type() -> None:
 def test_small_networks_take_any_channels_and_outputs() -> None:
     for architecture in ARCHITECTURES.values():
         assert architecture.build(2, 5).eval()(torch.zeros(1, 2, 8, 8)).shape == (1, 5)
+
+
+def test_resnet8_has_one_block_a_stage_and_half_the_width() -> None:
+    """Of 16, 32 and 64 channels."""
+    network = ARCHITECTURES["resnet8"].build(1, 2)
+    widths = [tuple(parameter.shape[:2]) for name, parameter in network.named_parameters() if parameter.ndim == 4]
+    assert widths == [(8, 1), (8, 8), (8, 8), (16, 8), (16, 16), (32, 16), (32, 32)]
