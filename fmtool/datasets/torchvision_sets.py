@@ -25,7 +25,7 @@ NONE: dict[str, dict[str, Any]] = {WHOLE: {}}
 # Attributes of torchvision's classes that hold the data, in the order of preference.
 LABELS = ("targets", "_labels", "labels", "y")
 FILES = ("_image_files", "_images", "data")
-CLASSES = ("classes", "categories", "all_categories", "_characters")
+CLASSES = ("classes", "categories", "all_categories", "_characters", "class_to_idx")
 PAIRS = ("_samples", "samples", "imgs", "_flat_character_images")  # (file, label)
 ERRORS = (OSError, RuntimeError, ValueError, ImportError, LookupError)
 
@@ -63,15 +63,16 @@ class OfTorchvision:
         if self.own:
             source = read_path(str(place))
             return replace(source, class_names=source.class_names or self._names(None))
-        opened, errors = {}, []
+        opened, errors = {}, {}
         for split, arguments in self.splits.items():
             try:
                 opened[split] = self._open(folder, arguments)
             except ERRORS as error:
-                errors.append(str(error))
+                errors[split] = str(error)
         if not opened:
-            raise DataError(f"{place}: can't be read as {self.kind}: {errors[0]}")
-        return self._source(opened)
+            raise DataError(f"{place}: can't be read as {self.kind}: {next(iter(errors.values()))}")
+        left_out = tuple(f"the split {split}: {error}" for split, error in errors.items())
+        return replace(self._source(opened), left_out=left_out)
 
     def _download(self, cache: Path) -> Source:
         if not self.size:
@@ -98,9 +99,17 @@ class OfTorchvision:
         return getattr(torchvision.datasets, self.kind)(str(root), **arguments, download=download)
 
     def _source(self, opened: Mapping[str, Any]) -> Source:
-        first = next(iter(opened.values()))
-        splits = {split: _split(one) for split, one in opened.items()}
-        return Source(splits, self._names(first), format=f"torchvision's {self.kind}")
+        parts = {split: _split(one) for split, one in opened.items()}
+        names = {split: self._names(one) for split, one in opened.items()}
+        every = tuple(
+            dict.fromkeys(name for some in names.values() for name in some)
+        )  # of Omniglot: other ones in each split
+        number = {name: place for place, name in enumerate(every)}
+        for split, some in names.items():
+            if some != every:
+                labels = [number[some[int(label)]] for label in parts[split].labels]
+                parts[split] = replace(parts[split], labels=labels)
+        return Source(parts, every, format=f"torchvision's {self.kind}")
 
     def _names(self, opened: Any) -> tuple[str, ...]:
         if self.class_names:
@@ -114,18 +123,60 @@ class OfTorchvision:
 
 def _split(opened: Any) -> Split:
     """Images and labels of one of torchvision's data sets; files are not decoded yet."""
-    pairs = _held(opened, PAIRS)
-    labels = _held(opened, LABELS)
+    if type(opened).__name__ in LISTED:
+        files, labels = LISTED[type(opened).__name__](opened)
+        return Split(Encoded(files, _bytes_of) if files else _items(opened), labels)
+    pairs, labels = _held(opened, PAIRS), _held(opened, LABELS)
     if labels is None:
         labels = [pair[1] for pair in pairs] if pairs else [opened[row][1] for row in range(len(opened))]
+    elif getattr(labels, "ndim", 1) == 2:  # QMNIST has the class, the series, the writer and so on of each image
+        labels = labels[:, 0]
     if hasattr(getattr(opened, "data", None), "ndim"):
         return Split(opened.data, labels)
     files = _held(opened, FILES)
     if files is None and pairs and Path(str(pairs[0][0])).exists():
         files = [pair[0] for pair in pairs]
-    if files is not None:
-        return Split(Encoded([str(file) for file in files], lambda name: Path(name).read_bytes()), labels)
-    return Split(Encoded([str(row) for row in range(len(opened))], _item(opened)), labels)
+    return Split(Encoded([str(file) for file in files], _bytes_of) if files is not None else _items(opened), labels)
+
+
+def _bytes_of(file: str) -> bytes:
+    return Path(file).read_bytes()
+
+
+def _sun397(opened: Any) -> tuple[list[str], list[int]]:
+    """torchvision lists the files in the order of the file system."""
+    pairs = sorted(zip(map(str, opened._image_files), opened._labels, strict=True))
+    return [file for file, _ in pairs], [label for _, label in pairs]
+
+
+def _inaturalist(opened: Any) -> tuple[list[str], list[int]]:
+    """Here too, and labels are known only one by one."""
+    pairs = sorted((label, str(Path(opened.root, opened.all_categories[label], file))) for label, file in opened.index)
+    return [file for _, file in pairs], [label for label, _ in pairs]
+
+
+def _caltech(folder: str, name: Callable[[int, int], str]) -> Callable[[Any], tuple[list[str], list[int]]]:
+    def listed(opened: Any) -> tuple[list[str], list[int]]:
+        rows = zip(opened.y, opened.index, strict=True)
+        return [str(Path(opened.root, folder, opened.categories[y], name(y, k))) for y, k in rows], opened.y
+
+    return listed
+
+
+def _pcam(opened: Any) -> tuple[list[str], list[int]]:
+    """The labels at once, as torchvision opens two files for each image."""
+    with opened.h5py.File(opened._base_folder / opened._FILES[opened._split]["targets"][0]) as file:
+        return [], file["y"][:].reshape(-1).tolist()
+
+
+# Classes that hold files or labels in ways of their own: both, or no files where only the class can read them.
+LISTED: dict[str, Callable[[Any], tuple[list[str], list[int]]]] = {
+    "SUN397": _sun397,
+    "INaturalist": _inaturalist,
+    "Caltech101": _caltech("101_ObjectCategories", lambda y, k: f"image_{k:04d}.jpg"),
+    "Caltech256": _caltech("256_ObjectCategories", lambda y, k: f"{y + 1:03d}_{k:04d}.jpg"),
+    "PCAM": _pcam,
+}
 
 
 def _held(opened: Any, names: Sequence[str]) -> Any:
@@ -134,12 +185,12 @@ def _held(opened: Any, names: Sequence[str]) -> Any:
     return next((value for value in values if value is not None and len(value)), None)
 
 
-def _item(opened: Any) -> Callable[[str], bytes]:
-    """The losslessly encoded bytes of an image that only the class itself can provide."""
+def _items(opened: Any) -> Encoded:
+    """Images that only the class itself can provide, losslessly encoded."""
 
     def read(row: str) -> bytes:
         packed = io.BytesIO()
         opened[int(row)][0].save(packed, "PNG", compress_level=0)
         return packed.getvalue()
 
-    return read
+    return Encoded([str(row) for row in range(len(opened))], read)
