@@ -15,7 +15,7 @@ from typing import Any
 
 from fmtool.runtime.signals import SIGNALS
 
-SHARED = ("fit-masks", "attack")  # commands that the processes of torchrun share
+SHARED = ("fit-masks", "attack", "class-masks")  # commands that the processes of torchrun share
 WRITING = (
     errno.EPIPE,
     errno.ENOSPC,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from conftest import Run
 
 import fmtool
 from fmtool.artifacts.format import Artifact
-from fmtool.errors import ArtifactError, AttackError, FmtoolError
+from fmtool.errors import ArtifactError, AttackError, FmtoolError, FmtoolWarning
 from fmtool.runtime.shards import Shard
 
 FIT: dict[str, Any] = {"lambda_": 0.1, "min_steps": 40, "max_steps": 90, "perturb": 0.01}
@@ -72,6 +73,51 @@ def test_shards_of_masks_make_the_whole_files_bytes(files: Path, model: Artifact
     for order in ((0, 1, 2), (2, 0, 1)):
         assert fmtool.merge([parts[number] for number in order]).digest == whole.digest
     assert torch.equal(parts[1]["masks"], whole["masks"][1::3])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [3, 10])
+@pytest.mark.parametrize("robust", [False, True], ids=["plain", "robust"])
+def test_shards_of_class_masks_make_the_whole_files_bytes(
+    robust: bool, count: int, model: Artifact, files: Path, tmp_path: Path
+) -> None:
+    """Other classes share their batches; of the data, one class has no images."""
+    attack, data = fmtool.read(str(files / "fmn.safetensors")), fmtool.load_data("digits:train", limit=150)
+    data = dataclasses.replace(data, labels=torch.where(data.labels == 3, 5, data.labels))  # predicted as 3, so wrong
+    source: Any = attack if robust else data
+    more: dict[str, Any] = {"robust": robust, "lambda_": 0.01, "min_steps": 30, "max_steps": 60}
+    classes = 10 if robust else 9
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FmtoolWarning)  # masks that don't settle, and the class without images
+        whole = fmtool.class_masks(model, source, **more, execution=fmtool.Execution(batch_size=8))
+        shards = [
+            fmtool.class_masks(
+                model,
+                source,
+                **more,
+                execution=fmtool.Execution(batch_size=8, shard=Shard(number, min(count, classes))),
+            )
+            for number in range(1, min(count, classes) + 1)
+        ]
+    assert len(whole["classes"]) == classes
+    assert shards[1].header["shard"] == {"number": 2, "of": min(count, classes), "rows": classes}
+    assert torch.equal(shards[1]["masks"], whole["masks"][1 :: min(count, classes)])
+    found = fmtool.merge(shards[::-1], execution=fmtool.Execution(output=str(tmp_path / "merged")))
+    fmtool.write(whole, str(tmp_path / "whole"))
+    assert (tmp_path / "merged").read_bytes() == (tmp_path / "whole").read_bytes() and found.digest == whole.digest
+
+
+def test_a_shard_of_class_masks_is_neither_a_defence_nor_empty(model: Artifact, files: Path) -> None:
+    attack, few = fmtool.read(str(files / "fmn.safetensors")), {"min_steps": 1, "max_steps": 2}
+    part = fmtool.class_masks(model, attack, **few, execution=fmtool.Execution(shard=Shard(1, 3)))
+    with pytest.raises(ArtifactError, match="is shard 1 of 3: merge the shards with 'fmtool merge' first"):
+        fmtool.defend(model, [attack], [part])
+    with pytest.raises(ArtifactError, match="2 of 3 shards are missing, numbers 2, 3: to merge the others anyway"):
+        fmtool.merge([part])
+    some = fmtool.merge([part], allow_gaps=True)
+    assert some["classes"].tolist() == [0, 3, 6, 9] and some.history[-1]["command"] == "merge"
+    with pytest.raises(FmtoolError, match="--shard 11/11: there are only 10 classes"):
+        fmtool.class_masks(model, attack, **few, execution=fmtool.Execution(shard=Shard(11, 11)))
 
 
 def test_gaps_are_refused_unless_told(parts: list[Artifact]) -> None:

@@ -85,7 +85,7 @@ def _attack(path: Path, n: int, model: fmtool.Artifact) -> None:
     header = {"attack": "fmn", "options": {}, "class_names": list(NAMES), "data": [{"name": "drawn", "split": "whole"}]}
     history = stage("attack", {}, 0, [model])
     layout = {"images": pixels, "adversarial": pixels, **dict.fromkeys(names, numbers)}
-    with streaming.making(str(path), "attack", header, history, layout) as made:
+    with streaming.new_artifact(str(path), "attack", header, history, layout) as made:
         for row in range(n):
             for name in ("images", "adversarial"):
                 made.put(name, torch.rand(SHAPE), row)

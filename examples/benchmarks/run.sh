@@ -11,7 +11,7 @@ python "$here/mask_fitting.py" "${arguments[@]}"
 python "$here/bound.py" "${arguments[@]}"
 python "$here/precision.py" "${arguments[@]}"
 python "$here/memory.py"
-python "$here/reading.py"
+
 python "$here/permutations.py"
 python "$here/correlations.py"
 python "$here/attacks.py" "${arguments[@]}"

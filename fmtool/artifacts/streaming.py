@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
@@ -24,6 +24,7 @@ from torch import Tensor
 from fmtool.artifacts import files
 from fmtool.artifacts.format import (
     Artifact,
+    Rows,
     TensorsByRow,
     describe_header,
     header_end,
@@ -34,8 +35,10 @@ from fmtool.artifacts.format import (
 )
 from fmtool.artifacts.output import STREAM, replacing
 from fmtool.errors import ArtifactError
+from fmtool.runtime.progress import Progress
 
 CHUNK = 2**20  # bytes read at a time where a whole file passes through
+BLOCK = 2**24  # bytes of rows that are copied at a time
 DTYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64, "U8": torch.uint8, "BOOL": torch.bool}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
@@ -84,16 +87,21 @@ class FileRows:
     def __getitem__(self, rows: int | slice | Tensor) -> Tensor:
         if isinstance(rows, slice):
             start, stop, _ = rows.indices(len(self))
-            return self._read(start, max(stop - start, 0))
+            return self._read(range(start, stop))
         if isinstance(rows, Tensor) and rows.ndim:
-            single = [self._read(row, 1) for row in rows.tolist()]
-            return torch.cat(single) if single else self._read(0, 0)
-        return self._read(int(rows), 1)[0]
+            return self._read(rows.tolist())
+        return self._read([int(rows)])[0]
 
-    def _read(self, start: int, count: int) -> Tensor:
-        data = _read_at(self.file, self.start + start * self.row_bytes, count * self.row_bytes, self.name)
-        shape = (count, *self.shape[1:])
-        return torch.frombuffer(data, dtype=self.dtype).view(shape) if data else torch.empty(shape, dtype=self.dtype)
+    def _read(self, rows: Sequence[int]) -> Tensor:
+        shape, size = (len(rows), *self.shape[1:]), self.row_bytes
+        data = bytearray(len(rows) * size)
+        if not data:
+            return torch.empty(shape, dtype=self.dtype)
+        view = memoryview(data)
+        parts = [(rows[0], len(rows))] if isinstance(rows, range) else [(row, 1) for row in rows]
+        for place, (row, count) in enumerate(parts):
+            _read_into(view[place * size :][: count * size], self.file, self.start + row * size, self.name)
+        return torch.frombuffer(data, dtype=self.dtype).view(shape)
 
 
 class FileTensors(TensorsByRow):
@@ -118,7 +126,7 @@ class FileTensors(TensorsByRow):
         return len(self._in_file)
 
 
-def read(source: str, *kinds: str) -> Artifact:
+def read(source: str, *kinds: str, progress: Progress | None = None) -> Artifact:
     """As `files.read`, but the tensors stay in the file. Standard input and pipes are copied to a temporary file first."""
     name = files.label(source)
     regular = source != STREAM and os.path.isfile(source)
@@ -138,7 +146,7 @@ def read(source: str, *kinds: str) -> Artifact:
             os.unlink(path)
     end = header_end(bytes(_read_at(file, 0, 8, name)))
     head = bytes(_read_at(file, 0, end, name))
-    one = describe_header(head, _chunks(file, end, size, name), name, *kinds)
+    one = describe_header(head, _chunks(file, end, size, name, progress), name, *kinds)
     tensors = FileTensors(_rows_in(file, one.offsets, one.shapes, end, name))
     return Artifact(one.kind, one.header, tensors, one.history, name, one.digest)
 
@@ -158,7 +166,14 @@ class RowsToFile:
         rows = self.rows[name]
         data = values.detach().cpu().to(rows.dtype).contiguous().numpy().tobytes()
         assert len(data) == (rows.row_bytes if row is not None else rows.row_bytes * len(rows)), name
-        _write_at(self.file, data, rows.start + (row or 0) * rows.row_bytes)
+        write_at(self.file, data, rows.start + (row or 0) * rows.row_bytes)
+
+    def put_block(self, name: str, values: Tensor, start: int) -> None:
+        """Several rows, from this one."""
+        rows = self.rows[name]
+        assert values.shape[1:] == rows.shape[1:] and start + len(values) <= len(rows), name
+        data = values.detach().cpu().to(rows.dtype).contiguous().numpy().tobytes()
+        write_at(self.file, data, rows.start + start * rows.row_bytes)
 
 
 class RowsToMemory:
@@ -173,18 +188,34 @@ class RowsToMemory:
         else:
             self.tensors[name][row] = values
 
+    def put_block(self, name: str, values: Tensor, start: int) -> None:
+        self.tensors[name][start : start + len(values)] = values
+
 
 class NewArtifact:
     """What `new_artifact` yields: `put` rows within the block; `artifact` is set when the block has ended."""
 
     def __init__(self, rows: RowsToFile | RowsToMemory) -> None:
-        self.put = rows.put
+        self.put, self._put_block = rows.put, rows.put_block
         self.artifact: Artifact
+
+    def copy(self, name: str, rows: Rows, progress: Progress | None = None) -> None:
+        """All rows of a tensor, read a few at a time."""
+        size = max(1, BLOCK // max(1, math.prod(rows.shape[1:]) * rows.dtype.itemsize))
+        for start in range(0, len(rows), size):
+            self._put_block(name, rows[start : start + size], start)
+            if progress:
+                progress(f"writing {name}", min(start + size, len(rows)), len(rows))
 
 
 @contextmanager
 def new_artifact(
-    target: str | None, kind: str, header: dict[str, Any], history: list[dict[str, Any]], layout: Layout
+    target: str | None,
+    kind: str,
+    header: dict[str, Any],
+    history: list[dict[str, Any]],
+    layout: Layout,
+    progress: Progress | None = None,
 ) -> Iterator[NewArtifact]:
     """An artifact of known shapes that is filled row by row, in the file `target` ("-" for standard output) or in memory.
 
@@ -204,9 +235,9 @@ def new_artifact(
         yield new
         size = os.fstat(file.fileno()).st_size
         digest = hashlib.sha256(head)
-        for chunk in _chunks(rows.file, len(head), size, target):
+        for chunk in _chunks(rows.file, len(head), size, target, progress, "digest of"):
             digest.update(chunk)
-        _write_at(rows.file, with_digest(head, digest.hexdigest()), 0)
+        write_at(rows.file, with_digest(head, digest.hexdigest()), 0)
     new.artifact = Artifact(
         kind, header, FileTensors(rows.rows), history, files.label(target), stored_digest=digest.hexdigest()
     )
@@ -248,8 +279,13 @@ def _rows_in(
 def _read_at(file: Handle, start: int, count: int, name: str) -> bytearray:
     """Exactly `count` bytes from offset `start`."""
     data = bytearray(count)
-    view, done = memoryview(data), 0
-    while done < count:
+    _read_into(memoryview(data), file, start, name)
+    return data
+
+
+def _read_into(view: memoryview, file: Handle, start: int, name: str) -> None:
+    done = 0
+    while done < len(view):
         try:
             got = os.preadv(file.descriptor, [view[done:]], start + done)
         except OSError as error:
@@ -258,15 +294,19 @@ def _read_at(file: Handle, start: int, count: int, name: str) -> bytearray:
             raise ArtifactError(f"{name}: ends before its last tensor: was it truncated while being read?")
         done += got
     file.check(name)
-    return data
 
 
-def _chunks(file: Handle, start: int, end: int, name: str) -> Iterator[bytearray]:
+def _chunks(
+    file: Handle, start: int, end: int, name: str, progress: Progress | None = None, label: str = "checking"
+) -> Iterator[bytearray]:
     for at in range(start, end, CHUNK):
         yield _read_at(file, at, min(CHUNK, end - at), name)
+        if progress:
+            progress(f"{label} {os.path.basename(name)}, MiB", (at - start) // CHUNK + 1, -(-(end - start) // CHUNK))
 
 
-def _write_at(file: Handle, data: bytes, start: int) -> None:
+def write_at(file: Handle, data: bytes | memoryview, start: int) -> None:
+    """All of `data` from offset `start`."""
     view = memoryview(data)
     while view:
         done = os.pwrite(file.descriptor, view, start)

@@ -14,9 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fmtool.artifacts.format import Rows
+from fmtool.artifacts.scratch import Overlay, changeable
 from fmtool.attacks import foolbox, random_starts
 from fmtool.attacks.foolbox import Attacked
 from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
+from fmtool.datasets.rows import in_parts, take
 from fmtool.masks.two_pass import OneMask, TwoPass
 from fmtool.models import compiling
 from fmtool.models.classifier import padded, predict
@@ -44,7 +47,7 @@ class Adaptive:
 
 def run(
     two_pass: TwoPass,
-    images: Tensor,
+    images: Rows,
     labels: Tensor,
     attack: Any,
     *,
@@ -62,14 +65,14 @@ def run(
     row_seeds: gives a number per image from which its random start is drawn, for ("restart", its number) in (a) and ("mask",
     the class) in (b); journal: where to resume from.
     """
-    clean = predict(two_pass, images, batch, device, journal, "clean")
+    clean = predict(two_pass, images, batch, device, journal, "clean", progress)
     status = torch.where(clean == labels, OK, WRONG_BEFORE)
     attacked = (status == OK).nonzero().flatten()
     tries = _tries(two_pass, restarts)
-    adversarial, begun = images.clone(), journal.part(TRIES)
+    adversarial, begun = changeable(images), journal.part(TRIES)
     if begun is None:
         seeds = row_seeds("restart", 0)
-        starts = _begun(images[attacked], [seeds[row] for row in attacked.tolist()], epsilon, attack)
+        starts = _Begun(take(images, attacked), [seeds[row] for row in attacked.tolist()], epsilon, attack)
         flat = flat_gradients(two_pass, starts, labels[attacked], batch, device, journal)
         first, left, withstood = 0, attacked, len(attacked)
     else:
@@ -77,7 +80,7 @@ def run(
         left = begun["left"]
         _restore(adversarial, attacked, first, journal)
     for number, (what, which, network) in enumerate(tries[first:], start=first):
-        candidates, wanted, seeds = images[left], labels[left], row_seeds(what, which)
+        candidates, wanted, seeds = changeable(take(images, left)), labels[left], row_seeds(what, which)
         of = (number + 1, restarts) if what == "restart" else (number + 1 - restarts, len(two_pass.classes))
         foolbox.perturb_(
             *(network, candidates, wanted, torch.arange(len(left)), attack),
@@ -90,14 +93,15 @@ def run(
             trial=number,
             numbers=left.tolist(),
         )
-        adversarial[left] = candidates
-        left = left[predict(two_pass, candidates, batch, device, journal, f"try {number}") == wanted]
+        for start, some in in_parts(candidates):
+            adversarial[left[start : start + len(some)]] = some
+        left = left[predict(two_pass, candidates, batch, device, journal, f"try {number}", progress) == wanted]
         if number < restarts:
             withstood = len(left)
         counts = {"tries": number + 1, "flat": flat, "withstood": withstood}
         state = {"left": left, **{name: torch.tensor(count) for name, count in counts.items()}}
         journal.finish(TRIES, state)
-    predictions = predict(two_pass, adversarial, batch, device, journal, "adversarial")
+    predictions = predict(two_pass, adversarial, batch, device, journal, "adversarial", progress)
     status[(status == OK) & (predictions == labels)] = FAILED
     result = Attacked(adversarial, clean, predictions, status)
     return Adaptive(result, len(attacked) - withstood, withstood - len(left), flat)
@@ -111,7 +115,7 @@ def _tries(two_pass: TwoPass, restarts: int) -> list[tuple[str, int, nn.Module]]
     return [*(("restart", number, two_pass) for number in range(restarts)), *masks]
 
 
-def _restore(adversarial: Tensor, rows: Tensor, tries: int, journal: Journal) -> None:
+def _restore(adversarial: Tensor | Overlay, rows: Tensor, tries: int, journal: Journal) -> None:
     """Put the images of the finished tries in their places; the journal may also hold some of the next try."""
     for row in rows.tolist():
         part = journal.part(str(row))
@@ -124,16 +128,26 @@ def _as(label: str, progress: Progress | None) -> Progress | None:
     return None if progress is None else lambda _, done, total: progress(label, done, total)
 
 
-def _begun(images: Tensor, seeds: list[int], epsilon: float, attack: Any) -> Tensor:
-    """Where PGD starts on images (n, c, h, w), clipped as Foolbox clips them."""
-    if not attack.random_start or not len(images):
-        return images
-    return (images + epsilon * random_starts.starts(images.shape[1:], seeds)).clamp(0, 1)
+class _Begun:
+    """Where PGD starts on images (n, c, h, w), clipped as Foolbox clips them; computed when they are read."""
+
+    def __init__(self, images: Rows, seeds: list[int], epsilon: float, attack: Any) -> None:
+        self.images, self.seeds, self.epsilon, self.random = images, seeds, epsilon, attack.random_start
+        self.shape, self.dtype = images.shape, images.dtype
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        some, seeds = self.images[rows], self.seeds[rows]
+        if not self.random or not seeds:
+            return some
+        return (some + self.epsilon * random_starts.starts(some.shape[1:], seeds)).clamp(0, 1)
 
 
 def flat_gradients(
     classifier: nn.Module,
-    images: Tensor,
+    images: Rows,
     labels: Tensor,
     batch: int,
     device: torch.device,

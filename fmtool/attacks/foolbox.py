@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fmtool.artifacts.format import Rows
 from fmtool.artifacts.schema import LARGEST_NUMBER
+from fmtool.artifacts.scratch import Overlay, changeable
 from fmtool.attacks.random_starts import seeded, starts
 from fmtool.attacks.registry import ATTACKS, FAILED, NORMS, OK, WRONG_BEFORE
 from fmtool.errors import AttackError, unknown, warn
@@ -38,7 +40,7 @@ class Attacked:
     clean_predictions, adversarial_predictions, status (n) int64; success is judged on the stored float32 image.
     """
 
-    adversarial: Tensor
+    adversarial: Rows
     clean_predictions: Tensor
     adversarial_predictions: Tensor
     status: Tensor
@@ -109,7 +111,7 @@ def _check_option(name: str, value: Any) -> None:
 
 def run(
     classifier: nn.Module,
-    images: Tensor,
+    images: Rows,
     labels: Tensor,
     attack: Any,
     *,
@@ -125,9 +127,9 @@ def run(
     images (n, c, h, w) float32 in [0, 1]; labels (n) int64; epsilon: the l-inf bound, or None for an attack that minimises
     the perturbation; row_seeds: one number per image, from which its random start is drawn; journal: where to resume from.
     """
-    clean = predict(classifier, images, batch, device, journal, "clean")
+    clean = predict(classifier, images, batch, device, journal, "clean", progress)
     status = torch.where(clean == labels, OK, WRONG_BEFORE)
-    adversarial = images.clone()
+    adversarial = changeable(images)
     perturb_(
         classifier,
         adversarial,
@@ -141,7 +143,7 @@ def run(
         progress=progress,
         journal=journal,
     )
-    predictions = predict(classifier, adversarial, batch, device, journal, "adversarial")
+    predictions = predict(classifier, adversarial, batch, device, journal, "adversarial", progress)
     status[(status == OK) & (predictions == labels)] = FAILED
     return Attacked(adversarial, clean, predictions, status)
 
@@ -149,7 +151,7 @@ def run(
 # Over 60 lines, a third of them signature and docstring.
 def perturb_(
     classifier: nn.Module,
-    images: Tensor,
+    images: Tensor | Overlay,
     labels: Tensor,
     rows: Tensor,
     attack: Any,
@@ -264,7 +266,7 @@ class _StoppedError(Exception):
     """A batch was abandoned because the run is ending."""
 
 
-def _restored(images: Tensor, some: Tensor, names: Sequence[int], trial: int, journal: Journal) -> bool:
+def _restored(images: Tensor | Overlay, some: Tensor, names: Sequence[int], trial: int, journal: Journal) -> bool:
     """Whether a whole batch was attacked before the run was interrupted; if so, restore its images."""
     recorded = [journal.part(str(names[row])) for row in some.tolist()]
     parts = [part["adversarial"] for part in recorded if part is not None and int(part["trial"]) == trial]

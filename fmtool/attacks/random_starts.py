@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def starts(shape: torch.Size, seeds: list[int]) -> Tensor:
+def starts(shape: Sequence[int], seeds: list[int]) -> Tensor:
     """(n, c, h, w) float32, uniform on [-1, 1], each image's from its own seed."""
     import torch
 

@@ -57,8 +57,8 @@ def check_masks(
 
         check = fmtool.check_masks(
             fmtool.read(model, "model"),
-            streaming.read(attack, "attack"),
-            streaming.read(masks, "masks", "class-masks"),
+            streaming.read(attack, "attack", progress=bar),
+            streaming.read(masks, "masks", "class-masks", progress=bar),
             draws=draws,
             seed=seed,
             execution=fmtool.Execution(

@@ -10,6 +10,7 @@ import fmtool
 from fmtool.cli import options
 from fmtool.cli.session import DataOptions, read_source, working
 from fmtool.cli.terminal import show_result
+from fmtool.runtime import distributed, shards
 from fmtool.stages.options import BASIS, CLASS_LAMBDA, MAX_STEPS, MIN_STEPS, ROBUST_CLASS_LAMBDA
 
 EXAMPLE = "fmtool class-masks model.safetensors pgd-train.safetensors --robust -o robust-pgd.safetensors"
@@ -65,6 +66,14 @@ def class_masks(
     factory: options.Factory = None,
     factory_option: options.FactoryOption = None,
     allow_other_model: options.AllowOtherModel = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="I/N",
+            help="Fit only part I of N of the masks: every Nth class, I from 1 to N. 'fmtool merge' joins the parts into the file that one run would write.",
+        ),
+    ] = None,
     restart: options.Restart = False,
     form: options.Format = "table",
     quiet: options.Quiet = False,
@@ -72,9 +81,14 @@ def class_masks(
 ) -> None:
     """Fit one frequency mask per class to all of its training images (section 4.7), or a robust one (section 4.8).
 
-    --data uses the training split by default. Failed attacks are left out. Masks that do not converge are kept and flagged.
+    --data uses the training split by default. Failed attacks are left out. Masks that do not converge are kept and flagged. Under
+    torchrun the processes share the classes, and the first one writes the file.
     """
-    with working(output, quiet=quiet, debug=debug) as bar:
+    rank, _ = distributed.world()
+    with (
+        working(output, quiet=quiet or rank > 0, debug=debug) as bar,
+        distributed.joined(model, attack) as ranks,
+    ):
         how = DataOptions(size, limit, rows, layout, pixel_range, classes_by_position, data_root)
         source = read_source(attack, data, how, bar, default="train")
         result = fmtool.class_masks(
@@ -94,8 +108,11 @@ def class_masks(
                 factory_options=options.literals(factory_option, "--factory-option"),
                 allow_other_model=allow_other_model,
                 output=output,
+                shard=None if shard is None else shards.parse_shard(shard),
                 restart=restart,
+                ranks=ranks,
                 progress=bar,
             ),
         )
-    show_result(result, output, form)
+    if ranks.leads:
+        show_result(result, output, form)

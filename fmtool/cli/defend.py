@@ -50,7 +50,9 @@ def defend(
     --defense share the last row, marked adaptive, each in the column of its masks.
     """
     with working(output, quiet=quiet, debug=debug) as bar:
-        artifacts = [fmtool.read(file, "attack", "class-masks") for file in files]
+        from fmtool.artifacts import streaming
+
+        artifacts = [streaming.read(file, "attack", "class-masks", progress=bar) for file in files]
         attacks = [one for one in artifacts if one.kind == "attack"]
         masks = [one for one in artifacts if one.kind == "class-masks"]
         if not attacks or not masks:

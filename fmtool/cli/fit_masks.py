@@ -137,7 +137,7 @@ def fit_masks(
         distributed.joined(model, attack) as ranks,
     ):
         how = DataOptions(size, limit, rows, layout, pixel_range, classes_by_position, data_root)
-        source = read_source(attack, data, how, bar, by_rows=True)
+        source = read_source(attack, data, how, bar)
         result = fmtool.fit_masks(
             fmtool.read(model, "model"),
             source,

@@ -27,7 +27,8 @@ def merge(
     files: Annotated[
         list[str],
         typer.Argument(
-            metavar="FILE...", help="Attack files, or mask files, about different images; - reads standard input."
+            metavar="FILE...",
+            help="Attack files, or mask files, about different images, or shards of a job; - reads standard input.",
         ),
     ],
     output: options.Output,
@@ -45,13 +46,10 @@ def merge(
     lists them all. Files that share an image are refused. The shards of a job, in any order, become the file that a single run
     would have written.
     """
-    with working(output, quiet=quiet, debug=debug):
-        from dataclasses import replace
-
+    with working(output, quiet=quiet, debug=debug) as bar:
         from fmtool.artifacts import streaming
 
-        parts = [streaming.read(file, "attack", "masks", "heatmap") for file in files]
-        merged = fmtool.merge(parts, allow_gaps=allow_gaps, execution=fmtool.Execution(output=output))
-    if merged.kind == "attack":  # the table of an attack compares all images, in memory
-        merged = replace(merged, tensors=dict(merged.tensors))
+        parts = [streaming.read(file, "attack", "masks", "heatmap", "class-masks", progress=bar) for file in files]
+        execution = fmtool.Execution(output=output, progress=bar)
+        merged = fmtool.merge(parts, allow_gaps=allow_gaps, execution=execution)
     show_result(merged, output, form)

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fmtool.artifacts import files
 from fmtool.artifacts.output import check_target
 from fmtool.errors import FmtoolError, FmtoolWarning
 
@@ -81,16 +80,15 @@ def read_source(
     bar: Bar,
     *,
     default: str = "test",
-    by_rows: bool = False,
 ) -> Artifact | Data:
-    """What masks are fitted to: either an attack file or the images of --data.
+    """What masks are fitted to: either an attack file, whose images stay in it, or the images of --data.
 
-    how: the way in which --data is read. by_rows: leave the attack's tensors in the file.
+    how: the way in which --data is read.
     """
     if attack is not None and data is None:
         from fmtool.artifacts import streaming
 
-        return streaming.read(attack, "attack") if by_rows else files.read(attack, "attack")
+        return streaming.read(attack, "attack", progress=bar)
     if attack is None and data is not None:
         return how.load(data, bar, default)
     raise FmtoolError("expected either an attack file or --data SOURCE")

@@ -1,28 +1,34 @@
-"""Images that stay in their files: rows are decoded on demand, by all cores."""
+"""Images that stay in their files: rows are decoded on demand, by all cores.
+
+Decoding takes a hundred times as long as reading what was decoded, and a data set is read at least twice: for its digest, and for
+each pass through a network. So pixels, once decoded, are kept in a temporary file if the disk has room.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
+from shutil import disk_usage
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fmtool.artifacts.rows import IN_MEMORY
 from fmtool.datasets.image_files import Look, check_size, decode, look
 from fmtool.datasets.source import Encoded
 from fmtool.errors import DataError, warn
 from fmtool.runtime.progress import Progress
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from torch import Tensor
 
+    from fmtool.artifacts.scratch import Scratch
+
 AHEAD = 256  # files queued for threads or for the consumer
-IN_MEMORY = 2**27  # bytes of decoded images: up to this, images are decoded once
+ROOM_LEFT = 2  # temporary files may take one part in this of the free disk space
 T = TypeVar("T")
 
 
@@ -50,6 +56,8 @@ class EncodedRows:
         self.size = self._common_size(looks, size)
         self.dtype: torch.dtype = torch.float32 if any(one.deep for one in looks) else torch.uint8
         self.shape = (len(self.files), 3, self.size[1], self.size[0])
+        self.pixels = self._kept_pixels()
+        self.there = bytearray(len(self.files))  # 1 for rows whose pixels are kept
         several = sum(one.frames > 1 for one in looks)
         if several:
             warn(f"{source}: {several} files hold more than one picture: the first of each is used")
@@ -69,6 +77,17 @@ class EncodedRows:
                 raise DataError(f"{self.source}: images of mixed sizes ({some}): pass --size to resize them all")
         return first
 
+    def _kept_pixels(self) -> Scratch | None:
+        """Where pixels are kept: nowhere if they are few, or if there is no room for all of them."""
+        from fmtool.artifacts.scratch import Scratch, temporary_folder
+
+        if (
+            self.small()
+            or math.prod(self.shape) * self.dtype.itemsize > disk_usage(temporary_folder()).free / ROOM_LEFT
+        ):
+            return None
+        return Scratch.fresh(self.shape, self.dtype)
+
     def __len__(self) -> int:
         return len(self.files)
 
@@ -77,7 +96,7 @@ class EncodedRows:
         import torch
 
         if isinstance(rows, int) or (isinstance(rows, torch.Tensor) and not rows.ndim):
-            return torch.from_numpy(self._decoded(range(len(self))[int(rows)]))
+            return self._image(range(len(self))[int(rows)])
         rows = rows.cpu() if isinstance(rows, torch.Tensor) else rows
         return self._together(torch.arange(len(self))[rows].tolist(), None)
 
@@ -88,18 +107,26 @@ class EncodedRows:
     def _together(self, rows: Sequence[int], progress: Progress | None) -> Tensor:
         import torch
 
-        pixels = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
-        for place, image in enumerate(spread_out(self._decoded, rows)):
-            pixels[place] = torch.from_numpy(image)
+        if self.pixels is not None and all(self.there[row] for row in rows):
+            return self.pixels[torch.tensor(rows, dtype=torch.int64)]
+        images = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
+        for place, image in enumerate(spread_out(self._image, rows)):
+            images[place] = image
             if progress:
                 progress("decoding images", place + 1, len(rows))
-        return pixels
+        return images
 
-    def _decoded(self, row: int) -> np.ndarray[Any, Any]:
+    def _image(self, row: int) -> Tensor:
         import torch
 
+        if self.pixels is not None and self.there[row]:
+            return self.pixels[row]
         encoded, name = self.files[row]
-        return decode(encoded.read, name, self.source, self.size, self.dtype == torch.float32)
+        image = torch.from_numpy(decode(encoded.read, name, self.source, self.size, self.dtype == torch.float32))
+        if self.pixels is not None:
+            self.pixels[row] = image
+            self.there[row] = 1
+        return image
 
     def small(self) -> bool:
         """Whether all images together fit into `IN_MEMORY`."""
@@ -108,19 +135,14 @@ class EncodedRows:
 
 def spread_out(work: Callable[[Any], T], items: Iterable[Any]) -> Iterator[T]:
     """`work` of each item, in order, by as many threads as there are cores; only a few ahead of the consumer."""
+    from fmtool.runtime.threads import in_order
+
     rest = iter(items)
-    first = list(islice(rest, AHEAD))
+    first = list(islice(rest, 2))
     if len(first) < 2:
         yield from map(work, first)
-        return
-    waiting = deque(_threads().submit(work, item) for item in first)
-    try:
-        while waiting:
-            yield waiting.popleft().result()
-            waiting.extend(_threads().submit(work, item) for item in islice(rest, 1))
-    finally:
-        for job in waiting:
-            job.cancel()
+    else:
+        yield from in_order(_threads(), work, chain(first, rest), AHEAD)
 
 
 @cache

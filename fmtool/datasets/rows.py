@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from fmtool.artifacts.rows import IN_MEMORY
 from fmtool.errors import DataError
 
 if TYPE_CHECKING:
@@ -101,15 +103,18 @@ def row_seed(seed: int, key: int, index: int, *trial: int | str) -> int:
 
 
 class RowView:
-    """Some rows (m) of images, converted on demand; see `artifacts.format.Rows`."""
+    """Some rows (m) of images, converted on demand; see `artifacts.format.Rows`. dtype: if not that of the images."""
 
-    def __init__(self, images: Rows, rows: Tensor, convert: Callable[[Tensor], Tensor], channels: int) -> None:
+    def __init__(
+        self,
+        images: Rows,
+        rows: Tensor,
+        convert: Callable[[Tensor], Tensor],
+        channels: int,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         self.images, self.rows, self.convert = images, rows, convert
-        self.shape = (len(rows), channels, *images.shape[2:])
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.images.dtype
+        self.shape, self.dtype = (len(rows), channels, *images.shape[2:]), dtype or images.dtype
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -119,6 +124,16 @@ class RowView:
         if chosen.ndim:
             return self.convert(self.images[chosen])
         return self.convert(self.images[chosen][None])[0]
+
+
+def as_float(images: Rows) -> Rows:
+    """uint8 or float images as float32 in [0, 1]: a tensor if they are few, else converted on demand."""
+    import torch
+
+    size = math.prod(images.shape) * torch.float32.itemsize
+    if isinstance(images, torch.Tensor) and (images.dtype == torch.float32 or size <= IN_MEMORY):
+        return to_float(images)
+    return RowView(images, torch.arange(len(images)), to_float, images.shape[1], torch.float32)
 
 
 def take(images: Rows, rows: Tensor) -> Rows:

@@ -1,12 +1,15 @@
 """Fit one frequency mask per class, plain or robust (paper, sections 4.7 and 4.8), with the steps of `optimisation`.
 
-The authors hold all images of a class in one batch. Here all classes advance together, and a step's gradient is accumulated
-over micro-batches divided among the workers, and added up in order, so that the sum does not depend on which finishes first.
+The authors hold all images of a class in one batch. Here all classes advance together, and a step's gradients are computed in
+micro-batches divided among the workers. Each class adds up those of its images in their order, one by one and in float64. So its
+mask depends neither on the worker that finishes first nor on the other classes, which may be another process's, and a step can be
+left after any micro-batch and continued.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, fields
 
@@ -14,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fmtool.artifacts.format import Rows
 from fmtool.errors import MaskError
 from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.optimisation import (
@@ -32,6 +36,10 @@ from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors
 from fmtool.runtime.progress import Progress
 
 CLASS_TOLERANCE = 1e-3  # one mask per class; authors' code
+HELD = 2**29  # bytes of coefficients that are held in memory
+GPU_SHARE = 4  # on a GPU, one part in this of its memory
+COEFFICIENT_BYTES = 8  # a complex number in float32
+AHEAD = 4  # micro-batches a worker may be ahead of their sum
 
 
 @dataclass(frozen=True)
@@ -48,13 +56,17 @@ class ClassMasks:
 
 @dataclass(frozen=True)
 class Part:
-    """Images whose class masks advance together: images (n, c, h, w), targets (n), owners (n): whose mask filters each."""
+    """Images whose class masks advance together: images (n, c, h, w), targets (n), owners (n): whose mask filters each.
 
-    images: Tensor
+    If the images' coefficients don't fit into `HELD` bytes, they are computed in each step from images that are read anew.
+    """
+
+    images: Rows
     targets: Tensor
     owners: Tensor
 
 
+# Over 60 lines, a third of them signature and docstring.
 def fit_class_masks(
     classifier: nn.Module,
     parts: Sequence[Part],
@@ -63,13 +75,14 @@ def fit_class_masks(
     device: torch.device | None = None,
     progress: Progress | None = None,
     journal: Journal = NO_JOURNAL,
+    only: Sequence[int] | None = None,
 ) -> ClassMasks:
     """One mask for all images of a class, section 4.7; with two parts section 4.8. All classes advance together.
 
     Each step takes one optimiser step per part, in order, on the class's mean cross-entropy in it plus the penalty, gradients
     accumulated over micro-batches of `options.batch`. The stopping test looks at the average of a class's losses over the
-    parts; the images of a finished class are no longer used. journal: where to resume from. MaskError if there is no image at
-    all.
+    parts; the images of a finished class are no longer used. journal: where to resume from. only: the classes to fit, the same
+    bits as if all were; 0 steps for the others. MaskError if there is no image at all.
     """
     device = device or torch.device("cpu")
     if not sum(len(part.images) for part in parts):
@@ -78,35 +91,46 @@ def fit_class_masks(
     c, h, w = first.shape[1:]
     transform = basis_for(options.basis, h, w)
     weights = transform.weights(first.dtype, device)
-    works = [_ClassWork(part, classes, options, transform, device) for part in parts]
+    works = _works(parts, classes, options, transform, device)
     held = torch.stack([work.counts > 0 for work in works])  # (parts, k)
-    run = _Run.fresh((classes, c, *transform.shape), first.dtype, held.any(dim=0))
+    chosen = torch.zeros(classes, dtype=torch.bool, device=device)
+    chosen[list(range(classes) if only is None else only)] = True
+    run = _Run.fresh((classes, c, *transform.shape), first.dtype, held.any(dim=0) & chosen)
+    images = [int(chosen[work.owners].sum()) for work in works]
     run.restore(journal.load())
     adam = run.adam
     with threads.pool(device) as pool:
         passes = pool.submit(input_gradient, classifier, first.shape[1:], first.dtype, options, device).result()
         while bool(run.active.any()):
-            summed = torch.zeros(classes, dtype=torch.float64, device=device)
-            for work in works:
-                loss, slope = work.gradient(adam.masks, run.active, passes, pool)
+            step = int(run.steps.max())
+            while int(run.part) < len(works):
+                number, work = int(run.part), works[int(run.part)]
+                for batch in work.batches(adam.masks, run.active, int(run.done), passes, pool):
+                    run.add(*batch)
+                    journal.save(run.tensors)
+                    if progress:
+                        done = step * sum(images) + sum(images[:number]) + int(run.done)
+                        progress("fitting class masks, image-steps", done, sum(images) * (options.max_steps + 1))
+                counts = work.counts.clamp_min(1)
+                slope = (run.slope / per_mask(counts, run.slope)).to(first.dtype)
                 slope += options.lambda_ * adam.masks.sign()
-                penalised = loss + options.lambda_ * l1_norm(adam.masks, weights).double()
-                summed += torch.where(work.counts > 0, penalised, 0)
+                penalised = run.loss / counts + options.lambda_ * l1_norm(adam.masks, weights).double()
                 adam.step_some(transform.symmetrise_(slope), run.active & (work.counts > 0))
-            run.count(summed / held.sum(dim=0), options)
+                run.finish_part(torch.where(work.counts > 0, penalised, 0))
+            run.finish_step(held.sum(dim=0), options)
             journal.save(run.tensors)
-            if progress:
-                progress("fitting class masks, steps", int(run.steps.max()), options.max_steps)
     loss = run.losses[:, -1].to(first.dtype)
     return ClassMasks(adam.masks.cpu(), run.steps.cpu(), loss.cpu(), run.converged.cpu())
 
 
 @dataclass(frozen=True)
 class _Run:
-    """The state of the fit after a step. Tensors change in place.
+    """The state of the fit after a micro-batch. Tensors change in place.
 
     steps (k): how many steps each class has taken (`adam.steps` has one per part); losses (k, 20) float64, the last ones, NaN
-    if there are fewer; active (k), converged (k) bool.
+    if there are fewer; active (k), converged (k) bool. Of the step that is being taken: summed (k) float64, the losses of the
+    finished parts; part (), the one that is being passed through; done (), how many of its images have been; slope
+    (k, c, rows, columns), loss (k) float64: the sums over these.
     """
 
     adam: Adam
@@ -114,20 +138,58 @@ class _Run:
     losses: Tensor
     active: Tensor
     converged: Tensor
+    summed: Tensor
+    part: Tensor
+    done: Tensor
+    slope: Tensor
+    loss: Tensor
 
     @classmethod
     def fresh(cls, shape: tuple[int, int, int, int], dtype: torch.dtype, active: Tensor) -> _Run:
         adam = Adam.fresh(shape, dtype, active.device)
-        losses = torch.full((shape[0], WINDOW), torch.nan, dtype=torch.float64, device=active.device)
-        return cls(adam, torch.zeros_like(adam.steps), losses, active, torch.zeros_like(active))
+        slope = torch.zeros(shape, dtype=torch.float64, device=active.device)
+        loss = torch.zeros_like(adam.steps, dtype=torch.float64)
+        return cls(
+            adam,
+            torch.zeros_like(adam.steps),
+            torch.full((shape[0], WINDOW), torch.nan, dtype=torch.float64, device=active.device),
+            active,
+            torch.zeros_like(active),
+            summed=loss.clone(),
+            part=torch.zeros((), dtype=torch.int64),
+            done=torch.zeros((), dtype=torch.int64),
+            slope=slope,
+            loss=loss,
+        )
 
-    def count(self, loss: Tensor, options: FitOptions) -> None:
-        """Record a step with each class's loss (k)."""
+    def add(self, owners: Tensor, losses: Tensor, slopes: Tensor) -> None:
+        """Add the losses (m) and gradients (m, c, rows, columns) of images to their classes' sums."""
+        slopes, losses = slopes.double(), losses.double()
+        if self.slope.device.type == "cpu":  # in the images' order
+            self.slope.index_add_(0, owners, slopes)
+            self.loss.index_add_(0, owners, losses)
+        else:  # where that order isn't fixed: a matrix product's is
+            belongs = F.one_hot(owners, len(self.slope)).double().T
+            self.slope.add_((belongs @ slopes.flatten(1)).view_as(self.slope))
+            self.loss.add_(belongs @ losses)
+        self.done.add_(len(owners))
+
+    def finish_part(self, loss: Tensor) -> None:
+        """Record each class's loss (k) in a part."""
+        self.summed.add_(loss)
+        self.part.add_(1)
+        for sums in (self.done, self.slope, self.loss):
+            sums.zero_()
+
+    def finish_step(self, parts: Tensor, options: FitOptions) -> None:
+        """Record a step. parts (k): how many hold images of each class."""
         self.steps.add_(self.active)
-        rolled = torch.cat([self.losses[:, 1:], loss[:, None]], dim=1)
+        rolled = torch.cat([self.losses[:, 1:], (self.summed / parts)[:, None]], dim=1)
         self.losses.copy_(torch.where(self.active[:, None], rolled, self.losses))
         self.converged.copy_(torch.where(self.active, settled(self.losses, options, self.steps), self.converged))
         self.active.logical_and_(~self.converged & (self.steps <= options.max_steps))
+        for sums in (self.part, self.summed):
+            sums.zero_()
 
     def tensors(self) -> Tensors:
         """The whole state, by name."""
@@ -142,32 +204,50 @@ class _Run:
                 values.copy_(before[name])
 
 
-class _ClassWork:
-    """One part's coefficients on the device, and the classes' gradients over them."""
+def _works(
+    parts: Sequence[Part], classes: int, options: FitOptions, basis: Basis, device: torch.device
+) -> list[_ClassWork]:
+    """The parts, with their coefficients on the device if those of all parts together fit."""
+    size = sum(len(part.images) * part.images.shape[1] * math.prod(basis.shape) for part in parts) * COEFFICIENT_BYTES
+    most = HELD if device.type == "cpu" else torch.cuda.get_device_properties(device).total_memory // GPU_SHARE
+    return [_ClassWork(part, classes, options, basis, device, hold=size <= most) for part in parts]
 
-    def __init__(self, part: Part, classes: int, options: FitOptions, basis: Basis, device: torch.device) -> None:
-        self.batch, self.basis = options.batch, basis
-        self.coefficients = basis.analyse(part.images.to(device))
+
+class _ClassWork:
+    """One part, and the gradients of its images."""
+
+    def __init__(
+        self, part: Part, classes: int, options: FitOptions, basis: Basis, device: torch.device, *, hold: bool
+    ) -> None:
+        self.images, self.batch, self.basis, self.device = part.images, options.batch, basis, device
         self.targets, self.owners = part.targets.to(device), part.owners.to(device)
         self.counts = torch.bincount(self.owners, minlength=classes)  # (k) images each class has in this part
+        self.held: Tensor | None = None
+        if hold and len(part.images):
+            rows = torch.arange(len(part.images))
+            self.held = torch.cat([self._computed(some)[: len(some)] for some in torch.split(rows, self.batch)])
 
-    def gradient(self, masks: Tensor, active: Tensor, passes: InputGradient, pool: Executor) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy (k) of each active class over its images, and its gradient (k, c, h, f) for the class's mask."""
-        rows = active[self.owners].nonzero().flatten()
-        slope, loss = torch.zeros_like(masks), torch.zeros(len(masks), dtype=torch.float64, device=masks.device)
+    def _computed(self, rows: Tensor) -> Tensor:
+        """The coefficients of these images, padded to a whole batch."""
+        return self.basis.analyse(padded(self.images[rows.cpu()], self.batch).to(self.device))
 
-        def micro_batch(some: Tensor) -> tuple[Tensor, Tensor]:
-            owners, whole = self.owners[some], padded(some, self.batch)
-            own, coefficients = masks[self.owners[whole]], self.coefficients[whole]
+    def batches(
+        self, masks: Tensor, active: Tensor, done: int, passes: InputGradient, pool: Executor
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Owners (m), cross-entropies (m) and gradients (m, c, rows, columns) for their owners' masks of the active classes'
+        images, in order, without the first `done` of them.
+        """
+        rows = active[self.owners].nonzero().flatten()[done:]
+
+        def micro_batch(some: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            whole = padded(some, self.batch)
+            own, coefficients = (
+                masks[self.owners[whole]],
+                self._computed(some) if self.held is None else self.held[whole],
+            )
             losses, _, gradient = passes(self.basis.synthesise(own, coefficients), self.targets[whole])
-            belongs = F.one_hot(owners, len(masks)).to(
-                masks.dtype
-            )  # a matrix product sums in a fixed order on any device
-            each = self.basis.gradient(gradient, own, coefficients).flatten(1)[: len(some)]
-            return belongs.T @ each, belongs.T.double() @ losses[: len(some)].double()
+            slopes = self.basis.gradient(gradient, own, coefficients)
+            return self.owners[some], losses[: len(some)], slopes[: len(some)]
 
-        for added, lost in pool.map(micro_batch, threads.batches(rows, self.batch)):
-            slope += added.view_as(slope)
-            loss += lost
-        counts = self.counts.clamp_min(1)
-        return loss / counts, slope / per_mask(counts, slope)
+        ahead = AHEAD * threads.count(self.device)
+        yield from threads.in_order(pool, micro_batch, threads.batches(rows, self.batch), ahead)

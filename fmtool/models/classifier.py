@@ -15,10 +15,12 @@ from fmtool.errors import ModelError, warn
 from fmtool.models.equivalence import Form, Reference
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal, each
+from fmtool.runtime.progress import Progress
 
 # Pixels per batch at which a CPU core (32 images of 3x32x32) or a GPU is fastest; see `batch_size`.
 CPU_BATCH_PIXELS = 32 * 3 * 32 * 32
 GPU_BATCH_PIXELS = 1024 * 3 * 32 * 32
+READING_AHEAD = 2  # workers of a pass on a GPU: one reads while the other computes
 SMALLEST_BATCH, LARGEST_BATCH = 8, {"cpu": 256, "cuda": 2048}
 
 
@@ -203,6 +205,7 @@ def predict(
     device: torch.device,
     journal: Journal = NO_JOURNAL,
     name: str = "predictions",
+    progress: Progress | None = None,
 ) -> Tensor:
     """(n) int64 predictions on the CPU, in batches padded to `size` images, so that a row's result depends on that row alone.
 
@@ -215,9 +218,13 @@ def predict(
         classes: Tensor = classifier(filled(classifier, some, size).to(device)).argmax(1).cpu()
         return classes[: len(some)]
 
-    with threads.pool(device) as pool:
-        batches = list(each(journal, name, range(0, len(images), size), lambda starts: pool.map(batch, starts)))
-    return torch.cat(batches) if batches else torch.zeros(0, dtype=torch.int64)
+    batches = [torch.zeros(0, dtype=torch.int64)]
+    with threads.pool(device, threads.count(device) if device.type == "cpu" else READING_AHEAD) as pool:
+        for some in each(journal, name, range(0, len(images), size), lambda starts: pool.map(batch, starts)):
+            batches.append(some)
+            if progress:
+                progress(f"classifying, {name}", min(size * (len(batches) - 1), len(images)), len(images))
+    return torch.cat(batches)
 
 
 def filled(classifier: nn.Module, rows: Tensor, size: int) -> Tensor:

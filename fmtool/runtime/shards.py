@@ -18,11 +18,11 @@ class Shard:
     number: int
     of: int
 
-    def rows(self, n: int) -> range:
-        """Positions among all n rows. FmtoolError if there are none."""
+    def rows(self, n: int, what: str = "images") -> range:
+        """Positions among all n rows. FmtoolError if there are none. what: the rows are."""
         positions = range(self.number - 1, n, self.of)
         if not positions:
-            raise FmtoolError(f"--shard {self.number}/{self.of}: there are only {n} images")
+            raise FmtoolError(f"--shard {self.number}/{self.of}: there are only {n} {what}")
         return positions
 
     def field(self, n: int) -> dict[str, int]:

@@ -7,12 +7,17 @@ result of a batch then doesn't depend on the number of threads either. torch rel
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def count(device: torch.device) -> int:
@@ -40,3 +45,16 @@ def pool(device: torch.device, workers: int | None = None) -> Iterator[ThreadPoo
 def batches(rows: Tensor, size: int) -> tuple[Tensor, ...]:
     """(n) rows in parts of at most `size`; none if there is no row, where `split` would return an empty part."""
     return torch.split(rows, size) if len(rows) else ()
+
+
+def in_order(pool: Executor, work: Callable[[Any], T], items: Iterable[Any], ahead: int) -> Iterator[T]:
+    """`work` of each item, in order, by the threads of a pool; at most `ahead` items beyond the one that is awaited."""
+    rest = iter(items)
+    waiting = deque(pool.submit(work, item) for item in islice(rest, ahead))
+    try:
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(pool.submit(work, item) for item in islice(rest, 1))
+    finally:
+        for job in waiting:
+            job.cancel()

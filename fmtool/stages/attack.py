@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from fmtool.artifacts.format import Artifact
+from fmtool.artifacts import streaming
+from fmtool.artifacts.format import Artifact, Rows
 from fmtool.artifacts.history import stage
 from fmtool.artifacts.rows import image_names
+from fmtool.artifacts.scratch import fresh_rows
 from fmtool.attacks import adaptive, foolbox, registry
 from fmtool.attacks.foolbox import SLOTS_TRIED, Attacked
 from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
 from fmtool.datasets.data import Data, some_of
-from fmtool.datasets.rows import row_seed
+from fmtool.datasets.rows import as_float, row_seed
 from fmtool.errors import AttackError, warn
 from fmtool.masks.two_pass import TwoPass
 from fmtool.runtime.journal import pack, unpack
@@ -83,10 +85,22 @@ def attack(
         _check_attacked(attacked, name, "the model" if defense is None else "the two-pass classifier", shard)
         if defense is not None:
             header["defense"] = _against(defense, starts, counts)
-        tensors = {"images": data.pixels(), **vars(attacked), **rows_of(data)}
-        result = execution.write(Artifact("attack", header, tensors, history))
+        result = _written(data, attacked, header, history, execution)
         ranks.written()
     return result
+
+
+def _written(
+    data: Data, attacked: Attacked, header: dict[str, Any], history: list[dict[str, Any]], execution: Execution
+) -> Artifact:
+    """The artifact, of which a file is written and read a few rows at a time."""
+    tensors: dict[str, Rows] = {"images": as_float(data.images), **vars(attacked), **rows_of(data)}
+    layout = {name: (rows.dtype, tuple(rows.shape)) for name, rows in tensors.items()}
+    progress = execution.progress
+    with streaming.new_artifact(execution.output, "attack", header, history, layout, progress) as new:
+        for name, rows in tensors.items():
+            new.copy(name, rows, progress)
+    return new.artifact
 
 
 def _described(
@@ -126,7 +140,11 @@ def _attacked(
     target: TwoPass | None, ready: ReadyModel, data: Data, attack: Any, restarts: int, seed: int, common: dict[str, Any]
 ) -> tuple[Attacked, list[int]]:
     """The attacked images, and the counts of `Adaptive`, 0 without a defence."""
-    images, labels, common = data.pixels(), data.labels, {**common, "batch": ready.batch, "device": ready.device}
+    images, labels, common = (
+        as_float(data.images),
+        data.labels,
+        {**common, "batch": ready.batch, "device": ready.device},
+    )
     if target is None:
         seeds = _row_seeds(data, seed)
         return foolbox.run(ready.classifier, images, labels, attack, row_seeds=seeds, **common), [0, 0, 0]
@@ -163,8 +181,8 @@ def _records(attacked: Attacked, counts: list[int], rows: Sequence[int]) -> Iter
 def _joined(records: Iterable[tuple[int, bytes]], data: Data) -> tuple[Attacked, list[int]]:
     """All rows and the sums of the counts, from the records of all processes."""
     names = ("clean_predictions", "adversarial_predictions", "status")
-    columns = {
-        "adversarial": torch.zeros_like(data.pixels()),
+    columns: dict[str, Any] = {
+        "adversarial": fresh_rows(data.images.shape, torch.float32),
         **{name: torch.zeros_like(data.labels) for name in names},
     }
     counts = torch.zeros(3, dtype=torch.int64)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import stage
+from fmtool.attacks.foolbox import SLOTS_TRIED, same_in_any_slot
 from fmtool.attacks.registry import OK, WRONG_BEFORE
 from fmtool.datasets.data import Data
-from fmtool.datasets.rows import spread, to_float
+from fmtool.datasets.rows import as_float, spread, take
 from fmtool.errors import MaskError, warn
 from fmtool.masks import class_fitting
 from fmtool.masks.basis import basis_for
 from fmtool.masks.optimisation import FitOptions
 from fmtool.models import compiling
 from fmtool.models.classifier import predict
-from fmtool.runtime.journal import Journal
+from fmtool.runtime.journal import Journal, pack, unpack
+from fmtool.runtime.progress import Progress
 from fmtool.stages.device_faults import halving, resuming
 from fmtool.stages.fit_masks import check_fit_options
 from fmtool.stages.inputs import check_attack, data_header, fitted_data, inputs_of
@@ -53,9 +57,8 @@ def class_masks(
     Plain: a class's correctly classified images keep their label. Robust: each step reverts first the adversarial images that
     are predicted as the class, without failed attacks, then keeps its clean ones. Classes without images are left out.
     lambda_: None for 0.01, or 0.001 with robust. basis: a name of `masks.registry.BASES`. compile_: compile the network; None
-    to do so only if there is enough work to repay it.
+    to do so only if there is enough work to repay it. Shards and ranks share the classes.
     """
-    execution.refuse("class-masks", "shard", "ranks")
     check_fit_options(lambda_, min_steps, max_steps)
     ready, source = _checked(model, source, robust, execution)
     lambda_in_effect = lambda_ if lambda_ is not None else ROBUST_CLASS_LAMBDA if robust else CLASS_LAMBDA
@@ -73,8 +76,10 @@ def class_masks(
     }
     inputs = inputs_of(model, source)
     work = {"header": header, "history": stage("class-masks", recorded, None, inputs)}
-    with resuming(execution, {**work, **code_of(ready.classifier, ready.spec)}) as journal:
-        parts = _parts(source, ready, robust, limit, journal)
+    shard, ranks = execution.shard, execution.ranks
+    asked = {"shard": shard and [shard.number, shard.of], **code_of(ready.classifier, ready.spec)}
+    with resuming(execution, {**work, **asked}) as journal:
+        parts = _parts(source, ready, robust, limit, journal, execution.progress)
         if compile_ is None:
             compile_ = compiling.pays(sum(len(part.images) for part in parts) * min_steps, ready.spec.input_shape)
         options = FitOptions(
@@ -86,6 +91,10 @@ def class_masks(
             compile_=compile_,
             basis=basis,
         )
+        held = sorted(set(torch.cat([part.owners for part in parts]).tolist()))
+        classes = held if shard is None else [held[position] for position in shard.rows(len(held), "classes")]
+        if shard is not None or ranks.of > 1:
+            _try_slots(parts[0], ready)
         fitted = class_fitting.fit_class_masks(
             ready.classifier,
             parts,
@@ -94,13 +103,43 @@ def class_masks(
             device=ready.device,
             progress=execution.progress,
             journal=journal,
+            only=ranks.rows(classes),
         )
-        _warn_of(fitted, parts, header["class_names"])
-        classes = (fitted.steps > 0).nonzero().flatten()
-        tensors = {"classes": classes, **{name: values[classes] for name, values in vars(fitted).items()}}
         header["images"] = [len(part.images) for part in reversed(parts)]
+        header |= {} if shard is None else {"shard": shard.field(len(held))}
         history = stage("class-masks", {**recorded, "--compile": compile_}, None, inputs)
-        return execution.write(Artifact("class-masks", header, tensors, history))
+        if not ranks.leads:
+            ranks.hand_over(_records(fitted, ranks.rows(classes)))
+            return Artifact("class-masks", header, {}, history)
+        if ranks.of > 1:
+            _gather(fitted, ranks.gathered((), execution.progress))
+        _warn_of(fitted, parts, classes, header["class_names"])
+        tensors = {"classes": torch.tensor(classes), **{name: values[classes] for name, values in vars(fitted).items()}}
+        result = execution.write(Artifact("class-masks", header, tensors, history))
+        ranks.written()
+    return result
+
+
+def _records(masks: class_fitting.ClassMasks, classes: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    """A record for each class's mask."""
+    for number in classes:
+        yield number, pack({name: values[number] for name, values in vars(masks).items()})
+
+
+def _gather(masks: class_fitting.ClassMasks, records: Iterable[tuple[int, bytes]]) -> None:
+    """Put the masks of the other processes in their places."""
+    for number, record in records:
+        for name, value in unpack(record).items():
+            getattr(masks, name)[number] = value
+
+
+def _try_slots(part: class_fitting.Part, ready: ReadyModel) -> None:
+    """Warn if an image's gradient may depend on the other images in its batch, and so on the classes that share a process."""
+    some = slice(0, SLOTS_TRIED)
+    if not same_in_any_slot(ready.classifier, part.images[some], part.targets[some], ready.batch, ready.device):
+        warn(
+            "here an image's gradient depends on its position in the batch: shards may differ bitwise from a single run"
+        )
 
 
 def _checked(
@@ -127,19 +166,24 @@ def _source_header(source: Artifact | Data, ready: ReadyModel, robust: bool, bas
 
 
 def _parts(
-    source: Artifact | Data, ready: ReadyModel, robust: bool, limit: int | None, journal: Journal
+    source: Artifact | Data,
+    ready: ReadyModel,
+    robust: bool,
+    limit: int | None,
+    journal: Journal,
+    progress: Progress | None,
 ) -> list[class_fitting.Part]:
     """What the masks are fitted to: for robust masks the adversarial images, then the clean ones."""
     if isinstance(source, Data):
-        right = predict(ready.classifier, source.images, ready.batch, ready.device, journal, "clean") == source.labels
-        clean, labels = to_float(source.images[right]), source.labels[right]
+        predictions = predict(ready.classifier, source.images, ready.batch, ready.device, journal, "clean", progress)
+        right, images, labels = predictions == source.labels, source.images, source.labels
     else:
-        right = source["status"] != WRONG_BEFORE
-        clean, labels = source["images"][right], source["labels"][right]
-    rows = spread(labels, limit)
-    parts = [class_fitting.Part(clean[rows], labels[rows], labels[rows])]
+        right, images, labels = source["status"] != WRONG_BEFORE, source.rows("images"), source["labels"]
+    rows = right.nonzero().flatten()
+    rows = rows[spread(labels[rows], limit)]
+    parts = [class_fitting.Part(as_float(take(images, rows)), labels[rows], labels[rows])]
     if robust and isinstance(source, Artifact):
-        parts.insert(0, _turned(source, right.nonzero().flatten()[rows]))
+        parts.insert(0, _turned(source, rows))
         if not len(parts[0].images):
             raise MaskError(
                 f"{source}: no adversarial image is left for robust masks: expected some successful attacks"
@@ -151,21 +195,22 @@ def _turned(attack: Artifact, rows: Tensor) -> class_fitting.Part:
     """The adversarial images among `rows`, which the mask of their predicted class is to turn back to their true labels."""
     turned = rows[attack["status"][rows] == OK]
     return class_fitting.Part(
-        attack["adversarial"][turned], attack["labels"][turned], attack["adversarial_predictions"][turned]
+        take(attack.rows("adversarial"), turned), attack["labels"][turned], attack["adversarial_predictions"][turned]
     )
 
 
-def _warn_of(masks: class_fitting.ClassMasks, parts: list[class_fitting.Part], names: list[str]) -> None:
-    fitted = masks.steps > 0
-    missing = [name for name, there in zip(names, fitted.tolist(), strict=True) if not there]
+def _warn_of(
+    masks: class_fitting.ClassMasks, parts: Sequence[class_fitting.Part], classes: Sequence[int], names: Sequence[str]
+) -> None:
+    """classes: those of this file; names: of all classes."""
+    owners = [set(part.owners.tolist()) for part in parts]
+    missing = [name for number, name in enumerate(names) if not any(number in some for some in owners)]
     if missing:
         warn(f"no image of {', '.join(missing)}: no mask is fitted to {'it' if len(missing) == 1 else 'them'}")
-    for part, what in zip(reversed(parts), ("clean", "adversarial"), strict=False):
-        without = [name for number, name in enumerate(names) if fitted[number] and number not in part.owners.tolist()]
+    for some, what in zip(reversed(owners), ("clean", "adversarial"), strict=False):
+        without = [names[number] for number in classes if number not in some]
         if without:
             warn(f"no {what} image for the masks of {', '.join(without)}: fitted to the other images alone")
-    unsettled = int((fitted & ~masks.converged).sum())
+    unsettled = int((~masks.converged[classes]).sum())
     if unsettled:
-        warn(
-            f"{unsettled} of {int(fitted.sum())} class masks reached the step limit before converging; kept and flagged"
-        )
+        warn(f"{unsettled} of {len(classes)} class masks reached the step limit before converging; kept and flagged")

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fmtool.artifacts.format import Artifact
+from fmtool.artifacts.format import Artifact, Rows
 from fmtool.artifacts.history import stage
-from fmtool.artifacts.rows import ROWS, check_range, check_unit, join
+from fmtool.artifacts.rows import ROWS, check_no_shard, check_range, check_unit, join
 from fmtool.attacks import registry
+from fmtool.datasets.rows import take
 from fmtool.errors import ArtifactError, warn
 from fmtool.masks.basis import basis_of
 from fmtool.masks.two_pass import TwoPass
@@ -32,7 +33,7 @@ class _Row:
     bound: name and epsilon of an adaptive attack; None for other rows.
     """
 
-    images: dict[int, Tensor]
+    images: dict[int, Rows]
     bound: tuple[str, float] | None = None
 
 
@@ -71,9 +72,14 @@ def defend(
     predictions = torch.full((len(rows), len(columns), len(labels)), NO_CELL)
     cells = [(number, *cell) for number, row in enumerate(rows.values()) for cell in row.images.items()]
     for done, (row, column, images) in enumerate(cells, start=1):
-        predictions[row, column] = predict(defenses[column], images, ready.batch, ready.device)
-        if execution.progress:
-            execution.progress("defending", done, len(cells))
+        predictions[row, column] = predict(
+            defenses[column],
+            images,
+            ready.batch,
+            ready.device,
+            name=f"cell {done} of {len(cells)}",
+            progress=execution.progress,
+        )
     header = {
         "rows": list(rows),
         "columns": columns,
@@ -103,12 +109,12 @@ def _places(attacked: Sequence[Artifact]) -> list[Tensor]:
 def _rows(attacked: Sequence[Artifact], places: Sequence[Tensor], class_masks: Sequence[Artifact]) -> dict[str, _Row]:
     """Clean images, attacks that ignore the masks, then adaptive ones, with one row for each attack and epsilon."""
     every = range(1 + len(class_masks))
-    rows = {"clean": _Row(dict.fromkeys(every, attacked[0]["images"][places[0]]))}
+    rows = {"clean": _Row(dict.fromkeys(every, take(attacked[0].rows("images"), places[0])))}
     pairs = list(zip(attacked, places, strict=True))
     for file, place in pairs:
         if not file.header.get("defense"):
             name = _free_name(_name(file, [one for one, _ in pairs]), rows)
-            rows[name] = _Row(dict.fromkeys(every, file["adversarial"][place]))
+            rows[name] = _Row(dict.fromkeys(every, take(file.rows("adversarial"), place)))
     for file, place in pairs:
         if file.header.get("defense"):
             name, columns = str(file.header["attack"]), _columns_of(file, class_masks)
@@ -116,7 +122,7 @@ def _rows(attacked: Sequence[Artifact], places: Sequence[Tensor], class_masks: S
             row = next((one for one in rows.values() if one.bound == bound and not one.images.keys() & columns), None)
             if row is None:
                 row = rows[_free_name(f"adaptive {_name(file, [one for one, _ in pairs])}", rows)] = _Row({}, bound)
-            row.images.update(dict.fromkeys(columns, file["adversarial"][place]))
+            row.images.update(dict.fromkeys(columns, take(file.rows("adversarial"), place)))
     return rows
 
 
@@ -174,6 +180,7 @@ def _matrix(predictions: Tensor, labels: Tensor, adaptive: Sequence[bool]) -> di
 
 def two_pass(file: Artifact, model: Artifact, ready: ReadyModel, allow_other_model: bool) -> TwoPass:
     """The two-pass classifier with the masks of a `class-masks` artifact, after checking that they fit the model."""
+    check_no_shard(file)
     check_same_model(file, model, allow_other_model)
     basis = basis_of(file.header, file)
     check_masks_shape(file["masks"], basis, file, ready.spec.input_shape)

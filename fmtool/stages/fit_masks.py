@@ -26,6 +26,7 @@ from fmtool.models import compiling
 from fmtool.models.classifier import predict
 from fmtool.models.registry import INPUT
 from fmtool.runtime.journal import Journal, unpack
+from fmtool.runtime.progress import Progress
 from fmtool.runtime.shards import Shard
 from fmtool.stages.device_faults import halving, resuming
 from fmtool.stages.inputs import check_attack, data_header, fitted_data, inputs_of, rows_of
@@ -104,7 +105,7 @@ def fit_masks(
     inputs = _Inputs(model, source, ready, place, for_=for_, perturb=perturb, seed=seed, limit=limit)
     asked = {"compile": compile_, "shard": shard and [shard.number, shard.of], **code_of(ready.classifier, ready.spec)}
     with resuming(execution, {"described": _described(options, inputs), **asked}, holds_rows=True) as journal:
-        count, rows, known = _chosen(inputs, shard, journal)
+        count, rows, known = _chosen(inputs, shard, journal, execution.progress)
         if compile_ is None:
             options = replace(options, compile_=compiling.pays(count * min_steps, ready.spec.input_shape))
         header, history = _described(options, inputs)
@@ -176,21 +177,24 @@ def _fitted(
     return fitted_data(source, ready.spec)
 
 
-def _chosen(inputs: _Inputs, shard: Shard | None, journal: Journal) -> tuple[int, Tensor, dict[str, Tensor]]:
+def _chosen(
+    inputs: _Inputs, shard: Shard | None, journal: Journal, progress: Progress | None
+) -> tuple[int, Tensor, dict[str, Tensor]]:
     """How many images get masks, and the rows of this shard with their targets and labels, as `_eligible` gives them."""
-    rows, known = _eligible(inputs, journal)
+    rows, known = _eligible(inputs, journal, progress)
     if shard is None:
         return len(rows), rows, known
     part = list(shard.rows(len(rows)))
     return len(rows), rows[part], {name: values[part] for name, values in known.items()}
 
 
-def _eligible(inputs: _Inputs, journal: Journal) -> tuple[Tensor, dict[str, Tensor]]:
+def _eligible(inputs: _Inputs, journal: Journal, progress: Progress | None) -> tuple[Tensor, dict[str, Tensor]]:
     """The rows of the images that get masks, and their targets, labels, key, index and source."""
     source, ready = inputs.source, inputs.ready
     if isinstance(source, Data):
         targets = source.labels
-        right = predict(ready.classifier, source.images, ready.batch, ready.device, journal, "clean") == targets
+        predictions = predict(ready.classifier, source.images, ready.batch, ready.device, journal, "clean", progress)
+        right = predictions == targets
     elif inputs.for_ == "essential":  # regardless of the attack's success
         right, targets = source["status"] != WRONG_BEFORE, source["labels"]
     else:

@@ -56,7 +56,8 @@ def import_attack(
     images = data.pixels()
     matched = _matched(*_arrays(content, adversarial), data, adversarial)
     _check_order(matched, images, adversarial)
-    clean = predict(ready.classifier, images, ready.batch, ready.device)
+    progress = execution.progress
+    clean = predict(ready.classifier, images, ready.batch, ready.device, name="clean", progress=progress)
     status = torch.where(clean == data.labels, OK, WRONG_BEFORE)
     if not (status == OK).any():
         raise AttackError(f"the model gets none of the {len(data)} images right: no attack can be judged")
@@ -65,7 +66,7 @@ def import_attack(
     if moved:
         warn(f"{moved} images that the model gets wrong without an attack were attacked too: their clean image is kept")
         matched[before] = images[before]
-    predictions = predict(ready.classifier, matched, ready.batch, ready.device)
+    predictions = predict(ready.classifier, matched, ready.batch, ready.device, name="adversarial", progress=progress)
     status[(status == OK) & (predictions == data.labels)] = FAILED
     recorded = {"--name": name, **ready.recorded()}
     given = {

@@ -22,7 +22,9 @@ MAKERS = {
     "attack": ("attack", "import-attack"),
     "masks": ("fit-masks", "attack", "import-attack"),
     "heatmap": ("heatmap",),
+    "class-masks": ("class-masks", "attack", "import-attack"),
 }
+OF_CLASSES = ("class-masks",)  # kinds whose rows are classes; only shards of one job can be merged
 CHOICE = {"limit", "factory"}  # options that only select images, or allow a model to be loaded
 UNSAID = {
     "perturb": 0.0,
@@ -35,7 +37,8 @@ LISTED = 5  # missing shards that a message names
 
 
 def merge(files: Sequence[Artifact], *, allow_gaps: bool = False, execution: Execution = DEFAULT_EXECUTION) -> Artifact:
-    """Merge `attack`, `masks` or `heatmap` artifacts of the same model and options, with rows in the order given.
+    """Merge `attack`, `masks` or `heatmap` artifacts of the same model and options, with rows in the order given, or shards of
+    `class-masks`.
 
     Their `data` become one list without duplicates, and `source` is renumbered. The shards of a job become, byte for byte, the
     file that a single run writes; with `allow_gaps` some may be missing. With an output the file is written row by row, and the
@@ -53,11 +56,18 @@ def merge(files: Sequence[Artifact], *, allow_gaps: bool = False, execution: Exe
         _check_alike(other, first)
     sharded = any("shard" in file.header for file in files)
     gaps = sharded and _check_shards(files, allow_gaps)
-    _check_apart(files)
-    data: list[dict[str, str]] = []
-    sources = torch.cat([_renumbered(file, data) for file in files])
     header = {name: value for name, value in first.header.items() if name != "shard"}
-    header["data"] = first.header["data"] if sharded else data
+    if first.kind in OF_CLASSES:
+        if not sharded:
+            raise ArtifactError(
+                f"{first}: is whole: expected the shards of one job, as 'class-masks --shard' makes them"
+            )
+        sources = torch.cat([file["classes"] for file in files])
+    else:
+        _check_apart(files)
+        data: list[dict[str, str]] = []
+        sources = torch.cat([_renumbered(file, data) for file in files])
+        header["data"] = first.header["data"] if sharded else data
     if isinstance(header.get("defense"), dict):
         header["defense"] = {**header["defense"], "found": _summed([file.header["defense"]["found"] for file in files])}
     if first.kind == "heatmap":
@@ -69,7 +79,8 @@ def merge(files: Sequence[Artifact], *, allow_gaps: bool = False, execution: Exe
     if first.kind == "heatmap":
         layout |= {name: (first[name].dtype, tuple(first[name].shape)) for name in MEANS}
     places = _places(files) if sharded else torch.arange(len(sources))
-    with streaming.new_artifact(execution.output, first.kind, header, history, layout) as merged:
+    output, progress = execution.output, execution.progress
+    with streaming.new_artifact(output, first.kind, header, history, layout, progress) as merged:
         for name, parts in columns.items():
             if len(parts[0].shape) == 1:
                 values = sources if name == "source" and not sharded else torch.cat([rows[:] for rows in parts])
@@ -99,10 +110,9 @@ def _check_shards(files: Sequence[Artifact], allow_gaps: bool) -> bool:
         if number in owner:
             raise ArtifactError(f"{file} and {owner[number]} can't be merged: both are shard {number} of {of}")
         expected = len(range(number - 1, rows, of))
-        if len(file["key"]) != expected:
-            raise ArtifactError(
-                f"{file}: has {len(file['key'])} rows, expected {expected} in shard {number}/{of} of {rows} rows"
-            )
+        count = len(file["classes" if file.kind in OF_CLASSES else "key"])
+        if count != expected:
+            raise ArtifactError(f"{file}: has {count} rows, expected {expected} in shard {number}/{of} of {rows} rows")
         owner[number] = file
     last = min(of, rows)
     gaps = last - len(owner)

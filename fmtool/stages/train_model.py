@@ -94,7 +94,9 @@ def train_model(
             training.train(classifier, data.images, data.labels, steps, augment=augment, compile_=compile_, **common)
         if test_data is not None:
             prepared = prepare(classifier, device, spec.input_shape)
-            predictions = predict(prepared, test_data.images, forward_batch, device, journal, "test")
+            predictions = predict(
+                prepared, test_data.images, forward_batch, device, journal, "test", execution.progress
+            )
             accuracy = float((predictions == test_data.labels).double().mean())
             spec = dataclasses.replace(spec, accuracy=accuracy)
         result = to_artifact(classifier, spec, history)

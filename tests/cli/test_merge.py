@@ -49,7 +49,7 @@ def test_the_file_has_the_bytes_of_the_artifact_in_memory(
     [
         ("fmn fmn", r"they share 60 images"),
         ("fmn essential", r"a file of kind masks and one of kind attack"),
-        ("plain plain", r"expected an attack or masks or heatmap file, got a file of kind class-masks"),
+        ("plain plain", r"is whole: expected the shards of one job"),
         ("essential adversarial", r"option 'for' of fit-masks is adversarial and essential"),
         ("fmn missing", r"missing.safetensors: can't be read"),
     ],

@@ -22,6 +22,7 @@ from fmtool.runtime.distributed import ALONE, VARIABLES, Ranks
 FIT = "fit-masks MODEL FMN --for essential --limit 24 --lambda 0.1 --min-steps 600 --max-steps 900 --batch-size 8"
 ATTACK = "attack MODEL --data digits --limit 61 --attack fmn --batch-size 8"
 ADAPTIVE = "attack MODEL --data digits --limit 40 --defense ROBUST --restarts 2 --epsilon 0.08 --batch-size 8"
+CLASSES = "class-masks MODEL FMN --robust --min-steps 30 --max-steps 60 --batch-size 8"
 OFTEN = "from fmtool.runtime import resume_file; resume_file.SECONDS_BETWEEN = 0.2; from fmtool.__main__ import main; main()"
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -46,7 +47,9 @@ def left(folder: Path) -> list[str]:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("line", [FIT, ATTACK, ADAPTIVE], ids=["fit-masks", "attack", "adaptive"])
+@pytest.mark.parametrize(
+    "line", [FIT, ATTACK, ADAPTIVE, CLASSES], ids=["fit-masks", "attack", "adaptive", "class-masks"]
+)
 def test_two_processes_write_the_bytes_of_one(line: str, files: Path, tmp_path: Path) -> None:
     outcomes = []
     for before, name in (([sys.executable], "one"), (TORCHRUN, "two")):

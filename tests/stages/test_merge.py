@@ -127,7 +127,11 @@ def test_what_differs_in_more_than_its_images_is_refused(model: Artifact, halves
     stronger[-2]["options"] = {**stronger[-2]["options"], "--epsilon": 0.5}
     cases: list[tuple[list[Artifact], str]] = [
         ([one, masks[0]], "a file of kind masks and one of kind attack"),
-        ([fmtool.read(str(files / "plain.safetensors"))], "expected files of kind attack or masks or heatmap to merge"),
+        (
+            [fmtool.read(str(files / "model.safetensors"))],
+            "expected files of kind attack or masks or heatmap or class-masks",
+        ),
+        ([fmtool.read(str(files / "plain.safetensors"))], "is whole: expected the shards of one job"),
         ([], "at least one file"),
         ([one, fmtool.attack(other, fmtool.load_data("digits:train", limit=9), **PGD)], "made with model "),
         ([one, with_header(two, class_names=list("abcdefghij"))], "their class names differ"),
