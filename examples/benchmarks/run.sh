@@ -3,7 +3,8 @@
 #
 #   examples/benchmarks/run.sh --data cifar10:test --weights resnet20.th --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
 #
-# The arguments go to the benchmarks that run the classifier; TRAIN names the training images (default: torchvision's CIFAR-10).
+# The arguments go to the benchmarks that run the classifier; TRAIN names the training images (default: torchvision's CIFAR-10);
+# PICTURES and MODEL are what reading.py takes, which is left out without them.
 arguments=("$@")
 source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
 here=$root/examples/benchmarks
@@ -11,7 +12,7 @@ python "$here/mask_fitting.py" "${arguments[@]}"
 python "$here/bound.py" "${arguments[@]}"
 python "$here/precision.py" "${arguments[@]}"
 python "$here/memory.py"
-
+[ -z "${PICTURES-}" ] || python "$here/reading.py" --pictures "$PICTURES" --model "$MODEL"
 python "$here/permutations.py"
 python "$here/correlations.py"
 python "$here/attacks.py" "${arguments[@]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,18 @@ from fmtool.errors import ArtifactError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fmtool.artifacts.format import Artifact
+    from fmtool.artifacts.format import Artifact, Rows
 
 ROWS = ("labels", "key", "index", "source")  # tensors of every file that has one row per image
 MOST_ROWS = 2**40  # of a job, so that no arithmetic on a forged header overflows
 ROWS_OF_FILE = 256  # rows of a file that are read together
+BLOCK = 2**25  # bytes of images that are read together
 IN_MEMORY = 2**27  # bytes of rows: up to this, they are held in memory
+
+
+def at_once(rows: Rows) -> int:
+    """How many rows may be read together: at most `ROWS_OF_FILE`, and fewer of large images."""
+    return min(max(BLOCK // max(math.prod(rows.shape[1:]) * rows.dtype.itemsize, 1), 1), ROWS_OF_FILE)
 
 
 def shard_of(file: Artifact) -> tuple[int, int, int]:

@@ -34,11 +34,11 @@ from fmtool.artifacts.format import (
     with_digest,
 )
 from fmtool.artifacts.output import STREAM, replacing
+from fmtool.artifacts.rows import at_once
 from fmtool.errors import ArtifactError
 from fmtool.runtime.progress import Progress
 
 CHUNK = 2**20  # bytes read at a time where a whole file passes through
-BLOCK = 2**24  # bytes of rows that are copied at a time
 DTYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64, "U8": torch.uint8, "BOOL": torch.bool}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
@@ -201,7 +201,7 @@ class NewArtifact:
 
     def copy(self, name: str, rows: Rows, progress: Progress | None = None) -> None:
         """All rows of a tensor, read a few at a time."""
-        size = max(1, BLOCK // max(1, math.prod(rows.shape[1:]) * rows.dtype.itemsize))
+        size = at_once(rows)
         for start in range(0, len(rows), size):
             self._put_block(name, rows[start : start + size], start)
             if progress:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from fmtool.artifacts.rows import IN_MEMORY
+from fmtool.artifacts.rows import IN_MEMORY, at_once
 from fmtool.errors import DataError
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from fmtool.artifacts.format import Rows
     from fmtool.runtime.progress import Progress
 
-READ_AT_ONCE = 256  # images decoded together
 LUMA = (19595, 38470, 7471)  # ITU-R BT.601 in 1/65536, as Pillow has it; a grey pixel keeps its value
 
 
@@ -50,8 +49,9 @@ def keys_and_digest(images: Rows, labels: Tensor, progress: Progress | None = No
     return torch.cat(keys), digest.hexdigest()
 
 
-def in_parts(images: Rows, size: int = READ_AT_ONCE) -> Iterator[tuple[int, Tensor]]:
-    """The first row of each part, and its images, contiguous."""
+def in_parts(images: Rows, size: int | None = None) -> Iterator[tuple[int, Tensor]]:
+    """The first row of each part, and its images, contiguous. size: images of a part; by default, as many as suit memory."""
+    size = size or at_once(images)
     for start in range(0, len(images), size):
         yield start, images[start : start + size].contiguous()
 

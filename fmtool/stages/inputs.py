@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fmtool.artifacts.format import Artifact, Rows
-from fmtool.artifacts.rows import ROWS, ROWS_OF_FILE, check_no_shard, check_range
+from fmtool.artifacts.rows import ROWS, check_no_shard, check_range
 from fmtool.datasets.data import Data
-from fmtool.datasets.rows import with_channels
+from fmtool.datasets.rows import in_parts, with_channels
 from fmtool.errors import ArtifactError, DataError, warn
 from fmtool.masks.basis import Basis
 from fmtool.models.model_files import Specification
@@ -101,9 +101,8 @@ def check_attack(
         check_range(attack[name], classes, f"{attack}: {name}")
     check_range(attack["status"], 3, f"{attack}: status")
     for name in ("images", "adversarial"):
-        rows = attack.rows(name)
-        for start in range(0, len(rows), ROWS_OF_FILE):
-            low, high = (float(v) for v in rows[start : start + ROWS_OF_FILE].aminmax())
+        for _, some in in_parts(attack.rows(name)):
+            low, high = (float(v) for v in some.aminmax())
             if not (low >= 0 and high <= 1):
                 raise ArtifactError(f"{attack}: {name} range from {low:.6g} to {high:.6g}, expected [0, 1]")
 

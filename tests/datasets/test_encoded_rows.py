@@ -42,6 +42,31 @@ def test_rows_are_those_in_memory(both_ways: tuple[Data, Data]) -> None:
         assert torch.equal(lazy.images[some], whole.images[some]), some
 
 
+def test_a_picture_is_decoded_once_where_the_disk_has_room(
+    both_ways: tuple[Data, Data], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even in the pass for the digest again; the file has no name, so that nothing is left of it."""
+    lazy, whole = both_ways
+    assert isinstance(lazy.images, EncodedRows) and lazy.images.pixels is not None and all(lazy.images.there)
+
+    def decoded(*_: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(encoded_rows, "decode", decoded)
+    assert torch.equal(lazy.images[:], whole.images[:]) and torch.equal(lazy.images[7], whole.images[7])
+    some = lazy.images[torch.tensor([3, 30, 3])]
+    assert torch.equal(some, whole.images[[3, 30, 3]])
+
+
+def test_without_room_on_the_disk_pictures_are_decoded_each_time(
+    both_ways: tuple[Data, Data], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoded_rows, "ROOM_LEFT", 2**60)
+    lazy, whole = both_ways
+    again = EncodedRows(lazy.images.files, "set", None)  # type: ignore[attr-defined]
+    assert again.pixels is None and torch.equal(again[:], whole.images[:]) and torch.equal(again[3], whole.images[3])
+
+
 def test_parts_and_channels_are_those_in_memory(both_ways: tuple[Data, Data]) -> None:
     lazy, whole = both_ways
     chosen = torch.tensor([9, 1, 30])
