@@ -6,6 +6,8 @@ import difflib
 import warnings
 from collections.abc import Iterable
 
+MOST_LISTED = 100  # names in a message: timm has 1,300 networks
+
 
 class FmtoolError(Exception):
     """Anything that the user can fix. The message says what was expected, what was given, and in which file or option.
@@ -61,7 +63,8 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     spelt = {one.lower(): one for one in names}
     near = difflib.get_close_matches(name.lower(), spelt, n=1, cutoff=0.5)
     guess = f" (did you mean {spelt[near[0]]!r}?)" if near else ""
-    return f"unknown {what} {name!r}{guess}: expected one of {', '.join(names)}"
+    listed = ", ".join(names) if len(names) <= MOST_LISTED else f"{len(names)}, such as {', '.join(names[:3])}"
+    return f"unknown {what} {name!r}{guess}: expected one of {listed}"
 
 
 def warn(message: str) -> None:

@@ -38,7 +38,7 @@ def import_model(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A checkpoint (.pt .pth .th .safetensors; needs --architecture), a torchvision name, timm:NAME, or package.module:factory, a function that returns an nn.Module.",
+            help="A checkpoint (.pt .pth .th .safetensors; needs --architecture), a torchvision name, timm:NAME, robustbench:NAME, or package.module:factory, a function that returns an nn.Module.",
         ),
     ],
     output: options.Output,
@@ -56,7 +56,7 @@ def import_model(
         typer.Option(
             "--weights",
             metavar="SOURCE",
-            help="Weights for a named network: default (torchvision's download), none, or a checkpoint. [default: default]",
+            help="Weights for a named network: default (torchvision's download), none, or a checkpoint. [default: default; none for timm:NAME]",
         ),
     ] = None,
     pretrained: Annotated[
@@ -76,7 +76,7 @@ def import_model(
         typer.Option(
             "--input-shape",
             metavar="C,H,W",
-            help="Shape of one input image. [default: 3,32,32 for fmtool's own architectures, else 3,224,224]",
+            help="Shape of one input image. [default: 3,32,32 for fmtool's own architectures, that of the collection for its networks, else 3,224,224]",
         ),
     ] = None,
     keep_classes: Annotated[
@@ -94,7 +94,9 @@ def import_model(
     factory_option: Annotated[
         list[str] | None,
         typer.Option(
-            "--factory-option", metavar="KEY=VALUE", help="Argument of the factory, such as depth=3. May be repeated."
+            "--factory-option",
+            metavar="KEY=VALUE",
+            help="Argument of the factory, such as depth=3, or of a network of timm; dataset or threat_model of RobustBench. May be repeated.",
         ),
     ] = None,
     seed: options.Seed = 0,

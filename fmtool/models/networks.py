@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fmtool.errors import ModelError, unknown
-from fmtool.models.registry import ARCHITECTURES, TIMM, is_factory
-from fmtool.models.timm_networks import build_timm
+from fmtool.models import zoos
+from fmtool.models.registry import ARCHITECTURES, in_collection, is_factory
 
 TORCHVISION_OUTPUTS = 1000
 # how networks in model files of version 0.1, without arguments, were built
@@ -24,11 +24,11 @@ WITHOUT_ARGUMENTS = {name: {"aux_logits": False, "init_weights": True} for name 
 def build_network(
     architecture: str, channels: int, outputs: int, arguments: Mapping[str, Any] | None = None
 ) -> nn.Module:
-    """A network with fresh weights. arguments: further keyword arguments of torchvision's constructor."""
+    """A network with fresh weights. arguments: further keyword arguments of its constructor."""
     if is_factory(architecture):
         return call_factory(architecture, arguments or {})
-    if architecture.startswith(TIMM):
-        return build_timm(architecture, channels, outputs, arguments or {})
+    if in_collection(architecture):
+        return zoos.build(architecture, channels, outputs, arguments or {})
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture].build(channels, outputs)
     if arguments is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,12 +33,30 @@ def _resnet8(channels: int, outputs: int) -> nn.Module:
     return ResNet(channels, outputs, blocks=1, width=8)
 
 
-TIMM = "timm:"  # how the name of a network of timm begins
+TIMM, ROBUSTBENCH = "timm:", "robustbench:"  # how the names of these packages' networks begin
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What a published network wants: images (c, h, w), their normalisation unless it is inside, its number of outputs, and the
+    arguments that a model file records.
+    """
+
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    outputs: int
+    arguments: dict[str, Any]
+
+
+def in_collection(architecture: str) -> bool:
+    """Whether an architecture is a network of timm or RobustBench, "timm:NAME" or "robustbench:NAME"."""
+    return architecture.startswith((TIMM, ROBUSTBENCH))
 
 
 def is_factory(architecture: str) -> bool:
     """Whether an architecture names third-party code, "package.module:factory"."""
-    return ":" in architecture and not architecture.startswith(TIMM)
+    return ":" in architecture and not in_collection(architecture)
 
 
 ARCHITECTURES: dict[str, Architecture] = {

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from fmtool.errors import ModelError, unknown
-from fmtool.models.registry import TIMM
+from fmtool.models.registry import TIMM, Configuration
 
-
-@dataclass(frozen=True)
-class Configuration:
-    """What a network of timm wants: images (c, h, w), their normalisation, and how many outputs it has."""
-
-    input_shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    outputs: int
+# arguments of timm that would take weights from elsewhere, which a model file must not do
+REFUSED = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 
 
 def load_timm() -> Any:
@@ -31,18 +23,23 @@ def load_timm() -> Any:
     return timm
 
 
-def configuration(architecture: str) -> Configuration:
+def configuration(architecture: str, arguments: Mapping[str, Any]) -> Configuration:
     """The configuration of "timm:NAME" that its default weights were trained with."""
     config = load_timm().get_pretrained_cfg(_known(architecture), allow_unregistered=False)
     c, h, w = config.input_size
-    return Configuration((c, h, w), tuple(config.mean), tuple(config.std), int(config.num_classes))
+    return Configuration((c, h, w), tuple(config.mean), tuple(config.std), int(config.num_classes), dict(arguments))
 
 
-def build_timm(
+def build(
     architecture: str, channels: int, outputs: int, arguments: Mapping[str, Any], *, pretrained: bool = False
 ) -> nn.Module:
     """The network, with fresh weights or with timm's download."""
     name = _known(architecture)
+    refused = [argument for argument in REFUSED if argument in arguments]
+    if refused:
+        raise ModelError(
+            f"{architecture}: --factory-option {refused[0]} is refused, weights come from --pretrained or a checkpoint"
+        )
     try:
         network: nn.Module = load_timm().create_model(
             name, pretrained=pretrained, num_classes=outputs, in_chans=channels, **arguments

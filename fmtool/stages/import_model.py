@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fmtool.artifacts import files, history
 from fmtool.artifacts.format import Artifact
 from fmtool.errors import ModelError, warn
-from fmtool.models import networks
+from fmtool.models import networks, zoos
 from fmtool.models.checkpoints import load_weights, outputs_of, read_weights
 from fmtool.models.classifier import Classifier, duplicate
 from fmtool.models.inspection import check_outputs, warn_of_flags
@@ -32,8 +32,7 @@ from fmtool.models.model_files import (
     to_artifact,
 )
 from fmtool.models.networks import TORCHVISION_OUTPUTS
-from fmtool.models.registry import ARCHITECTURES, TIMM, is_factory
-from fmtool.models.timm_networks import build_timm, configuration
+from fmtool.models.registry import ARCHITECTURES, ROBUSTBENCH, Configuration, in_collection, is_factory
 
 SMALL_IMAGES = (3, 32, 32)
 IMAGENET_IMAGES = (3, 224, 224)
@@ -87,30 +86,34 @@ def import_model(
     factory_options: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Artifact:
-    """source: a checkpoint (needs `architecture`), a name of a network, "timm:NAME" or "package.module:factory".
+    """source: a checkpoint (needs `architecture`), a network's name, "timm:NAME", "robustbench:NAME" or "package.module:factory".
 
-    weights: "default" (torchvision's download), "none" (fresh, drawn from `seed`) or a checkpoint's path; by default, a
-    factory's module keeps its own. pretrained: timm's own weights rather than fresh ones. mean, std: the normalisation put inside
-    the model; a torchvision name with its default weights or with a checkpoint brings that of its weights. keep_classes: the
-    outputs to keep, in the order of the data's classes. factory_options: arguments of the factory, which are recorded.
+    weights: "default" (torchvision's download), "none" (fresh, drawn from `seed`) or a checkpoint's path; by default, a factory's
+    module keeps its own, and a network of RobustBench gets RobustBench's. pretrained: timm's own weights rather than fresh ones.
+    mean, std: the normalisation put inside the model; a torchvision name with default weights or with a checkpoint brings that
+    of its weights, a network of timm that of its configuration. keep_classes: the outputs to keep, in the order of the data's
+    classes. factory_options: arguments of the factory, which are recorded.
     """
     torch.manual_seed(seed)
     if pretrained:
-        if not source.startswith(TIMM) or weights not in (None, "default"):
-            raise ModelError("--pretrained goes with timm:NAME, and without --weights")
+        if not in_collection(source) or weights not in (None, "default"):
+            raise ModelError("--pretrained goes with timm:NAME or robustbench:NAME, and without --weights")
         weights = "default"
     origin = read_source(source, architecture, weights)
-    own_weights = None if origin.weights == "none" else _published(origin.architecture)
-    shape = _input_shape(input_shape, origin.architecture, own_weights)
-    if mean is None and std is None and own_weights is not None:
-        mean, std = own_weights.mean, own_weights.std
-    _check_normalisation(mean, std, shape[0])
-    published = own_weights and (_tuple(own_weights.mean), _tuple(own_weights.std))
-    as_published = published == (_tuple(mean), _tuple(std))
     given = plain_arguments(factory_options)
     if given and ":" not in origin.architecture:
-        raise ModelError("--factory-option goes with package.module:factory or timm:NAME")
-    network, arguments = _network(origin, shape, as_published, given)
+        raise ModelError("--factory-option goes with package.module:factory, timm:NAME or robustbench:NAME")
+    wanted = _wanted(origin, given)
+    if in_collection(origin.architecture) and wanted:
+        given = wanted.arguments
+    shape = _input_shape(input_shape, origin.architecture, wanted)
+    if mean is None and std is None and wanted is not None:
+        mean, std = wanted.mean, wanted.std
+    elif origin.architecture.startswith(ROBUSTBENCH):
+        warn(f"{origin.architecture} normalises its images itself: --mean and --std are applied before that")
+    _check_normalisation(mean, std, shape[0])
+    as_published = wanted is not None and (wanted.mean, wanted.std) == (_tuple(mean), _tuple(std))
+    network, arguments = _network(origin, shape, wanted, as_published, given)
     classes = list(keep_classes) if keep_classes is not None else None
     outputs = _logits_of(network, shape, mean, std)
     count = len(classes) if classes else outputs
@@ -161,31 +164,36 @@ def read_source(source: str, architecture: str | None, weights: str | None) -> O
             f"{source}: no such file" + (" (--architecture goes with a checkpoint)" if architecture else "")
         )
     if weights in (None, "default", "none"):
-        return Origin(source, weights or "own")
+        return Origin(source, weights or ("default" if source.startswith(ROBUSTBENCH) else "own"))
     return Origin(source, "file", Checkpoint(weights, files.read_bytes(weights)))
 
 
 def _network(
-    origin: Origin, shape: tuple[int, int, int], as_published: bool, given: dict[str, Any]
+    origin: Origin,
+    shape: tuple[int, int, int],
+    wanted: Configuration | None,
+    as_published: bool,
+    given: dict[str, Any],
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The network with its weights, and the arguments that it was built with.
 
-    as_published: the weights are torchvision's, or assumed to be because the normalisation is.
+    wanted: see `_wanted`; as_published: the weights are torchvision's, or assumed to be because the normalisation is.
     """
     name, checkpoint, channels = origin.architecture, origin.checkpoint, shape[0]
     if origin.weights == "default" and (is_factory(name) or name in ARCHITECTURES):
         raise ModelError(f"{name}: has no default weights: only torchvision's names do")
+    outputs = wanted.outputs if wanted else TORCHVISION_OUTPUTS
     if checkpoint:
-        return _filled(origin, read_weights(checkpoint.path, checkpoint.content), shape, as_published, given)
+        state = read_weights(checkpoint.path, checkpoint.content)
+        return _filled(origin, state, shape, outputs, as_published, given)
     if is_factory(name):
         return networks.build_network(name, channels, 0, given), given
     if name in ARCHITECTURES:
         return networks.build_network(name, channels, 10), {}
-    if name.startswith(TIMM):
-        outputs, pretrained = configuration(name).outputs, origin.weights == "default"
-        return build_timm(name, channels, outputs, given, pretrained=pretrained), given
+    if in_collection(name):
+        return zoos.build(name, channels, outputs, given, pretrained=origin.weights == "default"), given
     arguments = networks.torchvision_arguments(name, shape, None, own=False)
-    network = networks.build_network(name, channels, TORCHVISION_OUTPUTS, arguments)
+    network = networks.build_network(name, channels, outputs, arguments)
     return (network, arguments) if origin.weights == "none" else _downloaded(name, shape)
 
 
@@ -193,17 +201,18 @@ def _filled(
     origin: Origin,
     state: dict[str, Tensor],
     shape: tuple[int, int, int],
+    usual_outputs: int,
     as_published: bool,
     given: dict[str, Any],
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The architecture with the weights of a file and their number of outputs."""
     name, path, channels = origin.architecture, str(origin.checkpoint and origin.checkpoint.path), shape[0]
     arguments = given
-    if not is_factory(name) and name not in ARCHITECTURES and not name.startswith(TIMM):
+    if not is_factory(name) and name not in ARCHITECTURES and not in_collection(name):
         arguments = networks.torchvision_arguments(name, shape, state, as_published)
-    network = networks.build_network(name, channels, TORCHVISION_OUTPUTS, arguments)
+    network = networks.build_network(name, channels, usual_outputs, arguments)
     outputs = None if is_factory(name) else outputs_of(state, network)
-    if outputs not in (None, TORCHVISION_OUTPUTS):
+    if outputs not in (None, usual_outputs):
         network = networks.build_network(name, channels, outputs, arguments)
     load_weights(network, state, path)
     others = sorted(
@@ -257,26 +266,18 @@ def _is_torchvision(name: str) -> bool:
     return name.isidentifier() and name in networks.load_torchvision().list_models()
 
 
-@dataclass(frozen=True)
-class _Published:
-    """What torchvision's default weights of an architecture expect: normalisation and side length of images."""
-
-    mean: list[float] | None
-    std: list[float] | None
-    side: int
-
-
-def _published(architecture: str) -> _Published | None:
-    """What the weights of torchvision and timm want; None for other networks, and for those that have no weights."""
-    if architecture.startswith(TIMM):
-        wanted = configuration(architecture)
-        return _Published(list(wanted.mean), list(wanted.std), wanted.input_shape[1])
-    if is_factory(architecture) or architecture in ARCHITECTURES or not _is_torchvision(architecture):
+def _wanted(origin: Origin, given: dict[str, Any]) -> Configuration | None:
+    """What the weights of torchvision, and the networks of timm and RobustBench want; None for other networks."""
+    architecture = origin.architecture
+    if in_collection(architecture):
+        return zoos.configuration(architecture, given)
+    is_other = is_factory(architecture) or architecture in ARCHITECTURES or not _is_torchvision(architecture)
+    if is_other or origin.weights == "none":
         return None
     transforms = networks.load_torchvision().get_model_weights(architecture).DEFAULT.transforms()
-    mean, std = getattr(transforms, "mean", None), getattr(transforms, "std", None)
+    mean, std = (_tuple(getattr(transforms, name, None)) for name in ("mean", "std"))
     side = next(iter(getattr(transforms, "crop_size", [])), IMAGENET_IMAGES[1])
-    return _Published(mean and list(mean), std and list(std), side)
+    return Configuration((3, side, side), mean, std, TORCHVISION_OUTPUTS, {})
 
 
 def _check_normalisation(mean: Sequence[float] | None, std: Sequence[float] | None, channels: int) -> None:
@@ -300,9 +301,9 @@ def _check_classes(classes: list[int], outputs: int) -> None:
         raise ModelError(f"--keep-classes: expected distinct numbers from 0 to {outputs - 1}")
 
 
-def _input_shape(shape: Sequence[int] | None, name: str, published: _Published | None) -> tuple[int, int, int]:
+def _input_shape(shape: Sequence[int] | None, name: str, wanted: Configuration | None) -> tuple[int, int, int]:
     usual = SMALL_IMAGES if name in ARCHITECTURES else IMAGENET_IMAGES
-    chosen = tuple(shape) if shape is not None else usual if published is None else (3, published.side, published.side)
+    chosen = tuple(shape) if shape is not None else usual if wanted is None else wanted.input_shape
     if len(chosen) != 3 or min(chosen) < 1:
         raise ModelError(f"--input-shape {','.join(map(str, chosen))}: expected channels,height,width")
     return chosen[0], chosen[1], chosen[2]

@@ -26,7 +26,7 @@ from fmtool.models.model_files import (
     with_head,
 )
 from fmtool.models.networks import torchvision_arguments
-from fmtool.models.registry import is_factory
+from fmtool.models.registry import in_collection, is_factory
 from fmtool.stages.device_faults import device_errors, resuming
 from fmtool.stages.inputs import data_input, fitted_data, fitted_images
 from fmtool.stages.options import ARCHITECTURE, DEFAULT_EXECUTION, Execution
@@ -81,7 +81,11 @@ def train_model(
         "--head-only": head_only or None,
         "--compile": compile_,
         "--device": device.type,
-        **{key: value for key, value in repeated_options(spec).items() if from_ or key == "--factory-option"},
+        **(
+            repeated_options(spec)
+            if from_
+            else {"--factory-option": plain_arguments(execution.factory_options) or None}
+        ),
     }
     history = stage("train-model", options, seed, _inputs(data, test_data, from_))
     # threads share each operation, so rounding depends on their number
@@ -157,11 +161,12 @@ def _start(
 ) -> tuple[Classifier, Specification, Data]:
     """The network that training starts from, and the data as it takes them."""
     given = plain_arguments(execution.factory_options)
-    if base is None and given and not is_factory(architecture):
-        raise ModelError("--factory-option goes with package.module:factory")
+    takes_options = is_factory(architecture) or in_collection(architecture)
+    if base is None and given and not takes_options:
+        raise ModelError("--factory-option goes with package.module:factory, timm:NAME or robustbench:NAME")
     if base is None:
         shape = (int(data.images.shape[1]), int(data.images.shape[2]), int(data.images.shape[3]))
-        known = given if is_factory(architecture) else torchvision_arguments(architecture, shape, None, own=False)
+        known = given if takes_options else torchvision_arguments(architecture, shape, None, own=False)
         spec = Specification(architecture, len(data.class_names), shape, data.class_names, arguments=known)
         classifier = build(spec, factory=architecture, arguments=spec.arguments)
     else:
