@@ -16,7 +16,7 @@ DATA = ("model", "--data", "digits", "--limit", 5, "--for", "essential")
 OPTIONS = (
     "--lambda 0.3 --adapt-lambda --basis dct --objective invariance --min-steps 7 --max-steps 9 --precision bfloat16 "
     "--perturb 0.25 --seed 4 --no-compile --device cpu --batch-size 16 --factory a:b --factory-option width=3 "
-    "--batch-dependent --allow-other-model --shard 2/3 --restart"
+    "--batch-dependent --allow-other-model --shard 2/3 --restart --layer layer1"
 )
 
 
@@ -31,7 +31,7 @@ def test_every_option_reaches_the_stage(called: Called, tmp_path: Path) -> None:
     assert options == {
         "for_": "essential", "lambda_": 0.3, "adapt_lambda": True, "basis": "dct", "objective": "invariance",
         "min_steps": 7, "max_steps": 9, "limit": None, "precision": "bfloat16", "perturb": 0.25, "seed": 4,
-        "compile_": False, "execution": execution,
+        "compile_": False, "layer": "layer1", "execution": execution,
     }  # fmt: skip
     model, data = given
     assert model == "model" and (data.name, len(data)) == ("digits", 5)

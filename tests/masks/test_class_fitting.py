@@ -129,7 +129,13 @@ def test_a_fit_that_is_killed_gives_the_same_masks() -> None:
     labels = torch.tensor([0, 1, 1, 0])
     part, options = [Part(images, labels, labels)], FitOptions(0.05, 4, 0, 30)
     whole = fit_class_masks(ReadsMean(), part, 2, options)
-    again = through(lambda journal: fit_class_masks(ReadsMean(), part, 2, options, journal=journal), [0, 7, 8, 20])
+    told: list[tuple[str, int, int]] = []
+
+    def fit(journal: Journal) -> ClassMasks:
+        return fit_class_masks(ReadsMean(), part, 2, options, progress=lambda *said: told.append(said), journal=journal)
+
+    again = through(fit, [0, 7, 8, 20])
+    assert len(told) == 31 - 4  # each step once, and no word of those after which it was killed
     for name in ("masks", "steps", "loss", "converged"):
         assert torch.equal(getattr(again, name), getattr(whole, name)), name
 

@@ -52,5 +52,6 @@ def test_the_kind_of_masks_is_told(about: str, attack: str | None, title: str, a
 def test_numbers_of_draws_and_flips_are_told_and_images_that_are_left_out() -> None:
     notes = check_table(check()).notes
     assert "mean of 7 draws" in notes[1] and "999 sign flips over images, floor 0.001." in notes[4] and len(notes) == 5
+    assert "floor 0.2." in check_table(check(flips=4)).notes[4]
     fewer = check_table(check(controls=[Control("mask of another image", 38, KEPT, BETWEEN, 0.5)])).notes
     assert "left out of its row" in fewer[5]
