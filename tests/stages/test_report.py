@@ -9,7 +9,6 @@ from pathlib import Path
 
 import matplotlib
 import pytest
-from conftest import Run
 
 import fmtool
 from fmtool.artifacts.format import Artifact
@@ -156,12 +155,3 @@ def test_a_readers_settings_of_matplotlib_change_nothing(files: Path) -> None:
 def test_no_file_is_an_error() -> None:
     with pytest.raises(ArtifactError, match="at least one file"):
         report.build([])
-
-
-def test_the_command_writes_the_page(run: Run, files: Path, tmp_path: Path) -> None:
-    target = tmp_path / "report.html"
-    done = run("report", files / "correlation.safetensors", files / "defense.safetensors", "-o", target)
-    assert done.code == 0, done.err
-    assert done.out.strip() == str(target) and Page(target.read_text()).images
-    done = run("report", files / "missing.safetensors", "-o", target)
-    assert done.code == 1 and done.err.count("\n") == 1
