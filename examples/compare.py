@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +32,8 @@ NULLS = {
     "n": "d", "null mean": ".3f", "null 95 %": ".", "p": ".4f", "adjusted": ".3f",
     "within-class null": ".3f", "within p": ".4f", "within adjusted": ".3f",
 }  # fmt: skip
+CONTROLS = "controls"  # the table that is made from CSV files of `check-masks`, not from fmtool's own
+PAPER_TABLE = {"variants": "table1"}  # tables of ours beside which another of the paper's stands
 CEILING = {"noise ceiling": ".3f", "ceiling adjusted": ".3f"}
 
 
@@ -97,7 +98,7 @@ def correlations(files: Sequence[Description], paper: Paper, name: str, *, by_mo
 
 
 def table3(files: Sequence[Description], paper: Paper) -> Table:
-    """A row an epsilon: the paper's three stand where the success rate is nearest, its epsilons being illegible in our scan."""
+    """A row an epsilon. The paper's are 1/255 and 3/255, which section 4.6 names, and the 8/255 of its other tables."""
     attacks = [file for file in files if file.kind == "attack"]
     found = [file for file in files if file.kind == "correlation"]
     expect(found, "correlation")
@@ -105,29 +106,20 @@ def table3(files: Sequence[Description], paper: Paper) -> Table:
     ceiling = next((file for file in found if is_ceiling(file.header["sides"])), None)
     success = {epsilon(file): success_rate(file) for file in attacks}
     idcor = {epsilon(file): statistic(file, "idcor") for file in found if file is not ceiling}
-    # in the paper's order, each beside an epsilon of its own, as near as can be; of equally near ones the larger epsilons
-    known = list(paper.values())
-    fitting = min(
-        combinations(sorted(success), min(len(known), len(success))),
-        key=lambda some: (
-            sum(abs(success[one] - row["success"]) for one, row in zip(some, known, strict=False)),
-            -sum(some),
-        ),
-    )
-    beside = dict(zip(fitting, known, strict=False))
     columns = {
         "epsilon": "", "paper success %": ".2f", "ours %": ".2f", "paper IdCor": ".2f", "ours": ".3f", "paper p": ".2f",
         **NULLS, **CEILING,
     }  # fmt: skip
     rows: list[list[Any]] = []
     for size in sorted(success):
-        row, one = beside.get(size, {}), idcor.get(size)
+        name, one = f"{255 * size:g}/255", idcor.get(size)
+        row = paper.get(name, {})
         theirs = [row.get(column) for column in ("success", "idcor", "idcor p")]
         ours = null_cells(one) if one else [None] * len(NULLS)
         cells = [theirs[0], success[size], theirs[1], one and one["observed"], theirs[2], *ours]
-        rows.append([f"{255 * size:g}/255", *cells, *ceiling_cells(ceiling, "idcor")])
+        rows.append([name, *cells, *ceiling_cells(ceiling, "idcor")])
     notes = [
-        "success over the images that are right when clean; the paper's rows stand beside the epsilon whose success rate fits",
+        "success over the images that are right when clean",
         null_note(found),
         *([ceiling_note(ceiling)] if ceiling else []),
     ]
@@ -169,22 +161,63 @@ def table4(files: Sequence[Description], paper: Paper) -> Table:
     )
 
 
+def variants(files: Sequence[Description], paper: Paper) -> Table:
+    """A row a file and statistic: the same images under other options of `fit-masks` or `correlate`."""
+    expect(files, "correlation")
+    columns = {
+        "network": "", "masks": "", "rows scaled": "", "attack": "", "statistic": "", "paper": ".", "ours": ".",
+        "images": "d", **NULLS,
+    }  # fmt: skip
+    rows: list[list[Any]] = []
+    for file in files:
+        attack = attack_of(file)
+        known = paper.get(attack, {})
+        scaled = "no" if options_of(file, "correlate").get("row_normalise") is False else "yes"
+        images = file.header["n"] + file.header["dropped"].get("not preserved on both sides", 0)
+        for one in file.header["statistics"]:
+            row = [imported(file), fitted_with(file), scaled, title(attack), statistic_kind(one["name"]).heading]
+            row.append(with_std(known.get(one["name"]), known.get(f"{one['name']} std"), ".2f"))
+            row += [with_std(one["observed"], one["details"].get("std"), ".3f"), images, *null_cells(one)]
+            rows.append(row)
+    notes = ["images: with masks on both sides, of which n are preserved on both", null_note(files)]
+    return Table("Table 1 with other options", columns, rows, notes)
+
+
+def controls(files: Sequence[str]) -> Table:
+    """A row a CSV table of `check-masks`, with the share of images that each control keeps."""
+    columns, rows = {"masks": "", "n": "d"}, []
+    for file in files:
+        with open(file, newline="") as lines:
+            kept = {line["control"]: (line["n"], float(line["kept %"])) for line in csv.DictReader(lines)}
+        columns |= dict.fromkeys(kept, ".1f")
+        rows.append((Path(file).stem.removeprefix("check-"), kept))
+    shown = [
+        [name, int(next(iter(kept.values()))[0]), *(kept.get(column, ("", None))[1] for column in list(columns)[2:])]
+        for name, kept in rows
+    ]
+    return Table("Images that keep their class, %", columns, shown)
+
+
 TABLES: dict[str, Callable[[Sequence[Description], Paper], Table]] = {
     "models": models, "table1": table1, "table2": table2, "table3": table3, "table4": table4,
+    "variants": variants,
 }  # fmt: skip
 
 
 def compare(
-    name: Annotated[str, typer.Argument(metavar="TABLE", help=", ".join(TABLES))],
+    name: Annotated[str, typer.Argument(metavar="TABLE", help=", ".join([*TABLES, CONTROLS]))],
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="fmtool's files that the table is made from.")],
     output: Annotated[str, typer.Option("--output", "-o", metavar="STEM", help="Writes STEM.md and STEM.csv.")],
     heading: Annotated[str, typer.Option("--heading", help="What the title says of the images.")] = "",
 ) -> None:
     """Print a table of the paper's with ours beside it, and save it."""
     try:
-        if name not in TABLES:
-            raise FmtoolError(f"{name}: expected one of {', '.join(TABLES)}")
-        table = TABLES[name]([describe(file) for file in files], paper_table(name))
+        if name not in [*TABLES, CONTROLS]:
+            raise FmtoolError(f"{name}: expected one of {', '.join([*TABLES, CONTROLS])}")
+        if name == CONTROLS:
+            table = controls(files)
+        else:
+            table = TABLES[name]([describe(file) for file in files], paper_table(PAPER_TABLE.get(name, name)))
     except FmtoolError as error:
         print(f"compare: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
@@ -214,6 +247,28 @@ def network(file: Description) -> str:
     stages = reversed(file.history)
     names = (plain_options(stage).get("architecture") or next(iter(stage.get("arguments", ())), "") for stage in stages)
     return next((str(name).rpartition(":")[2] for name in names if name), "-")
+
+
+def options_of(file: Description, command: str) -> Mapping[str, Any]:
+    """The options of the last stage of that command, or none."""
+    return next((plain_options(stage) for stage in reversed(file.history) if stage["command"] == command), {})
+
+
+def imported(file: Description) -> str:
+    """The checkpoint that the network was imported from, or its architecture."""
+    stages = (stage for stage in file.history if stage["command"] == "import-model")
+    names = (one["name"] for stage in stages for one in stage["inputs"] if one.get("name"))
+    return next((Path(name).stem for name in names), network(file))
+
+
+def fitted_with(file: Description) -> str:
+    """The options of the masks that set them apart: lambda, and what is not the default."""
+    given = options_of(file, "fit-masks")
+    words = [f"lambda {given['lambda']:g}{', adapted' if given.get('adapt_lambda') else ''}"] if given else []
+    words += [
+        given[name] for name, usual in (("basis", "fourier"), ("objective", "label")) if given.get(name, usual) != usual
+    ]
+    return ", ".join(words)
 
 
 def attack_of(file: Description) -> str:

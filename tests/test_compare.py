@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -83,8 +84,7 @@ def test_table_1_sets_both_side_by_side_and_the_ceiling_beside_them(compare: Mod
     assert row["noise ceiling"] == 0.25
 
 
-def test_table_3_puts_the_papers_rows_where_the_success_fits(compare: ModuleType, files: Path) -> None:
-    """68.56 % beside the epsilon with 70 %, 99.78 % beside the first with 100 %, 100 % beside the last: in order, each once."""
+def test_table_3_sets_the_papers_rows_beside_its_epsilons(compare: ModuleType, files: Path) -> None:
     attacked = read(str(files / "fmn.safetensors"))
     found = []
     for number, share in ((1, 0.7), (2, 0.99), (3, 1.0), (8, 1.0)):
@@ -99,9 +99,45 @@ def test_table_3_puts_the_papers_rows_where_the_success_fits(compare: ModuleType
     rows = by_heading(compare.table3(found, compare.paper_table("table3")))
     assert [row["epsilon"] for row in rows] == ["1/255", "2/255", "3/255", "8/255"]
     assert [row["paper success %"] for row in rows] == [68.56, None, 99.78, 100.0]
+    assert [row["paper IdCor"] for row in rows] == [0.59, None, 0.53, 0.60]
     assert [row["ours %"] for row in rows] == pytest.approx([70, 99, 100, 100])
     assert rows[3]["ours"] == 0.25 and rows[0]["ours"] is None
     assert {row["noise ceiling"] for row in rows} == {0.25}
+
+
+def test_variants_are_told_apart_by_their_options(compare: ModuleType) -> None:
+    plain, other = (correlation("fmn", ("essential", "adversarial")) for _ in range(2))
+    of_masks = {"--lambda": 0.25, "--adapt-lambda": True, "--basis": "dct", "--objective": "label"}
+    source = {"kind": "data", "name": "scaled-2.safetensors"}
+    stages = [
+        {"command": "import-model", "options": {}, "arguments": ["resnet20"], "inputs": [source]},
+        {"command": "fit-masks", "options": of_masks, "inputs": [], "versions": {}},
+        {"command": "correlate", "options": {"--row-normalise": False}, "inputs": [], "versions": {}},
+    ]  # fmt: skip
+    other = replace(other, history=stages, header={**other.header, "dropped": {"not preserved on both sides": 3}})
+    plain = replace(plain, header={**plain.header, "dropped": {}})
+    rows = by_heading(compare.variants([plain, other], compare.paper_table("table1")))
+    assert [(row["network"], row["masks"], row["rows scaled"]) for row in rows] == [
+        ("resnet20", "", "yes"),
+        ("scaled-2", "lambda 0.25, adapted, dct", "no"),
+    ]
+    assert [(row["images"], row["n"], row["paper"]) for row in rows] == [(7, 7, "0.66"), (10, 7, "0.66")]
+
+
+def test_controls_of_several_files_stand_in_one_table(compare: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "check-dct.csv").write_text("control,n,kept %\nno filter,20,100.0\nfitted mask,20,90.0\n")
+    (tmp_path / "check-haar.csv").write_text("control,n,kept %\nfitted mask,30,80.0\nrandom places,30,10.0\n")
+    compare.compare(
+        "controls", [str(tmp_path / f"check-{name}.csv") for name in ("dct", "haar")], str(tmp_path / "out")
+    )
+    with (tmp_path / "out.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert [row["masks"] for row in rows] == ["dct", "haar"]
+    assert [row["n"] for row in rows] == ["20", "30"]
+    assert [(row["no filter"], row["fitted mask"], row["random places"]) for row in rows] == [
+        ("100.0", "90.0", ""),
+        ("", "80.0", "10.0"),
+    ]
 
 
 def test_table_4_pairs_the_columns(compare: ModuleType, files: Path) -> None:
@@ -133,7 +169,7 @@ def test_it_prints_and_saves(
     assert "expected one of models" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["table1", "table2", "table3", "table4", "models"])
+@pytest.mark.parametrize("name", ["table1", "table2", "table3", "table4", "models", "variants"])
 def test_files_of_another_kind_are_one_line(
     compare: ModuleType, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:

@@ -6,9 +6,15 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import fmtool
+from fmtool.models.registry import ARCHITECTURES
 
 pytestmark = pytest.mark.processes
 
@@ -114,6 +120,91 @@ def test_imagenette_runs_without_a_download(tmp_path: Path) -> None:
         assert "--factory packaged:efficientnet_lite0" in line
         assert "--data sample.zip:all" in line or "fmn.safetensors" in line or "--for adversarial" in line
     assert "weights" not in done.stdout and "--keep-classes 0,217,482" in done.stdout
+
+
+@pytest.mark.processes
+def test_imagenettes_squeezenet_comes_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "squeezenet.safetensors").touch()
+    done = subprocess.run(
+        ["make", "-n", "-f", str(IMAGENETTE), "MODELS=squeezenet1_1", "WEIGHTS_squeezenet1_1=squeezenet.safetensors", "table2"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    (line,) = [line for line in done.stdout.replace("\\\n", " ").splitlines() if "import-model" in line]
+    for part in ("import-model squeezenet.safetensors", "--architecture squeezenet1_1", "--mean 0.485,0.456,0.406",
+                 "--input-shape 3,224,224", "--keep-classes 0,217,482"):  # fmt: skip
+        assert part in line
+    assert "train-model" not in done.stdout and "compare.py table2" in done.stdout
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    "target", ["rows", "adapted", "bases", "objectives", "subsample", "trim", "classes", "table4-adaptive"]
+)
+def test_what_goes_beyond_the_paper_is_a_target_too(tmp_path: Path, target: str) -> None:
+    for name in ("train.safetensors", "test.safetensors", "weights.th"):
+        (tmp_path / name).touch()
+    made = commands(make(tmp_path, "-n", target, "ATTACKS=fmn", "ADAPTIVE_LIMIT=100"))
+    assert f"{'classes-fmn' if target == 'classes' else target}.md" in made and len(made) == len(set(made))
+    assert re.search(rf"^{target} +\S.*(second|minute|hour|\d h)", make(tmp_path, "help"), flags=re.MULTILINE)
+
+
+@pytest.mark.processes
+def test_lambda_and_scale_have_a_graph_for_each_pair(tmp_path: Path) -> None:
+    for name in ("train.safetensors", "test.safetensors", "weights.th"):
+        (tmp_path / name).touch()
+    for pair in ("2@0.5", "1@0.25"):
+        (tmp_path / "out" / "grid" / pair).mkdir(parents=True)
+    make(tmp_path, "-t", "lambda", "GRID=2@0.5 1@0.25")
+    for pair in ("2@0.5", "1@0.25"):
+        for name in ("model", "fmn", "essential", "adversarial-fmn", "correlation-fmn"):
+            assert (tmp_path / "out" / "grid" / pair / f"{name}.safetensors").exists()
+    assert (tmp_path / "out" / "lambda.md").exists() and (tmp_path / "out" / "lambda-masks.md").exists()
+    (tmp_path / "out" / "scaled-2.safetensors").unlink()
+    run = make(tmp_path, "-n", "lambda", "GRID=1@0.25", "PLAIN_WEIGHTS=weights.th")
+    assert "scaled.py" not in run and "fit-masks" not in run  # nothing that stands is made again
+
+
+def test_a_scaled_network_gives_scaled_logits(tmp_path: Path) -> None:
+    network = ARCHITECTURES["resnet20"].build(3, 10).eval()
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    script = EXAMPLES / "cifar10" / "scaled.py"
+    subprocess.run(
+        [sys.executable, str(script), "weights.safetensors", "0.5", "half.safetensors"], cwd=tmp_path, check=True
+    )
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = network(images)
+        network.load_state_dict(load_file(tmp_path / "half.safetensors"))
+        assert torch.equal(network(images), before / 2)
+
+
+@pytest.mark.processes
+@pytest.mark.long
+def test_the_first_look_runs_on_images_at_hand(tmp_path: Path, shared_data: Path) -> None:
+    """The script on 20 images, by name or as a file: with a file here, since nothing is to be fetched."""
+    script = EXAMPLES / "cifar10" / "first-look.sh"
+    assert (script.parent / "resnet20-cifar10.safetensors").stat().st_size < 2_000_000
+    given = {**os.environ, "IMAGES": "20", "CLASS_IMAGES": "10"}
+    done = subprocess.run(
+        ["bash", str(script), str(shared_data / "cifar10-test-1017.safetensors")],
+        cwd=tmp_path, env=given, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    made = {path.name for path in (tmp_path / "first-look-output").iterdir()}
+    assert {"correlation.safetensors", "defense.safetensors", "filtered.png", "class-masks.png", "report.html"} <= made
+    masks = fmtool.read(str(tmp_path / "first-look-output" / "essential.safetensors"), "masks")
+    assert 15 <= len(masks["preserved"]) <= 20 and masks["preserved"].float().mean() > 0.7
+
+
+@pytest.mark.processes
+def test_tables_are_copied_for_the_page(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    for name in ("out/rows.md", "out/rows.csv"):
+        (tmp_path / name).write_text(name)
+    given = ["-o", "out/rows.md", "results-rows", f"RESULTS={tmp_path}/results", "PREFIX=plain-"]
+    make(tmp_path, *given)
+    assert (tmp_path / "results" / "plain-rows.csv").read_text() == "out/rows.csv"
+    assert (tmp_path / "results" / "plain-rows.md").read_text() == "out/rows.md"
 
 
 @pytest.mark.processes
