@@ -69,8 +69,11 @@ def test_sources_that_contradict_each_other_are_told(weights: str) -> None:
         ({"keep_classes": [10]}, r"^--keep-classes: expected distinct numbers from 0 to 9$"),
         ({"class_names": ["a"]}, r"^--class-names: 1 names for 10 classes$"),
         ({"input_shape": (8, 8)}, r"^--input-shape 8,8: expected channels,height,width$"),
-        ({"pretrained": True}, r"^--pretrained goes with timm:NAME, and without --weights$"),
-        ({"factory_options": {"width": 1}}, r"^--factory-option goes with package\.module:factory or timm:NAME$"),
+        ({"pretrained": True}, r"^--pretrained goes with timm:NAME or robustbench:NAME, and without --weights$"),
+        (
+            {"factory_options": {"width": 1}},
+            r"^--factory-option goes with package.module:factory, timm:NAME or robustbench:NAME$",
+        ),
         ({"weights": "default"}, r"^resnet8: has no default weights: only torchvision's names do$"),
     ],
 )

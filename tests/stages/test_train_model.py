@@ -72,7 +72,7 @@ def test_impossible_requests(files: Path) -> None:
         ({"learning_rate": float("inf")}, r"^--learning-rate inf: expected a number above 0$"),
         (
             {"execution": fmtool.Execution(factory_options={"width": 1})},
-            r"^--factory-option goes with package.module:factory$",
+            r"^--factory-option goes with package.module:factory, timm:NAME",
         ),
     ],
 )
