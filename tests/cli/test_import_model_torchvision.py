@@ -72,6 +72,7 @@ def test_normalisation_of_a_local_state_dict_can_be_told_otherwise(run: Run, tmp
     assert header["mean"] == [0, 0, 0] and header["std"] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_default_weights_without_network_are_told_in_one_line(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from conftest import Run
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_page_and_prints_its_name(run: Run, files: Path, tmp_path: Path) -> None:
     some = [files / f"{name}.safetensors" for name in ("correlation", "defense")]
     target = tmp_path / "report.html"

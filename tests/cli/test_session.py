@@ -51,9 +51,9 @@ def test_data_are_read_as_the_options_say() -> None:
 
 def test_masks_are_fitted_to_an_attack_or_to_data(files: Path) -> None:
     attack = str(files / "fmn.safetensors")
-    assert read_source(attack, None, DataOptions(), QUIET).digest == load(files, "fmn").digest
-    by_rows = read_source(attack, None, DataOptions(), QUIET, by_rows=True)
-    assert isinstance(by_rows.tensors, FileTensors)  # type: ignore[union-attr]
+    source = read_source(attack, None, DataOptions(), QUIET)
+    assert source.digest == load(files, "fmn").digest
+    assert isinstance(source.tensors, FileTensors)  # type: ignore[union-attr]
     assert read_source(None, "digits", DataOptions(limit=2), QUIET, default="train").split == "train"  # type: ignore[union-attr]
     for given in ((None, None), (attack, "digits")):
         with pytest.raises(FmtoolError, match=r"^expected either an attack file or --data SOURCE$"):
