@@ -22,7 +22,7 @@ from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
 from fmtool.datasets.rows import in_parts, take
 from fmtool.masks.two_pass import OneMask, TwoPass
 from fmtool.models import compiling
-from fmtool.models.classifier import padded, predict
+from fmtool.models.classifier import filled, predict
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal, each
 from fmtool.runtime.progress import Progress
@@ -159,7 +159,7 @@ def flat_gradients(
 
     def one_batch(start: int) -> Tensor:
         rows = slice(start, start + batch)
-        _, _, gradient = passes(padded(images[rows], batch).to(device), padded(labels[rows], batch).to(device))
+        _, _, gradient = passes(*(filled(classifier, one[rows], batch).to(device) for one in (images, labels)))
         return (gradient == 0).flatten(1).all(dim=1)[: len(images) - start].sum().cpu()
 
     with threads.pool(device) as pool:

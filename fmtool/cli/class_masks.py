@@ -65,6 +65,7 @@ def class_masks(
     compile_: options.Compile = None,
     factory: options.Factory = None,
     factory_option: options.FactoryOption = None,
+    batch_dependent: options.BatchDependent = False,
     allow_other_model: options.AllowOtherModel = False,
     shard: Annotated[
         str | None,
@@ -106,6 +107,7 @@ def class_masks(
                 batch_size=batch_size,
                 factory=factory,
                 factory_options=options.literals(factory_option, "--factory-option"),
+                batch_dependent=batch_dependent,
                 allow_other_model=allow_other_model,
                 output=output,
                 shard=None if shard is None else shards.parse_shard(shard),

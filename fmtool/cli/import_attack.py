@@ -51,6 +51,7 @@ def import_attack(
     batch_size: options.BatchSize = None,
     factory: options.Factory = None,
     factory_option: options.FactoryOption = None,
+    batch_dependent: options.BatchDependent = False,
     form: options.Format = "table",
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -71,6 +72,7 @@ def import_attack(
                 batch_size=batch_size,
                 factory=factory,
                 factory_options=options.literals(factory_option, "--factory-option"),
+                batch_dependent=batch_dependent,
                 output=output,
             ),
         )

@@ -29,7 +29,7 @@ from fmtool.masks.optimisation import (
     per_mask,
     settled,
 )
-from fmtool.models.classifier import padded
+from fmtool.models.classifier import filled
 from fmtool.models.compiling import InputGradient
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors
@@ -91,7 +91,7 @@ def fit_class_masks(
     c, h, w = first.shape[1:]
     transform = basis_for(options.basis, h, w)
     weights = transform.weights(first.dtype, device)
-    works = _works(parts, classes, options, transform, device)
+    works = _works(classifier, parts, classes, options, transform, device)
     held = torch.stack([work.counts > 0 for work in works])  # (parts, k)
     chosen = torch.zeros(classes, dtype=torch.bool, device=device)
     chosen[list(range(classes) if only is None else only)] = True
@@ -205,20 +205,34 @@ class _Run:
 
 
 def _works(
-    parts: Sequence[Part], classes: int, options: FitOptions, basis: Basis, device: torch.device
+    classifier: nn.Module,
+    parts: Sequence[Part],
+    classes: int,
+    options: FitOptions,
+    basis: Basis,
+    device: torch.device,
 ) -> list[_ClassWork]:
     """The parts, with their coefficients on the device if those of all parts together fit."""
     size = sum(len(part.images) * part.images.shape[1] * math.prod(basis.shape) for part in parts) * COEFFICIENT_BYTES
     most = HELD if device.type == "cpu" else torch.cuda.get_device_properties(device).total_memory // GPU_SHARE
-    return [_ClassWork(part, classes, options, basis, device, hold=size <= most) for part in parts]
+    return [_ClassWork(classifier, part, classes, options, basis, device, hold=size <= most) for part in parts]
 
 
 class _ClassWork:
     """One part, and the gradients of its images."""
 
     def __init__(
-        self, part: Part, classes: int, options: FitOptions, basis: Basis, device: torch.device, *, hold: bool
+        self,
+        classifier: nn.Module,
+        part: Part,
+        classes: int,
+        options: FitOptions,
+        basis: Basis,
+        device: torch.device,
+        *,
+        hold: bool,
     ) -> None:
+        self.classifier = classifier
         self.images, self.batch, self.basis, self.device = part.images, options.batch, basis, device
         self.targets, self.owners = part.targets.to(device), part.owners.to(device)
         self.counts = torch.bincount(self.owners, minlength=classes)  # (k) images each class has in this part
@@ -228,8 +242,8 @@ class _ClassWork:
             self.held = torch.cat([self._computed(some)[: len(some)] for some in torch.split(rows, self.batch)])
 
     def _computed(self, rows: Tensor) -> Tensor:
-        """The coefficients of these images, padded to a whole batch."""
-        return self.basis.analyse(padded(self.images[rows.cpu()], self.batch).to(self.device))
+        """The coefficients of these images, `filled` to a whole batch."""
+        return self.basis.analyse(filled(self.classifier, self.images[rows.cpu()], self.batch).to(self.device))
 
     def batches(
         self, masks: Tensor, active: Tensor, done: int, passes: InputGradient, pool: Executor
@@ -240,7 +254,7 @@ class _ClassWork:
         rows = active[self.owners].nonzero().flatten()[done:]
 
         def micro_batch(some: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            whole = padded(some, self.batch)
+            whole = filled(self.classifier, some, self.batch)
             own, coefficients = (
                 masks[self.owners[whole]],
                 self._computed(some) if self.held is None else self.held[whole],

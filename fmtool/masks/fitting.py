@@ -29,12 +29,16 @@ from fmtool.masks.objectives import objective
 from fmtool.masks.optimisation import Adam, FitOptions, l1_norm, per_mask, settled
 from fmtool.masks.slots import Level, Slots, SlotState
 from fmtool.models import compiling
+from fmtool.models.classifier import is_padded
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal
 from fmtool.runtime.progress import Progress
 
 REPORT_EVERY = 0.2  # seconds between calls of `progress`
 SMALLEST = 4  # slots of the narrowest batch
+LARGEST_UNPADDED = (
+    256  # slots, for networks that allow no idle ones: each narrower batch runs within the call of a wider one
+)
 TRIAL_STEPS = 8  # that a narrower batch must take to the same bits
 
 
@@ -140,7 +144,7 @@ def _levels(
     classifier: nn.Module, images: Rows, targets: Tensor, options: FitOptions, device: torch.device
 ) -> list[Level]:
     """The full batch and, on the CPU, ever narrower ones, each half as wide, as long as the first images' first steps are bitwise
-    the same.
+    the same. For a network whose logits depend on the batch, one for every size.
     """
 
     def level(size: int) -> Level:
@@ -172,6 +176,8 @@ def _levels(
         return all(bool(((a == b) | (a != a) & (b != b)).all()) for a, b in zip(some, others, strict=True))
 
     unfiltered = _unfiltered(classifier, options, device)
+    if not is_padded(classifier):  # each batch holds the unfinished images and no other: no idle slots
+        return [level(size) for size in range(min(options.batch, LARGEST_UNPADDED), 0, -1)]
     known = min(options.batch, SMALLEST, len(images))
     levels = [level(options.batch)]
     expected = trial(levels[0])

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fmtool.masks.basis import Basis
+from fmtool.models.classifier import is_padded
 
 
 class TwoPass(nn.Module):
@@ -17,7 +18,7 @@ class TwoPass(nn.Module):
 
     def __init__(self, classifier: nn.Module, masks: Tensor, classes: Tensor, class_count: int, basis: Basis) -> None:
         super().__init__()
-        self.classifier, self.basis = classifier, basis
+        self.classifier, self.basis, self.padded = classifier, basis, is_padded(classifier)
         every = torch.ones(class_count, *masks.shape[1:], dtype=masks.dtype)
         every[classes.cpu()] = masks.cpu()
         self.classes: list[int] = sorted(classes.tolist())  # those that have a mask
@@ -40,7 +41,7 @@ class OneMask(nn.Module):
 
     def __init__(self, classifier: nn.Module, mask: Tensor, basis: Basis) -> None:
         super().__init__()
-        self.classifier, self.basis = classifier, basis
+        self.classifier, self.basis, self.padded = classifier, basis, is_padded(classifier)
         self.mask: Tensor
         self.register_buffer("mask", mask)
 

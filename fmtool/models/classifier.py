@@ -229,7 +229,12 @@ def predict(
 
 def filled(classifier: nn.Module, rows: Tensor, size: int) -> Tensor:
     """Rows `padded`, or unchanged for a classifier whose logits depend on the whole batch."""
-    return padded(rows, size) if getattr(classifier, "padded", True) else rows
+    return padded(rows, size) if is_padded(classifier) else rows
+
+
+def is_padded(classifier: nn.Module) -> bool:
+    """Whether batches for this network are filled up; False if an image's logits depend on its batch."""
+    return bool(getattr(classifier, "padded", True))
 
 
 def padded(rows: Tensor, size: int) -> Tensor:

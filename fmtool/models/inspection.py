@@ -48,7 +48,7 @@ def warn_of_flags(classifier: Classifier, shape: Sequence[int], device: torch.de
     if depends_on_mates(classifier, shape, device):
         warn(
             "an image's logits depend on the other images in its batch (batch norms without running statistics?): "
-            "attack and fit-masks need --batch-dependent"
+            "commands that run it need --batch-dependent"
         )
     flat = int((once.gradient == 0).flatten(1).all(dim=1).sum())
     if 2 * flat > len(images):

@@ -18,7 +18,6 @@ from fmtool.errors import MaskError, warn
 from fmtool.masks import class_fitting
 from fmtool.masks.basis import basis_for
 from fmtool.masks.optimisation import FitOptions
-from fmtool.models import compiling
 from fmtool.models.classifier import predict
 from fmtool.runtime.journal import Journal, pack, unpack
 from fmtool.runtime.progress import Progress
@@ -80,8 +79,7 @@ def class_masks(
     asked = {"shard": shard and [shard.number, shard.of], **code_of(ready.classifier, ready.spec)}
     with resuming(execution, {**work, **asked}) as journal:
         parts = _parts(source, ready, robust, limit, journal, execution.progress)
-        if compile_ is None:
-            compile_ = compiling.pays(sum(len(part.images) for part in parts) * min_steps, ready.spec.input_shape)
+        compile_ = ready.compiles(compile_, sum(len(part.images) for part in parts) * min_steps)
         options = FitOptions(
             lambda_in_effect,
             ready.batch,

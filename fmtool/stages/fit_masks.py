@@ -20,9 +20,8 @@ from fmtool.masks import fitting
 from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.fit_queue import Fit
 from fmtool.masks.optimisation import FitOptions
-from fmtool.masks.registry import OBJECTIVES
+from fmtool.masks.registry import LABEL, OBJECTIVES
 from fmtool.masks.slots import HALVINGS
-from fmtool.models import compiling
 from fmtool.models.classifier import predict
 from fmtool.models.registry import INPUT
 from fmtool.runtime.journal import Journal, unpack
@@ -88,6 +87,8 @@ def fit_masks(
     shard, ranks = execution.shard, execution.ranks
     ready = ready_model(model, execution)
     source = _fitted(source, model, for_, ready, execution.allow_other_model)
+    if objective != LABEL and not ready.classifier.padded:
+        raise MaskError(f"--objective {objective}: an image's unfiltered logits would depend on the rest of its batch")
     place = place_of(layer, model, ready, execution)
     shape = place.shape
     transform = basis_for(basis, *shape[1:])
@@ -106,8 +107,7 @@ def fit_masks(
     asked = {"compile": compile_, "shard": shard and [shard.number, shard.of], **code_of(ready.classifier, ready.spec)}
     with resuming(execution, {"described": _described(options, inputs), **asked}, holds_rows=True) as journal:
         count, rows, known = _chosen(inputs, shard, journal, execution.progress)
-        if compile_ is None:
-            options = replace(options, compile_=compiling.pays(count * min_steps, ready.spec.input_shape))
+        options = replace(options, compile_=ready.compiles(compile_, count * min_steps))
         header, history = _described(options, inputs)
         header |= {} if shard is None else {"shard": shard.field(count)}
         fitting.fit_each(

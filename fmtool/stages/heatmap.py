@@ -18,7 +18,6 @@ from fmtool.errors import MaskError
 from fmtool.masks import heatmap as numerics
 from fmtool.masks.basis import basis_for
 from fmtool.masks.registry import FILTERS, FOURIER
-from fmtool.models import compiling
 from fmtool.stages.device_faults import halving, resuming
 from fmtool.stages.inputs import data_header, fitted_data, inputs_of, rows_of
 from fmtool.stages.options import DEFAULT_EXECUTION, Execution
@@ -46,17 +45,18 @@ def heatmap(
     compile_: compile the network; None where there is enough work for that to pay. seed: of the signs of the noise. MaskError for
     a norm that is not above 0.
     """
-    execution.refuse("heatmap", "allow_other_model", "ranks")
+    execution.refuse("heatmap", "allow_other_model", "ranks", "batch_dependent")
     if norm is not None and not 0 < norm <= LARGEST_NORM:
         raise MaskError(f"--norm {norm:g}: expected a number above 0 and at most {LARGEST_NORM:g}")
-    ready = ready_model(model, execution)
+    ready = ready_model(
+        model, execution, dependent="a heat map fills batches with versions of one image, and can't run it"
+    )
     data = fitted_data(data, ready.spec)
     _, h, w = ready.spec.input_shape
     norm_in_effect = numerics.default_norm(h, w) if norm is None else float(norm)
     count = len(numerics.distinct_frequencies(h, w)[0])
     masks, radii = numerics.filter_masks(basis_for(FOURIER, h, w))
-    if compile_ is None:
-        compile_ = compiling.pays(len(data) * (count + len(masks) * filters), ready.spec.input_shape)
+    compile_ = ready.compiles(compile_, len(data) * (count + len(masks) * filters))
     header: dict[str, Any] = {
         "norm": norm_in_effect,
         "image_size": [h, w],

@@ -11,6 +11,7 @@ import torch
 
 from fmtool.artifacts.format import Artifact, Rows
 from fmtool.errors import ModelError, warn
+from fmtool.models import compiling
 from fmtool.models.classifier import Classifier, batch_size, pick_device, prepare
 from fmtool.models.inspection import depends_on_mates
 from fmtool.models.layers import Activations, cut
@@ -18,6 +19,8 @@ from fmtool.models.model_files import Specification, from_artifact, plain_argume
 from fmtool.models.registry import INPUT, is_factory
 from fmtool.runtime import threads
 from fmtool.stages.options import Execution
+
+BATCH_DEPENDENT = "--batch-dependent runs it, and promises nothing"
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,17 @@ class ReadyModel:
 
     def recorded(self) -> dict[str, Any]:
         """How the network was run, as every history records it, under the command line's names."""
-        return {"--batch-size": self.batch, "--device": self.device.type, **repeated_options(self.spec)}
+        dependent = None if self.classifier.padded else True
+        how = {"--batch-size": self.batch, "--device": self.device.type, "--batch-dependent": dependent}
+        return {**how, **repeated_options(self.spec)}
+
+    def compiles(self, asked: bool | None, passes: int) -> bool:
+        """Whether to compile the network for so many passes of one image: as asked, or if that pays."""
+        if self.classifier.padded:
+            return compiling.pays(passes, self.spec.input_shape) if asked is None else asked
+        if asked:
+            raise ModelError("--compile needs batches of one size, and --batch-dependent fills none up")
+        return False
 
 
 @dataclass(frozen=True)
@@ -69,25 +82,28 @@ def repeated_options(spec: Specification) -> dict[str, Any]:
     return {"--factory": factory, "--factory-option": (spec.arguments or None) if factory else None}
 
 
-def ready_model(model: Artifact, execution: Execution) -> ReadyModel:
-    """Load a `model` artifact for attacking and mask fitting."""
+def ready_model(model: Artifact, execution: Execution, *, dependent: str = BATCH_DEPENDENT) -> ReadyModel:
+    """Load a `model` artifact for attacking and mask fitting.
+
+    dependent: what to say of a network whose logits for an image depend on its batch, unless the execution allows it.
+    """
     device = pick_device(execution.ranks.device(execution.device))
     classifier, spec = from_artifact(
         model, factory=execution.factory, arguments=plain_arguments(execution.factory_options)
     )
     batch = execution.batch_size or batch_size(spec.input_shape, device)
     ready = prepare(classifier, device, spec.input_shape)
-    ready.padded = not _depends_on_batch(ready, spec, device, execution.batch_dependent)
+    ready.padded = not _depends_on_batch(ready, spec, device, None if execution.batch_dependent else dependent)
     return ReadyModel(ready, spec, device, batch)
 
 
-def _depends_on_batch(classifier: Classifier, spec: Specification, device: torch.device, allowed: bool) -> bool:
+def _depends_on_batch(classifier: Classifier, spec: Specification, device: torch.device, refusal: str | None) -> bool:
     """Whether an image's logits depend on its batch: refused unless --batch-dependent allows it, and then told."""
     if not depends_on_mates(classifier, spec.input_shape, device):
         return False
     told = "an image's logits depend on the other images in its batch (batch norms without running statistics?)"
-    if not allowed:
-        raise ModelError(f"{told}: --batch-dependent of attack and fit-masks runs it, and promises nothing")
+    if refusal is not None:
+        raise ModelError(f"{told}: {refusal}")
     warn(f"{told}: batches are not padded, and results depend on which images share one")
     return True
 

@@ -7,9 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Run
+from torch import nn
 
 import fmtool
 from fmtool.errors import ModelError
+from fmtool.masks.basis import basis_for
+from fmtool.masks.class_fitting import Part, fit_class_masks
+from fmtool.masks.fitting import fit_masks
+from fmtool.masks.optimisation import FitOptions
+from fmtool.masks.two_pass import TwoPass
+from fmtool.models.classifier import Classifier, predict
+
+CPU, SHAPE = torch.device("cpu"), (1, 8, 8)
 
 MODULE = """
 import torch
@@ -33,7 +42,7 @@ def test_batch_dependent_networks_are_refused_unless_allowed(
     line = ["--factory", f"{module}:make", "--data", "digits", "--limit", 30]
     attack = ["attack", "model", *line, "--attack", "FGSM", "--epsilon", "0.2", "-o", "attack"]
     outcome = run(*attack)
-    assert outcome.code == 1 and "--batch-dependent of attack and fit-masks runs it" in outcome.err
+    assert outcome.code == 1 and "--batch-dependent runs it, and promises nothing" in outcome.err
     outcome = run(*attack, "--batch-dependent")
     assert outcome.code == 0 and "batches are not padded" in outcome.err
     made = fmtool.read("attack")
@@ -46,3 +55,89 @@ def test_batch_dependent_networks_are_refused_unless_allowed(
         )  # as one batch, without padding
     with pytest.raises(ModelError, match="--batch-dependent"):
         fmtool.fit_masks(fmtool.read("model"), made, execution=fmtool.Execution(factory=f"{module}:make"))
+    replayed = run("inspect", "--history", "attack")
+    assert "--batch-dependent" in replayed.out
+
+
+class OfSizes(nn.Module):
+    """Records how many images come at a time, and how many of them are the first image again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+        self.seen: list[tuple[int, int]] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            self.seen.append((len(x), len(torch.unique(x.flatten(1), dim=0))))
+        return self.linear(x.flatten(1) - x.flatten(1).mean(dim=0))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_batches_of_a_fit_hold_the_images_and_nothing_else(padded: bool) -> None:
+    torch.manual_seed(0)
+    network = OfSizes()
+    classifier = Classifier(network).eval().requires_grad_(False)
+    classifier.padded = padded
+    images, options = torch.rand(5, *SHAPE), FitOptions(0.01, batch=8, min_steps=3, max_steps=30)
+    fitted = fit_masks(classifier, images, torch.arange(5), options)
+    assert (fitted.steps > 3).all()
+    sizes = {size for size, _ in network.seen}
+    assert sizes <= {1, 2, 3, 4, 5} if not padded else sizes == {8, 4}
+    if not padded:
+        assert all(size == distinct for size, distinct in network.seen)
+    network.seen.clear()
+    part = Part(images, torch.arange(5), torch.zeros(5, dtype=torch.int64))
+    fit_class_masks(classifier, [part], 1, options)
+    assert {size for size, _ in network.seen} == ({8} if padded else {5})
+    network.seen.clear()
+    predict(
+        TwoPass(classifier, torch.ones(1, 1, 8, 5), torch.tensor([0]), 10, basis_for("fourier", 8, 8)), images, 8, CPU
+    )
+    assert {size for size, _ in network.seen} == ({8} if padded else {5})
+
+
+@pytest.mark.slow
+def test_every_command_runs_a_batch_dependent_network_or_says_why_not(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = f"dependent_{abs(hash(tmp_path))}"
+    (tmp_path / f"{module}.py").write_text(MODULE)
+    assert run("import-model", f"{module}:make", "--input-shape", "1,8,8", "-o", "model").code == 0
+    factory = ["--factory", f"{module}:make"]
+    few, short = ["--data", "digits", "--limit", 30], ["--min-steps", 2, "--max-steps", 3]
+    lines: list[list[object]] = [
+        ["attack", "model", *few, "--attack", "pgd", "--epsilon", 0.3, "-o", "attack"],
+        ["fit-masks", "model", "--for", "essential", *few, *short, "-o", "masks"],
+        ["class-masks", "model", "attack", "--robust", *short, "-o", "class"],
+        ["defend", "model", "attack", "class", "-o", "defense"],
+        ["check-masks", "model", "attack", "masks", "--draws", 1],
+        ["attack", "model", *few, "--defense", "class", "--epsilon", 0.3, "-o", "adaptive"],
+    ]
+    for line in lines:
+        refused = run(*line, *factory)
+        assert refused.code == 1 and "--batch-dependent runs it" in refused.err, line
+        done = run(*line, *factory, "--batch-dependent")
+        assert done.code == 0 and "batches are not padded" in done.err, (line, done.err)
+    outcome = run(
+        "fit-masks",
+        "model",
+        "--for",
+        "essential",
+        *few,
+        *short,
+        *factory,
+        "--batch-dependent",
+        "--objective",
+        "invariance",
+        "-o",
+        "x",
+    )
+    assert outcome.code == 1 and "--objective invariance" in outcome.err
+    outcome = run(
+        "fit-masks", "model", "--for", "essential", *few, *short, *factory, "--batch-dependent", "--compile", "-o", "x"
+    )
+    assert outcome.code == 1 and "--compile needs batches of one size" in outcome.err
+    outcome = run("heatmap", "model", *few, *factory, "-o", "x")
+    assert outcome.code == 1 and "heat map fills batches with versions of one image" in outcome.err
