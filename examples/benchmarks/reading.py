@@ -4,7 +4,9 @@ fmtool import-model squeezenet1_1 --weights squeezenet1_1-imagenet.safetensors -
   --input-shape 3,224,224 --keep-classes 0,217,482,491,497,566,569,571,574,701 -o squeezenet.safetensors
 python examples/benchmarks/reading.py --model squeezenet.safetensors --pictures imagenette224-sample.zip:train --images 1000
 
-A stage takes few steps, so that reading counts for as much as it ever does. `defend` reads attack files in either case.
+A stage takes few steps, so that reading counts for as much as it ever does. Without --model the classifier is linear in means of
+8x8 pixels and costs next to nothing: that shows memory, also of many images, and no ratio that a network would have. `robust` and
+`defend` read attack files, or have them in memory.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ import torch
 from common import show
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 
 import fmtool
 
@@ -38,6 +41,8 @@ STAGES = {
     "robust": f"class-masks MODEL ATTACK --robust {STEPS} --no-compile",
     "defend": "defend MODEL ATTACK CLASSMASKS",
 }
+FACTORY = "reading:linear"
+LINEAR = f"train-model --architecture {FACTORY} --recipe one-cycle --epochs 3 --learning-rate 0.02 --augment none --no-compile"
 IN_MEMORY = "import sys, fmtool; m, a, c = map(fmtool.read, sys.argv[1:4])"
 WHOLE = {  # the stages that read a file, with that file in memory
     "robust": f"{IN_MEMORY}; fmtool.class_masks(m, a, robust=True, min_steps=1, max_steps=2, compile_=False)",
@@ -48,7 +53,7 @@ WHOLE = {  # the stages that read a file, with that file in memory
 def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--model", required=True, help="a model file that gets many of the pictures right")
+    parser.add_argument("--model", help="a model file that gets many of the pictures right [default: see above]")
     parser.add_argument("--pictures", required=True, help="what --data takes: the pictures that are copied")
     parser.add_argument("--images", type=int, default=1_000, help="copies, each with other pixels, as JPEG")
     parser.add_argument(
@@ -64,8 +69,12 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "memory.safetensors").exists():
             make_pictures(folder, given.pictures, given.images)
+        model = given.model or f"{folder}/linear"
+        more = [] if given.model else ["--factory", FACTORY]
+        if not Path(model).exists():
+            measured(["-m", "fmtool", *LINEAR.split(), "--data", f"{folder}/pictures", "-q", "-o", model])
         where = {
-            "MODEL": given.model,
+            "MODEL": model,
             "ATTACK": str(folder / "attack"),
             "CLASSMASKS": str(folder / "class-masks"),
             "pictures": str(folder / "pictures"),
@@ -74,7 +83,8 @@ def main() -> None:
         rows = []
         for stage in given.stages.split(","):
             figures = [
-                measured(commands(stage, source, where)) for source in ("pictures", "memory")[: 2 - given.no_memory]
+                measured(commands(stage, source, where, more))
+                for source in ("pictures", "memory")[: 2 - given.no_memory]
             ]
             print(stage, figures, file=sys.stderr)
             seconds, peaks = zip(*figures, strict=True)
@@ -89,7 +99,12 @@ def main() -> None:
     )
 
 
-def commands(stage: str, source: str, where: Mapping[str, str]) -> list[str]:
+def linear(classes: int = 10) -> nn.Module:
+    """Logits of images 224x224 from the means of 8x8 pixels."""
+    return nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(3 * 28 * 28, classes))
+
+
+def commands(stage: str, source: str, where: Mapping[str, str], more: Sequence[str]) -> list[str]:
     """The arguments of Python for a stage. The result that later stages read is that of the pictures."""
     files = [where[name] for name in ("MODEL", "ATTACK", "CLASSMASKS")]
     if source == "memory" and stage in WHOLE:
@@ -99,7 +114,7 @@ def commands(stage: str, source: str, where: Mapping[str, str]) -> list[str]:
         target = where[stage.upper().replace("-", "")]
     words = [where[source] if word == "DATA" else where.get(word, word) for word in STAGES[stage].split()]
     names = ["--classes-by-position"] if "DATA" in STAGES[stage] and "--from" not in words else []
-    return ["-m", "fmtool", *words, *names, "--device", "cpu", "-q", "-o", target]
+    return ["-m", "fmtool", *words, *names, *more, "--device", "cpu", "-q", "-o", target]
 
 
 def make_pictures(folder: Path, source: str, count: int) -> None:
@@ -126,7 +141,10 @@ def make_pictures(folder: Path, source: str, count: int) -> None:
 def measured(arguments: list[str]) -> tuple[float, float]:
     """Seconds and MiB of the largest resident set of one run of Python."""
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])  # for the factory
+    process = subprocess.Popen(
+        [sys.executable, *arguments], stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path}
+    )
     _, status, usage = os.wait4(process.pid, 0)
     assert status == 0, arguments
     return time.perf_counter() - started, usage.ru_maxrss / (1024 if sys.platform != "darwin" else 2**20)

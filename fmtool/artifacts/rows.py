@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ROWS = ("labels", "key", "index", "source")  # tensors of every file that has one row per image
 MOST_ROWS = 2**40  # of a job, so that no arithmetic on a forged header overflows
 ROWS_OF_FILE = 256  # rows of a file that are read together
-BLOCK = 2**25  # bytes of images that are read together
+BLOCK = 2**23  # bytes of images that are read together
 IN_MEMORY = 2**27  # bytes of rows: up to this, they are held in memory
 
 

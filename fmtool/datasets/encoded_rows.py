@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from fmtool.artifacts.scratch import Scratch
 
-AHEAD = 256  # files queued for threads or for the consumer
+AHEAD = 64  # files queued for threads or for the consumer
 ROOM_LEFT = 2  # temporary files may take one part in this of the free disk space
 T = TypeVar("T")
 

@@ -36,7 +36,7 @@ from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors
 from fmtool.runtime.progress import Progress
 
 CLASS_TOLERANCE = 1e-3  # one mask per class; authors' code
-HELD = 2**29  # bytes of coefficients that are held in memory
+HELD = 2**28  # bytes of coefficients that are held in memory
 GPU_SHARE = 4  # on a GPU, one part in this of its memory
 COEFFICIENT_BYTES = 8  # a complex number in float32
 AHEAD = 4  # micro-batches a worker may be ahead of their sum

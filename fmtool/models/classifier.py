@@ -218,13 +218,15 @@ def predict(
         classes: Tensor = classifier(filled(classifier, some, size).to(device)).argmax(1).cpu()
         return classes[: len(some)]
 
-    batches = [torch.zeros(0, dtype=torch.int64)]
+    # written into one tensor: small results that stay among large temporary ones would keep malloc from using their memory again
+    predictions, done = torch.zeros(len(images), dtype=torch.int64), 0
     with threads.pool(device, threads.count(device) if device.type == "cpu" else READING_AHEAD) as pool:
         for some in each(journal, name, range(0, len(images), size), lambda starts: pool.map(batch, starts)):
-            batches.append(some)
+            predictions[done : done + len(some)] = some
+            done += len(some)
             if progress:
-                progress(f"classifying, {name}", min(size * (len(batches) - 1), len(images)), len(images))
-    return torch.cat(batches)
+                progress(f"classifying, {name}", done, len(images))
+    return predictions
 
 
 def filled(classifier: nn.Module, rows: Tensor, size: int) -> Tensor:

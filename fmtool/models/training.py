@@ -346,7 +346,11 @@ def _features(
             raise ModelError(OTHER_HEAD)
         tail = known
         parts = each(journal, "features", range(0, len(images), batch), lambda starts: map(one_batch, starts))
-        return torch.cat([part.to(device) for part in parts]), tail
+        # into one tensor, see `classifier.predict`
+        features = torch.empty((len(images), *caught[0].shape[1:]), dtype=caught[0].dtype, device=device)
+        for start, part in zip(range(0, len(images), batch), parts, strict=True):
+            features[start : start + len(part)] = part
+        return features, tail
     finally:
         hook.remove()
 
