@@ -21,6 +21,7 @@ from fmtool.errors import ArtifactError
 
 STREAM = "-"  # standard input or output in place of a path
 STDOUT = (STREAM, "/dev/stdout")
+MOVES_OPEN_FILES = os.name != "nt"  # Windows neither renames nor removes a file that is open
 
 
 def write_bytes(data: bytes, target: str) -> None:
@@ -37,8 +38,7 @@ def replacing(target: str) -> Iterator[IO[bytes]]:
     an unnamed file, copied there at the end. ArtifactError if that fails.
     """
     try:
-        # check the target itself: /proc/self/fd/3 and such resolve to names like pipe:[4711]
-        if target in STDOUT or (os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode)):
+        if is_stream(target):
             with tempfile.TemporaryFile() as file:
                 yield file
                 file.seek(0)
@@ -53,6 +53,8 @@ def replacing(target: str) -> Iterator[IO[bytes]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+                if not MOVES_OPEN_FILES:
+                    file.close()
                 os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -60,6 +62,12 @@ def replacing(target: str) -> Iterator[IO[bytes]]:
         raise
     except OSError as error:
         raise ArtifactError(f"{target}: can't be written: {error.strerror}") from None
+
+
+def is_stream(target: str) -> bool:
+    """Whether a target is standard output, a pipe or a device, which is written to and not replaced."""
+    # the target itself is checked: /proc/self/fd/3 and such resolve to names like pipe:[4711]
+    return target in STDOUT or (os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode))
 
 
 def sweep(path: Path) -> None:

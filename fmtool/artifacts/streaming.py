@@ -1,6 +1,6 @@
 """Artifacts larger than memory: the files that `files` reads and writes whole, a few rows at a time.
 
-Files are read with `pread`, never mapped: a mapped page, once read, counts as the process's memory.
+Files are read at offsets, never mapped: a mapped page, once read, counts as the process's memory.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,11 +34,13 @@ from fmtool.artifacts.format import (
     serialise_header,
     with_digest,
 )
-from fmtool.artifacts.output import STREAM, replacing
+from fmtool.artifacts.output import MOVES_OPEN_FILES, STREAM, is_stream, replacing
 from fmtool.artifacts.rows import at_once
 from fmtool.errors import ArtifactError
 from fmtool.runtime.progress import Progress
 
+POSITIONED = hasattr(os, "preadv")  # reads and writes at an offset, which Windows lacks
+BINARY = os.O_RDONLY | getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 CHUNK = 2**20  # bytes read at a time where a whole file passes through
 DTYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64, "U8": torch.uint8, "BOOL": torch.bool}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -47,24 +50,53 @@ Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 class Handle:
     """A file's descriptor, closed once no tensor reads from it any more.
 
-    unchanging: the file must stay as it was when it was opened, because its digest is checked only then.
+    unchanging: the file must stay as it was when it was opened, because its digest is checked only then. temporary: the path of a
+    file to remove afterwards, where a file that is open can't be removed.
     """
 
     def __init__(self, descriptor: int, *, unchanging: bool = False) -> None:
         self.descriptor = descriptor
         self.stamp = self._stamp() if unchanging else None
+        self.temporary = ""
+        self.turn = threading.Lock()  # of the threads that share one position in the file
 
     def check(self, name: str) -> None:
         """ArtifactError if the file was changed in place."""
         if self.stamp is not None and self._stamp() != self.stamp:
             raise ArtifactError(f"{name}: changed while it was being read")
 
+    def read_into(self, view: memoryview, start: int) -> int:
+        """Fill the view, or a part of it, from offset `start`; returns the number of bytes, 0 at the end of the file."""
+        if POSITIONED:
+            return os.preadv(self.descriptor, [view], start)
+        with self.turn:
+            os.lseek(self.descriptor, start, os.SEEK_SET)
+            data = os.read(self.descriptor, len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def write(self, view: memoryview, start: int) -> int:
+        """Write the view, or a part of it, at offset `start`; returns the number of bytes."""
+        if POSITIONED:
+            return os.pwrite(self.descriptor, view, start)
+        with self.turn:
+            os.lseek(self.descriptor, start, os.SEEK_SET)
+            return os.write(self.descriptor, view)
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+        self.descriptor = -1
+
     def _stamp(self) -> tuple[int, int]:
         status = os.fstat(self.descriptor)
         return status.st_size, status.st_mtime_ns
 
     def __del__(self) -> None:
-        os.close(self.descriptor)
+        self.close()
+        if self.temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(self.temporary)
 
 
 @dataclass(frozen=True)
@@ -132,11 +164,11 @@ def read(source: str, *kinds: str, progress: Progress | None = None) -> Artifact
     regular = source != STREAM and os.path.isfile(source)
     path = source if regular else _spool(source)
     try:
-        file = Handle(os.open(path, os.O_RDONLY), unchanging=True)
+        file = Handle(os.open(path, BINARY), unchanging=True)
+        if not regular and not MOVES_OPEN_FILES:
+            file.temporary, regular = path, True
         size = os.fstat(file.descriptor).st_size
-        # the library checks the layout without reading a tensor. by descriptor, as the name may refer to another file by now
-        with safe_open(f"/dev/fd/{file.descriptor}", framework="pt"):
-            pass
+        _check_layout(file, path)
     except SafetensorError as error:
         raise not_whole(name, error) from None
     except OSError as error:
@@ -149,6 +181,17 @@ def read(source: str, *kinds: str, progress: Progress | None = None) -> Artifact
     one = describe_header(head, _chunks(file, end, size, name, progress), name, *kinds)
     tensors = FileTensors(_rows_in(file, one.offsets, one.shapes, end, name))
     return Artifact(one.kind, one.header, tensors, one.history, name, one.digest)
+
+
+def _check_layout(file: Handle, path: str) -> None:
+    """The library's own check, which reads no tensor."""
+    try:
+        # by descriptor, as the name may refer to another file by now
+        with safe_open(f"/dev/fd/{file.descriptor}", framework="pt"):
+            return
+    except FileNotFoundError:  # on Windows, and on Linux without /proc
+        with safe_open(path, framework="pt"):
+            pass
 
 
 class RowsToFile:
@@ -238,6 +281,11 @@ def new_artifact(
         for chunk in _chunks(rows.file, len(head), size, target, progress, "digest of"):
             digest.update(chunk)
         write_at(rows.file, with_digest(head, digest.hexdigest()), 0)
+        reopens = not MOVES_OPEN_FILES and not is_stream(target)
+        if reopens:
+            rows.file.close()
+    if reopens:
+        rows.file.descriptor = os.open(target, BINARY)
     new.artifact = Artifact(
         kind, header, FileTensors(rows.rows), history, files.label(target), stored_digest=digest.hexdigest()
     )
@@ -287,7 +335,7 @@ def _read_into(view: memoryview, file: Handle, start: int, name: str) -> None:
     done = 0
     while done < len(view):
         try:
-            got = os.preadv(file.descriptor, [view[done:]], start + done)
+            got = file.read_into(view[done:], start + done)
         except OSError as error:
             raise ArtifactError(f"{name}: can't be read: {error.strerror}") from None
         if not got:
@@ -309,7 +357,7 @@ def write_at(file: Handle, data: bytes | memoryview, start: int) -> None:
     """All of `data` from offset `start`."""
     view = memoryview(data)
     while view:
-        done = os.pwrite(file.descriptor, view, start)
+        done = file.write(view, start)
         view, start = view[done:], start + done
 
 

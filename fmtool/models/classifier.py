@@ -53,6 +53,8 @@ class Classifier(nn.Module):
         logits = logits_in(self.raw(images))
         if logits is None:
             raise ModelError("the network gives no logits")
+        if logits.ndim == 1 and len(images) == 1:  # of a network that ends in squeeze()
+            logits = logits[None]
         logits = logits.to(images.dtype)
         return logits if self.keep_classes is None else logits[:, self.keep_classes]
 

@@ -14,7 +14,6 @@ import json
 import os
 import re
 import sqlite3
-import stat
 import time
 import warnings
 import zlib
@@ -26,7 +25,7 @@ from typing import Any
 from torch import Tensor
 
 from fmtool.artifacts.locks import NO_LOCKS, lock
-from fmtool.artifacts.output import STDOUT, sweep
+from fmtool.artifacts.output import is_stream, sweep
 from fmtool.errors import ArtifactError, FmtoolError, FmtoolWarning, ModelError, warn
 from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors, pack, unpack
 from fmtool.runtime.signals import Interrupts
@@ -154,7 +153,7 @@ def resuming(
     Ctrl-C, SIGTERM or SIGHUP the file stays, and a warning says how to resume. ArtifactError if another command is writing the
     same target, or the file can't be created.
     """
-    if target is None or target in STDOUT or (os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode)):
+    if target is None or is_stream(target):
         with _nameless(target or "") if holds_rows else contextlib.nullcontext(NO_JOURNAL) as journal:
             yield journal
         return
@@ -170,6 +169,7 @@ def resuming(
                         sweep(whole)
                         _sweep_ranks(whole, rank[1])
                     yield journal
+                    database.close()  # Windows removes no open file
                     path.unlink(missing_ok=True)
                 except BaseException as error:
                     journal.interrupts.deaf = True
@@ -184,6 +184,7 @@ def _leave(journal: ResumeFile, path: Path, error: BaseException) -> None:
     with contextlib.suppress(ArtifactError):
         journal.commit()
         if not journal.begun() or _comes_again(error):
+            journal.database.close()
             path.unlink(missing_ok=True)
         elif not isinstance(error, Exception):
             warnings.warn(FmtoolWarning("progress is saved: run the same command again to resume"), stacklevel=4)
@@ -211,6 +212,8 @@ def _locked(path: Path, target: str) -> Iterator[None]:
                 if error.errno not in NO_LOCKS:
                     raise
                 warn(f"{target}: there are no locks here: don't let two commands write it at once")
+                os.close(file)
+                file = -1
                 break
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file), os.stat(path)):
@@ -224,7 +227,8 @@ def _locked(path: Path, target: str) -> Iterator[None]:
     try:
         yield
     finally:
-        os.close(file)
+        if file >= 0:
+            os.close(file)
 
 
 @contextmanager

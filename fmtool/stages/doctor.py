@@ -157,6 +157,8 @@ def check_threads() -> Check:
 
 def check_memory() -> Check:
     """How much memory the machine has."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return Check("memory", NOTE, "unknown here", "use a smaller --batch-size if it is little")
     size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     few = size < LEAST_MEMORY
     return Check("memory", NOTE if few else OK, f"{size:.1f} GiB", "use a smaller --batch-size" if few else "")

@@ -1,33 +1,26 @@
-"""Where a system has no locks and no SIGHUP, fmtool works and says that there is no lock."""
+"""Locks of files: one process has it, and a system without them says so. `test_other_systems.py` runs whole commands without."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-CODE = """
-import sys, signal
-sys.modules["fcntl"] = sys.modules["resource"] = None
-del signal.SIGHUP
-import os
-del os.fork
-import fmtool
-from fmtool.runtime.resume_file import _locked
-from pathlib import Path
-import warnings
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    with _locked(Path("x.part"), "x"):
-        pass
-print(*(str(one.message) for one in caught))
-"""
+from fmtool.artifacts.locks import NO_LOCKS, lock
 
 
-@pytest.mark.processes
-def test_a_system_without_locks_gets_a_line(tmp_path: Path) -> None:
-    found = subprocess.run([sys.executable, "-c", CODE], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert found.returncode == 0, found.stderr
-    assert "x: there are no locks here" in found.stdout
+def test_only_one_has_the_lock(tmp_path: Path) -> None:
+    with open(tmp_path / "x", "w") as one, open(tmp_path / "x") as other:
+        lock(one)
+        with pytest.raises(BlockingIOError):
+            lock(other)
+    with open(tmp_path / "x") as other:
+        lock(other)
+
+
+def test_a_system_without_locks_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with open(tmp_path / "x", "w") as file, pytest.raises(OSError, match="no locks") as caught:
+        lock(file)
+    assert caught.value.errno in NO_LOCKS

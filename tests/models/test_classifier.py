@@ -9,6 +9,7 @@ from torch import nn
 import fmtool
 from fmtool.errors import ModelError
 from fmtool.models.classifier import Classifier, batch_size, pick_device, predict, prepare
+from fmtool.models.inspection import depends_on_mates
 from fmtool.models.registry import ARCHITECTURES
 
 CPU = torch.device("cpu")
@@ -63,3 +64,23 @@ def test_strict_float32_on_every_device() -> None:
 def test_unknown_device_is_told(name: str) -> None:
     with pytest.raises(ModelError, match=f"--device {name}: expected auto, cpu, or a GPU"):
         pick_device(name)
+
+
+class Squeezing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.linear(x.flatten(1))
+        return logits.squeeze()
+
+
+def test_a_network_that_ends_in_squeeze_takes_one_image_too() -> None:
+    torch.manual_seed(0)
+    classifier = Classifier(Squeezing()).eval()
+    images = torch.rand(3, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(classifier(images[:1]), classifier(images)[:1])
+    assert not depends_on_mates(classifier, (1, 8, 8), torch.device("cpu"))
+    prepare(classifier, torch.device("cpu"), (1, 8, 8))

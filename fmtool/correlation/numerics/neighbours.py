@@ -36,6 +36,7 @@ LEAST_DEPTH, DEPTH_PER_ROOT = (
     4,
 )  # a row's list holds max(64, 4 sqrt(n)) neighbours; beyond its end all rows are compared
 AHEAD, ROWS_A_TASK = 8, 64  # entries of a list fetched before they are compared; rows per task of a thread
+FREE = 2**31  # bytes that count as free where the system doesn't tell
 SHARE_OF_MEMORY = 0.8  # of the free memory, for the distances of both data sets
 
 
@@ -166,12 +167,14 @@ def _joint(
 
 
 def free_memory() -> int:
-    """Bytes available without swapping, if the system reports them; else half of the installed memory."""
+    """Bytes available without swapping, if the system reports them; else half of the installed memory, or `FREE`."""
     try:
         with open("/proc/meminfo") as lines:
             sizes = dict(line.split(":", 1) for line in lines)
         return int(sizes["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
+        if not hasattr(os, "sysconf"):  # Windows
+            return FREE
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 

@@ -47,6 +47,8 @@ HOSTILE = {  # a name in the zip and its content, beside a good a/0.png; what th
     "../a/1.png": (_pixels(), "leads out of the zip"),
     "a/../../1.png": (_pixels(), "leads out of the zip"),
     "/a/1.png": (_pixels(), "leads out of the zip"),
+    "..\\a\\1.png": (_pixels(), "leads out of the zip"),
+    "a\\..\\..\\1.png": (_pixels(), "leads out of the zip"),
     "a/0.png": (_pixels(), "holds a/0.png twice"),
     "a/text.png": (b"not a picture", "text.png: can't be read as an image: its format is none of PNG, JPEG"),
     "a/empty.png": (b"", "can't be read as an image"),
@@ -70,6 +72,19 @@ def test_hostile_entry_of_a_zip_is_told_in_one_line(name: str, run: Run, tmp_pat
     found = run("train-model", "--data", source, "--size", 4, "-o", tmp_path / "model")
     assert found.code == 1 and re.fullmatch(rf"fmtool: error: {source}: .*{reason}[^\n]*\n", found.err), found.err
     assert list(tmp_path.iterdir()) == [source] and not (tmp_path.parent / "a").exists()
+
+
+@pytest.mark.parametrize("separator", ["/", "\\"])
+def test_spaces_in_paths_belong_to_names(separator: str, tmp_path: Path) -> None:
+    source = tmp_path / "my pictures" / "a set.zip"
+    source.parent.mkdir()
+    with zipfile.ZipFile(source, "w") as archive:
+        for number, name in enumerate(["tabby cat/a 1.png", "tabby cat/ 2.png", "great dane/b (1).png"]):
+            entry = zipfile.ZipInfo("x")
+            entry.filename = separator.join(["the set", *name.split("/")])
+            archive.writestr(entry, _pixels(4 + number))
+    found = load(str(source), size=4)
+    assert found.class_names == ("great dane", "tabby cat") and found.labels.tolist() == [0, 1, 1]
 
 
 def test_link_and_locked_entry_of_a_zip_are_told(tmp_path: Path) -> None:
