@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,7 @@ from fmtool.errors import MaskError, unknown, warn
 from fmtool.masks import fitting
 from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.fit_queue import Fit
+from fmtool.masks.objectives import objective
 from fmtool.masks.optimisation import FitOptions
 from fmtool.masks.registry import LABEL, OBJECTIVES
 from fmtool.masks.slots import HALVINGS
@@ -46,6 +48,10 @@ PURPOSES = {
     "essential": "clean images that are classified correctly, to keep their label (M_E)",
     "adversarial": "adversarial images, to keep the class that the attack turned them into (M_A)",
 }
+# Of two ResNet-20 on CIFAR-10, whose largest logits lie 19 and 10 above the mean of all, 75 % of essential masks keep theirs
+# where the penalty of a mask of ones is 81 times that height, and 22, 66, 95 and 100 % where it is 154, 61, 31 and 15 times.
+PENALTY = 30.0
+HEIGHT_IMAGES = 256  # that the height is the median of
 LEAST_PERTURB = 2**-25  # 1 - 2^-25 and anything nearer to 1 rounds to 1 in float32
 
 
@@ -124,7 +130,9 @@ def fit_masks(
         )
         masks, columns = _joined(journal, header, history, known, (shape[0], *transform.shape), execution)
     if ranks.leads:
-        _warn_of(columns, options.lambda_)
+        _warn_of(columns)
+        if 2 * int(columns["preserved"].sum()) < len(columns["preserved"]):
+            _warn_of_lambda(columns["preserved"], options, _height(ready, _Pixels(_pixels(inputs), rows)), place)
     return masks
 
 
@@ -344,13 +352,39 @@ def _check_options(for_: str, objective: str, lambda_: float | None, adapt_lambd
         warn(f"--perturb {perturb:g} is too small: 1 - {perturb:g} is 1 in float32, and masks start at ones")
 
 
-def _warn_of(columns: dict[str, Tensor], lambda_: float) -> None:
-    preserved, n = int(columns["preserved"].sum()), len(columns["preserved"])
+def _height(ready: ReadyModel, images: _Pixels) -> float:
+    """How far the largest logit lies above the mean of all, the median over some of the images as they are."""
+    some = range(0, min(len(images), HEIGHT_IMAGES), ready.batch)
+    parts = [images[torch.arange(start, min(start + ready.batch, len(images)))] for start in some]
+    with torch.no_grad():
+        logits = torch.cat([ready.classifier(part.to(ready.device)).cpu() for part in parts])
+    return float((logits.amax(dim=1) - logits.mean(dim=1)).median())
+
+
+def _warn_of_lambda(preserved: Tensor, options: FitOptions, height: float, place: Place) -> None:
+    """Say why few masks preserve their class, and what lambda to try.
+
+    What an entry must earn to stay is lambda times it, and what it can earn is in proportion to the logits: see `PENALTY`.
+    """
+    kept, entries = int(preserved.sum()), math.prod(place.shape)
+    begun = f"only {kept} of {len(preserved)} masks preserve their class: lambda {options.lambda_:g} may be too high"
+    penalty, smaller = options.lambda_ * entries, PENALTY * height / entries
+    measured = place.layer == INPUT and not objective(options.objective).of_share
+    if not measured or not 0 < smaller < options.lambda_:
+        warn(f"{begun}, see --lambda and --adapt-lambda")
+        return
+    warn(
+        f"{begun}. The penalty of a mask of ones, {penalty:.4g}, is {penalty / height:.3g} times as much as the largest logit "
+        f"lies above the mean of all (median {height:.3g}). Try {PENALTY:g} times as much, --lambda {smaller:.2g}, or "
+        "--adapt-lambda, which finds it for each image"
+    )
+
+
+def _warn_of(columns: dict[str, Tensor]) -> None:
+    n = len(columns["preserved"])
     lost = int((~columns["preserved_stored"]).sum())
     if "lambda" in columns and lost:
         warn(f"{lost} of {n} masks lose their class even after lambda was halved {HALVINGS} times; kept and flagged")
-    if preserved * 2 < n:
-        warn(f"only {preserved} of {n} masks preserve their class: lambda {lambda_:g} may be too high, see --lambda")
     unsettled = int((~columns["converged"]).sum())
     if unsettled:
         warn(f"{unsettled} of {n} masks reached the step limit before converging")

@@ -9,8 +9,10 @@ import torch
 from small_files import FEW, changed, load
 
 import fmtool
+from fmtool.artifacts.rows import join
 from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
 from fmtool.errors import FmtoolWarning, MaskError
+from fmtool.models.model_files import from_artifact
 
 
 def test_essential_masks_take_every_image_right_before_and_keep_its_label(files: Path) -> None:
@@ -59,8 +61,31 @@ def test_nothing_left_is_an_error(files: Path) -> None:
 
 
 @pytest.mark.slow
-def test_few_preserved_masks_warn(files: Path) -> None:
-    with pytest.warns(FmtoolWarning, match="lambda 100 may be too high"):
+def test_few_preserved_masks_warn_with_a_lambda_in_proportion_to_the_logits(files: Path) -> None:
+    model, attack = load(files, "model"), load(files, "fmn")
+    with pytest.warns(FmtoolWarning, match="lambda 100 may be too high") as told:
+        masks = fmtool.fit_masks(model, attack, for_="essential", lambda_=100, min_steps=150, max_steps=160)
+    places, _ = join([attack, masks])
+    with torch.no_grad():
+        logits = from_artifact(model)[0].eval()(attack["images"][places])
+    height = float((logits.amax(dim=1) - logits.mean(dim=1)).median())
+    entries = attack["images"][0].numel()
+    expected = (
+        f"The penalty of a mask of ones, {100 * entries}, is {100 * entries / height:.3g} times as much as the largest logit "
+        f"lies above the mean of all (median {height:.3g}). Try 30 times as much, "
+        f"--lambda {30 * height / entries:.2g}, or --adapt-lambda"
+    )
+    assert any(expected in str(one.message) for one in told)
+
+
+@pytest.mark.slow
+def test_the_suggestion_is_left_out_where_lambda_means_something_else(files: Path) -> None:
+    with pytest.warns(FmtoolWarning, match=r"lambda 100000 may be too high, see --lambda and --adapt-lambda$"):
         fmtool.fit_masks(
-            load(files, "model"), load(files, "fmn"), for_="essential", lambda_=100, min_steps=150, max_steps=160
+            load(files, "model"),
+            load(files, "fmn"),
+            lambda_=100_000,
+            objective="invariance",
+            min_steps=150,
+            max_steps=160,
         )
