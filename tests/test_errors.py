@@ -26,13 +26,13 @@ def test_a_message_is_one_line_without_control_characters() -> None:
 @pytest.mark.parametrize(
     ("name", "guess"),
     [
-        ("svca", " (did you mean 'svcca'?)"), ("COSINE", " (did you mean 'cosine'?)"), ("idcore", " (did you mean 'IdCor'?)"),
+        ("svca", " (did you mean 'svcca'?)"), ("COSINE", " (did you mean 'cosine'?)"), ("idcore", " (did you mean 'IDCOR'?)"),
         ("xyz", ""),
     ],
 )  # fmt: skip
 def test_the_nearest_name_is_suggested_in_its_own_spelling(name: str, guess: str) -> None:
-    expected = f"unknown statistic {name!r}{guess}: expected one of IdCor, cosine, svcca"
-    assert unknown("statistic", name, ["svcca", "cosine", "IdCor"]) == expected
+    expected = f"unknown statistic {name!r}{guess}: expected one of IDCOR, cosine, svcca"
+    assert unknown("statistic", name, ["svcca", "cosine", "IDCOR"]) == expected
 
 
 def test_a_warning_points_to_the_callers_caller() -> None:
