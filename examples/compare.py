@@ -85,10 +85,14 @@ def correlations(files: Sequence[Description], paper: Paper, name: str, *, by_mo
     }  # fmt: skip
     rows: list[list[Any]] = []
     for file in (file for file in files if file not in ceilings.values()):
-        attack, model = attack_of(file), network(file)
-        known = paper.get(f"{attack} {model}" if by_model else attack, {})
+        attack, model, where = attack_of(file), network(file), place_of(file)
+        known = {} if where else paper.get(f"{attack} {model}" if by_model else attack, {})
         for one in file.header["statistics"]:
-            row: list[Any] = [title(attack), *([model] if by_model else []), statistic_kind(one["name"]).heading]
+            row: list[Any] = [
+                title(attack) + where,
+                *([model] if by_model else []),
+                statistic_kind(one["name"]).heading,
+            ]
             row.append(with_std(known.get(one["name"]), known.get(f"{one['name']} std"), ".2f"))
             row.append(with_std(one["observed"], one["details"].get("std"), ".3f"))
             row += [known.get(f"{one['name']} p"), *null_cells(one)]
@@ -274,6 +278,13 @@ def fitted_with(file: Description) -> str:
 def attack_of(file: Description) -> str:
     """The attack of a correlation's adversarial side."""
     return next((str(side["attack"]) for side in file.header["sides"] if side["for"] == "adversarial"), "-")
+
+
+def place_of(file: Description) -> str:
+    """What sets a correlation apart from the paper's: the layer that its masks are of, and the entries that it leaves out."""
+    layers = dict.fromkeys(side["layer"] for side in file.header["sides"] if side.get("layer"))
+    trim = file.header.get("trim")
+    return "".join([*(f", {layer}" for layer in layers), f", entries above {trim:g}" if trim else ""])
 
 
 def epsilon(file: Description) -> float:

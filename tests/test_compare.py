@@ -76,6 +76,16 @@ def test_every_number_of_the_paper_is_in_its_text(shared_data: Path) -> None:
     assert {value for value in values if not {value, value.replace(".", "")} & printed} == set()
 
 
+def test_masks_of_a_layer_and_trimmed_ones_stand_beside_no_number_of_the_paper(compare: ModuleType) -> None:
+    plain, at_layer, trimmed = (correlation("fmn", ("essential", "adversarial")) for _ in range(3))
+    for side in at_layer.header["sides"]:
+        side["layer"] = "layer2"
+    trimmed.header["trim"] = 0.001
+    rows = by_heading(compare.table1([plain, at_layer, trimmed], compare.paper_table("table1")))
+    assert [row["attack"] for row in rows] == ["FMN", "FMN, layer2", "FMN, entries above 0.001"]
+    assert [row["paper"] for row in rows] == ["0.66", None, None]
+
+
 def test_table_1_sets_both_side_by_side_and_the_ceiling_beside_them(compare: ModuleType) -> None:
     found = [correlation("fmn", ("essential", "adversarial")), correlation("fmn", ("essential", "essential"))]
     (row,) = by_heading(compare.table1(found, compare.paper_table("table1")))

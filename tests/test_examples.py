@@ -78,6 +78,27 @@ def test_every_result_of_the_paper_is_a_target(tmp_path: Path, result: str) -> N
 
 
 @pytest.mark.processes
+def test_masks_at_layers_and_class_masks_in_bases_are_targets(tmp_path: Path) -> None:
+    """Each of its own variables; neither fits the other's masks, nor those of Table 1."""
+    for name in ("train.safetensors", "test.safetensors", "weights.th"):
+        (tmp_path / name).touch()
+    printed = make(tmp_path, "-n", "layers", "LAYERS=input layer3", "LAYER_LIMIT=30")
+    assert set(commands(printed)) == {
+        "model.safetensors", "fmn.safetensors", "layers.csv", "layers.md", "layers-correlation.md",
+        *(f"{what}-at-{layer}.safetensors" for what in ("essential", "adversarial", "correlation", "trimmed")
+          for layer in ("input", "layer3")),
+    }  # fmt: skip
+    assert printed.count("--layer layer3 --limit 30 ") == 2
+    printed = make(tmp_path, "-n", "class-bases", "CLASS_BASES=fourier haar", "TRAIN_LIMIT=40")
+    assert set(commands(printed)) == {
+        "model.safetensors", "fmn.safetensors", "train-fmn.safetensors", "defense-in-bases.safetensors", "class-bases.csv",
+        "class-bases.md", "robust-in-fourier.safetensors", "robust-in-haar.safetensors",
+    }  # fmt: skip
+    assert "--basis haar --limit 200 " in printed
+    assert {"layers", "class-bases"} <= {line.split()[0] for line in make(tmp_path, "help").splitlines() if line}
+
+
+@pytest.mark.processes
 def test_figures_3_and_5_show_the_same_images(tmp_path: Path) -> None:
     for name in ("train.safetensors", "test.safetensors", "weights.th"):
         (tmp_path / name).touch()

@@ -53,6 +53,9 @@ def test_batch_dependent_networks_are_refused_unless_allowed(
         assert torch.equal(
             made["clean_predictions"], network(made["images"]).argmax(1)
         )  # as one batch, without padding
+    line = ["fit-masks", "model", "attack", "--factory", f"{module}:make", "--for", "essential", "--batch-dependent"]
+    outcome = run(*line, "--layer", "2", "-o", "masks")
+    assert outcome.code == 1 and "--layer 2: an image's activations would depend on the other images" in outcome.err
     with pytest.raises(ModelError, match="--batch-dependent"):
         fmtool.fit_masks(fmtool.read("model"), made, execution=fmtool.Execution(factory=f"{module}:make"))
     replayed = run("inspect", "--history", "attack")
