@@ -102,8 +102,12 @@ def build(spec: Specification, *, factory: str | None = None, arguments: Mapping
 
 def to_artifact(classifier: Classifier, spec: Specification, history: list[dict[str, Any]]) -> Artifact:
     """A classifier's weights and specification as a `model` artifact."""
+    state = classifier.network.state_dict()
+    other = next((name for name, value in state.items() if not isinstance(value, Tensor) or value.is_quantized), None)
+    if other is not None:
+        raise ModelError(f"a model file can't hold {other} of this network: quantised networks are not supported")
     # clones, because safetensors refuses tied weights
-    tensors = {name: tensor.detach().cpu().clone() for name, tensor in classifier.network.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
     layers = [one.field() for one in layers_of(classifier, spec.input_shape)]
     return Artifact("model", {**spec.header(), "layers": layers}, tensors, history)
 

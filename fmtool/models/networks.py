@@ -87,7 +87,7 @@ def call_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
         raise ModelError(f"factory {name}: {error}") from error
     finally:
         sys.path.pop(0)
-    if not isinstance(network, nn.Module):
+    if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule):
         raise ModelError(f"factory {name} returned {type(network).__name__}, expected a torch.nn.Module")
     return network
 

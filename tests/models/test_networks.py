@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import fmtool
 from fmtool.errors import ModelError
 from fmtool.models.networks import (
     build_network,
@@ -96,3 +97,21 @@ def test_factories_are_called_from_the_current_folder(
 def test_number_types_are_those_of_parameters_and_buffers() -> None:
     network = nn.Sequential(nn.Linear(2, 2).half(), nn.BatchNorm1d(2))  # which also counts batches, in int64
     assert dtypes_of(network) == {torch.float16, torch.float32}
+
+
+@pytest.mark.parametrize("kind", ["quantised", "traced"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_networks_that_a_model_file_cannot_hold_are_refused(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    made = {
+        "quantised": "torch.ao.quantization.quantize_dynamic(n, {torch.nn.Linear}, dtype=torch.qint8)",
+        "traced": "torch.jit.trace(n, torch.rand(2, 1, 8, 8))",
+    }[kind]
+    text = f"import torch\nn = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()\nmake = lambda: {made}\n"
+    (tmp_path / f"net_{kind}.py").write_text(text)
+    with pytest.raises(
+        ModelError, match="can't hold .* quantised" if kind == "quantised" else "expected a torch.nn.Module"
+    ):
+        fmtool.import_model(f"net_{kind}:make", input_shape=(1, 8, 8))

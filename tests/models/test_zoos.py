@@ -1,22 +1,34 @@
-"""Names of other packages' networks reach the package that they begin with."""
+"""Names of other packages' networks go to the module of their prefix, with all that was given."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from torch import nn
 
-from fmtool.models import robustbench_networks, timm_networks, zoos
-from fmtool.models.registry import in_collection, is_factory
+from fmtool.models import zoos
+from fmtool.models.registry import in_collection
+from fmtool.models.zoos import ZOOS
 
 
-@pytest.mark.parametrize(("name", "module"), [("timm:a", timm_networks), ("robustbench:a", robustbench_networks)])
-def test_a_name_reaches_its_package(name: str, module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = nn.Identity()
-    calls: list[Any] = []
-    monkeypatch.setattr(module, "build", lambda *given, **named: calls.append((given, named)) or network)
-    assert zoos.build(name, 3, 10, {"depth": 2}, pretrained=True) is network
-    assert calls == [((name, 3, 10, {"depth": 2}), {"pretrained": True})]
-    assert in_collection(name) and not is_factory(name)
-    assert is_factory("package.module:factory") and not in_collection("package.module:factory")
+@pytest.mark.parametrize("prefix", ZOOS)
+def test_a_name_goes_to_its_packages_module(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks and images stand for themselves."""
+    asked: list[tuple[Any, ...]] = []
+    for name, module in ZOOS.items():
+        monkeypatch.setattr(module, "configuration", lambda *given, name=name: (name, *given))
+        monkeypatch.setattr(module, "build", lambda *given, name=name, **more: asked.append((name, *given, more)))
+    architecture = f"{prefix}a:b"
+    assert in_collection(architecture)
+    assert zoos.configuration(architecture, {"depth": 3}) == (prefix, architecture, {"depth": 3})
+    zoos.build(architecture, 3, 10, {"depth": 3})
+    zoos.build(architecture, 1, 2, {}, pretrained=True)
+    assert asked == [
+        (prefix, architecture, 3, 10, {"depth": 3}, {"pretrained": False}),
+        (prefix, architecture, 1, 2, {}, {"pretrained": True}),
+    ]
+
+
+def test_a_name_without_a_known_prefix_is_a_bug() -> None:
+    with pytest.raises(KeyError, match="other:"):
+        zoos.configuration("other:net", {})
