@@ -36,6 +36,8 @@ from fmtool.runtime.progress import Progress
 
 REPORT_EVERY = 0.2  # seconds between calls of `progress`
 SMALLEST = 4  # slots of the narrowest batch
+# likewise, compiled: a processor's vector has up to 16 numbers, and trying fewer slots costs a compilation
+SMALLEST_COMPILED = 16
 LARGEST_UNPADDED = (
     256  # slots, for networks that allow no idle ones: each narrower batch runs within the call of a wider one
 )
@@ -188,7 +190,8 @@ def _levels(
             ),
             stacklevel=2,
         )
-    while device.type == "cpu" and (size := levels[-1].options.batch // 2) >= SMALLEST:
+    smallest = SMALLEST_COMPILED if options.compile_ else SMALLEST
+    while device.type == "cpu" and (size := levels[-1].options.batch // 2) >= smallest:
         half = level(size)
         if not same(trial(half), expected):
             break

@@ -1,0 +1,85 @@
+"""Compiled code in the cache: found again where it is whole and belongs here, else made anew."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch.fx import GraphModule, symbolic_trace
+
+from fmtool.models import code_cache
+
+INPUTS = (torch.zeros(2, 3),)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where compiled code is kept during a test."""
+    monkeypatch.setenv("FMTOOL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "compiled"
+
+
+def graph() -> GraphModule:
+    return symbolic_trace(torch.nn.Linear(3, 2))
+
+
+def is_found(inputs: tuple[torch.Tensor, ...] = INPUTS) -> bool:
+    """Whether a first compilation's file is there; if not, it is written, as torch would."""
+    with code_cache.kept(graph(), inputs):
+        code = Path(os.environ[code_cache.FOLDER], "ab", "code.so")
+        found = code.exists()
+        code.parent.mkdir(exist_ok=True)
+        code.write_text("compiled")
+        code.with_suffix(".so.load_ok").touch()
+    return found
+
+
+def test_code_is_found_again_for_the_same_graph_and_shapes_alone(home: Path) -> None:
+    assert [is_found(), is_found()] == [False, True]
+    for other in (torch.zeros(3, 3), torch.zeros(2, 3, dtype=torch.float64), torch.zeros(3, 2).T):
+        assert [is_found((other,)), is_found((other,))] == [False, True]
+    assert len(list(home.iterdir())) == 4  # and nothing else is left
+    assert code_cache.FOLDER not in os.environ or not os.environ[code_cache.FOLDER].startswith(str(home))
+
+
+def test_another_processor_or_version_compiles_anew(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not is_found()
+    monkeypatch.setattr(code_cache, "_processor", lambda: "another one")
+    assert not is_found()
+    monkeypatch.undo()
+    monkeypatch.setenv("FMTOOL_CACHE", str(home.parent))
+    monkeypatch.setattr(torch, "__version__", "0.1")
+    assert not is_found()
+
+
+def test_damaged_code_is_compiled_anew(home: Path) -> None:
+    is_found()
+    (code,) = home.glob("*/ab/code.so")
+    for damage in (lambda: code.write_text("broken"), code.unlink, lambda: code.with_name("more.so").write_text("")):
+        assert is_found()
+        damage()
+        assert not is_found()
+    (digests,) = home.glob(f"*/{code_cache.DIGESTS}")
+    digests.write_text("{")
+    assert not is_found()
+    assert len(list(home.iterdir())) == 1
+
+
+def test_code_that_others_can_replace_is_not_run(home: Path) -> None:
+    is_found()
+    home.chmod(0o777)
+    assert not is_found()
+
+
+def test_a_cache_that_cannot_be_written_keeps_nothing(home: Path) -> None:
+    home.parent.write_text("a file")
+    with code_cache.kept(graph(), INPUTS):
+        assert not os.environ.get(code_cache.FOLDER, "").startswith(str(home))
+
+
+def test_an_error_while_compiling_leaves_nothing(home: Path) -> None:
+    with pytest.raises(OSError, match="no space"), code_cache.kept(graph(), INPUTS):
+        raise OSError("no space")
+    assert list(home.iterdir()) == []
