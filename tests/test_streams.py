@@ -294,6 +294,25 @@ def test_a_file_that_is_read_is_not_replaced(more: list[str], files: Path, tmp_p
     assert file.read_bytes() == (files / "model.safetensors").read_bytes()
 
 
+def test_an_output_may_be_called_like_the_value_of_an_option(
+    files: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = [
+        "attack",
+        files / "model.safetensors",
+        "--data",
+        "digits",
+        "--limit",
+        5,
+        "--attack",
+        "deepfool",
+        "-o",
+        "deepfool",
+    ]
+    assert run(*line).code == run(*line).code == 0
+
+
 def test_bugs_give_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")

@@ -9,13 +9,16 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, wait
 
 import torch
 from torch import Tensor
 
 import fmtool
+from fmtool.masks.optimisation import FitOptions, input_gradient
 from fmtool.models.classifier import Classifier
 from fmtool.models.model_files import from_artifact
+from fmtool.runtime import threads
 from fmtool.stages.prepare import ReadyModel, ready_model
 
 Work = Callable[[], float]  # runs something and gives its figure
@@ -59,6 +62,25 @@ def rate(work: Callable[[], int], seconds: float = 3.0) -> float:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
     return done / taken
+
+
+def bare_rate(run: ReadyModel, images: Tensor, labels: Tensor, batch: int, compiled: bool, pool: Executor) -> Work:
+    """Images a second of the bare classifier's forward pass and input gradient, one batch in each worker of the pool."""
+    options = FitOptions(0.5, batch, min_steps=1, max_steps=1, compile_=compiled)
+    inputs, targets = images[:batch].to(run.device), labels[:batch].to(run.device)
+    shape = images.shape[1:]
+    passes = pool.submit(input_gradient, run.classifier, shape, images.dtype, options, run.device).result()
+
+    def once() -> int:
+        passes(inputs, targets)
+        return batch
+
+    def work() -> float:
+        jobs = [pool.submit(rate, once) for _ in range(threads.count(run.device))]
+        wait(jobs)
+        return sum(job.result() for job in jobs)
+
+    return work
 
 
 def seconds(work: Callable[[], object]) -> float:

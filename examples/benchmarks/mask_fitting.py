@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import wait
+from concurrent.futures import Executor
 
 import torch
 from authors import fit_one
-from common import arguments, classifiers, pixels, rate, ratio, rounds, show, spread
+from common import Work, arguments, bare_rate, classifiers, pixels, rate, ratio, rounds, show, spread
 
 from fmtool.masks.fitting import Fit, fit_each
 from fmtool.masks.optimisation import FitOptions, input_gradient
@@ -51,27 +51,20 @@ def main() -> None:
     def options(batch: int, compiled: bool) -> FitOptions:
         return FitOptions(LAMBDA, batch, min_steps=FIT_STEPS - 1, max_steps=FIT_STEPS - 1, compile_=compiled)
 
-    def bare(batch: int, compiled: bool, count: int, pool: object) -> float:
+    def bare(batch: int, compiled: bool, count: int, pool: Executor) -> float:
         """Images a second through both passes alone: one batch by all threads, or one in each of `count` workers."""
-        inputs, targets = images[:batch].to(device), labels[:batch].to(device)
-
-        def once() -> int:
-            passes(inputs, targets)
-            return batch
-
         if count == 1 and device.type == "cpu":  # one batch, whose every piece is shared by all threads
+            inputs, targets = images[:batch], labels[:batch]
             passes = input_gradient(run.classifier, images.shape[1:], images.dtype, options(batch, compiled), device)
+
+            def once() -> int:
+                passes(inputs, targets)
+                return batch
+
             return rate(once)
-        passes = (
-            kept.get((batch, compiled))
-            or pool.submit(  # type: ignore[attr-defined]
-                input_gradient, run.classifier, images.shape[1:], images.dtype, options(batch, compiled), device
-            ).result()
-        )
-        kept[batch, compiled] = passes
-        jobs = [pool.submit(rate, once) for _ in range(count)]  # type: ignore[attr-defined]
-        wait(jobs)
-        return sum(job.result() for job in jobs)
+        if (batch, compiled) not in kept:
+            kept[batch, compiled] = bare_rate(run, images, labels, batch, compiled, pool)
+        return kept[batch, compiled]()
 
     def fit() -> float:
         """Image-steps a second of fmtool while every slot has an image: of each worker, from the end of its first wave on."""
@@ -85,7 +78,7 @@ def main() -> None:
         after = [(len(times) - run.batch, times[-1] - times[run.batch - 1]) for times in ends.values()]
         return sum(stored * FIT_STEPS / taken for stored, taken in after)
 
-    kept: dict[tuple[int, bool], object] = {}
+    kept: dict[tuple[int, bool], Work] = {}
     with workers.pool(device) as pool:
         layouts = [(batch, compiled, each) for compiled in (False, True) for batch in BATCHES for each in {1, count}]
         first = {layout: bare(*layout, pool) for layout in layouts}

@@ -41,6 +41,17 @@ TYPE = re.compile(
     r" <[^|<>]*>|(?<= )[<\[]([^<>\[\]]*\|[^<>\[\]]*)[>\]]"
 )  # a type of the parser, or its list of choices
 
+READ = {
+    "SOURCE",
+    "FILE",
+    "MODEL",
+    "ATTACK",
+    "MASKS",
+    "CLASSMASKS",
+    "A",
+    "B",
+}  # metavars of what a command reads, and of --output
+
 app = typer.Typer(
     name="fmtool",
     no_args_is_help=True,
@@ -83,7 +94,8 @@ class _Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Refuse to read standard input twice, and to replace a file that is being read (except in `merge`, which adds to it)."""
         output = ctx.params.get("output")
-        given = [value for name, value in ctx.params.items() if name != "output"]
+        read = [one.name for one in self.params if set((one.metavar or "?").replace(".", "").split()) <= READ]
+        given = [value for name, value in ctx.params.items() if name != "output" and name in read]
         flat = [one for value in given for one in (value if isinstance(value, list | tuple) else [value])]
         if flat.count(STREAM) > 1:
             raise FmtoolError("'-' is given several times, but standard input holds one file")
