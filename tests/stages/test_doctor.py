@@ -39,7 +39,7 @@ def test_a_cache_folder_that_this_user_may_not_write(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
-def test_what_is_not_installed_is_named(light: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(doctor.DISTRIBUTIONS, "foolbox", "no-such-distribution")
     check = doctor.check_versions()
     assert (

@@ -39,7 +39,7 @@ def test_every_stage_takes_one_execution_and_nothing_of_it_apart(name: str) -> N
     [
         (lambda **more: fmtool.merge([], **more), "merge", "device", "cuda"),
         (lambda **more: fmtool.defend(None, [], [], **more), "defend", "shard", Shard(1, 2)),  # type: ignore[arg-type]
-        (lambda **more: fmtool.class_masks(None, None, **more), "class-masks", "ranks", Ranks(0, 2)),  # type: ignore[arg-type]
+        (lambda **more: fmtool.heatmap(None, None, **more), "heatmap", "ranks", Ranks(0, 2)),  # type: ignore[arg-type]
         (lambda **more: fmtool.check_masks(None, None, None, **more), "check-masks", "output", "x"),  # type: ignore[arg-type]
         (lambda **more: fmtool.correlate(None, None, **more), "correlate", "batch_size", 8),  # type: ignore[arg-type]
         (lambda **more: fmtool.train_model(None, **more), "train-model", "batch_size", 8),  # type: ignore[arg-type]
