@@ -101,6 +101,10 @@ def several(check: Check, least: int = 0) -> Check:
     return lambda value: isinstance(value, list) and len(value) >= least and all(map(check, value))
 
 
+def two(check: Check) -> Check:
+    return lambda value: several(check)(value) and len(value) == 2
+
+
 def each(check: Check) -> Check:
     """An object with any names."""
     return lambda value: isinstance(value, dict) and all(map(check, value.values()))
@@ -163,7 +167,7 @@ _side = record(
 )
 _trimmed_entry = record({
     "statistic": _statistic_name, "threshold": lambda value: number(value) and value >= 0,
-    "columns": lambda value: several(whole, 2)(value) and len(value) == 2,
+    "columns": two(whole),
 })  # fmt: skip
 _layer = record({"name": text, "type": text, "shape": several(whole), "cut": flag})
 _cell = record({"accuracy": number, "accuracy_right_before": number}, {"adaptive": flag})
@@ -187,7 +191,7 @@ FIELDS: dict[str, dict[str, Check]] = {
     },
     "correlation": {
         "statistics": several(_statistic, 1), "n": whole, "permutations": whole, "strict": flag, "dropped": each(whole),
-        "sides": several(_side),
+        "sides": two(_side),
     },
     "defense": {
         "matrix": several(several(maybe(_cell)), 1), "rows": several(text), "columns": NAMES, "n": whole, "adaptive": flag,

@@ -150,7 +150,7 @@ def trim_table(header: Header) -> Table:
 
 def _residue_notes(header: Header) -> list[str]:
     """How many small entries the optimiser left in A and B, if any."""
-    residues = [(name, side.get("residue")) for name, side in zip("AB", header["sides"], strict=False)]
+    residues = [(name, side.get("residue")) for name, side in zip("AB", header["sides"], strict=True)]
     notes = [
         f"{name}: {residue['small']} of {residue['non_zero']} non-zero entries are at or below 1e-3, and "
         f"{residue['small_columns']} of {residue['columns']} columns hold no larger ones"

@@ -62,9 +62,11 @@ def masks_table(header: Header, arrays: Arrays) -> Table:
 
 def class_masks_table(header: Header, arrays: Arrays) -> Table:
     """One row per class: steps, loss, kept entries."""
+    import numpy as np
+
     from fmtool.masks.basis import check_shape
 
-    masks, names = arrays["masks"], header["class_names"]
+    masks, names = np.asarray(arrays["masks"][:]), header["class_names"]  # read here, where rows may lie in a file
     basis = check_shape(masks, header, "this file")
     kept_entries, total = basis.kept_entries(masks), masks.shape[1] * basis.entries
     columns = {

@@ -85,3 +85,25 @@ def test_two_halves_by_other_files_of_data(files: Path, tmp_path: Path, run: Run
     assert run("correlate", tmp_path / "essential", tmp_path / "adversarial", "--permutations", 3).code == 0
     data = fmtool.read(str(tmp_path / "essential")).header["data"]
     assert [Path(entry["name"]).name for entry in data] == ["data0.safetensors", "data1.safetensors"]
+
+
+def test_shards_of_class_masks_make_the_whole_files_bytes_and_its_table(run: Run, files: Path, tmp_path: Path) -> None:
+    line = [
+        "class-masks",
+        files / "model.safetensors",
+        "--data",
+        "digits",
+        "--limit",
+        20,
+        "--min-steps",
+        2,
+        "--max-steps",
+        3,
+    ]
+    whole = run(*line, "-o", tmp_path / "whole")
+    for number in (1, 2):
+        assert run(*line, "--shard", f"{number}/2", "-o", tmp_path / str(number)).code == 0
+    merged = run("merge", tmp_path / "1", tmp_path / "2", "-o", tmp_path / "merged")
+    assert (whole.code, merged.code) == (0, 0), merged.err
+    assert merged.out == whole.out
+    assert (tmp_path / "merged").read_bytes() == (tmp_path / "whole").read_bytes()
