@@ -33,7 +33,8 @@ HEADERS: dict[str, dict[str, Any]] = {
         "statistics": [{"name": "svcca", "n": 1, "dropped": {}, "details": {}, "observed": 0.5, "null": {
             "mean": 0.5, "low": 0.5, "high": 0.5, "p": 0.5, "floor": 0.5, "adjusted": 0, "reason": "",
         }, "within_class": None}],
-        "n": 1, "permutations": 1, "strict": False, "dropped": {}, "sides": [],
+        "n": 1, "permutations": 1, "strict": False, "dropped": {},
+        "sides": [{"for": None, "attack": None, "shape": [1, 1]}] * 2,
     },
     "heatmap": {"norm": 1.0, "image_size": [2, 2], "class_names": ["a", "b"], "data": [], "filters": None},
     "defense": {"matrix": [[None]], "rows": ["clean"], "columns": ["none"], "n": 1, "adaptive": False},
