@@ -58,7 +58,7 @@ def test_what_is_no_safetensors_file_is_told_by_its_suffix(tmp_path: Path) -> No
     """One that claims to be one is damaged; another may be of any other format."""
     for name in ("data.safetensors", "data.xyz"):
         (tmp_path / name).write_text("no header")
-    with pytest.raises(ArtifactError, match=r"not a complete safetensors file [(]header too large[)]$"):
+    with pytest.raises(ArtifactError, match=r"(?i)not a complete safetensors file [(]header ?too ?large[)]$"):
         load(str(tmp_path / "data.safetensors"))
     with pytest.raises(
         DataError, match=r"not a complete safetensors file .*; formats that can be read: safetensors, .npz"
