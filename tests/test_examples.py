@@ -185,6 +185,7 @@ def test_lambda_and_scale_have_a_graph_for_each_pair(tmp_path: Path) -> None:
     assert "scaled.py" not in run and "fit-masks" not in run  # nothing that stands is made again
 
 
+@pytest.mark.processes
 def test_a_scaled_network_gives_scaled_logits(tmp_path: Path) -> None:
     network = ARCHITECTURES["resnet20"].build(3, 10).eval()
     save_file(network.state_dict(), tmp_path / "weights.safetensors")

@@ -205,6 +205,7 @@ def test_an_attack_whose_draws_hang_on_its_batch_is_not_shared(model: Artifact) 
         )
 
 
+@pytest.mark.slow
 def test_a_shard_without_a_right_image_is_no_error(model: Artifact) -> None:
     """Another one may have some; a shard without any image at all is one."""
     data = fmtool.load_data("digits:test", limit=20)

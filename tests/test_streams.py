@@ -294,6 +294,7 @@ def test_a_file_that_is_read_is_not_replaced(more: list[str], files: Path, tmp_p
     assert file.read_bytes() == (files / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_an_output_may_be_called_like_the_value_of_an_option(
     files: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -155,6 +155,7 @@ def test_a_class_that_one_part_lacks_is_fitted_to_the_other_alone() -> None:
         torch.testing.assert_close(getattr(both, name)[1], getattr(alone, name)[1], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("basis", ["fourier", "dct", "haar", "phase"])
 def test_coefficients_that_do_not_fit_give_the_same_bits(
     basis: str, parts: list[Part], classifier: nn.Module, monkeypatch: pytest.MonkeyPatch
@@ -167,6 +168,7 @@ def test_coefficients_that_do_not_fit_give_the_same_bits(
     assert all(part.images.most <= 4 < part.images.reads for part in lazy)
 
 
+@pytest.mark.slow
 def test_a_class_has_the_same_bits_whatever_others_share_its_batches(parts: list[Part], classifier: nn.Module) -> None:
     options = FitOptions(0.01, 4, **OPTIONS)
     whole = fit_class_masks(classifier, parts, 3, options)

@@ -36,6 +36,7 @@ def is_found(inputs: tuple[torch.Tensor, ...] = INPUTS) -> bool:
     return found
 
 
+@pytest.mark.processes
 def test_code_is_found_again_for_the_same_graph_and_shapes_alone(home: Path) -> None:
     assert [is_found(), is_found()] == [False, True]
     for other in (torch.zeros(3, 3), torch.zeros(2, 3, dtype=torch.float64), torch.zeros(3, 2).T):

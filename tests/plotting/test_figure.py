@@ -42,6 +42,7 @@ def test_every_figure_is_drawn_and_saved_twice_alike(load: Load, tmp_path: Path)
         assert targets[0].read_bytes() == targets[1].read_bytes(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["png", "svg"])
 def test_a_readers_settings_of_matplotlib_change_nothing(form: str, load: Load) -> None:
     """Neither while a figure is made nor while it is rendered, and they are left as they were."""

@@ -72,6 +72,7 @@ def test_only_masks_that_keep_their_class_are_shown(load: Load) -> None:
     assert len(found[0]) == len(first[0])
 
 
+@pytest.mark.slow
 def test_filtered_images_are_what_the_masks_leave(load: Load) -> None:
     attack, essential, adversarial = (load(name) for name in ("fmn", "essential", "adversarial"))
     shown = pictures(draw([essential, attack, adversarial], 3))

@@ -135,6 +135,7 @@ def test_class_masks_filter_every_clean_image_by_its_true_classs(files: Path) ->
         assert control.kept.value == pytest.approx(float((ends == target).double().mean()))
 
 
+@pytest.mark.slow
 def test_another_classs_mask_as_it_is_may_turn_an_image_into_that_class(files: Path) -> None:
     """Of two images of two classes, each has the other's mask."""
     model, attack, masks = (load(files, name) for name in ("model", "fmn", "essential"))

@@ -78,6 +78,7 @@ def test_adaptive_attacks_stand_in_the_columns_of_their_masks(files: Path) -> No
     assert matrix[:2] == alone.header["matrix"] and not alone.header["adaptive"]
 
 
+@pytest.mark.slow
 def test_adaptive_attacks_alone_make_a_table(files: Path) -> None:
     """The clean images and who is right before come from the model itself."""
     model, attack, robust = load(files, "model"), load(files, "fmn"), load(files, "robust")

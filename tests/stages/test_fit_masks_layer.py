@@ -42,6 +42,7 @@ def at(folder: Path, name: str) -> Artifact:
     return fmtool.read(str(folder / f"{name}.safetensors"))
 
 
+@pytest.mark.slow
 def test_files_say_their_layer_and_have_its_shape(files: Path) -> None:
     masks = fit(files, layer="layer2", lambda_=None)
     assert masks.header["layer"] == masks.history[-1]["options"]["--layer"] == "layer2"
@@ -61,6 +62,7 @@ def test_the_default_of_lambda_is_by_the_layers_shape() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_adversarial_masks_are_of_the_adversarial_images_activations(files: Path) -> None:
     """As if those images were given as clean ones; the clean images' masks differ."""
     attack = load(files, "fmn")
@@ -126,6 +128,7 @@ def test_a_fit_goes_on_from_the_middle_of_its_steps(
     assert ended >= 2 and found.digest == whole.digest
 
 
+@pytest.mark.slow
 def test_another_layer_starts_over(files: Path, tmp_path: Path) -> None:
     """The progress of one layer's masks isn't taken for another's."""
     target = str(tmp_path / "x")
@@ -152,6 +155,7 @@ def test_a_layer_that_cannot_be_cut_is_one_line(layer: str, reason: str, files: 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_correlate_takes_masks_of_one_layer(folder: Path, run: Run) -> None:
     correlation = fmtool.correlate(at(folder, "e2"), at(folder, "a2"), statistics=["cosine", "idcor"], permutations=9)
     assert [side["layer"] for side in correlation.header["sides"]] == ["layer2", "layer2"]
@@ -173,6 +177,7 @@ def test_two_layers_are_compared_only_where_shapes_fit(folder: Path) -> None:
         fmtool.correlate(at(folder, "ei"), at(folder, "e2"), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["e2", "a2"])
 def test_check_masks_filters_activations(name: str, folder: Path, files: Path) -> None:
     """The fitted masks keep their class as often as the fit found; no filter keeps all."""
@@ -207,6 +212,7 @@ def test_inspect_and_spectra_name_the_layer(folder: Path, run: Run) -> None:
     assert "--layer layer2" in history
 
 
+@pytest.mark.slow
 def test_plot_draws_masks_and_refuses_to_show_them_on_images(folder: Path, files: Path, run: Run) -> None:
     e2, a2, ei, e1 = (folder / f"{name}.safetensors" for name in ("e2", "a2", "ei", "e1"))
     for figure, paths in (("masks", [e2, a2, ei]), ("mean-mask", [e2, a2]), ("radial", [e2, a2])):
@@ -223,6 +229,7 @@ def test_plot_draws_masks_and_refuses_to_show_them_on_images(folder: Path, files
         assert outcome.code == 1 and expected in outcome.err and outcome.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_merge_report_and_verify(folder: Path, files: Path, run: Run) -> None:
     e2, e1, ei, model, fmn = (
         *(folder / f"{name}.safetensors" for name in ("e2", "e1", "ei")),

@@ -232,6 +232,7 @@ def test_kept_values_are_the_masks_own_in_the_control(
     assert torch.equal(basis.to_full(moved).flatten(1).sort().values, basis.to_full(own).flatten(1).sort().values)
 
 
+@pytest.mark.slow
 def test_files_of_two_bases_are_not_compared(
     files: Path, fitted_in: Callable[[str], dict[str, fmtool.Artifact]]
 ) -> None:
@@ -247,6 +248,7 @@ def test_only_the_fourier_basis_is_pooled(fitted_in: Callable[[str], dict[str, f
         fmtool.correlate(masks, masks, pool=3)
 
 
+@pytest.mark.slow
 def test_radial_profiles_of_entries_without_frequencies_are_refused(
     fitted_in: Callable[[str], dict[str, fmtool.Artifact]],
 ) -> None:
