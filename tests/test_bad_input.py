@@ -247,6 +247,7 @@ for taken in ("correlate A", "correlate B"):  # it takes matrices, though none b
     DAMAGED.remove((taken, "foreign"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("slot", "damage"), DAMAGED)
 def test_damaged_file_is_refused_wherever_a_file_is_taken(slot: str, damage: str, refused: Refused) -> None:
     refused({**ARTIFACT_SLOTS, **OTHER_SLOTS}[slot], DAMAGES[damage], damage)
@@ -328,6 +329,7 @@ def test_commands_whose_result_is_a_file_ask_for_a_target(
     assert outcome.code == 2 and "'--output' / '-o'" in outcome.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [

@@ -272,6 +272,7 @@ def test_results_have_the_umask_follow_links_and_go_into_fifos(name: str, files:
     assert fmtool.read(str(tmp_path / "link")).kind in ("masks", "defense")
 
 
+@pytest.mark.slow
 def test_pictures_and_pages_have_the_umask_and_follow_links(run: Run, files: Path, tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:

@@ -164,6 +164,7 @@ def test_the_pages_show_every_command_and_the_readme_lists_them() -> None:
     assert first_column("The stages") == commands
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "line"), LINES, ids=ids(LINES))
 def test_a_shown_line_parses(page: str, line: str) -> None:
     parse(line)
@@ -273,6 +274,7 @@ def test_no_page_installs_another_project() -> None:
     assert len(README.splitlines()) <= 240
 
 
+@pytest.mark.slow
 def test_quickstart_lines_parse() -> None:
     """The script's own lines, which CI does not run: each as the README's, at least one with a real pipe."""
     script = (ROOT / "examples" / "quickstart.sh").read_text()

@@ -168,6 +168,7 @@ class Clock:
         self.now += self.step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [attack, class_masks, head_only])
 def test_no_more_than_the_time_between_commits_and_one_batch_or_step_is_lost(
     stage: Stage, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

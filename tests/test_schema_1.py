@@ -85,6 +85,7 @@ def test_shards_are_merged_to_what_was_fitted_at_once(run: Run, old: Path) -> No
     assert all(torch.equal(ours[name], whole[name]) for name in whole.tensors)
 
 
+@pytest.mark.slow
 def test_they_are_merged_with_new_files_of_the_same_options_alone(run: Run, old: Path) -> None:
     model = old / "model.safetensors"
     attack = ["attack", model, "--data", "digits:train", "--limit", 12, "--attack", "pgd", "--epsilon", 0.3, *FACTORY]

@@ -65,6 +65,7 @@ def test_shards_of_an_attack_make_the_whole_files_bytes(
     assert found.digest == whole.digest
 
 
+@pytest.mark.slow
 def test_shards_of_masks_make_the_whole_files_bytes(files: Path, model: Artifact, parts: list[Artifact]) -> None:
     """In any order of the files; the choice of compiling and the limit are those of the whole job."""
     whole = fmtool.fit_masks(

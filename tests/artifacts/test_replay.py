@@ -193,6 +193,7 @@ def test_shards_and_what_is_merged_of_some_of_them_are_made_again(
         assert re.findall(r"--shard (\S+)", text) == shards and text.count("--allow-gaps") == len(shards) - 1
 
 
+@pytest.mark.slow
 def test_the_commands_are_the_end_of_what_is_printed_and_the_tree_says_as_much(
     run: Run, tmp_path: Path, files: Path
 ) -> None:
@@ -237,6 +238,7 @@ def test_names_can_neither_end_a_comment_nor_a_word() -> None:
     assert shlex.split(lines[-1])[2:6] == ["--data", data["name"] + ":test", "--a b\n", "$(c)"]
 
 
+@pytest.mark.slow
 def test_names_of_files_and_data_are_no_codes_for_the_terminal(run: Run, tmp_path: Path, files: Path) -> None:
     digits = fmtool.load_data("digits", limit=20)
     save_file({"images": digits.images, "labels": digits.labels}, tmp_path / "d\x1b[2J")

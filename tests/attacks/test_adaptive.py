@@ -68,6 +68,7 @@ def test_adversarial_images_are_within_epsilon_and_in_range(adaptive: Artifact) 
     assert float(adaptive["adversarial"].min()) >= 0 and float(adaptive["adversarial"].max()) <= 1
 
 
+@pytest.mark.slow
 def test_predictions_are_the_two_pass_networks(files: Path, adaptive: Artifact) -> None:
     """Predict, filter by the predicted class's mask, predict again, one image at a time at the shape it was judged at."""
     from fmtool.stages.prepare import ready_model
@@ -197,6 +198,7 @@ def test_an_attacker_with_the_masks_does_no_worse(files: Path, adaptive: Artifac
     assert adapted <= transferred
 
 
+@pytest.mark.slow
 def test_masks_of_the_model_are_not_fitted_to_it(files: Path, adaptive: Artifact) -> None:
     """Its predictions and status are another classifier's."""
     model = load(files, "model")

@@ -92,6 +92,7 @@ def test_batches_that_are_whole_when_ctrl_c_comes_are_kept(monkeypatch: pytest.M
     assert len(jobs) == 3 and set(journal.parts) == set("012345")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("message", ["init_attack failed for 31 of 64 inputs", ""])
 def test_an_image_without_a_starting_point_is_one_failed_attack(
     files: Path, message: str, monkeypatch: pytest.MonkeyPatch

@@ -15,6 +15,7 @@ from forged import forge_all
 import fmtool
 
 
+@pytest.mark.slow
 def test_the_table_says_what_the_stage_finds(files: Path, run: Run) -> None:
     paths = [files / f"{name}.safetensors" for name in ("model", "fmn", "essential")]
     outcome = run("check-masks", *paths, "--draws", 3, "--format", "json")

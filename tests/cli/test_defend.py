@@ -50,12 +50,14 @@ def test_attack_then_defend(files: Path, tmp_path: Path, adaptive: list[Path], r
     assert run("inspect", tmp_path / "defense.safetensors").out.count(") adaptive") == 2
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_bytes(files: Path, tmp_path: Path, adaptive: list[Path], run: Run) -> None:
     line = ["attack", files / "model.safetensors", *ATTACK, "--defense", files / "robust.safetensors"]
     assert run(*line, "--attack", "pgd", "-o", tmp_path / "again").code == 0
     assert (tmp_path / "again").read_bytes() == adaptive[0].read_bytes()
 
 
+@pytest.mark.slow
 def test_an_adaptive_file_is_refused_where_it_would_mislead(
     files: Path, tmp_path: Path, adaptive: list[Path], run: Run
 ) -> None:

@@ -52,6 +52,7 @@ def test_the_file_and_its_tables(files: Path, run: Run, tmp_path: Path) -> None:
     assert shown.code == 0 and "Accuracy behind filters" in shown.out and "--norm 2.0" in shown.out
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_bytes_and_another_seed_others(files: Path, run: Run, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         assert run(*line(files, "--seed", seed, "-o", tmp_path / name)).code == 0
@@ -74,6 +75,7 @@ def test_shards_merge_to_what_one_process_makes(files: Path, run: Run, tmp_path:
     assert joined.read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.slow
 def test_files_of_other_images_merge_and_others_are_refused(files: Path, run: Run, tmp_path: Path) -> None:
     test, train = tmp_path / "test", tmp_path / "train"
     assert run(*line(files, "--filters", "-o", test)).code == 0

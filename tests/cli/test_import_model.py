@@ -111,6 +111,7 @@ def test_own_module_by_its_factory(theirs: Callable[[], str], run: Run, tmp_path
         assert torch.allclose(classifier(images), own((images - mean) / std), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_own_module_with_weights_from_a_file(theirs: Callable[[], str], run: Run, tmp_path: Path) -> None:
     name = f"{theirs()}:make"
     assert run("import-model", name, "--input-shape", "3,9,7", "-o", "model").code == 0

@@ -44,6 +44,7 @@ def test_the_file_has_the_bytes_of_the_artifact_in_memory(
     assert "merge" in run("inspect", tmp_path / "whole").out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "pattern"),
     [

@@ -34,6 +34,7 @@ def test_any_kind_is_drawn_without_naming_a_figure(line: str, files: Path, tmp_p
         assert min(picture.size) > 200
 
 
+@pytest.mark.slow
 def test_figure_and_same_images_as(files: Path, tmp_path: Path, run: Run) -> None:
     essential, adversarial = files / "essential.safetensors", files / "adversarial.safetensors"
     assert run("plot", essential, "--figure", "mean-mask", "-o", tmp_path / "mean.png").code == 0

@@ -55,6 +55,7 @@ def test_follows_the_one_image_loop_in_float64(size: tuple[int, int], batch: int
         assert bool(found.preserved[row]) == reference.preserved
 
 
+@pytest.mark.slow
 def test_the_first_fifty_steps_in_float64_on_a_trained_network(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
     """The same on real scans and a trained network, at the lambda of the quickstart."""
     classifier, images, labels = trained

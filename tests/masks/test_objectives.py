@@ -124,6 +124,7 @@ def test_each_objectives_masks_are_the_best_by_it(trained: tuple[nn.Module, Tens
         assert value("invariance", "invariance") < value("invariance", name), name
 
 
+@pytest.mark.slow
 def test_files_name_their_objective(files: Path, run: Run, tmp_path: Path) -> None:
     target = tmp_path / "masks.safetensors"
     outcome = run(

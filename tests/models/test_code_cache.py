@@ -13,6 +13,8 @@ from fmtool.models import code_cache
 
 INPUTS = (torch.zeros(2, 3),)
 
+pytestmark = pytest.mark.processes  # each starts a compiler
+
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -36,7 +38,6 @@ def is_found(inputs: tuple[torch.Tensor, ...] = INPUTS) -> bool:
     return found
 
 
-@pytest.mark.processes
 def test_code_is_found_again_for_the_same_graph_and_shapes_alone(home: Path) -> None:
     assert [is_found(), is_found()] == [False, True]
     for other in (torch.zeros(3, 3), torch.zeros(2, 3, dtype=torch.float64), torch.zeros(3, 2).T):

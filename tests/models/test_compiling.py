@@ -131,6 +131,7 @@ def test_bfloat16_changes_what_the_network_computes_and_not_the_dtypes() -> None
         assert 1e-5 < float((one - other).norm() / one.norm()) < compiling.SAME["bfloat16"]
 
 
+@pytest.mark.slow
 def test_precision_is_recorded_and_checked(files: Path) -> None:
     model, attack = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("model", "fmn"))
     few = {"min_steps": 2, "max_steps": 3, "execution": fmtool.Execution(device="cpu")}

@@ -183,6 +183,7 @@ def authors(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     return logits.detach(), gradient
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::fmtool.errors.FmtoolWarning")
 @pytest.mark.parametrize("n", [1, 2, 7])
 @pytest.mark.parametrize("name", NETWORKS)

@@ -23,6 +23,7 @@ def _resnet8(outputs: int = 10) -> nn.Module:
     return ARCHITECTURES["resnet8"].build(1, outputs)
 
 
+@pytest.mark.slow
 def test_model_file_gives_the_same_classifier(files: Path) -> None:
     model = fmtool.read(str(files / "model.safetensors"))
     classifier, spec = from_artifact(model)

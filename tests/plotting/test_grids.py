@@ -16,6 +16,7 @@ from fmtool.plotting.figure import draw
 from fmtool.plotting.grids import chosen
 
 
+@pytest.mark.slow
 def test_mask_grids_show_the_same_images_with_the_zero_frequency_in_the_centre(load: Load) -> None:
     essential, adversarial = load("essential"), load("adversarial")
     figure = draw([essential, adversarial], 5)

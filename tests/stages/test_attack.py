@@ -20,6 +20,7 @@ from fmtool.runtime.shards import Shard
 MASKS = Artifact("class-masks", {}, {}, [])  # of no consequence
 
 
+@pytest.mark.slow
 def test_all_options_in_effect_are_recorded(files: Path) -> None:
     model = fmtool.read(str(files / "model.safetensors"))
     data = fmtool.load_data("digits:test", limit=10)

@@ -21,6 +21,7 @@ def numbers(found: fmtool.stages.check_masks.MaskCheck) -> list[tuple[str, int, 
     return [(one.name, one.n, one.kept.value) for one in found.controls]
 
 
+@pytest.mark.slow
 def test_masks_as_they_are_and_no_filter(files: Path) -> None:
     """Images as they are keep their class; fitted masks as often as fit-masks says of the stored ones."""
     model, attack = load(files, "model"), load(files, "fmn")
@@ -57,6 +58,7 @@ def by_magnitude(image: Tensor, mask: Tensor) -> Tensor:
     return torch.fft.ifft2(made * spectrum).real[None]
 
 
+@pytest.mark.slow
 def test_a_control_against_a_loop_over_images(files: Path) -> None:
     """Values moved to the image's largest magnitudes, one image and one orbit of the full spectrum at a time."""
     model, attack, masks = (load(files, name) for name in ("model", "fmn", "essential"))
@@ -109,6 +111,7 @@ def test_images_without_such_another_are_left_out_of_that_row(files: Path) -> No
         assert one.n == 0 and math.isnan(one.kept.value) and one.p is not None and math.isnan(one.p)
 
 
+@pytest.mark.slow
 def test_class_masks_filter_every_clean_image_by_its_true_classs(files: Path) -> None:
     model, attack, masks = (load(files, name) for name in ("model", "fmn", "plain"))
     found = fmtool.check_masks(model, attack, masks, draws=1)

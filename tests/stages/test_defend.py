@@ -94,6 +94,7 @@ def test_two_adaptive_attacks_on_the_same_masks_have_two_rows(files: Path) -> No
     assert fmtool.defend(model, two, [robust]).header["rows"] == ["clean", "adaptive PGD", "adaptive PGD 2"]
 
 
+@pytest.mark.slow
 def test_an_adaptive_attack_needs_its_masks(files: Path) -> None:
     with pytest.raises(ArtifactError, match=r"attacks the robust FMN class masks .* not among the class-masks files"):
         fmtool.defend(load(files, "model"), [adaptive_file(files, "robust")], [load(files, "plain")])

@@ -15,6 +15,7 @@ from fmtool.masks.heatmap import Evaluation, Passes
 from fmtool.stages.heatmap import MEANS, means, summed_filters
 
 
+@pytest.mark.slow
 def test_a_command_that_was_interrupted_resumes_with_what_was_saved(
     files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ import fmtool
 from fmtool.errors import ArtifactError
 
 
+@pytest.mark.slow
 def test_another_model_is_refused_unless_told_otherwise(files: Path) -> None:
     model, attack = load(files, "model"), load(files, "fmn")
     other = changed(model, **{"linear.bias": model["linear.bias"] + 1})
@@ -26,6 +27,7 @@ def test_another_model_is_refused_unless_told_otherwise(files: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_classes_go_by_the_datas_names_where_it_has_any(files: Path) -> None:
     """An imported model knows numbers only; the tables and pictures should not."""
     model, data = load(files, "model"), fmtool.load_data("digits:test", limit=20)

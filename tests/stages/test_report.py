@@ -145,6 +145,7 @@ def test_adaptive_images_are_not_filtered_by_masks_of_others(files: Path) -> Non
     assert captions and not any("what the masks leave" in str(one) for one in captions)
 
 
+@pytest.mark.slow
 def test_a_readers_settings_of_matplotlib_change_nothing(files: Path) -> None:
     file = fmtool.read(str(files / "plain.safetensors"))
     expected = report.build([file])

@@ -25,6 +25,7 @@ def test_trains_to_a_good_accuracy_and_the_same_weights_twice(files: Path) -> No
     assert not torch.equal(one["conv1.weight"], other["conv1.weight"])
 
 
+@pytest.mark.slow
 def test_head_only_replaces_the_last_layer_and_leaves_the_rest(files: Path) -> None:
     """A model of other classes: the digits' parity, learned by a new last layer alone, batch-norm statistics untouched."""
     model = fmtool.read(str(files / "model.safetensors"))

@@ -68,6 +68,7 @@ def test_duplicates_and_ties_are_left_out_and_counted() -> None:
     assert found.value == two_nn(nearest, "x").value
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), scale=st.floats(1e-3, 1e3))
 def test_two_nn_does_not_depend_on_scale_or_order(seed: int, scale: float) -> None:
