@@ -67,6 +67,7 @@ def test_a_network_that_cannot_be_compiled_runs_as_it_is(monkeypatch: pytest.Mon
     assert torch.equal(found.masks, plain.masks)
 
 
+@pytest.mark.processes
 def test_a_compiled_network_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = random_resnet(3, torch.float32)
     images, targets = drawn(4, torch.float32)

@@ -226,7 +226,8 @@ def test_what_is_left_out_is_told_in_one_line_each(name: str, steps: dict[str, s
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         prepare(Classifier(made(name)), CPU, SHAPE)
-    lines = [str(one.message) for one in caught]
+    # torch says something of its own about branches on values, once in a process
+    lines = [str(one.message) for one in caught if issubclass(one.category, FmtoolWarning)]
     assert len(lines) == len(steps), lines
     for line, (step, reason) in zip(lines, steps.items(), strict=True):
         assert step in line and reason in line and "\n" not in line
