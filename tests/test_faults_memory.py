@@ -16,8 +16,8 @@ from command_lines import FEW, LINES, words
 from conftest import Run, commands_with, factory
 
 import fmtool
+from fmtool.artifacts.progress import Progress
 from fmtool.runtime import resume_file
-from fmtool.runtime.progress import Progress
 from fmtool.stages.options import Execution
 
 FORWARD = """if len(images) > LIMIT and (images.requires_grad or not GRADIENTS) and not (images == 0.5).all():

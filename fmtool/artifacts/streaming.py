@@ -35,9 +35,9 @@ from fmtool.artifacts.format import (
     with_digest,
 )
 from fmtool.artifacts.output import MOVES_OPEN_FILES, STREAM, is_stream, replacing
+from fmtool.artifacts.progress import Progress
 from fmtool.artifacts.rows import at_once
 from fmtool.errors import ArtifactError
-from fmtool.runtime.progress import Progress
 
 POSITIONED = hasattr(os, "preadv")  # reads and writes at an offset, which Windows lacks
 BINARY = os.O_RDONLY | getattr(os, "O_BINARY", 0)  # Windows would translate line ends

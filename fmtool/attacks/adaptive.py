@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fmtool.artifacts.format import Rows
+from fmtool.artifacts.progress import Progress
 from fmtool.artifacts.scratch import Overlay, changeable
 from fmtool.attacks import foolbox, random_starts
 from fmtool.attacks.foolbox import Attacked
@@ -25,7 +26,6 @@ from fmtool.models import compiling
 from fmtool.models.classifier import filled, predict
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal, each
-from fmtool.runtime.progress import Progress
 
 TRIES = "tries"  # the part of the journal that counts the finished tries and their results
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fmtool.artifacts.format import Rows
+from fmtool.artifacts.progress import Progress
 from fmtool.artifacts.schema import LARGEST_NUMBER
 from fmtool.artifacts.scratch import Overlay, changeable
 from fmtool.attacks.random_starts import seeded, starts
@@ -27,7 +28,6 @@ from fmtool.models import compiling
 from fmtool.models.classifier import filled, padded, predict
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal
-from fmtool.runtime.progress import Progress
 
 # what Foolbox raises about options that it accepts unchecked
 ERRORS = (AssertionError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError)

@@ -41,16 +41,8 @@ TYPE = re.compile(
     r" <[^|<>]*>|(?<= )[<\[]([^<>\[\]]*\|[^<>\[\]]*)[>\]]"
 )  # a type of the parser, or its list of choices
 
-READ = {
-    "SOURCE",
-    "FILE",
-    "MODEL",
-    "ATTACK",
-    "MASKS",
-    "CLASSMASKS",
-    "A",
-    "B",
-}  # metavars of what a command reads, and of --output
+# metavars of what a command reads, and of --output
+READ = {"SOURCE", "FILE", "MODEL", "ATTACK", "MASKS", "CLASSMASKS", "A", "B"}
 
 app = typer.Typer(
     name="fmtool",

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fmtool.artifacts.progress import Progress
 from fmtool.correlation.evaluate import Pairs, Point, Shuffles, Statistic, evaluate, prepare
 from fmtool.correlation.nulls import CLASS_SUBSETS, SUBSAMPLES
 from fmtool.correlation.statistics.base import Options, Prepared
 from fmtool.errors import StatisticError
-from fmtool.runtime.progress import Progress
 
 
 def subsets_of_classes(count: int, draws: int, seed: int) -> list[tuple[int, ...]]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from fmtool.artifacts.progress import Progress
 from fmtool.correlation.curves import Setting, over_classes, over_equal_rows, over_rows, over_thresholds
 from fmtool.correlation.evaluate import Pairs, Shuffles, Statistic, evaluate, prepare
 from fmtool.correlation.registry import (
@@ -23,7 +24,6 @@ from fmtool.correlation.registry import (
 from fmtool.correlation.statistics.base import Options
 from fmtool.errors import StatisticError, unknown
 from fmtool.runtime.journal import NO_JOURNAL, Journal
-from fmtool.runtime.progress import Progress
 
 
 # Over 60 lines, more than half of them signature and docstring.

@@ -11,11 +11,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from fmtool.artifacts.progress import Progress
 from fmtool.correlation.nulls import Null, class_permutation, free_permutation, summarise
 from fmtool.correlation.statistics.base import Options, Prepared
 from fmtool.errors import warn
 from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors, as_tensor, from_tensor
-from fmtool.runtime.progress import Progress
 
 FREELY, WITHIN_CLASSES = "shuffled freely", "shuffled within classes"
 SAMPLE = "sample "  # before the name of a sample in the journal

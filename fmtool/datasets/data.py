@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from fmtool.artifacts.progress import Progress
 from fmtool.datasets.arrays import as_images, range_text
 from fmtool.datasets.encoded_rows import EncodedRows
 from fmtool.datasets.labels import numbered
@@ -21,7 +22,6 @@ from fmtool.datasets.rows import keys_and_digest, row_range, spread, take, to_fl
 from fmtool.datasets.source import Encoded, Source
 from fmtool.datasets.splits import choose, parse_spec
 from fmtool.errors import DataError, unknown, warn
-from fmtool.runtime.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,11 +15,11 @@ from itertools import chain, islice
 from shutil import disk_usage
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fmtool.artifacts.progress import Progress
 from fmtool.artifacts.rows import IN_MEMORY
 from fmtool.datasets.image_files import Look, check_size, decode, look
 from fmtool.datasets.source import Encoded
 from fmtool.errors import DataError, warn
-from fmtool.runtime.progress import Progress
 
 if TYPE_CHECKING:
     import torch

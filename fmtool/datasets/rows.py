@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fmtool.artifacts.format import Rows
-    from fmtool.runtime.progress import Progress
+    from fmtool.artifacts.progress import Progress
 
 LUMA = (19595, 38470, 7471)  # ITU-R BT.601 in 1/65536, as Pillow has it; a grey pixel keeps its value
 

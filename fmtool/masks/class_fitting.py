@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmtool.artifacts.format import Rows
+from fmtool.artifacts.progress import Progress
 from fmtool.errors import MaskError
 from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.optimisation import (
@@ -33,7 +34,6 @@ from fmtool.models.classifier import filled
 from fmtool.models.compiling import InputGradient
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors
-from fmtool.runtime.progress import Progress
 
 CLASS_TOLERANCE = 1e-3  # one mask per class; authors' code
 HELD = 2**28  # bytes of coefficients that are held in memory

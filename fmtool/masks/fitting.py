@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from fmtool.artifacts.format import Rows
+from fmtool.artifacts.progress import Progress
 from fmtool.errors import FmtoolWarning, MaskError
 from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.fit_queue import Fit, Job
@@ -32,7 +33,6 @@ from fmtool.models import compiling
 from fmtool.models.classifier import is_padded
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal
-from fmtool.runtime.progress import Progress
 
 REPORT_EVERY = 0.2  # seconds between calls of `progress`
 SMALLEST = 4  # slots of the narrowest batch

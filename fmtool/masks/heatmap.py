@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmtool.artifacts.format import Rows
+from fmtool.artifacts.progress import Progress
 from fmtool.datasets.rows import to_float
 from fmtool.masks import radial
 from fmtool.masks.basis import Basis, basis_for
@@ -26,7 +27,6 @@ from fmtool.models import compiling
 from fmtool.models.classifier import padded
 from fmtool.runtime import threads
 from fmtool.runtime.journal import Journal
-from fmtool.runtime.progress import Progress
 
 SMALL_NORM, LARGE_NORM = (32, 4.0), (224, 15.7)  # Yin et al.: side in pixels, l2 norm for each channel
 BATCHES = 64  # that are computed between two saves, so that padding the last one costs at most 1.6 %

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from fmtool.artifacts.format import Rows
+from fmtool.artifacts.progress import Progress
 from fmtool.datasets.rows import to_float
 from fmtool.errors import ModelError, warn
 from fmtool.models.equivalence import Form, Reference
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal, each
-from fmtool.runtime.progress import Progress
 
 # Pixels per batch at which a CPU core (32 images of 3x32x32) or a GPU is fastest; see `batch_size`.
 CPU_BATCH_PIXELS = 32 * 3 * 32 * 32

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmtool.artifacts.format import Rows
+from fmtool.artifacts.progress import Progress
 from fmtool.datasets.rows import to_float
 from fmtool.errors import ModelError
 from fmtool.models import compiling
 from fmtool.models.classifier import Classifier, lay_out
 from fmtool.models.networks import last_layer
 from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors, as_tensor, each, from_tensor
-from fmtool.runtime.progress import Progress
 
 MOMENTUM = 0.9  # A.2
 CROP_PADDING = 4  # pixels around an image before a random crop; He et al. (2016), section 4.2

@@ -18,8 +18,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from fmtool.artifacts.output import STREAM
+from fmtool.artifacts.progress import Progress
 from fmtool.errors import FmtoolError
-from fmtool.runtime.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor

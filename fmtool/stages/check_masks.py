@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fmtool.artifacts.format import Artifact, Rows
+from fmtool.artifacts.progress import Progress
 from fmtool.artifacts.rows import ROWS_OF_FILE, check_range, check_unit, image_names, join
 from fmtool.attacks.registry import title
 from fmtool.datasets.rows import row_seed
@@ -20,7 +21,6 @@ from fmtool.masks.basis import Array, Basis, basis_of
 from fmtool.masks.controls import Control, MaskCheck
 from fmtool.masks.registry import layer_of
 from fmtool.models.classifier import Classifier, predict
-from fmtool.runtime.progress import Progress
 from fmtool.stages.device_faults import halving
 from fmtool.stages.inputs import check_attack, check_masks_shape, check_same_model
 from fmtool.stages.options import DEFAULT_EXECUTION, PLACE_DRAWS, Execution

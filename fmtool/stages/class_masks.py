@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import stage
+from fmtool.artifacts.progress import Progress
 from fmtool.attacks.foolbox import SLOTS_TRIED, same_in_any_slot
 from fmtool.attacks.registry import OK, WRONG_BEFORE
 from fmtool.datasets.data import Data
@@ -20,7 +21,6 @@ from fmtool.masks.basis import basis_for
 from fmtool.masks.optimisation import FitOptions
 from fmtool.models.classifier import predict
 from fmtool.runtime.journal import Journal, pack, unpack
-from fmtool.runtime.progress import Progress
 from fmtool.stages.device_faults import halving, resuming
 from fmtool.stages.fit_masks import check_fit_options
 from fmtool.stages.inputs import check_attack, data_header, fitted_data, inputs_of

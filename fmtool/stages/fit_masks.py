@@ -13,6 +13,7 @@ from torch import Tensor
 from fmtool.artifacts import streaming
 from fmtool.artifacts.format import Artifact, Rows
 from fmtool.artifacts.history import stage
+from fmtool.artifacts.progress import Progress
 from fmtool.attacks.registry import OK, WRONG_BEFORE
 from fmtool.datasets.data import Data
 from fmtool.datasets.rows import row_seed, spread, to_float
@@ -27,7 +28,6 @@ from fmtool.masks.slots import HALVINGS
 from fmtool.models.classifier import predict
 from fmtool.models.registry import INPUT
 from fmtool.runtime.journal import Journal, unpack
-from fmtool.runtime.progress import Progress
 from fmtool.runtime.shards import Shard
 from fmtool.stages.device_faults import halving, resuming
 from fmtool.stages.inputs import check_attack, data_header, fitted_data, inputs_of, rows_of

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fmtool.artifacts.progress import Progress
 from fmtool.correlation.registry import DIMENSION as DIMENSION
 from fmtool.correlation.registry import PERMUTATIONS as PERMUTATIONS
 from fmtool.correlation.registry import STATISTICS_BY_DEFAULT as STATISTICS_BY_DEFAULT
@@ -17,7 +18,6 @@ from fmtool.errors import FmtoolError
 from fmtool.masks.registry import FOURIER, LABEL, ObjectiveName
 from fmtool.models.registry import INPUT, Precision
 from fmtool.runtime.distributed import ALONE, Ranks
-from fmtool.runtime.progress import Progress
 from fmtool.runtime.shards import Shard
 
 if TYPE_CHECKING:

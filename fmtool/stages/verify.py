@@ -13,8 +13,8 @@ from fmtool.artifacts import history
 from fmtool.artifacts.files import describe, label, looks_like_artifact, read_bytes
 from fmtool.artifacts.format import Artifact, Description, check_layout
 from fmtool.artifacts.output import STREAM
+from fmtool.artifacts.progress import Progress
 from fmtool.errors import ArtifactError, FmtoolError
-from fmtool.runtime.progress import Progress
 from fmtool.tables.table import Table
 
 LARGE = 2**30  # bytes of a file that is not read into memory

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from fmtool.artifacts.progress import Progress
 from fmtool.datasets.data import Data
 from fmtool.datasets.rows import in_parts
-from fmtool.runtime.progress import Progress
 from fmtool.tables.table import Table
 
 

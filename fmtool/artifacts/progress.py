@@ -1,4 +1,4 @@
-"""How numerics report progress."""
+"""How reading, writing and numerics report progress."""
 
 from __future__ import annotations
 
