@@ -1,8 +1,11 @@
-"""The layout of modules and tests: a test file for each module in the mirrored folder, helpers apart, no file too long."""
+"""The layout: imports point down, a test file for each module in the mirrored folder, helpers apart, no file too long."""
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,22 @@ MODULES = sorted(
     path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"
 )  # what __init__.py files hold is tested by cli/test_app.py and the tests of commands
 LONGEST = 400  # lines
+FLOORS = (  # from the ground; a room imports those of lower floors, and itself
+    *(
+        "errors",
+        "artifacts",
+        "runtime",
+        "datasets",
+        "correlation",
+        "models",
+        "masks",
+        "attacks",
+        "tables",
+        "plotting",
+        "stages",
+    ),
+    *("__init__", "cli", "__main__"),
+)
 
 
 def mirrored(module: str) -> Path:
@@ -55,3 +74,26 @@ def test_no_file_is_too_long() -> None:
     files = [path for folder in (PACKAGE, TESTS, ROOT / "examples") for path in folder.rglob("*.py")]
     lengths = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in files}
     assert {name: lines for name, lines in lengths.items() if lines > LONGEST} == {}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules of the package that a file imports, anywhere in it, as paths without the package's name."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{one.name}" for one in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == PACKAGE.name:
+                longest = (Path(*parts[1:end]).with_suffix(".py") for end in range(len(parts), 1, -1))
+                yield next((file.as_posix() for file in longest if file.as_posix() in MODULES), "__init__.py")
+
+
+def test_no_import_points_up_and_no_modules_import_each_other() -> None:
+    def floor(module: str) -> int:
+        return FLOORS.index(module.partition("/")[0].removesuffix(".py"))
+
+    arrows = {module: set(imported(PACKAGE / module)) - {module} for module in MODULES}
+    up = [f"{a} -> {b}" for a, others in arrows.items() for b in sorted(others) if floor(b) > floor(a)]
+    assert up == [] and sum(map(len, arrows.values())) > len(MODULES)
+    TopologicalSorter(arrows).prepare()  # CycleError names a circle
