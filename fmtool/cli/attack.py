@@ -127,7 +127,7 @@ def attack(
                 factory_options=options.literals(factory_option, "--factory-option"),
                 allow_other_model=allow_other_model,
                 output=output,
-                shard=None if shard is None else shards.parse_shard(shard),
+                shard=shards.parse_shard(shard),
                 restart=restart,
                 ranks=ranks,
                 progress=bar,

@@ -110,7 +110,7 @@ def class_masks(
                 batch_dependent=batch_dependent,
                 allow_other_model=allow_other_model,
                 output=output,
-                shard=None if shard is None else shards.parse_shard(shard),
+                shard=shards.parse_shard(shard),
                 restart=restart,
                 ranks=ranks,
                 progress=bar,

@@ -162,7 +162,7 @@ def fit_masks(
                 factory_options=options.literals(factory_option, "--factory-option"),
                 allow_other_model=allow_other_model,
                 output=output,
-                shard=None if shard is None else shards.parse_shard(shard),
+                shard=shards.parse_shard(shard),
                 restart=restart,
                 ranks=ranks,
                 progress=bar,

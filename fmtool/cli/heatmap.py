@@ -83,7 +83,7 @@ def heatmap(
                 factory=factory,
                 factory_options=options.literals(factory_option, "--factory-option"),
                 output=output,
-                shard=None if shard is None else shards.parse_shard(shard),
+                shard=shards.parse_shard(shard),
                 restart=restart,
                 progress=bar,
             ),

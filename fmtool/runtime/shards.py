@@ -30,8 +30,10 @@ class Shard:
         return {"number": self.number, "of": self.of, "rows": n}
 
 
-def parse_shard(text: str) -> Shard:
-    """ "2/8" is the second of eight."""
+def parse_shard(text: str | None) -> Shard | None:
+    """ "2/8" is the second of eight; None, the whole job, stays None."""
+    if text is None:
+        return None
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
     number, of = (int(part) for part in match.groups()) if match else (0, 0)
     if not 1 <= number <= of:

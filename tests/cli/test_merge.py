@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import Run
 from safetensors.torch import save_file
+from small_files import attacked_halves
 
 import fmtool
 from fmtool.artifacts.format import Artifact
-
-PGD: dict[str, Any] = {"attack": "pgd", "epsilon": 0.3, "attack_options": {"steps": 3}}
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +21,7 @@ def model(files: Path) -> Artifact:
 
 @pytest.fixture(scope="module")
 def halves(model: Artifact) -> list[Artifact]:
-    """The same attack on 30 test images and on 25 training images."""
-    return [
-        fmtool.attack(model, fmtool.load_data(f"digits:{s}", limit=n), **PGD) for s, n in (("test", 30), ("train", 25))
-    ]
+    return attacked_halves(model)
 
 
 def test_the_file_has_the_bytes_of_the_artifact_in_memory(

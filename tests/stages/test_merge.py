@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_files import PGD, attacked_halves
 
 import fmtool
 from fmtool.artifacts import history as artifacts
@@ -16,7 +17,6 @@ from fmtool.artifacts.format import Artifact
 from fmtool.errors import ArtifactError, FmtoolWarning
 
 FEW: dict[str, Any] = {"lambda_": 0.1, "min_steps": 20, "max_steps": 30}
-PGD: dict[str, Any] = {"attack": "pgd", "epsilon": 0.3, "attack_options": {"steps": 3}}
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +26,7 @@ def model(files: Path) -> Artifact:
 
 @pytest.fixture(scope="module")
 def halves(model: Artifact) -> list[Artifact]:
-    """The same attack on 30 test images and on 25 training images."""
-    return [
-        fmtool.attack(model, fmtool.load_data(f"digits:{s}", limit=n), **PGD) for s, n in (("test", 30), ("train", 25))
-    ]
+    return attacked_halves(model)
 
 
 def with_header(artifact: Artifact, **fields: object) -> Artifact:
