@@ -25,7 +25,7 @@ from fmtool.runtime import threads
 
 LAMBDA = 0.5
 LOOP_STEPS = 300  # of the authors' loop a timing
-SETTINGS = ((32, True), (64, True), (32, False))  # of the bare classifier: images a batch, compiled or not
+SETTINGS = ((32, True), (16, True), (8, True), (32, False))  # of the bare classifier: images a batch, compiled or not
 PARTS = ("import", "start", "full", "tail", "end")  # of a command, each up to a moment that `_command` notes
 
 

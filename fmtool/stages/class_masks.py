@@ -79,7 +79,7 @@ def class_masks(
     asked = {"shard": shard and [shard.number, shard.of], **code_of(ready.classifier, ready.spec)}
     with resuming(execution, {**work, **asked}) as journal:
         parts = _parts(source, ready, robust, limit, journal, execution.progress)
-        compile_ = ready.compiles(compile_, sum(len(part.images) for part in parts) * min_steps)
+        compile_ = ready.compiles(compile_, 2 * sum(len(part.images) for part in parts) * min_steps)
         options = FitOptions(
             lambda_in_effect,
             ready.batch,

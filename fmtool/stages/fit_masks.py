@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from fmtool.masks.objectives import objective
 from fmtool.masks.optimisation import FitOptions
 from fmtool.masks.registry import LABEL, OBJECTIVES
 from fmtool.masks.slots import HALVINGS
-from fmtool.models.classifier import predict
+from fmtool.models.classifier import predict, slot_count
 from fmtool.models.registry import INPUT
 from fmtool.runtime.journal import Journal, unpack
 from fmtool.runtime.shards import Shard
@@ -56,7 +57,7 @@ LEAST_PERTURB = 2**-25  # 1 - 2^-25 and anything nearer to 1 rounds to 1 in floa
 
 
 # Over 60 lines, half of them signature and docstring.
-@halving
+@partial(halving, size=slot_count)
 def fit_masks(
     model: Artifact,
     source: Artifact | Data,
@@ -91,7 +92,7 @@ def fit_masks(
     check_fit_options(lambda_, min_steps, max_steps)
     _check_options(for_, objective, lambda_, adapt_lambda, perturb)
     shard, ranks = execution.shard, execution.ranks
-    ready = ready_model(model, execution)
+    ready = ready_model(model, execution, size=slot_count)
     source = _fitted(source, model, for_, ready, execution.allow_other_model)
     if objective != LABEL and not ready.classifier.padded:
         raise MaskError(f"--objective {objective}: an image's unfiltered logits would depend on the rest of its batch")
@@ -113,7 +114,7 @@ def fit_masks(
     asked = {"compile": compile_, "shard": shard and [shard.number, shard.of], **code_of(ready.classifier, ready.spec)}
     with resuming(execution, {"described": _described(options, inputs), **asked}, holds_rows=True) as journal:
         count, rows, known = _chosen(inputs, shard, journal, execution.progress)
-        options = replace(options, compile_=ready.compiles(compile_, count * min_steps))
+        options = replace(options, compile_=ready.compiles(compile_, 2 * count * min_steps))
         header, history = _described(options, inputs)
         header |= {} if shard is None else {"shard": shard.field(count)}
         fitting.fit_each(

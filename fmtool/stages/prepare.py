@@ -12,7 +12,7 @@ import torch
 from fmtool.artifacts.format import Artifact, Rows
 from fmtool.errors import ModelError, warn
 from fmtool.models import compiling
-from fmtool.models.classifier import Classifier, batch_size, pick_device, prepare
+from fmtool.models.classifier import BatchSize, Classifier, batch_size, pick_device, prepare
 from fmtool.models.inspection import depends_on_mates
 from fmtool.models.layers import Activations, cut
 from fmtool.models.model_files import Specification, from_artifact, plain_arguments
@@ -82,16 +82,19 @@ def repeated_options(spec: Specification) -> dict[str, Any]:
     return {"--factory": factory, "--factory-option": (spec.arguments or None) if factory else None}
 
 
-def ready_model(model: Artifact, execution: Execution, *, dependent: str = BATCH_DEPENDENT) -> ReadyModel:
+def ready_model(
+    model: Artifact, execution: Execution, *, dependent: str = BATCH_DEPENDENT, size: BatchSize = batch_size
+) -> ReadyModel:
     """Load a `model` artifact for attacking and mask fitting.
 
     dependent: what to say of a network whose logits for an image depend on its batch, unless the execution allows it.
+    size: the batch size unless the execution names one.
     """
     device = pick_device(execution.ranks.device(execution.device))
     classifier, spec = from_artifact(
         model, factory=execution.factory, arguments=plain_arguments(execution.factory_options)
     )
-    batch = execution.batch_size or batch_size(spec.input_shape, device)
+    batch = execution.batch_size or size(spec.input_shape, device)
     ready = prepare(classifier, device, spec.input_shape)
     ready.padded = not _depends_on_batch(ready, spec, device, None if execution.batch_dependent else dependent)
     return ReadyModel(ready, spec, device, batch)
