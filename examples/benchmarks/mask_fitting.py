@@ -16,13 +16,14 @@ from common import Work, arguments, bare_rate, classifiers, pixels, rate, ratio,
 
 from fmtool.masks.fitting import Fit, fit_each
 from fmtool.masks.optimisation import FitOptions, input_gradient
+from fmtool.models.classifier import slot_count
 from fmtool.runtime import threads as workers
 from fmtool.stages.options import MAX_STEPS, MIN_STEPS
 
 LAMBDA = 0.5
 LOOP_STEPS = 300  # of the authors' loop a timing
 FIT_STEPS, WAVES = 200, 4  # of every image in the timing of full slots; images that go through a slot
-BATCHES = (16, 32, 64)
+BATCHES = (8, 16, 32, 64)
 
 
 def main() -> None:
@@ -36,6 +37,7 @@ def main() -> None:
     chosen = right.flatten() if given.weights else torch.arange(len(labels))
     images, labels = images[chosen], labels[chosen]
     device, threads, count = run.device, torch.get_num_threads(), workers.count(run.device)
+    slots = slot_count(run.spec.input_shape, device)
 
     def loop(count: int) -> float:
         """Steps a second of the loop, with so many threads of torch."""
@@ -73,9 +75,9 @@ def main() -> None:
         def store(row: int, fit: Fit) -> None:
             ends.setdefault(threading.get_ident(), []).append(time.perf_counter())
 
-        rows = torch.arange(WAVES * run.batch * count) % len(images)
-        fit_each(run.classifier, images[rows], labels[rows], options(run.batch, True), store, device)
-        after = [(len(times) - run.batch, times[-1] - times[run.batch - 1]) for times in ends.values()]
+        rows = torch.arange(WAVES * slots * count) % len(images)
+        fit_each(run.classifier, images[rows], labels[rows], options(slots, True), store, device)
+        after = [(len(times) - slots, times[-1] - times[slots - 1]) for times in ends.values()]
         return sum(stored * FIT_STEPS / taken for stored, taken in after)
 
     kept: dict[tuple[int, bool], Work] = {}
@@ -122,7 +124,8 @@ def _tail(n: int, images: torch.Tensor, labels: torch.Tensor, run: object, full:
     def store(row: int, fit: Fit) -> None:
         ends.append((time.perf_counter(), fit.steps))
 
-    device, batch, classifier = run.device, run.batch, run.classifier  # type: ignore[attr-defined]
+    device, classifier = run.device, run.classifier  # type: ignore[attr-defined]
+    batch = slot_count(images.shape[1:], device)
     started = time.perf_counter()
     fit_each(
         classifier,

@@ -26,8 +26,8 @@ from fmtool.artifacts.progress import Progress
 from fmtool.errors import FmtoolWarning, MaskError
 from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.fit_queue import Fit, Job
-from fmtool.masks.objectives import objective
-from fmtool.masks.optimisation import Adam, FitOptions, l1_norm, per_mask, settled
+from fmtool.masks.objectives import Objective, objective
+from fmtool.masks.optimisation import Adam, FitOptions, l1_norm, per_mask, settled, unimproved
 from fmtool.masks.slots import Level, Slots, SlotState
 from fmtool.models import compiling
 from fmtool.models.classifier import is_padded
@@ -151,8 +151,8 @@ def _levels(
 
     def level(size: int) -> Level:
         sized = replace(options, batch=size)
-        plain = _stepper(classifier, options, basis_for(options.basis, *images.shape[2:]), images.dtype, device)
-        uncompiled = Level(sized, plain, unfiltered)
+        plain = _stepper(classifier, options, basis, images.dtype, device)
+        uncompiled = Level(sized, plain, unfiltered, judge)
         if not options.compile_:
             return uncompiled
         state = filled(uncompiled).state
@@ -171,6 +171,7 @@ def _levels(
         slots = filled(level, turned=turned)
         for _ in range(TRIAL_STEPS):
             slots.step()
+        slots.judge()
         return [(values.flip(0) if turned else values)[:known] for values in slots.state]
 
     def same(some: list[Tensor], others: list[Tensor]) -> bool:
@@ -178,6 +179,8 @@ def _levels(
         return all(bool(((a == b) | (a != a) & (b != b)).all()) for a, b in zip(some, others, strict=True))
 
     unfiltered = _unfiltered(classifier, options, device)
+    basis = basis_for(options.basis, *images.shape[2:])
+    judge = _judge(classifier, options, basis, images.dtype, device) if options.judged else None
     if not is_padded(classifier):  # each batch holds the unfinished images and no other: no idle slots
         return [level(size) for size in range(min(options.batch, LARGEST_UNPADDED), 0, -1)]
     known = min(options.batch, SMALLEST, len(images))
@@ -227,20 +230,54 @@ def _stepper(
         active, targets = slots.active, slots.targets
         slots.checked.copy_(~active)
         losses, logits, slope = passes(basis.synthesise(slots.masks, slots.coefficients), targets, slots.unfiltered)
-        lambda_ = slots.lambda_ / (slots.masks.shape[1] * basis.entries if fitted_for.of_share else 1)
+        lambda_ = _of_an_entry(slots, basis, fitted_for)
         losses = losses.double() + lambda_ * l1_norm(slots.masks, weights).double()
         slots.keeps_target.copy_(logits.argmax(1) == targets)
         slots.preserved.copy_(torch.where(active, slots.keeps_target, slots.preserved))
         gradient = basis.gradient(slope, slots.masks, slots.coefficients)
         gradient.addcmul_(slots.masks.sign(), per_mask(lambda_, gradient))
         Adam(slots.masks, slots.mean, slots.square, slots.steps).step(basis.symmetrise_(gradient), active)
-        # the newest loss is last; the window of a finished slot doesn't change
-        rolled = torch.cat([slots.losses[:, 1:], losses[:, None]], dim=1)
-        slots.losses.copy_(torch.where(active[:, None], rolled, slots.losses))
-        slots.converged.copy_(torch.where(active, settled(slots.losses, options, slots.steps), slots.converged))
+        if not options.judged:
+            # the newest loss is last; the window of a finished slot doesn't change
+            slots.losses.copy_(torch.where(active[:, None], _rolled(slots.losses, losses), slots.losses))
+            slots.converged.copy_(torch.where(active, settled(slots.losses, options, slots.steps), slots.converged))
         active.copy_(active & ~slots.converged & (slots.steps <= options.max_steps))
 
     return step
+
+
+def _judge(
+    classifier: nn.Module, options: FitOptions, basis: Basis, dtype: torch.dtype, device: torch.device
+) -> Callable[[SlotState], None]:
+    """A function that decides by a forward pass in float32 which slots stop, and whether their masks keep their targets.
+
+    Every slot with an image has advanced since the last time, and those that have stopped are emptied next.
+    """
+    fitted_for = objective(options.objective)
+    weights = basis.weights(dtype, device)
+
+    @torch.no_grad()
+    def judge(slots: SlotState) -> None:
+        logits = classifier(basis.synthesise(slots.masks, slots.coefficients))
+        losses = fitted_for.loss(logits, slots.targets, slots.unfiltered).double()
+        losses += _of_an_entry(slots, basis, fitted_for) * l1_norm(slots.masks, weights).double()
+        slots.losses.copy_(_rolled(slots.losses, losses))
+        slots.keeps_target.copy_(logits.argmax(1) == slots.targets)
+        slots.converged.copy_(slots.active & unimproved(slots.losses, options, slots.steps))
+        slots.active.copy_(slots.active & ~slots.converged)
+        slots.checked.copy_(~slots.active)
+
+    return judge
+
+
+def _of_an_entry(slots: SlotState, basis: Basis, fitted_for: Objective) -> Tensor:
+    """(b) float64: what an entry of 1 costs."""
+    return slots.lambda_ / (slots.masks.shape[1] * basis.entries if fitted_for.of_share else 1)
+
+
+def _rolled(losses: Tensor, newest: Tensor) -> Tensor:
+    """The window (b, 20) without its oldest loss, and the newest one last."""
+    return torch.cat([losses[:, 1:], newest[:, None]], dim=1)
 
 
 def perturbed(basis: Basis, channels: int, perturb: float, seed: int) -> Tensor:

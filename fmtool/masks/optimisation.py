@@ -15,16 +15,17 @@ from fmtool.models.compiling import InputGradient
 
 LEARNING_RATE = 0.01  # A.3
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's defaults
+JUDGE_EVERY = 20  # steps between two float32 passes that decide when a fit in bfloat16 stops
 WINDOW = 20  # losses whose mean the stopping test compares with the last one
 
 
 @dataclass(frozen=True)
 class FitOptions:
     """lambda_: weight of the l1 penalty, summed over the full mask. Stop at step e when e > min_steps and the loss is
-    within `tolerance` (None for the objective's) of the mean of the last 20, or when e > max_steps. batch: slots that advance
-    together in a worker. compile_: compile the classifier's two passes, which rounds differently. precision: a name of
-    `models.registry.PRECISIONS`. basis, objective: names of `masks.registry`. adapt_lambda: fit an image whose finished mask
-    loses its target again, with half the lambda.
+    within `tolerance` (None for the objective's) of the mean of the last 20, or when e > max_steps; in bfloat16 see
+    `unimproved`. batch: slots that advance together in a worker. compile_: compile the classifier's two passes, which rounds
+    differently. precision: a name of `models.registry.PRECISIONS`. basis, objective: names of `masks.registry`. adapt_lambda:
+    fit an image whose finished mask loses its target again, with half the lambda.
     """
 
     lambda_: float
@@ -37,6 +38,11 @@ class FitOptions:
     basis: str = FOURIER
     adapt_lambda: bool = False
     objective: str = LABEL
+
+    @property
+    def judged(self) -> bool:
+        """Whether a float32 pass every `JUDGE_EVERY` steps decides when to stop."""
+        return self.precision == "bfloat16"
 
 
 def input_gradient(
@@ -96,8 +102,20 @@ def l1_norm(masks: Tensor, weights: Tensor) -> Tensor:
 
 def settled(losses: Tensor, options: FitOptions, steps: Tensor) -> Tensor:
     """(b) bool: past min_steps, and the last loss within the tolerance of the mean of the window (NaN until that is full)."""
-    tolerance = objective(options.objective).tolerance if options.tolerance is None else options.tolerance
-    return (steps > options.min_steps) & ((losses[:, -1] - losses.mean(dim=1)).abs() < tolerance)
+    return (steps > options.min_steps) & ((losses[:, -1] - losses.mean(dim=1)).abs() < _tolerance(options))
+
+
+def unimproved(losses: Tensor, options: FitOptions, steps: Tensor) -> Tensor:
+    """(b) bool: past min_steps, and the last loss not below the one before it by the tolerance.
+
+    For fits in bfloat16, whose losses are those of float32 passes, `JUDGE_EVERY` steps apart. Rounding keeps such a mask moving:
+    its loss changes by some 0.01 from step to step, so that `settled` waits for a chance.
+    """
+    return (steps > options.min_steps) & (losses[:, -2] - losses[:, -1] < _tolerance(options))
+
+
+def _tolerance(options: FitOptions) -> float:
+    return objective(options.objective).tolerance if options.tolerance is None else options.tolerance
 
 
 def per_mask(values: Tensor, like: Tensor) -> Tensor:

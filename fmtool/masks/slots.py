@@ -14,7 +14,7 @@ from torch import Tensor
 from fmtool.errors import FmtoolWarning
 from fmtool.masks.basis import basis_for
 from fmtool.masks.fit_queue import Fit, Job, State
-from fmtool.masks.optimisation import WINDOW, Adam, FitOptions
+from fmtool.masks.optimisation import JUDGE_EVERY, WINDOW, Adam, FitOptions
 
 GPU_CHECK_EVERY = 16  # steps between checks for finished slots, as a check makes the host wait for the GPU
 FRESH = {
@@ -24,6 +24,7 @@ FRESH = {
     "steps": 0,
     "losses": torch.nan,
     "active": True,
+    "converged": False,
 }  # of a slot with a new image
 OF_IMAGE = ("coefficients", "targets", "unfiltered")
 FLAGS = ("active", "converged", "preserved", "keeps_target", "checked")  # of a slot
@@ -62,14 +63,16 @@ class SlotState(NamedTuple):
 
 @dataclass(frozen=True)
 class Level:
-    """A batch's options, which differ only in its size, a function that advances its slots one step in place, and `unfiltered`.
+    """A batch's options, which differ only in its size, a function that advances its slots one step in place, and two more.
 
-    unfiltered: an image (c, h, w) to logits (k), alone, so that no other image can change their rounding.
+    unfiltered: an image (c, h, w) to logits (k), alone, so that no other image can change their rounding. judge: decides in
+    place which slots stop, after every `JUDGE_EVERY` steps; None if each step decides.
     """
 
     options: FitOptions
     advance: Callable[[SlotState], None]
     unfiltered: Callable[[Tensor], Tensor]
+    judge: Callable[[SlotState], None] | None = None
 
 
 class Slots:
@@ -79,7 +82,7 @@ class Slots:
     """
 
     def __init__(self, shape: Sequence[int], dtype: torch.dtype, level: Level, device: torch.device) -> None:
-        self.options, self.advance, self.unfiltered = level.options, level.advance, level.unfiltered
+        self.level, self.options, self.unfiltered = level, level.options, level.unfiltered
         self.shape, self.device, b = shape, device, self.options.batch
         self.basis = basis_for(self.options.basis, *shape[1:])
         self.row = [-1] * b  # which image a slot works on; -1: none
@@ -97,14 +100,22 @@ class Slots:
 
     def step(self) -> None:
         """One step of every active slot."""
-        self.advance(self.state)
+        self.level.advance(self.state)
+
+    def judge(self) -> None:
+        """Decide which slots stop, where steps don't."""
+        if self.level.judge is not None:
+            self.level.judge(self.state)
 
     def run(self, job: Job, share: int, narrower: Sequence[Level]) -> None:
         """Fit waiting images, `share` of them at first, until none is left and every slot has finished, or the job is stopped.
 
         Once no image waits, and a narrower batch has slots enough for what is left, that continues there.
         """
-        step, steps = (self.step, 1) if self.device.type == "cpu" else (_captured(self.step), GPU_CHECK_EVERY)
+        here = self.device.type == "cpu"
+        step = self.step if here else _captured(self.step)
+        # images start after a judgement, so that each is judged at the same numbers of its own steps in any slot
+        steps = JUDGE_EVERY if self.options.judged else 1 if here else GPU_CHECK_EVERY
         saved = job.asked
         for slot in self.free()[:share]:
             self.start(slot, job.take(), job.targets)
@@ -123,6 +134,7 @@ class Slots:
                 return
             for _ in range(steps):
                 step()
+            self.judge()
             checked = self.state.checked.tolist()
             for slot in [slot for slot, row in enumerate(self.row) if row >= 0 and checked[slot]]:
                 if self._fits_again(slot):

@@ -81,5 +81,6 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 PRECISIONS: dict[Precision, str] = {
     "float32": "strict, also on a GPU",
     "tf32": "products of 10-bit fractions on a GPU's tensor cores, sums in float32",
-    "bfloat16": "torch's autocast, products and layers' outputs of 7-bit fractions",
+    "bfloat16": "torch's autocast, products and layers' outputs of 7-bit fractions; "
+    "every 20 steps a float32 pass decides when to stop",
 }

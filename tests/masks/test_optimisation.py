@@ -8,7 +8,16 @@ import torch.nn.functional as F
 from half_spectrum import fourier, to_full
 from torch import nn
 
-from fmtool.masks.optimisation import LEARNING_RATE, WINDOW, Adam, FitOptions, input_gradient, l1_norm, settled
+from fmtool.masks.optimisation import (
+    LEARNING_RATE,
+    WINDOW,
+    Adam,
+    FitOptions,
+    input_gradient,
+    l1_norm,
+    settled,
+    unimproved,
+)
 
 CPU = torch.device("cpu")
 SHAPE = (3, 1, 2, 4)
@@ -62,6 +71,15 @@ def test_a_mask_settles_when_its_loss_is_near_the_mean_of_the_last_twenty() -> N
     assert settled(losses, options, steps).tolist() == [True, False, False, False]
     wide = FitOptions(0.1, 4, min_steps=30, max_steps=99, tolerance=0.5)
     assert settled(losses, wide, steps).tolist() == [True, False, True, False]
+
+
+def test_a_mask_in_bfloat16_stops_when_its_float32_loss_is_not_below_the_one_before() -> None:
+    losses = torch.full((4, WINDOW), 2.0, dtype=torch.float64)
+    losses[1, -1] = 1.8
+    losses[2, -2] = torch.nan  # it is the first
+    steps = torch.tensor([40, 40, 40, 20])
+    options = FitOptions(0.1, 4, min_steps=30, max_steps=99, tolerance=0.1)
+    assert unimproved(losses, options, steps).tolist() == [True, False, False, False]
 
 
 @pytest.mark.parametrize(("objective", "tolerance"), [("label", 1e-5), ("distribution", 1e-5)])
