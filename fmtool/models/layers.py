@@ -77,7 +77,7 @@ def layers_of(classifier: Classifier, shape: Sequence[int]) -> list[Layer]:
     for name, module in modules.items():
         shapes = outputs.get(name, [()])
         if shapes[0]:
-            obstacle = _obstacle(name, shapes) or reason or (traced.obstacle(name) if traced else "")
+            obstacle = _obstacle(name, shapes, shape) or reason or (traced.obstacle(name) if traced else "")
             layers.append(Layer(name, type(module).__name__, shapes[0][1:], obstacle))
     return layers
 
@@ -174,8 +174,8 @@ def _hooked(classifier: Classifier, layer: str, change: Any) -> Iterator[None]:
         hook.remove()
 
 
-def _obstacle(name: str, shapes: Sequence[tuple[int, ...]]) -> str:
-    """Why a layer whose calls gave outputs of these shapes for `IMAGES` images can't have masks."""
+def _obstacle(name: str, shapes: Sequence[tuple[int, ...]], image: Sequence[int]) -> str:
+    """Why a layer whose calls gave outputs of these shapes for `IMAGES` images (c, h, w) can't have masks."""
     first = shapes[0]
     if name == INPUT:
         return "this name stands for the images"
@@ -183,6 +183,10 @@ def _obstacle(name: str, shapes: Sequence[tuple[int, ...]]) -> str:
         return f"it runs {len(shapes)} times"
     if len(first) != 4 or first[0] != IMAGES or 0 in first:
         return f"its output is {'x'.join(map(str, first[1:])) or 'one number'} an image, not channels x height x width"
+    _, a, b, c = first
+    _, h, w = image
+    if a * w == b * h and b * w != c * h:  # the first two, not the last two, have the proportions of the image: Swin's
+        return f"its output is {a}x{b}x{c} an image, height x width x channels, not channels x height x width"
     return ""
 
 

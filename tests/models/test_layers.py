@@ -53,6 +53,18 @@ class Branches(Several):
         return super().forward(images if images.max() > 0.9 else images / 2)
 
 
+class ChannelsLast(nn.Module):
+    """A layer inside gives (n, h, w, c), as Swin's and ConvNeXt's do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.linear = nn.Conv2d(3, 6, 1), nn.LayerNorm(6), nn.Linear(6, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.linear(self.norm(self.conv(images).permute(0, 2, 3, 1)).mean(dim=(1, 2)))
+        return logits
+
+
 class Unseen(nn.Module):
     """Changes its images in place, by a call whose result nobody uses."""
 
@@ -141,6 +153,7 @@ def test_the_rest_is_the_prepared_network_from_there(name: str) -> None:
         (Several(), "twice", r"it runs 2 times; expected input or norm, rectified, after, after\.0, after\.1 \(fmtool"),
         (Several(), "branch", "another path leads around it; expected input or norm, "),
         (Several(), "linear", r"its output is 5 an image, not channels x height x width; expected input or norm, "),
+        (ChannelsLast(), "norm", "its output is 8x8x6 an image, height x width x channels, not .*; expected input or conv "),
         (Several(), "pair", "it gives no tensor; expected input or norm, "),
         (Several(), "never", "it gives no tensor; expected input or norm, "),
         (Several(), "after.2", "the network has no such layer; expected input or norm, "),
