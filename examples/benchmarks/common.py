@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, wait
@@ -15,12 +16,15 @@ import torch
 from torch import Tensor
 
 import fmtool
+from fmtool.masks.fit_queue import Fit
+from fmtool.masks.fitting import fit_each
 from fmtool.masks.optimisation import FitOptions, input_gradient
 from fmtool.models.classifier import Classifier
 from fmtool.models.model_files import from_artifact
 from fmtool.runtime import threads
 from fmtool.stages.prepare import ReadyModel, ready_model
 
+WAVES = 4  # images that go through a slot in the timing of full slots
 Work = Callable[[], float]  # runs something and gives its figure
 
 
@@ -81,6 +85,23 @@ def bare_rate(run: ReadyModel, images: Tensor, labels: Tensor, batch: int, compi
         return sum(job.result() for job in jobs)
 
     return work
+
+
+def fit_rate(run: ReadyModel, images: Tensor, labels: Tensor, options: FitOptions) -> float:
+    """Image-steps a second of mask fitting while every slot has an image: of each worker, from the end of its first wave on.
+
+    Every image takes `options.min_steps` + 1 steps.
+    """
+    ends: dict[int, list[float]] = {}
+
+    def store(row: int, fit: Fit) -> None:
+        ends.setdefault(threading.get_ident(), []).append(time.perf_counter())
+
+    slots = options.batch
+    rows = torch.arange(WAVES * slots * threads.count(run.device)) % len(images)
+    fit_each(run.classifier, images[rows], labels[rows], options, store, run.device)
+    after = [(len(times) - slots, times[-1] - times[slots - 1]) for times in ends.values()]
+    return sum(stored * (options.min_steps + 1) / taken for stored, taken in after)
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -6,13 +6,12 @@ python examples/benchmarks/mask_fitting.py --data cifar10:test --weights resnet2
 
 from __future__ import annotations
 
-import threading
 import time
 from concurrent.futures import Executor
 
 import torch
 from authors import fit_one
-from common import Work, arguments, bare_rate, classifiers, pixels, rate, ratio, rounds, show, spread
+from common import Work, arguments, bare_rate, classifiers, fit_rate, pixels, rate, ratio, rounds, show, spread
 
 from fmtool.masks.fitting import Fit, fit_each
 from fmtool.masks.optimisation import FitOptions, input_gradient
@@ -22,7 +21,7 @@ from fmtool.stages.options import MAX_STEPS, MIN_STEPS
 
 LAMBDA = 0.5
 LOOP_STEPS = 300  # of the authors' loop a timing
-FIT_STEPS, WAVES = 200, 4  # of every image in the timing of full slots; images that go through a slot
+FIT_STEPS = 200  # of every image in the timing of full slots
 BATCHES = (8, 16, 32, 64)
 
 
@@ -69,16 +68,7 @@ def main() -> None:
         return kept[batch, compiled]()
 
     def fit() -> float:
-        """Image-steps a second of fmtool while every slot has an image: of each worker, from the end of its first wave on."""
-        ends: dict[int, list[float]] = {}
-
-        def store(row: int, fit: Fit) -> None:
-            ends.setdefault(threading.get_ident(), []).append(time.perf_counter())
-
-        rows = torch.arange(WAVES * slots * count) % len(images)
-        fit_each(run.classifier, images[rows], labels[rows], options(slots, True), store, device)
-        after = [(len(times) - slots, times[-1] - times[slots - 1]) for times in ends.values()]
-        return sum(stored * FIT_STEPS / taken for stored, taken in after)
+        return fit_rate(run, images, labels, options(slots, True))
 
     kept: dict[tuple[int, bool], Work] = {}
     with workers.pool(device) as pool:

@@ -10,6 +10,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
 here=$root/examples/benchmarks
 python "$here/mask_fitting.py" "${arguments[@]}"
 python "$here/whole_command.py" "${arguments[@]}"
+python "$here/bases.py" "${arguments[@]}"
 python "$here/bound.py" "${arguments[@]}"
 python "$here/precision.py" "${arguments[@]}"
 python "$here/memory.py"
