@@ -34,7 +34,7 @@ STEPS = "--min-steps 1 --max-steps 2"
 # Lines of fmtool; DATA stands for the pictures or for the same images in memory, the words of others for files.
 STAGES = {
     "train-head": "train-model --data DATA --from MODEL --head-only --epochs 1",
-    "train": "train-model --data DATA --from MODEL --epochs 1 --batch-size 16 --learning-rate 0.001 --augment none --no-compile",
+    "train": "train-model --data DATA --from MODEL --epochs 3 --batch-size 16 --learning-rate 0.001 --augment none --no-compile",
     "attack": "attack MODEL --data DATA --attack pgd --attack-option steps=2",
     "fit-masks": f"fit-masks MODEL --data DATA --for essential {STEPS} --no-compile",
     "class-masks": f"class-masks MODEL --data DATA {STEPS} --no-compile",
