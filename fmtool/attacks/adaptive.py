@@ -24,6 +24,7 @@ from fmtool.datasets.rows import in_parts, take
 from fmtool.masks.two_pass import OneMask, TwoPass
 from fmtool.models import compiling
 from fmtool.models.classifier import filled, predict
+from fmtool.models.compiled_classifier import labelled
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal, each
 
@@ -159,7 +160,9 @@ def flat_gradients(
 
     def one_batch(start: int) -> Tensor:
         rows = slice(start, start + batch)
-        _, _, gradient = passes(*(filled(classifier, one[rows], batch).to(device) for one in (images, labels)))
+        some, targets = (filled(classifier, one[rows], batch).to(device) for one in (images, labels))
+        with labelled(targets):
+            _, _, gradient = passes(some, targets)
         return (gradient == 0).flatten(1).all(dim=1)[: len(images) - start].sum().cpu()
 
     with threads.pool(device) as pool:

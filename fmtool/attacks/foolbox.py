@@ -12,9 +12,11 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmtool.artifacts.format import Rows
@@ -26,6 +28,7 @@ from fmtool.attacks.registry import ATTACKS, FAILED, NORMS, OK, WRONG_BEFORE
 from fmtool.errors import AttackError, unknown, warn
 from fmtool.models import compiling
 from fmtool.models.classifier import filled, padded, predict
+from fmtool.models.compiled_classifier import Loss, labelled
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal
 
@@ -188,7 +191,7 @@ def perturb_(
             filled(classifier, images[some], batch).to(device),
             filled(classifier, labels[some], batch).to(device),
         )
-        with seeded(seeds[0], device) if not keyed else contextlib.nullcontext():
+        with seeded(seeds[0], device) if not keyed else contextlib.nullcontext(), labelled(inputs[1]):
             try:
                 perturbed = _attack_batch(classifier, started, *inputs, epsilon)[: len(some)].cpu()
             except _NoStartError as error:
@@ -280,21 +283,48 @@ def draws_for_each_image(attack: Any) -> bool:
     return hasattr(attack, "starts") or any(isinstance(attack, base) for base in _without_draws())
 
 
-def same_in_any_slot(classifier: nn.Module, images: Tensor, labels: Tensor, batch: int, device: torch.device) -> bool:
-    """Whether the first images' input gradients are bitwise the same in other positions of a batch and beside other images."""
+def same_in_any_slot(
+    classifier: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    batch: int,
+    device: torch.device,
+    loss: Loss | None = None,
+) -> bool:
+    """Whether the first images' input gradients are bitwise the same in other positions of a batch and beside other images.
+
+    loss: whose gradients; cross-entropy unless given.
+    """
     known = min(len(images), batch, SLOTS_TRIED)
     if not known:
         return True
     there = torch.arange(batch - 1, -1, -1) % known  # the first images in reverse order from the last slot, repeated
 
     def both() -> bool:
-        passes = compiling.input_gradient(classifier, device=device)
-        rows = padded(torch.arange(known), batch)
-        one, other = (passes(images[some].to(device), labels[some].to(device)) for some in (rows, there))
-        return all(torch.equal(a[:known], b.flip(0)[:known]) for a, b in zip(one, other, strict=True))
+        passes, results = compiling.input_gradient(classifier, device=device, loss=loss), []
+        for some in (padded(torch.arange(known), batch), there):
+            targets = labels[some].to(device)
+            with labelled(targets):
+                results.append(passes(images[some].to(device), targets))
+        return all(torch.equal(a[:known], b.flip(0)[:known]) for a, b in zip(*results, strict=True))
 
     with threads.pool(device) as pool:
         return pool.submit(both).result()
+
+
+def followed_loss(attack: Any) -> Loss | None:
+    """The loss whose gradient an attack of `build` takes in each step, so that one graph can compute it; None for others."""
+    attacks = load_foolbox().attacks
+    if isinstance(attack, attacks.gradient_descent_base.BaseGradientDescent):
+        return partial(F.cross_entropy, reduction="none")
+    return margin if isinstance(attack, attacks.fast_minimum_norm.FMNAttackLp) else None
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """(b): by how much the largest of the other logits (b, k) exceeds the label's. FMN climbs it."""
+    own = labels[:, None]
+    others = logits.detach().scatter(1, own, -torch.inf).argmax(dim=1, keepdim=True)
+    return (logits.gather(1, others) - logits.gather(1, own)).squeeze(1)
 
 
 def _without_draws() -> tuple[Any, ...]:

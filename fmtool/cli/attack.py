@@ -85,6 +85,7 @@ def attack(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     batch_size: options.BatchSize = None,
+    compile_: options.Compile = None,
     factory: options.Factory = None,
     factory_option: options.FactoryOption = None,
     batch_dependent: options.BatchDependent = False,
@@ -118,6 +119,7 @@ def attack(
             attack_options=parse_options(pairs),
             defense=None if defense is None else fmtool.read(defense, "class-masks"),
             restarts=restarts,
+            compile_=compile_,
             seed=seed,
             execution=fmtool.Execution(
                 device=device,

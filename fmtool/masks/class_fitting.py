@@ -99,13 +99,14 @@ def fit_class_masks(
     images = [int(chosen[work.owners].sum()) for work in works]
     run.restore(journal.load())
     adam = run.adam
-    with threads.pool(device) as pool:
+    ahead = AHEAD * threads.count(device)
+    with threads.pool(device) as pool, threads.single(device):
         passes = pool.submit(input_gradient, classifier, first.shape[1:], first.dtype, options, device).result()
         while bool(run.active.any()):
             step = int(run.steps.max())
             while int(run.part) < len(works):
                 number, work = int(run.part), works[int(run.part)]
-                for batch in work.batches(adam.masks, run.active, int(run.done), passes, pool):
+                for batch in work.batches(adam.masks, run.active, int(run.done), passes, pool, ahead):
                     run.add(*batch)
                     journal.save(run.tensors)
                     if progress:
@@ -246,7 +247,7 @@ class _ClassWork:
         return self.basis.analyse(filled(self.classifier, self.images[rows.cpu()], self.batch).to(self.device))
 
     def batches(
-        self, masks: Tensor, active: Tensor, done: int, passes: InputGradient, pool: Executor
+        self, masks: Tensor, active: Tensor, done: int, passes: InputGradient, pool: Executor, ahead: int
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Owners (m), cross-entropies (m) and gradients (m, c, rows, columns) for their owners' masks of the active classes'
         images, in order, without the first `done` of them.
@@ -263,5 +264,4 @@ class _ClassWork:
             slopes = self.basis.gradient(gradient, own, coefficients)
             return self.owners[some], losses[: len(some)], slopes[: len(some)]
 
-        ahead = AHEAD * threads.count(self.device)
         yield from threads.in_order(pool, micro_batch, threads.batches(rows, self.batch), ahead)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -25,21 +26,38 @@ TIE = 1e-9  # sums of differences closer than this are ties that differ by round
 def rearranged(masks: Tensor, scores: Tensor, ties: Tensor, basis: Basis) -> Tensor:
     """The masks' values, largest first, on the orbits in the order of their scores, largest first.
 
-    masks, scores, ties (n, c, rows, columns): masks symmetric, scores read at one place of an orbit, ties random numbers that
-    order orbits of equal score. Gives masks of the same shape.
+    masks, scores, ties (n, c, rows, columns): masks in [0, 1] and symmetric, scores read at one place of an orbit, ties random
+    numbers that order orbits of equal score. Gives masks of the same shape.
     """
     values, scores, ties = (one.flatten(2) for one in (masks, scores, ties))
-    moved = torch.empty_like(values)
-    for places, equals in basis.orbits():
-        largest = values[..., places].flatten(1).sort(dim=1, descending=True).values
-        score = scores[..., places].flatten(1)
-        tie = ties[..., places].flatten(1)
-        order = tie.argsort(dim=1)
-        order = order.gather(1, score.gather(1, order).argsort(dim=1, descending=True, stable=True))
-        placed = torch.empty_like(largest).scatter_(1, order, largest).view(*masks.shape[:2], len(places))
+    moved = torch.zeros_like(values)
+    for places, equals in _orbits(basis):
+        value, score, tie = (one[..., places].flatten(1) for one in (values, scores, ties))
+        count = int((value > 0).sum(dim=1).max()) if len(value) else 0  # zeros need no place: most of a mask is zeros
+        order = _first(score, tie, count)
+        largest = value.topk(count, dim=1).values
+        placed = torch.zeros_like(value).scatter_(1, order, largest).view(*masks.shape[:2], len(places))
         moved[..., places] = placed
         moved[..., equals] = placed
     return moved.view(masks.shape)
+
+
+def _first(scores: Tensor, ties: Tensor, count: int) -> Tensor:
+    """(n, count) int64: the places of the highest scores (n, m) in their order, equal ones in the order of their ties (n, m)."""
+    if not count:
+        return torch.zeros(len(scores), 0, dtype=torch.int64)
+    last = scores.topk(count, dim=1).values[:, -1:]
+    # all above the last score, then as many as are missing of those that equal it
+    key = torch.where(scores > last, -torch.inf, torch.where(scores == last, ties.double(), torch.inf))
+    chosen = key.topk(count, dim=1, largest=False).indices
+    order = ties.gather(1, chosen).argsort(dim=1)
+    order = order.gather(1, scores.gather(1, chosen).gather(1, order).argsort(dim=1, descending=True, stable=True))
+    return chosen.gather(1, order)
+
+
+@lru_cache(maxsize=32)
+def _orbits(basis: Basis) -> list[tuple[Tensor, Tensor]]:
+    return basis.orbits()
 
 
 def is_symmetric(masks: Tensor, basis: Basis) -> bool:

@@ -42,6 +42,20 @@ def pool(device: torch.device, workers: int | None = None) -> Iterator[ThreadPoo
         executor.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def single(device: torch.device) -> Iterator[None]:
+    """In the body this thread computes alone, as a pool's threads do: others that it shared an operation with would wait for the
+    next one in a loop, on cores that the pool needs. `count` is 1 then.
+    """
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def batches(rows: Tensor, size: int) -> tuple[Tensor, ...]:
     """(n) rows in parts of at most `size`; none if there is no row, where `split` would return an empty part."""
     return torch.split(rows, size) if len(rows) else ()

@@ -20,6 +20,7 @@ from fmtool.datasets.data import Data, some_of
 from fmtool.datasets.rows import as_float, row_seed
 from fmtool.errors import AttackError, warn
 from fmtool.masks.two_pass import TwoPass
+from fmtool.models.compiled_classifier import Loss
 from fmtool.runtime.journal import pack, unpack
 from fmtool.runtime.shards import Shard
 from fmtool.stages.defend import two_pass
@@ -39,6 +40,7 @@ def attack(
     attack_options: Mapping[str, Any] | None = None,
     defense: Artifact | None = None,
     restarts: int | None = None,
+    compile_: bool | None = None,
     seed: int = 0,
     execution: Execution = DEFAULT_EXECUTION,
 ) -> Artifact:
@@ -47,8 +49,9 @@ def attack(
     attack: None for fmn, or pgd with a defence. epsilon: the bound in the attack's own norm, for pixels in [0, 1] (default
     8/255 for pgd; fmn and deepfool take none). attack_options: arguments of the Foolbox class. defense: a `class-masks`
     artifact, whose two-pass classifier is attacked white-box by pgd from `restarts` random starts (default 5) and through each
-    mask alone; predictions and status are then that classifier's. AttackError if no image is classified correctly, so that
-    there is nothing to attack.
+    mask alone; predictions and status are then that classifier's. compile_: compile the network, which also judges the images
+    then; None to do so only if there is enough work to repay it. AttackError if no image is classified correctly, so that there
+    is nothing to attack.
     """
     name = attack or ("fmn" if defense is None else "pgd")
     epsilon = _bound(name, epsilon)
@@ -62,10 +65,13 @@ def attack(
     norm = foolbox.norm_of(foolbox_attack)
     if epsilon is not None:
         registry.check_epsilon(epsilon, norm, ready.spec.input_shape)
-    target = None if defense is None else two_pass(defense, model, ready, execution.allow_other_model)
+    loss, compile_ = _compiles(ready, data, name, foolbox_attack, compile_)
+    target = ready.network(compile_, loss)
+    if defense is not None:
+        target = two_pass(defense, model, ready, target, execution.allow_other_model)
     if shared:
-        _try_slots(target or ready.classifier, data, ready)
-    header, history = _described(name, epsilon, in_effect, ready, seed, model, data, defense, starts)
+        _try_slots(target, data, ready, loss)
+    header, history = _described(name, epsilon, in_effect, ready, seed, model, data, defense, starts, compile_)
     header["norm"] = norm
     if shard is not None:
         header["shard"], data = shard.field(len(data)), some_of(data, shard.rows(len(data)))
@@ -113,6 +119,7 @@ def _described(
     data: Data,
     defense: Artifact | None,
     restarts: int,
+    compile_: bool,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The header, except for the attack's results, and the history."""
     recorded = {
@@ -120,6 +127,7 @@ def _described(
         "--epsilon": epsilon,
         "--attack-option": in_effect,
         "--restarts": None if defense is None else restarts,
+        "--compile": compile_,
         **ready.recorded(),
     }
     inputs = [*inputs_of(model, data), *([("--defense", defense)] if defense is not None else [])]
@@ -127,17 +135,28 @@ def _described(
     return header, stage("attack", recorded, seed, inputs)
 
 
-def _try_slots(classifier: nn.Module, data: Data, ready: ReadyModel) -> None:
+def _compiles(ready: ReadyModel, data: Data, name: str, attack: Any, asked: bool | None) -> tuple[Loss | None, bool]:
+    """The loss that the attack follows, and whether to compile it and the network: as asked, or if that pays."""
+    loss = foolbox.followed_loss(attack)
+    if loss is not None:
+        steps = attack.steps if isinstance(attack.steps, int) else 0  # which Foolbox refuses
+        return loss, ready.compiles(asked, 2 * len(data) * steps)
+    if asked:
+        raise AttackError(f"--compile: {name} doesn't follow the gradient of one loss, and runs only uncompiled")
+    return None, False
+
+
+def _try_slots(classifier: nn.Module, data: Data, ready: ReadyModel, loss: Loss | None) -> None:
     """Warn if an image's result may depend on the other images in its batch, and so on the shard."""
     first = some_of(data, range(min(len(data), SLOTS_TRIED)))
-    if not foolbox.same_in_any_slot(classifier, first.pixels(), first.labels, ready.batch, ready.device):
+    if not foolbox.same_in_any_slot(classifier, first.pixels(), first.labels, ready.batch, ready.device, loss):
         warn(
             "here an image's gradient depends on its position in the batch: shards may differ bitwise from a single run"
         )
 
 
 def _attacked(
-    target: TwoPass | None, ready: ReadyModel, data: Data, attack: Any, restarts: int, seed: int, common: dict[str, Any]
+    target: nn.Module, ready: ReadyModel, data: Data, attack: Any, restarts: int, seed: int, common: dict[str, Any]
 ) -> tuple[Attacked, list[int]]:
     """The attacked images, and the counts of `Adaptive`, 0 without a defence."""
     images, labels, common = (
@@ -145,9 +164,9 @@ def _attacked(
         data.labels,
         {**common, "batch": ready.batch, "device": ready.device},
     )
-    if target is None:
+    if not isinstance(target, TwoPass):
         seeds = _row_seeds(data, seed)
-        return foolbox.run(ready.classifier, images, labels, attack, row_seeds=seeds, **common), [0, 0, 0]
+        return foolbox.run(target, images, labels, attack, row_seeds=seeds, **common), [0, 0, 0]
 
     def seeds_of(*trial: str | int) -> list[int]:
         return _row_seeds(data, seed, *trial)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fmtool.artifacts.format import Artifact, Rows
 from fmtool.artifacts.progress import Progress
@@ -20,9 +21,9 @@ from fmtool.masks import controls
 from fmtool.masks.basis import Array, Basis, basis_of
 from fmtool.masks.controls import Control, MaskCheck
 from fmtool.masks.registry import layer_of
-from fmtool.models.classifier import Classifier, predict
+from fmtool.models.classifier import predict
 from fmtool.stages.device_faults import halving
-from fmtool.stages.inputs import check_attack, check_masks_shape, check_same_model
+from fmtool.stages.inputs import check_attack, check_masks_shape, check_same_model, was_compiled
 from fmtool.stages.options import DEFAULT_EXECUTION, PLACE_DRAWS, Execution
 from fmtool.stages.prepare import Place, ReadyModel, place_of, ready_model
 
@@ -89,7 +90,7 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the classifier sees of some `rows` (m) filtered in one way, computed a few at a time, in any thread (`predict`)."""
+    """What the classifier sees of some `rows` (m) filtered in one way, computed a few at a time, in any thread."""
 
     all: _Rows
     rows: Tensor
@@ -108,6 +109,27 @@ class _Seen:
         return self.way(self.all.images[self.all.places[rows]], self.all.masks[self.all.owners[rows]], rows)
 
 
+class _Chained:
+    """What several `_Seen` hold, one after the other, as the rows of one pass."""
+
+    def __init__(self, parts: Sequence[_Seen]) -> None:
+        self.parts, self.dtype = parts, parts[0].dtype
+        self.starts = list(accumulate(map(len, parts), initial=0))
+        self.shape = (self.starts[-1], *parts[0].shape[1:])
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def __getitem__(self, rows: Any) -> Tensor:
+        start, stop, _ = rows.indices(len(self))
+        pieces = []
+        for part, at in zip(self.parts, self.starts, strict=False):
+            first, last = max(start, at), min(stop, at + len(part))
+            if first < last:
+                pieces.append(part[first - at : last - at])
+        return torch.cat(pieces)
+
+
 @halving
 def check_masks(
     model: Artifact,
@@ -122,7 +144,7 @@ def check_masks(
 
     Essential masks filter the clean images and adversarial ones the adversarial images, joined by image, or their activations
     at the masks' layer; the target is the masks' own. Class masks filter all clean images; the target is the label. draws:
-    random places per image.
+    random places per image. The network runs compiled if it did in the attack.
     """
     execution.refuse("check-masks", "output", "shard", "ranks")
     if draws < 1:
@@ -144,7 +166,7 @@ def check_masks(
         **_same_values(rows, every, draws),
         **(_of_another_class(rows, masks["classes"]) if by_class else _of_another_image(rows)),
     }
-    ends = _ends(place.classifier, ready, rows, planned, execution.progress)
+    ends = _ends(ready.network(was_compiled(attack), place=place), ready, rows, planned, execution.progress)
     return MaskCheck(
         about="class" if by_class else masks.header["for"],
         attack=masks.header["attack"],
@@ -158,21 +180,17 @@ def check_masks(
 
 
 def _ends(
-    classifier: Classifier, ready: ReadyModel, rows: _Rows, planned: dict[str, _Plan], progress: Progress | None
+    classifier: nn.Module, ready: ReadyModel, rows: _Rows, planned: dict[str, _Plan], progress: Progress | None
 ) -> dict[str, Tensor]:
     """name -> (m) float64: the share of a control's ways in which each image ends in its target."""
-    done, total = 0, sum(len(plan.ways) for plan in planned.values())
-    ends = {}
-    for name, plan in planned.items():
-        hits = torch.zeros(len(plan.rows), dtype=torch.float64)
-        for way in plan.ways:
-            predictions = predict(classifier, _Seen(rows, plan.rows, way), ready.batch, ready.device)
-            hits += predictions == plan.targets[plan.rows]
-            done += 1
-            if progress:
-                progress("checking masks", done, total)
-        ends[name] = hits / len(plan.ways)
-    return ends
+    every = _Chained([_Seen(rows, plan.rows, way) for plan in planned.values() for way in plan.ways])
+    shown = progress and (lambda _, done, total: progress("checking masks", done, total))
+    predictions = predict(classifier, every, ready.batch, ready.device, progress=shown)
+    of_ways = iter(torch.split(predictions, list(map(len, every.parts))))
+    return {
+        name: torch.stack([(next(of_ways) == plan.targets[plan.rows]).double() for _ in plan.ways]).mean(dim=0)
+        for name, plan in planned.items()
+    }
 
 
 def _control(name: str, fitted: Tensor, ends: Tensor, fitted_name: str, seed: int) -> Control:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fmtool.artifacts.format import Artifact, Rows
 from fmtool.artifacts.history import stage
@@ -19,7 +19,7 @@ from fmtool.masks.basis import basis_of
 from fmtool.masks.two_pass import TwoPass
 from fmtool.models.classifier import predict
 from fmtool.stages.device_faults import halving
-from fmtool.stages.inputs import check_attack, check_masks_shape, check_same_model
+from fmtool.stages.inputs import check_attack, check_masks_shape, check_same_model, was_compiled
 from fmtool.stages.options import DEFAULT_EXECUTION, Execution
 from fmtool.stages.prepare import ReadyModel, ready_model
 
@@ -28,12 +28,13 @@ NO_CELL = -1  # in `predictions`, where a row has no cell
 
 @dataclass(frozen=True)
 class _Row:
-    """A row of the matrix: column -> images (n, c, h, w), the same in every column except for adaptive attacks.
+    """A row of the matrix: column -> images (n, c, h, w), the same in every column except for adaptive attacks, and whether the
+    network runs compiled on them, as it did in the attack.
 
     bound: name and epsilon of an adaptive attack; None for other rows.
     """
 
-    images: dict[int, Rows]
+    cells: dict[int, tuple[Rows, bool]]
     bound: tuple[str, float] | None = None
 
 
@@ -50,7 +51,8 @@ def defend(
     Every row is about the images that all attack files share. A cell's `accuracy` is the share right after the second pass over
     all n; `accuracy_right_before`, the authors' figure, counts only those that the model gets right when clean, over the same n.
     Adaptive attacks come last, and have cells only in the columns of the masks that they were made against. `worst` is right
-    when clean and under every other attack, image by image; `clean_drop` the clean accuracy that a column loses.
+    when clean and under every other attack, image by image; `clean_drop` the clean accuracy that a column loses. The network runs
+    compiled on the images of an attack that ran it compiled, and on the clean ones as the first attack did.
     """
     execution.refuse("defend", "shard", "ranks")
     if not attacked or not class_masks:
@@ -58,10 +60,11 @@ def defend(
     ready = ready_model(model, execution)
     for file in attacked:
         check_attack(file, model, ready.spec, execution.allow_other_model, adaptive=True)
-    defenses = [
-        ready.classifier,
-        *(two_pass(file, model, ready, execution.allow_other_model) for file in class_masks),
-    ]
+
+    def defenses_of(network: nn.Module) -> list[nn.Module]:
+        return [network, *(two_pass(file, model, ready, network, execution.allow_other_model) for file in class_masks)]
+
+    defenses = {form: defenses_of(ready.network(form)) for form in sorted({was_compiled(file) for file in attacked})}
     places = _places(attacked)
     rows = _rows(attacked, places, class_masks)
     columns = ["none"]
@@ -70,10 +73,10 @@ def defend(
     first, place = attacked[0], places[0]
     labels = first["labels"][place]
     predictions = torch.full((len(rows), len(columns), len(labels)), NO_CELL)
-    cells = [(number, *cell) for number, row in enumerate(rows.values()) for cell in row.images.items()]
-    for done, (row, column, images) in enumerate(cells, start=1):
+    cells = [(number, *cell) for number, row in enumerate(rows.values()) for cell in row.cells.items()]
+    for done, (row, column, (images, form)) in enumerate(cells, start=1):
         predictions[row, column] = predict(
-            defenses[column],
+            defenses[form][column],
             images,
             ready.batch,
             ready.device,
@@ -109,20 +112,24 @@ def _places(attacked: Sequence[Artifact]) -> list[Tensor]:
 def _rows(attacked: Sequence[Artifact], places: Sequence[Tensor], class_masks: Sequence[Artifact]) -> dict[str, _Row]:
     """Clean images, attacks that ignore the masks, then adaptive ones, with one row for each attack and epsilon."""
     every = range(1 + len(class_masks))
-    rows = {"clean": _Row(dict.fromkeys(every, take(attacked[0].rows("images"), places[0])))}
     pairs = list(zip(attacked, places, strict=True))
+
+    def images(name: str, file: Artifact, place: Tensor) -> tuple[Rows, bool]:
+        return take(file.rows(name), place), was_compiled(file)
+
+    rows = {"clean": _Row(dict.fromkeys(every, images("images", *pairs[0])))}
     for file, place in pairs:
         if not file.header.get("defense"):
             name = _free_name(_name(file, [one for one, _ in pairs]), rows)
-            rows[name] = _Row(dict.fromkeys(every, take(file.rows("adversarial"), place)))
+            rows[name] = _Row(dict.fromkeys(every, images("adversarial", file, place)))
     for file, place in pairs:
         if file.header.get("defense"):
             name, columns = str(file.header["attack"]), _columns_of(file, class_masks)
             bound = (name, float(file.header["options"]["epsilon"]))
-            row = next((one for one in rows.values() if one.bound == bound and not one.images.keys() & columns), None)
+            row = next((one for one in rows.values() if one.bound == bound and not one.cells.keys() & columns), None)
             if row is None:
                 row = rows[_free_name(f"adaptive {_name(file, [one for one, _ in pairs])}", rows)] = _Row({}, bound)
-            row.images.update(dict.fromkeys(columns, take(file.rows("adversarial"), place)))
+            row.cells.update(dict.fromkeys(columns, images("adversarial", file, place)))
     return rows
 
 
@@ -178,8 +185,13 @@ def _matrix(predictions: Tensor, labels: Tensor, adaptive: Sequence[bool]) -> di
     }
 
 
-def two_pass(file: Artifact, model: Artifact, ready: ReadyModel, allow_other_model: bool) -> TwoPass:
-    """The two-pass classifier with the masks of a `class-masks` artifact, after checking that they fit the model."""
+def two_pass(
+    file: Artifact, model: Artifact, ready: ReadyModel, network: nn.Module, allow_other_model: bool
+) -> TwoPass:
+    """The two-pass classifier with the masks of a `class-masks` artifact, after checking that they fit the model.
+
+    network: the model's classifier in the form that is to run.
+    """
     check_no_shard(file)
     check_same_model(file, model, allow_other_model)
     basis = basis_of(file.header, file)
@@ -187,7 +199,7 @@ def two_pass(file: Artifact, model: Artifact, ready: ReadyModel, allow_other_mod
     check_range(file["classes"], len(ready.spec.class_names), f"{file}: classes")
     check_unit(file["masks"], str(file))
     classes = len(ready.spec.class_names)
-    return TwoPass(ready.classifier, file["masks"], file["classes"], classes, basis).eval().to(ready.device)
+    return TwoPass(network, file["masks"], file["classes"], classes, basis).eval().to(ready.device)
 
 
 def _free_name(name: str, taken: Container[str]) -> str:

@@ -107,6 +107,15 @@ def check_attack(
                 raise ArtifactError(f"{attack}: {name} range from {low:.6g} to {high:.6g}, expected [0, 1]")
 
 
+def was_compiled(attack: Artifact) -> bool:
+    """Whether an attack file was made, and success judged, by the compiled network: what reads its images should run that too.
+
+    FMN's images are so close to the boundary that different rounding may undo them.
+    """
+    makers = [entry for entry in attack.history if entry["command"] in ("attack", "import-attack")]
+    return bool(makers) and makers[-1]["options"].get("--compile") is True
+
+
 def check_same_model(other: Artifact, model: Artifact, allow: bool) -> None:
     """Refuse a file that was made with another model, unless `allow`."""
     made_with = other.input_digest("model")

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from fmtool.artifacts.format import Artifact, Rows
 from fmtool.errors import ModelError, warn
-from fmtool.models import compiling
+from fmtool.models import compiled_classifier, compiling
 from fmtool.models.classifier import BatchSize, Classifier, batch_size, pick_device, prepare
+from fmtool.models.compiled_classifier import Loss
 from fmtool.models.inspection import depends_on_mates
 from fmtool.models.layers import Activations, cut
 from fmtool.models.model_files import Specification, from_artifact, plain_arguments
@@ -45,6 +47,13 @@ class ReadyModel:
         if asked:
             raise ModelError("--compile needs batches of one size, and --batch-dependent fills none up")
         return False
+
+    def network(self, compile_: bool, loss: Loss | None = None, place: Place | None = None) -> nn.Module:
+        """The classifier, or that of a place, compiled if so; loss: whose gradients will be asked for."""
+        classifier, shape = (place.classifier, place.shape) if place else (self.classifier, self.spec.input_shape)
+        if not compile_ or not classifier.padded:
+            return classifier
+        return compiled_classifier.compiled(classifier, shape, self.batch, self.device, loss)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from half_spectrum import fourier, kept_entries, symmetrise_, to_full
 from scipy import stats
 from torch import Tensor
 
+from fmtool.masks import controls
 from fmtool.masks.controls import (
     difference,
     is_symmetric,
@@ -157,3 +158,13 @@ def test_sign_flips_against_all_of_them() -> None:
     assert sign_flip_p(a, a, 0) == 1
     assert sign_flip_p(torch.ones(20), torch.zeros(20), 0) == 1 / 1000
     assert sign_flip_p(a, b, 1, 99) == sign_flip_p(a, b, 1, 99)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 12])
+def test_the_first_places_are_those_of_a_whole_sort(count: int) -> None:
+    """By scores with many ties, against NumPy's sort by two keys."""
+    draw = torch.Generator().manual_seed(5)
+    scores, ties = torch.randint(3, (6, 12), generator=draw).float(), torch.rand(6, 12, generator=draw)
+    found = controls._first(scores, ties, count)
+    expected = [np.lexsort((tie, -score))[:count] for score, tie in zip(scores.numpy(), ties.numpy(), strict=True)]
+    assert np.array_equal(found.numpy(), np.stack(expected))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from compilers import needs_compiler
 from half_spectrum import to_full
 from reference import fit_one, random_resnet
 from torch import Tensor, nn
@@ -21,9 +21,6 @@ from fmtool.models.classifier import Classifier
 from fmtool.models.registry import ARCHITECTURES
 
 CPU = torch.device("cpu")
-needs_compiler = pytest.mark.skipif(
-    not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler at hand"
-)
 
 
 def drawn(n: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:

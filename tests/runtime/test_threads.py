@@ -24,6 +24,15 @@ def test_as_many_as_torch_has_threads_each_on_one_of_them(set_threads: Callable[
     assert workers.count(torch.device("cuda")) == 1
 
 
+def test_a_thread_that_computes_alone_does_so_only_in_the_body(set_threads: Callable[[int], None]) -> None:
+    set_threads(3)
+    for device, inside in ((CPU, 1), (torch.device("cuda"), 3)):
+        with pytest.raises(ValueError), workers.single(device):
+            assert torch.get_num_threads() == inside
+            raise ValueError
+        assert torch.get_num_threads() == 3
+
+
 def test_an_error_is_raised_and_work_not_begun_is_dropped() -> None:
     begun: list[int] = []
 
