@@ -46,9 +46,9 @@ def kept(graph: GraphModule, inputs: Sequence[Tensor]) -> Iterator[None]:
     try:
         with _torch_keeps_in(used):
             yield
-        if not whole:
-            with suppress(OSError):  # the disk is full, or another process has just kept the same
-                (used / DIGESTS).write_text(json.dumps(_digests(used)))
+        with suppress(OSError):  # the disk is full, or another process has just kept the same
+            _note(used)  # also of a folder that was whole: torch may add what it had to derive anew
+            if not whole:
                 used.rename(folder)
     finally:
         if not whole:
@@ -102,6 +102,16 @@ def _is_whole(folder: Path) -> bool:
         return bool(json.loads((folder / DIGESTS).read_text()) == _digests(folder))
     except (OSError, ValueError):
         return False
+
+
+def _note(folder: Path) -> None:
+    """List the digests of its files, unless one that was listed has changed, which is then found."""
+    listed = json.loads((folder / DIGESTS).read_text()) if (folder / DIGESTS).exists() else {}
+    found = _digests(folder)
+    if found != listed and found == {**found, **listed}:
+        with tempfile.NamedTemporaryFile("w", dir=folder.parent, prefix=".new-", delete=False) as new:
+            json.dump(found, new)
+        os.replace(new.name, folder / DIGESTS)
 
 
 def _fresh_for(folder: Path) -> Path:

@@ -69,6 +69,18 @@ def test_damaged_code_is_compiled_anew(home: Path) -> None:
     assert len(list(home.iterdir())) == 1
 
 
+def test_what_torch_adds_to_kept_code_is_kept_too(home: Path) -> None:
+    """It does where a guard of the first entry doesn't hold."""
+    is_found()
+    with code_cache.kept(graph(), INPUTS):
+        Path(os.environ[code_cache.FOLDER], "ab", "again").write_text("another entry")
+    assert is_found()
+    with code_cache.kept(graph(), INPUTS):  # a listed file that changes meanwhile is not taken for sound
+        Path(os.environ[code_cache.FOLDER], "ab", "again").write_text("broken")
+    assert not is_found()
+    assert len(list(home.iterdir())) == 1
+
+
 def test_code_that_others_can_replace_is_not_run(home: Path) -> None:
     is_found()
     home.chmod(0o777)
