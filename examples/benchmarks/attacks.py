@@ -23,7 +23,7 @@ EPSILON = 8 / 255
 
 def main() -> None:
     """Print one table."""
-    given = arguments(images={"type": int, "default": 128})
+    given = arguments(images={"type": int, "default": 128}, attacks={"nargs": "+", "default": list(registry.ATTACKS)})
     _, run, _ = classifiers(given)
     images, labels = pixels(given, 2 * given.images)
     if given.weights:
@@ -35,7 +35,8 @@ def main() -> None:
     images, labels = images[:n], labels[:n]
     foolbox = attacks.load_foolbox()
     rows = []
-    for name, known in registry.ATTACKS.items():
+    for name in given.attacks:
+        known = registry.ATTACKS[name]
         epsilon = EPSILON if known.bounded else None
 
         def by_hand(batch: int, name: str = name, epsilon: float | None = epsilon) -> tuple[float, Tensor]:
