@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import Run
+from resume_files import wait_for_work
 
 import fmtool
 from fmtool.artifacts.format import Artifact
@@ -36,18 +37,21 @@ def command(line: str, files: Path, target: Path) -> list[str]:
 
 
 def begin(line: str, files: Path, target: Path) -> subprocess.Popen[str]:
-    """The command in a process of its own, as soon as it has begun its work."""
-    process = subprocess.Popen(command(line, files, target), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    """The command in a process of its own, as soon as it has saved something, more than another left."""
     side = target.with_name(f".{target.name}.resume")
-    saved(process, side)
+    before = side.exists()
+    process = subprocess.Popen(command(line, files, target), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for_work(side, lambda: process.poll() is None)
+    if before:
+        saved(process, side)
     return process
 
 
 def saved(process: subprocess.Popen[str], side: Path) -> None:
     """Wait until the resume file is written the next time."""
-    known = side.exists() and side.stat().st_mtime_ns
+    known = side.stat().st_mtime_ns
     deadline = time.monotonic() + 120
-    while not side.exists() or side.stat().st_mtime_ns == known:
+    while side.stat().st_mtime_ns == known:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -17,6 +17,7 @@ import pytest
 import torch
 from conftest import Run
 from dying import live, through
+from resume_files import wait_for_work
 from safetensors.torch import save_file
 
 from fmtool.masks.class_fitting import ClassMasks, Part, fit_class_masks
@@ -104,13 +105,10 @@ class Command:
     def stop(self, number: signal.Signals) -> ForkServerProcess:
         """A process that had saved something when the signal came, ended."""
         process = self.start()
-        self.wait(process, LARGER_THAN_EMPTY)
+        wait_for_work(self.side, process.is_alive)
         os.kill(process.pid or 0, number)
         process.join(60)
         return process
-
-
-LARGER_THAN_EMPTY = 60_000  # bytes of a resume file with a state of train-model, which holds weights and moments
 
 
 @pytest.fixture(scope="module")
