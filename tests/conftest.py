@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,6 +17,9 @@ import pytest
 import fmtool
 from fmtool.__main__ import run_command
 from fmtool.artifacts.format import Artifact
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 os.environ.pop("PYTHONUNBUFFERED", None)  # without buffers, streams that can't be written have fewer ways to fail
 os.environ["NUMBA_NUM_THREADS"] = "2"  # also on one processor: what must not depend on the number is tried with two
@@ -148,6 +151,17 @@ def commands_with(option: str) -> list[str]:
 def load(files: Path) -> Callable[[str], Artifact]:
     """A shared file by its name."""
     return lambda name: fmtool.read(str(files / f"{name}.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def trained(files: Path) -> tuple[nn.Module, Tensor, Tensor]:
+    """The small trained model of the digits, images that it gets right, their labels."""
+    from fmtool.stages.prepare import ready_model
+
+    attacked = fmtool.read(str(files / "fmn.safetensors"))
+    ready = ready_model(fmtool.read(str(files / "model.safetensors")), fmtool.Execution(device="cpu"))
+    right = attacked["status"] != 1
+    return ready.classifier, attacked["images"][right], attacked["labels"][right]
 
 
 def factory(forward: str, before: str = "") -> str:

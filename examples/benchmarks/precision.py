@@ -44,8 +44,8 @@ def main() -> None:
         fit_masks(run.classifier, images, labels, short, run.device)
     base, taken = fit("float32", True)
     rows = [_row("float32", base, base, taken)]
-    rows.append(_row("float32 again, uncompiled: another rounding", *_flip(base, fit("float32", False))))
-    rows += [_row(name, *_flip(base, fit(name, True))) for name in names if name != "float32"]
+    rows.append(_row("float32 again, uncompiled: another rounding", base, *fit("float32", False)))
+    rows += [_row(name, base, *fit(name, True)) for name in names if name != "float32"]
     show(
         f"Precision: ResNet-20, essential masks of {len(images)} images, lambda {LAMBDA}",
         ["", "cosine to float32, mean", "median", "lowest", "preserved %", "steps", "kept entries", "masks a second"],
@@ -54,10 +54,6 @@ def main() -> None:
             "Cosine of each mask to the compiled float32 mask of the same image, over the full spectrum; kept entries: median."
         ],
     )
-
-
-def _flip(base: FittedMasks, found: tuple[FittedMasks, float]) -> tuple[FittedMasks, FittedMasks, float]:
-    return base, *found
 
 
 def _row(name: str, base: FittedMasks, found: FittedMasks, taken: float) -> list[str]:

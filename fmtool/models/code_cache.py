@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from fmtool.artifacts.output import write_bytes
+from fmtool.errors import ArtifactError
 from fmtool.runtime.cache import cache_folder
 
 FOLDER = "TORCHINDUCTOR_CACHE_DIR"  # the variable that torch reads
@@ -46,7 +48,7 @@ def kept(graph: GraphModule, inputs: Sequence[Tensor]) -> Iterator[None]:
     try:
         with _torch_keeps_in(used):
             yield
-        with suppress(OSError):  # the disk is full, or another process has just kept the same
+        with suppress(OSError, ArtifactError):  # the disk is full, or another process has just kept the same
             _note(used)  # also of a folder that was whole: torch may add what it had to derive anew
             if not whole:
                 used.rename(folder)
@@ -109,9 +111,7 @@ def _note(folder: Path) -> None:
     listed = json.loads((folder / DIGESTS).read_text()) if (folder / DIGESTS).exists() else {}
     found = _digests(folder)
     if found != listed and found == {**found, **listed}:
-        with tempfile.NamedTemporaryFile("w", dir=folder.parent, prefix=".new-", delete=False) as new:
-            json.dump(found, new)
-        os.replace(new.name, folder / DIGESTS)
+        write_bytes(json.dumps(found).encode(), str(folder / DIGESTS))
 
 
 def _fresh_for(folder: Path) -> Path:

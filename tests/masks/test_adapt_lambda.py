@@ -14,20 +14,10 @@ import fmtool
 from fmtool.errors import FmtoolWarning, MaskError
 from fmtool.masks.fitting import FittedMasks, fit_masks, perturbed
 from fmtool.masks.optimisation import FitOptions
-from fmtool.stages.prepare import ready_model
 from fmtool.tables.masks import masks_table
 from fmtool.tables.spectra import arrays
 
 STEPS = {"min_steps": 100, "max_steps": 150}
-
-
-@pytest.fixture(scope="module")
-def trained(files: Path) -> tuple[nn.Module, Tensor, Tensor]:
-    """The small trained model of the digits, images that it gets right, their labels."""
-    attacked = fmtool.read(str(files / "fmn.safetensors"))
-    ready = ready_model(fmtool.read(str(files / "model.safetensors")), fmtool.Execution(device="cpu"))
-    right = attacked["status"] != 1
-    return ready.classifier, attacked["images"][right][:24], attacked["labels"][right][:24]
 
 
 @pytest.mark.slow
@@ -35,7 +25,7 @@ def test_each_mask_is_the_first_of_its_halvings_that_keeps_the_target(
     trained: tuple[nn.Module, Tensor, Tensor],
 ) -> None:
     """Bitwise what a fit with that lambda alone gives, perturbed starts included, and no larger one keeps the target."""
-    classifier, images, labels = trained
+    classifier, images, labels = trained[0], trained[1][:24], trained[2][:24]
 
     def start(row: int) -> Tensor:
         return perturbed(fourier(8, 8), 1, 0.1, row)

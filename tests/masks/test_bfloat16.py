@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from half_spectrum import filter_images
 from torch import Tensor, nn
 
-import fmtool
 from fmtool.masks.fitting import fit_masks
 from fmtool.masks.optimisation import JUDGE_EVERY, FitOptions
-from fmtool.stages.prepare import ready_model
 
+Known = tuple[nn.Module, Tensor, Tensor]
 OPTIONS = FitOptions(0.1, 1, min_steps=45, max_steps=300, precision="bfloat16")
 
 
-@pytest.fixture(scope="module")
-def known(files: Path) -> tuple[nn.Module, Tensor, Tensor]:
-    """The small trained model of the digits, images that it gets right, their labels."""
-    attacked = fmtool.read(str(files / "fmn.safetensors"))
-    ready = ready_model(fmtool.read(str(files / "model.safetensors")), fmtool.Execution(device="cpu"))
-    right = attacked["status"] != 1
-    return ready.classifier, attacked["images"][right][:7], attacked["labels"][right][:7]
+@pytest.fixture
+def known(trained: Known) -> Known:
+    """Few of the images."""
+    classifier, images, labels = trained
+    return classifier, images[:7], labels[:7]
 
 
-def test_a_float32_pass_every_so_many_of_its_own_steps_stops_a_mask(known: tuple[nn.Module, Tensor, Tensor]) -> None:
+def test_a_float32_pass_every_so_many_of_its_own_steps_stops_a_mask(known: Known) -> None:
     found = fit_masks(*known, OPTIONS)
     stopped = found.steps[found.converged]
     assert len(stopped) and bool((stopped > OPTIONS.min_steps).all()) and not bool((stopped % JUDGE_EVERY).any())
@@ -36,7 +32,7 @@ def test_a_float32_pass_every_so_many_of_its_own_steps_stops_a_mask(known: tuple
     assert soon.steps.tolist() == [60] * 7 and bool(soon.converged.all())
 
 
-def test_loss_and_class_of_the_stored_mask_are_float32s(known: tuple[nn.Module, Tensor, Tensor]) -> None:
+def test_loss_and_class_of_the_stored_mask_are_float32s(known: Known) -> None:
     classifier, images, targets = known
     found = fit_masks(classifier, images, targets, OPTIONS)
     filtered = filter_images(images, found.masks)
@@ -48,7 +44,7 @@ def test_loss_and_class_of_the_stored_mask_are_float32s(known: tuple[nn.Module, 
     assert torch.equal(found.preserved_stored, logits.argmax(1) == targets)
 
 
-def test_a_mask_is_bitwise_the_same_in_any_slot_beside_any_mates(known: tuple[nn.Module, Tensor, Tensor]) -> None:
+def test_a_mask_is_bitwise_the_same_in_any_slot_beside_any_mates(known: Known) -> None:
     classifier, images, targets = known
     expected = fit_masks(classifier, images, targets, OPTIONS)
     turned = fit_masks(classifier, images.flip(0), targets.flip(0), OPTIONS)

@@ -24,17 +24,6 @@ from fmtool.tables.masks import masks_table
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def trained(files: Path) -> tuple[nn.Module, Tensor, Tensor]:
-    """The small trained model of the digits, images that it gets right, their labels."""
-    from fmtool.stages.prepare import ready_model
-
-    attacked = fmtool.read(str(files / "fmn.safetensors"))
-    run = ready_model(fmtool.read(str(files / "model.safetensors")), fmtool.Execution(device="cpu"))
-    right = attacked["status"] != 1
-    return run.classifier, attacked["images"][right], attacked["labels"][right]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(8, 8), (9, 9), (8, 9), (9, 6)])
 @pytest.mark.parametrize("batch", [1, 3, 8])

@@ -18,7 +18,6 @@ from fmtool.masks.fitting import FittedMasks, fit_masks
 from fmtool.masks.objectives import LARGEST_EXPONENT, objective
 from fmtool.masks.optimisation import FitOptions
 from fmtool.masks.registry import OBJECTIVES
-from fmtool.stages.prepare import ready_model
 
 
 def loss_of(name: str, logits: Tensor, targets: Tensor, unfiltered: Tensor) -> Tensor:
@@ -71,15 +70,6 @@ def test_an_exponent_beyond_float32_goes_on_as_a_tangent() -> None:
     assert float(losses[1]) == pytest.approx(float(losses[2]), rel=0.05)
     assert float(slope[1, 1]) == pytest.approx(float(slope[2, 1]), rel=0.05)
     assert float(losses[0]) > float(losses[2])
-
-
-@pytest.fixture(scope="module")
-def trained(files: Path) -> tuple[nn.Module, Tensor, Tensor]:
-    """The small trained model of the digits, images that it gets right, their labels."""
-    attacked = fmtool.read(str(files / "fmn.safetensors"))
-    ready = ready_model(fmtool.read(str(files / "model.safetensors")), fmtool.Execution(device="cpu"))
-    right = attacked["status"] != 1
-    return ready.classifier, attacked["images"][right], attacked["labels"][right]
 
 
 @pytest.mark.slow

@@ -137,18 +137,6 @@ def test_of_a_classifier_that_reads_one_coefficient_that_one_is_kept(name: str) 
     assert kept.sum().item() == 6
 
 
-@pytest.fixture(scope="module")
-def trained(files: Path) -> tuple[nn.Module, Tensor, Tensor]:
-    """The small trained model of the digits, images that it gets right, their labels."""
-    from fmtool.stages.options import Execution
-    from fmtool.stages.prepare import ready_model
-
-    attacked = fmtool.read(str(files / "fmn.safetensors"))
-    ready = ready_model(fmtool.read(str(files / "model.safetensors")), Execution(device="cpu"))
-    right = attacked["status"] != 1
-    return ready.classifier, attacked["images"][right], attacked["labels"][right]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_mask_is_bitwise_the_same_in_any_slot_beside_any_images(
