@@ -68,7 +68,9 @@ def rate(work: Callable[[], int], seconds: float = 3.0) -> float:
     return done / taken
 
 
-def bare_rate(run: ReadyModel, images: Tensor, labels: Tensor, batch: int, compiled: bool, pool: Executor) -> Work:
+def bare_rate(
+    run: ReadyModel, images: Tensor, labels: Tensor, batch: int, compiled: bool, pool: Executor, seconds: float = 3.0
+) -> Work:
     """Images a second of the bare classifier's forward pass and input gradient, one batch in each worker of the pool."""
     options = FitOptions(0.5, batch, min_steps=1, max_steps=1, compile_=compiled)
     inputs, targets = images[:batch].to(run.device), labels[:batch].to(run.device)
@@ -80,7 +82,7 @@ def bare_rate(run: ReadyModel, images: Tensor, labels: Tensor, batch: int, compi
         return batch
 
     def work() -> float:
-        jobs = [pool.submit(rate, once) for _ in range(threads.count(run.device))]
+        jobs = [pool.submit(rate, once, seconds) for _ in range(threads.count(run.device))]
         wait(jobs)
         return sum(job.result() for job in jobs)
 

@@ -6,13 +6,18 @@ python examples/benchmarks/whole_command.py --data cifar10:test --weights resnet
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,9 +31,14 @@ from fmtool.runtime import threads
 LAMBDA = 0.5
 LOOP_STEPS = 300  # of the authors' loop a timing
 SETTINGS = ((32, True), (16, True), (8, True), (32, False))  # of the bare classifier: images a batch, compiled or not
+EVERY = 15.0  # seconds of a command between two pauses, in which the bare classifier is timed
+BURST = 1.0  # seconds of each of these timings
+WARM_UP = 16  # images that fill the slots of two workers
+Notes = dict[int, list[list[float]]]
 PARTS = ("import", "start", "full", "tail", "end")  # of a command, each up to a moment that `_command` notes
 
 
+# Over 60 lines: one table, and what is timed for it.
 def main() -> None:
     """Print one table."""
     given = arguments(
@@ -47,61 +57,87 @@ def main() -> None:
         torch.set_num_threads(before)
         return LOOP_STEPS / (time.perf_counter() - started)
 
-    parts: dict[int, list[dict[str, float]]] = {n: [] for n in given.images}
+    # for each number of images: of each command the seconds of its parts, and the mean rates of the bare classifiers
+    parts: Notes = defaultdict(list)
+    meanwhile: Notes = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder, threads.pool(device) as pool:
-        fmtool.write(model, f"{folder}/model")
-        for n in given.images:
-            part = fmtool.load_data(given.data, limit=n)
-            save_file({"images": part.pixels(), "labels": part.labels}, f"{folder}/{n}.safetensors")
-
-        def command(n: int) -> float:
-            """Image-steps a second of one command; its parts are noted."""
-            line = ["fit-masks", f"{folder}/model", "--data", f"{folder}/{n}.safetensors", "--for", "essential"]
-            line += ["--lambda", str(LAMBDA), "--device", given.device, "--quiet", "--restart", "-o", f"{folder}/masks"]
-            started = time.time()
-            environment = {**os.environ, "WHOLE_COMMAND": json.dumps([*line, *given.options.split()])}
-            done = subprocess.run(
-                [sys.executable, __file__], check=True, env=environment, capture_output=True, text=True
-            )
-            ends = [started, *json.loads(done.stdout.splitlines()[-1]), time.time()]
-            taken = ends[-1] - started
-            parts[n].append({name: b - a for name, a, b in zip(PARTS, ends[:-1], ends[1:], strict=True)})
-            return int(fmtool.read(f"{folder}/masks")["steps"].sum()) / taken
-
-        for n in given.images:  # compiled code is kept from here on
-            command(n)
-            parts[n].clear()
         bare = {
             f"bare, {'compiled' if compiled else 'uncompiled'}, workers of {batch}": bare_rate(
-                run, images, labels, batch, compiled, pool
+                run, images, labels, batch, compiled, pool, BURST
             )
             for batch, compiled in SETTINGS
         }
+        fmtool.write(model, f"{folder}/model")
+
+        def command(n: int, *more: str) -> float:
+            """Image-steps a second of one command, without its pauses; notes its parts and what was timed in the pauses."""
+            line = ["fit-masks", f"{folder}/model", "--data", f"{folder}/{n}.safetensors", "--for", "essential"]
+            line += ["--lambda", str(LAMBDA), "--device", given.device, "--quiet", "--restart", "-o", f"{folder}/masks"]
+            line += [*given.options.split(), *more]
+            moments, rates = _interrupted(line, lambda: [work() for work in bare.values()])
+            parts[n].append([b - a for a, b in itertools.pairwise(moments)])
+            meanwhile[n].append([statistics.mean(values) for values in zip(*rates, strict=True)])
+            return int(fmtool.read(f"{folder}/masks")["steps"].sum()) / (moments[-1] - moments[0])
+
+        for n in (WARM_UP, *given.images):
+            part = fmtool.load_data(given.data, limit=n)
+            save_file({"images": part.pixels(), "labels": part.labels}, f"{folder}/{n}.safetensors")
+        command(WARM_UP, "--compile")  # compiled code is kept from here on
+        del parts[WARM_UP], meanwhile[WARM_UP]
         commands = {f"fit-masks, {n} images": (lambda n=n: command(n)) for n in given.images}
-        found = rounds({"authors' loop": loop, **bare, **commands}, given.rounds)
-    bound = [max(values) for values in zip(*(found[name] for name in bare), strict=True)]
-    rows = [
-        [
-            name,
-            spread(values, ".0f"),
-            ratio(values, found["authors' loop"], ".1f"),
-            ratio(values, bound),
-            *[""] * len(PARTS),
-        ]
-        for name, values in found.items()
-    ]
-    for row, n in zip(rows[-len(given.images) :], given.images, strict=True):
-        row[-len(PARTS) :] = [spread([one[name] for one in parts[n]], ".1f") for name in PARTS]
+        found = rounds({"authors' loop": loop, **commands}, given.rounds)
+
+    slow = found.pop("authors' loop")
+    rows = [["authors' loop", spread(slow, ".0f"), "1"]]
+    for k, name in enumerate(bare):
+        rows.append([name, spread([rates[k] for n in given.images for rates in meanwhile[n]], ".0f")])
+    for n, (name, values) in zip(given.images, found.items(), strict=True):
+        bound = [max(rates) for rates in meanwhile[n]]
+        shown = [spread(values, ".0f"), ratio(values, slow, ".1f"), spread(bound, ".0f"), ratio(values, bound)]
+        rows.append([name, *shown, *(spread(list(seconds), ".1f") for seconds in zip(*parts[n], strict=True))])
+    columns = ["", "image-steps a second", "times the loop", "bound", "of the bound", *(f"{name}, s" for name in PARTS)]
     show(
         "Whole commands: ResNet-20, float32, second run",
-        ["", "image-steps a second", "times the loop", "of the bound", *(f"{name}, s" for name in PARTS)],
-        rows,
+        columns,
+        [row + [""] * (len(columns) - len(row)) for row in rows],
         [
-            f"Medians, lowest and highest of {given.rounds} rounds. The bound: the best bare classifier of the same round. "
-            "import: up to the first read of the model; start: up to the first step; full: until no image waits; "
-            "tail: until the last mask; end: writing, and leaving."
+            f"Medians, lowest and highest of {given.rounds} rounds. Every {EVERY:g} s the command is stopped while each bare "
+            "classifier is timed; the bound is the best of their means over the command. import: up to the first read of the "
+            "model; start: up to the first step; full: until no image waits; tail: until the last mask; end: writing and leaving."
         ],
     )
+
+
+def _interrupted(line: list[str], timings: Callable[[], list[float]]) -> tuple[list[float], list[list[float]]]:
+    """Run `_command` in a process, and `timings` in pauses of it.
+
+    Gives the command's moments, its start first and its end last, on a clock that stands still in pauses; and all timings.
+    """
+    pauses: list[tuple[float, float]] = []
+    rates = []
+    started = time.time()
+    environment = {**os.environ, "WHOLE_COMMAND": json.dumps(line)}
+    with subprocess.Popen([sys.executable, __file__], env=environment, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            while True:
+                try:
+                    printed, _ = child.communicate(timeout=EVERY)
+                    break
+                except subprocess.TimeoutExpired:
+                    child.send_signal(signal.SIGSTOP)
+                    begun = time.time()
+                    rates.append(timings())
+                    pauses.append((begun, time.time()))
+                    child.send_signal(signal.SIGCONT)
+        except BaseException:
+            child.kill()
+            raise
+    ended = time.time()
+    if child.returncode:
+        raise subprocess.CalledProcessError(child.returncode, "fit-masks")
+    moments = [started, *json.loads(printed.splitlines()[-1]), ended]
+    stood = [sum(min(end, moment) - begin for begin, end in pauses if begin < moment) for moment in moments]
+    return [moment - lost for moment, lost in zip(moments, stood, strict=True)], rates or [timings()]
 
 
 def _command(line: list[str]) -> None:
