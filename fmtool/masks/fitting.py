@@ -155,7 +155,9 @@ def _levels(
         uncompiled = Level(sized, plain, unfiltered, judge)
         if not options.compile_:
             return uncompiled
-        state = filled(uncompiled).state
+        slots = filled(uncompiled)
+        slots.step()  # before it, an objective that compares with the unfiltered image has a gradient of mere rounding
+        state = slots.state
         compiled = compiling.compiled(lambda *state: plain(SlotState(*state)), *state, precision=options.precision)
         return uncompiled if compiled is None else replace(uncompiled, advance=lambda state: compiled(*state))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,12 @@ from reference import random_resnet
 from torch import Tensor, nn
 
 import fmtool
-from fmtool.errors import MaskError
+from fmtool.errors import FmtoolWarning, MaskError
 from fmtool.masks.fitting import FittedMasks, fit_masks
 from fmtool.masks.objectives import LARGEST_EXPONENT, objective
 from fmtool.masks.optimisation import FitOptions
 from fmtool.masks.registry import OBJECTIVES
+from fmtool.masks.slots import SlotState
 
 
 def loss_of(name: str, logits: Tensor, targets: Tensor, unfiltered: Tensor) -> Tensor:
@@ -86,6 +89,26 @@ def test_a_mask_is_bitwise_the_same_in_any_slot_beside_any_images(
     for field in FittedMasks.__dataclass_fields__:
         assert torch.equal(getattr(whole, field)[order], getattr(shuffled, field)), field
         assert torch.equal(getattr(whole, field)[5:9], getattr(few, field)), field
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_another_rounding_is_not_taken_for_another_function(
+    name: str, trained: tuple[nn.Module, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where masks are ones, an objective that compares with the unfiltered image has a gradient of mere rounding."""
+
+    def rounding_otherwise(graph: Callable[..., None], **_: object) -> Callable[..., None]:
+        def call(*state: Tensor) -> None:
+            SlotState(*state).masks.mul_(1 + 1e-6)
+            graph(*state)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", rounding_otherwise)
+    classifier, images, labels = trained
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FmtoolWarning)
+        fit_masks(classifier, images[:8], labels[:8].flip(0), FitOptions(1e-5, 8, 1, 1, compile_=True, objective=name))
 
 
 @pytest.mark.slow
