@@ -105,11 +105,14 @@ class EncodedRows:
         return self._together(range(len(self)), progress)
 
     def _together(self, rows: Sequence[int], progress: Progress | None) -> Tensor:
+        import numpy as np
         import torch
 
         if self.pixels is not None and all(self.there[row] for row in rows):
             return self.pixels[torch.tensor(rows, dtype=torch.int64)]
-        images = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
+        # NumPy's memory: glibc does not always find that of torch, which is aligned, again, and the heap would grow with n
+        kind = np.float32 if self.dtype == torch.float32 else np.uint8
+        images = torch.from_numpy(np.empty((len(rows), *self.shape[1:]), kind))
         for place, image in enumerate(spread_out(self._image, rows)):
             images[place] = image
             if progress:

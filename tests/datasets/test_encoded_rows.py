@@ -113,7 +113,7 @@ def test_images_beyond_all_memory_are_read_as_they_are_needed(tmp_path: Path) ->
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))\n"
         "data = fmtool.load_data(sys.argv[1])\n"
-        "print(len(data), data.images[2999, ] if False else data.images[2999][:, 0, 0].tolist())"
+        "print(len(data), data.images[2999][:, 0, 0].tolist())"
     )
     line = [sys.executable, "-c", code, str(tmp_path / "set")]
     done = subprocess.run(line, capture_output=True, text=True, timeout=300)
