@@ -91,6 +91,7 @@ def test_a_mask_is_bitwise_the_same_in_any_slot_beside_any_images(
         assert torch.equal(getattr(whole, field)[5:9], getattr(few, field)), field
 
 
+@pytest.mark.processes  # torch asks the compiler for its version
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_another_rounding_is_not_taken_for_another_function(
     name: str, trained: tuple[nn.Module, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
