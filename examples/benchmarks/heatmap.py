@@ -8,11 +8,9 @@ from __future__ import annotations
 import time
 
 import torch
-import torch.nn.functional as F
 from common import arguments, classifiers, pixels, ratio, rounds, show, spread
 
-from fmtool.masks.heatmap import Evaluation, Passes, default_norm, distinct_frequencies, sensitivity
-from fmtool.models import compiling
+from fmtool.masks.heatmap import Evaluation, default_norm, distinct_frequencies, sensitivity
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL
 
@@ -26,17 +24,12 @@ def main() -> None:
     passes = len(images) * len(distinct_frequencies(h, w)[0])
     batches = -(-passes // ready.batch)
     some = images[torch.arange(ready.batch) % len(images)].to(ready.device)
-    targets = labels[torch.arange(ready.batch) % len(labels)].to(ready.device)
 
-    def forward(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = ready.classifier(images)
-        return F.cross_entropy(logits, labels, reduction="none"), logits.argmax(1)
-
-    networks = {"as it is": forward, "compiled": compiling.compiled(forward, some, targets) or forward}
+    networks = {"as it is": ready.classifier, "compiled": ready.network(True)}
 
     @torch.no_grad()
     def one_batch(name: str) -> None:
-        networks[name](some, targets)
+        networks[name](some)
 
     def bare(name: str) -> float:
         started = time.perf_counter()
@@ -46,11 +39,7 @@ def main() -> None:
         return batches * ready.batch / (time.perf_counter() - started)
 
     def heatmap(name: str) -> float:
-        class Ready(Evaluation):
-            def passes(self, images: torch.Tensor, labels: torch.Tensor) -> Passes:
-                return networks[name]  # compiled before the clock starts
-
-        evaluation = Ready(ready.classifier, ready.batch, ready.device, False, None, NO_JOURNAL)
+        evaluation = Evaluation(networks[name], ready.batch, ready.device, None, NO_JOURNAL)
         started = time.perf_counter()
         sensitivity(evaluation, images, labels, range(len(images)), default_norm(h, w), filters=False)
         return passes / (time.perf_counter() - started)

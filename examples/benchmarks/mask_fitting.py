@@ -56,7 +56,7 @@ def main() -> None:
         """Images a second through both passes alone: one batch by all threads, or one in each of `count` workers."""
         if count == 1 and device.type == "cpu":  # one batch, whose every piece is shared by all threads
             inputs, targets = images[:batch], labels[:batch]
-            passes = input_gradient(run.classifier, images.shape[1:], images.dtype, options(batch, compiled), device)
+            passes, _ = input_gradient(run.classifier, images.shape[1:], images.dtype, options(batch, compiled), device)
 
             def once() -> int:
                 passes(inputs, targets)

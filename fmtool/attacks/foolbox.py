@@ -175,7 +175,7 @@ def perturb_(
     for which the attack finds no starting point, or no finite image, stay as they are; AttackError where that is all of them.
     """
     names = range(len(images)) if numbers is None else numbers
-    # an attack that may draw from torch's global generator takes its batches one after the other
+    # an attack that may draw from a global generator takes its batches one after the other
     keyed = draws_for_each_image(attack)
     batches = [some for some in threads.batches(rows, batch) if not _restored(images, some, names, trial, journal)]
     done = len(rows) - sum(len(some) for some in batches)
@@ -186,7 +186,7 @@ def perturb_(
         seeds = [row_seeds[row] for row in some.tolist()]
         started = copy.copy(attack)
         if hasattr(attack, "starts"):
-            started.starts = filled(classifier, starts(images.shape[1:], seeds), batch).to(device)
+            started.starts = filled(classifier, starts(images.shape[1:], seeds, norm_of(attack)), batch).to(device)
         inputs = (
             filled(classifier, images[some], batch).to(device),
             filled(classifier, labels[some], batch).to(device),
@@ -279,7 +279,7 @@ def _restored(images: Tensor | Overlay, some: Tensor, names: Sequence[int], tria
 
 
 def draws_for_each_image(attack: Any) -> bool:
-    """Whether an attack of `build` draws only a start for each image, so that images can be divided."""
+    """Whether an attack of `build` is known to draw only a start for each image, so that images can be divided."""
     return hasattr(attack, "starts") or any(isinstance(attack, base) for base in _without_draws())
 
 
@@ -330,7 +330,7 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 def _without_draws() -> tuple[Any, ...]:
     """Foolbox's classes that draw no random numbers themselves; gradient attacks receive their starts."""
     attacks = load_foolbox().attacks
-    return (attacks.LInfFMNAttack, attacks.LinfDeepFoolAttack)
+    return (attacks.LInfFMNAttack, attacks.deepfool.DeepFoolAttack)
 
 
 def _attack_batch(classifier: nn.Module, attack: Any, images: Tensor, labels: Tensor, epsilon: float | None) -> Tensor:

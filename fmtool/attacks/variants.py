@@ -19,7 +19,7 @@ def variant(base: Any) -> Any:
 
 
 def _with_given_starts(base: Any) -> Any:
-    """The same gradient attack, whose random start is the share `starts` (n, c, h, w) in [-1, 1] of epsilon away."""
+    """The same gradient attack, whose random start is epsilon times `starts` (n, c, h, w) away."""
 
     class Started(base):  # type: ignore[misc]
         starts: Any = None

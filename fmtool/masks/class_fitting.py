@@ -25,9 +25,11 @@ from fmtool.masks.optimisation import (
     WINDOW,
     Adam,
     FitOptions,
+    as_begun,
     input_gradient,
     l1_norm,
     per_mask,
+    record_form,
     settled,
 )
 from fmtool.models.classifier import filled
@@ -46,12 +48,18 @@ AHEAD = 4  # micro-batches a worker may be ahead of their sum
 class ClassMasks:
     """masks (k, c, rows, columns) in [0, 1]; steps (k) int64; loss (k) of the last step, averaged over the parts that hold
     images of the class; converged (k) bool: the stopping test was met. On the CPU. A class without images has 0 steps.
+    compiled: whether the network ran compiled, which it doesn't where that fails.
     """
 
     masks: Tensor
     steps: Tensor
     loss: Tensor
     converged: Tensor
+    compiled: bool
+
+    def tensors(self) -> Tensors:
+        """The columns, by name."""
+        return {name: values for name, values in vars(self).items() if name != "compiled"}
 
 
 @dataclass(frozen=True)
@@ -81,9 +89,10 @@ def fit_class_masks(
 
     Each step takes one optimiser step per part, in order, on the class's mean cross-entropy in it plus the penalty, gradients
     accumulated over micro-batches of `options.batch`. The stopping test looks at the average of a class's losses over the
-    parts; the images of a finished class are no longer used. journal: where to resume from. only: the classes to fit, the same
-    bits as if all were; 0 steps for the others. MaskError if there is no image at all.
+    parts; the images of a finished class are no longer used. journal: where to resume from. only: the classes to fit, on the CPU
+    the same bits as if all were; 0 steps for the others. MaskError if there is no image at all.
     """
+    options = as_begun(options, journal)
     device = device or torch.device("cpu")
     if not sum(len(part.images) for part in parts):
         raise MaskError("no image is left to fit a class mask to")
@@ -101,7 +110,9 @@ def fit_class_masks(
     adam = run.adam
     ahead = AHEAD * threads.count(device)
     with threads.pool(device) as pool, threads.single(device):
-        passes = pool.submit(input_gradient, classifier, first.shape[1:], first.dtype, options, device).result()
+        prepared = pool.submit(input_gradient, classifier, first.shape[1:], first.dtype, options, device)
+        passes, compiled = prepared.result()
+        record_form(compiled, options, journal)
         while bool(run.active.any()):
             step = int(run.steps.max())
             while int(run.part) < len(works):
@@ -121,7 +132,7 @@ def fit_class_masks(
             run.finish_step(held.sum(dim=0), options)
             journal.save(run.tensors)
     loss = run.losses[:, -1].to(first.dtype)
-    return ClassMasks(adam.masks.cpu(), run.steps.cpu(), loss.cpu(), run.converged.cpu())
+    return ClassMasks(adam.masks.cpu(), run.steps.cpu(), loss.cpu(), run.converged.cpu(), compiled)
 
 
 @dataclass(frozen=True)

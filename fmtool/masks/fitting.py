@@ -27,7 +27,7 @@ from fmtool.errors import FmtoolWarning, MaskError
 from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.fit_queue import Fit, Job
 from fmtool.masks.objectives import Objective, objective
-from fmtool.masks.optimisation import Adam, FitOptions, l1_norm, per_mask, settled, unimproved
+from fmtool.masks.optimisation import Adam, FitOptions, as_begun, l1_norm, per_mask, record_form, settled, unimproved
 from fmtool.masks.slots import Level, Slots, SlotState
 from fmtool.models import compiling
 from fmtool.models.classifier import is_padded
@@ -100,8 +100,9 @@ def fit_each(
     *,
     rows: Sequence[int] | None = None,
     journal: Journal = NO_JOURNAL,
-) -> None:
-    """One mask per image; `store` receives (row, fit) of each when it is finished, from one thread at a time.
+) -> bool:
+    """One mask per image; `store` receives (row, fit) of each when it is finished, from one thread at a time. Returns whether
+    the network ran compiled, which it doesn't where that fails.
 
     images (n, c, h, w) float32 or float64; targets (n) int64, the class to keep. The classifier is frozen, in eval mode and
     on `device`. starts: a row's initial mask (c, rows, columns), symmetric, requested once by any worker; ones by
@@ -112,6 +113,7 @@ def fit_each(
     if n == 0:
         raise MaskError("no image is left to fit a mask to")
     device = device or torch.device("cpu")
+    options = as_begun(options, journal)
     rows = range(n) if rows is None else rows
     done = set(journal.rows())
     job = Job(images, targets, [row for row in rows if row not in done], store, starts, journal)
@@ -124,6 +126,8 @@ def fit_each(
     with threads.pool(device) as pool:
         if job.left:
             levels = pool.submit(_levels, classifier, images, targets, options, device).result()
+            record_form(levels[0].options.compile_, options, journal)
+            options = levels[0].options
         count = threads.count(device) if job.left else 0
         share = -(-job.left // max(count, 1))  # so that few images are divided among all workers
         jobs = [pool.submit(work) for _ in range(count)]
@@ -140,6 +144,7 @@ def fit_each(
             one.result()
     if progress:
         progress("fitting masks", total, total)
+    return options.compile_
 
 
 def _levels(
@@ -150,16 +155,18 @@ def _levels(
     """
 
     def level(size: int) -> Level:
-        sized = replace(options, batch=size)
         plain = _stepper(classifier, options, basis, images.dtype, device)
-        uncompiled = Level(sized, plain, unfiltered, judge)
+        uncompiled = Level(replace(options, batch=size, compile_=False), plain, unfiltered, judge)
         if not options.compile_:
             return uncompiled
         slots = filled(uncompiled)
         slots.step()  # before it, an objective that compares with the unfiltered image has a gradient of mere rounding
         state = slots.state
         compiled = compiling.compiled(lambda *state: plain(SlotState(*state)), *state, precision=options.precision)
-        return uncompiled if compiled is None else replace(uncompiled, advance=lambda state: compiled(*state))
+        if compiled is None:
+            return uncompiled
+        sized = replace(options, batch=size)
+        return replace(uncompiled, options=sized, advance=lambda state: compiled(*state))
 
     def filled(level: Level, *, turned: bool = False) -> Slots:
         """The first images in the first slots, or, if turned, in the last slots, beside other images."""
@@ -195,7 +202,7 @@ def _levels(
             ),
             stacklevel=2,
         )
-    smallest = SMALLEST_COMPILED if options.compile_ else SMALLEST
+    smallest = SMALLEST_COMPILED if levels[0].options.compile_ else SMALLEST
     while device.type == "cpu" and (size := levels[-1].options.batch // 2) >= smallest:
         half = level(size)
         if not same(trial(half), expected):
@@ -208,7 +215,8 @@ def _unfiltered(classifier: nn.Module, options: FitOptions, device: torch.device
     """`Level.unfiltered`; none where the objective doesn't compare logits."""
     if not objective(options.objective).compares:
         return lambda image: image.new_zeros(0)
-    passes = compiling.input_gradient(classifier, options.precision, device)
+    # the judge compares them with those of its float32 pass
+    passes = compiling.input_gradient(classifier, "float32" if options.judged else options.precision, device)
 
     def logits(image: Tensor) -> Tensor:
         _, of_image, _ = passes(image[None], torch.zeros(1, dtype=torch.int64, device=device))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,16 +23,12 @@ from fmtool.datasets.rows import to_float
 from fmtool.masks import radial
 from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.registry import FILTERS, FOURIER
-from fmtool.models import compiling
 from fmtool.models.classifier import padded
 from fmtool.runtime import threads
 from fmtool.runtime.journal import Journal
 
 SMALL_NORM, LARGE_NORM = (32, 4.0), (224, 15.7)  # Yin et al.: side in pixels, l2 norm for each channel
 BATCHES = 64  # that are computed between two saves, so that padding the last one costs at most 1.6 %
-
-# (images, labels) to the loss (b) of each image and the predicted class (b)
-Passes = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def default_norm(h: int, w: int) -> float:
@@ -100,18 +96,8 @@ class Evaluation:
     classifier: nn.Module
     batch: int
     device: torch.device
-    compile_: bool
     progress: Progress | None
     journal: Journal
-
-    def passes(self, images: Tensor, labels: Tensor) -> Passes:
-        """The forward pass for batches like these, compiled if asked for and possible."""
-
-        def plain(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-            logits = self.classifier(images)
-            return F.cross_entropy(logits, labels, reduction="none"), logits.argmax(1)
-
-        return (compiling.compiled(plain, images, labels) if self.compile_ else None) or plain
 
     def each(
         self, name: str, changes: int, images: Rows, labels: Tensor, change: Any
@@ -122,16 +108,13 @@ class Evaluation:
         always full, so that a result depends on its image alone. Blocks of images are parts of the journal under this name.
         """
         n, block = len(labels), max(1, BATCHES * self.batch // max(changes, 1))
-        first = padded(to_float(images[:1]), self.batch).to(self.device) if n else torch.zeros(0)
-        passes = self.passes(first, padded(labels[:1], self.batch).to(self.device)) if n else None
 
         @torch.no_grad()
         def one_batch(jobs: Tensor) -> tuple[Tensor, Tensor]:
             rows, numbers = jobs // changes, jobs % changes
             some = padded(change(rows, numbers), self.batch).to(self.device)
-            assert passes is not None
-            losses, predictions = passes(some, padded(labels[rows], self.batch).to(self.device))
-            return losses[: len(jobs)].float().cpu(), predictions[: len(jobs)].cpu()
+            logits = self.classifier(some)[: len(jobs)].cpu()
+            return F.cross_entropy(logits, labels[rows], reduction="none").float(), logits.argmax(1)
 
         with threads.pool(self.device) as pool:
             for start in range(0, n, block):

@@ -14,7 +14,9 @@ from torch import Tensor
 from fmtool.errors import MaskError, unknown
 from fmtool.masks.registry import OBJECTIVES
 
-LARGEST_EXPONENT = 60.0  # exp of it fits float32, with room for sums of gradients
+LARGEST_EXPONENT = (
+    35.0  # the square of its exp fits float32, with room for the gradient's other factors: Adam squares it
+)
 
 
 def label(logits: Tensor, targets: Tensor, unfiltered: Tensor) -> Tensor:
@@ -25,7 +27,7 @@ def label(logits: Tensor, targets: Tensor, unfiltered: Tensor) -> Tensor:
 def invariance(logits: Tensor, targets: Tensor, unfiltered: Tensor) -> Tensor:
     """exp(d^2), d the change in cross-entropy (Karantzas et al. 2022, the paper's reference 19, as their code has it).
 
-    Where d^2 exceeds 60, the loss continues as its tangent, because exp soon overflows float32. Their code has no such guard.
+    Where d^2 exceeds 35, the loss continues as its tangent, because exp soon overflows float32. Their code has no such guard.
     """
     before = F.cross_entropy(unfiltered, targets, reduction="none")
     square = (F.cross_entropy(logits, targets, reduction="none") - before) ** 2

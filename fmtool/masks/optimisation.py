@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from fmtool.errors import MaskError
 from fmtool.masks.objectives import objective
 from fmtool.masks.registry import FOURIER, LABEL
 from fmtool.models import compiling
 from fmtool.models.compiling import InputGradient
+from fmtool.runtime.journal import Journal
 
 LEARNING_RATE = 0.01  # A.3
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's defaults
 JUDGE_EVERY = 20  # steps between two float32 passes that decide when a fit in bfloat16 stops
 WINDOW = 20  # losses whose mean the stopping test compares with the last one
+FORM = "compiled"  # the part of a journal that says whether the network ran compiled
 
 
 @dataclass(frozen=True)
@@ -45,16 +48,33 @@ class FitOptions:
         return self.precision == "bfloat16"
 
 
+def as_begun(options: FitOptions, journal: Journal) -> FitOptions:
+    """The options, compiled or not as the run was that is resumed."""
+    before = journal.part(FORM)
+    return options if before is None else replace(options, compile_=bool(before[FORM]))
+
+
+def record_form(compiled: bool, options: FitOptions, journal: Journal) -> None:
+    """Record whether the network runs compiled; MaskError if the run that is resumed did, and it can't be compiled here."""
+    if journal.part(FORM) is None:
+        journal.finish(FORM, {FORM: torch.tensor(compiled)}, again=True)
+    elif options.compile_ and not compiled:
+        raise MaskError(
+            "this job began with the compiled network, which can't be compiled now: resume it where it can, or pass --restart"
+        )
+
+
 def input_gradient(
     classifier: nn.Module, shape: Sequence[int], dtype: torch.dtype, options: FitOptions, device: torch.device
-) -> InputGradient:
-    """The classifier's forward and backward passes at the shape of a batch, compiled if requested and possible."""
+) -> tuple[InputGradient, bool]:
+    """The classifier's two passes at the shape of a batch, compiled if requested and possible; and whether so."""
     plain = compiling.input_gradient(classifier, options.precision, device)
     if options.compile_:
         images = torch.rand(options.batch, *shape, generator=torch.Generator().manual_seed(0), dtype=dtype).to(device)
         targets = torch.zeros(options.batch, dtype=torch.int64, device=device)
-        return compiling.compiled(plain, images, targets, precision=options.precision) or plain
-    return plain
+        compiled = compiling.compiled(plain, images, targets, precision=options.precision)
+        return compiled or plain, compiled is not None
+    return plain, False
 
 
 @dataclass(frozen=True)

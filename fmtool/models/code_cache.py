@@ -36,12 +36,12 @@ UNCHECKED = {".lock", ".load_ok"}  # empty files that torch leaves when it loads
 def kept(graph: GraphModule, inputs: Sequence[Tensor]) -> Iterator[None]:
     """Whatever is compiled in the body, for `graph` at the shapes of `inputs`, is kept, or found again.
 
-    Where the cache can't be written, nothing is kept.
+    torch works in a copy, so that another process can replace what is kept meanwhile. Where the cache can't be written, nothing
+    is kept.
     """
     folder = cache_folder() / "compiled" / _key(graph, inputs)
     try:
-        whole = _is_whole(folder)
-        used = folder if whole else _fresh_for(folder)
+        used = _copy_of(folder)
     except OSError:
         yield
         return
@@ -49,12 +49,10 @@ def kept(graph: GraphModule, inputs: Sequence[Tensor]) -> Iterator[None]:
         with _torch_keeps_in(used):
             yield
         with suppress(OSError, ArtifactError):  # the disk is full, or another process has just kept the same
-            _note(used)  # also of a folder that was whole: torch may add what it had to derive anew
-            if not whole:
-                used.rename(folder)
+            if _note(used):
+                _replace(folder, used)
     finally:
-        if not whole:
-            shutil.rmtree(used, ignore_errors=True)
+        shutil.rmtree(used, ignore_errors=True)
 
 
 @contextmanager
@@ -95,34 +93,52 @@ def _processor() -> str:
     return platform.processor()
 
 
+def _copy_of(folder: Path) -> Path:
+    """A new folder beside it with its files, if they are those that were kept; else an empty one."""
+    home = folder.parent
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    copy = Path(tempfile.mkdtemp(prefix=".new-", dir=home))
+    if _is_ours(home):
+        with suppress(OSError):  # there is none, or another process replaces it
+            shutil.copytree(folder, copy, dirs_exist_ok=True)
+    if not _is_whole(copy):
+        shutil.rmtree(copy)
+        copy.mkdir(mode=0o700)
+    return copy
+
+
+def _is_ours(home: Path) -> bool:
+    """Whether nobody else can have put files there: torch unpickles and runs them."""
+    about = home.stat()
+    return not hasattr(os, "getuid") or (about.st_uid == os.getuid() and not about.st_mode & 0o022)
+
+
 def _is_whole(folder: Path) -> bool:
-    """Whether its files are those that were kept, and nobody else can have put them there: torch unpickles and runs them."""
+    """Whether its files are those that were kept."""
     try:
-        about = folder.parent.stat()
-        if hasattr(os, "getuid") and (about.st_uid != os.getuid() or about.st_mode & 0o022):
-            return False
         return bool(json.loads((folder / DIGESTS).read_text()) == _digests(folder))
     except (OSError, ValueError):
         return False
 
 
-def _note(folder: Path) -> None:
-    """List the digests of its files, unless one that was listed has changed, which is then found."""
+def _note(folder: Path) -> bool:
+    """List the digests of its files, if torch has added some; not if one that was listed has changed."""
     listed = json.loads((folder / DIGESTS).read_text()) if (folder / DIGESTS).exists() else {}
     found = _digests(folder)
-    if found != listed and found == {**found, **listed}:
+    added = found != listed and found == {**found, **listed}
+    if added:
         write_bytes(json.dumps(found).encode(), str(folder / DIGESTS))
+    return added
 
 
-def _fresh_for(folder: Path) -> Path:
-    """A folder to compile in, beside the one to be replaced, which another process may be reading."""
-    home = folder.parent
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+def _replace(folder: Path, by: Path) -> None:
     if folder.exists():
-        aside = Path(tempfile.mkdtemp(prefix=".old-", dir=home))
-        folder.rename(aside / folder.name)
-        shutil.rmtree(aside, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=".new-", dir=home))
+        aside = Path(tempfile.mkdtemp(prefix=".old-", dir=folder.parent))
+        try:
+            folder.rename(aside / folder.name)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    by.rename(folder)
 
 
 def _digests(folder: Path) -> dict[str, str]:

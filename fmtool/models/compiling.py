@@ -98,6 +98,8 @@ def compiled(function: Callable[..., Any], *inputs: Tensor, precision: str = "fl
                 for changed in (_copies(inputs), _copies(inputs), _darker(inputs), _darker(inputs)):
                     one = (function, graph)[len(results) % 2]
                     results.append([*changed, *(one(*changed) or ())])
+    except (MemoryError, torch.OutOfMemoryError):  # which a smaller batch may mend
+        raise
     except Exception as error:  # a missing compiler, or an unsupported third-party network
         cannot(error)
         return None

@@ -70,11 +70,11 @@ def train(
     device: torch.device | None = None,
     progress: Progress | None = None,
     journal: Journal = NO_JOURNAL,
-) -> None:
+) -> bool:
     """Train all weights in place. images (n, c, h, w) uint8, or float in [0, 1]; labels (n) int64. Leaves eval mode on.
 
-    compile_: compile both passes, which rounds differently; a network that can't be compiled trains uncompiled. journal: where
-    to resume from, with the same number of torch threads.
+    compile_: compile both passes, which rounds differently; a network that can't be compiled trains uncompiled. Returns whether
+    it ran compiled. journal: where to resume from, with the same number of torch threads.
     """
     device = device or torch.device("cpu")
     lay_out(classifier.to(device), images.shape[1:], device)
@@ -94,6 +94,7 @@ def train(
             if progress:
                 progress("training", course.step, course.steps)
     classifier.eval()
+    return update.compiled is not update.trained
 
 
 def train_head(

@@ -67,6 +67,7 @@ def attack(
         registry.check_epsilon(epsilon, norm, ready.spec.input_shape)
     loss, compile_ = _compiles(ready, data, name, foolbox_attack, compile_)
     target = ready.network(compile_, loss)
+    compile_ = target is not ready.classifier  # which it is if the network can't be compiled
     if defense is not None:
         target = two_pass(defense, model, ready, target, execution.allow_other_model)
     if shared:
@@ -255,7 +256,9 @@ def _check_draws(name: str, attack: Any, restarts: int, shared: bool) -> None:
     if restarts > 1 and not attack.random_start:
         raise AttackError("random_start=False makes all restarts identical: expected --restarts 1")
     if shared and not foolbox.draws_for_each_image(attack):
-        raise AttackError(f"{name} draws random numbers for whole batches: --shard and torchrun would change them")
+        raise AttackError(
+            f"{name} isn't known to attack each image on its own: --shard and torchrun might change its results"
+        )
 
 
 def _row_seeds(data: Data, seed: int, *trial: str | int) -> list[int]:

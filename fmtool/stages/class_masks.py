@@ -105,14 +105,17 @@ def class_masks(
         )
         header["images"] = [len(part.images) for part in reversed(parts)]
         header |= {} if shard is None else {"shard": shard.field(len(held))}
-        history = stage("class-masks", {**recorded, "--compile": compile_}, None, inputs)
+        history = stage("class-masks", {**recorded, "--compile": fitted.compiled}, None, inputs)
         if not ranks.leads:
             ranks.hand_over(_records(fitted, ranks.rows(classes)))
             return Artifact("class-masks", header, {}, history)
         if ranks.of > 1:
             _gather(fitted, ranks.gathered((), execution.progress))
         _warn_of(fitted, parts, classes, header["class_names"])
-        tensors = {"classes": torch.tensor(classes), **{name: values[classes] for name, values in vars(fitted).items()}}
+        tensors = {
+            "classes": torch.tensor(classes),
+            **{name: values[classes] for name, values in fitted.tensors().items()},
+        }
         result = execution.write(Artifact("class-masks", header, tensors, history))
         ranks.written()
     return result
@@ -121,7 +124,7 @@ def class_masks(
 def _records(masks: class_fitting.ClassMasks, classes: Sequence[int]) -> Iterator[tuple[int, bytes]]:
     """A record for each class's mask."""
     for number in classes:
-        yield number, pack({name: values[number] for name, values in vars(masks).items()})
+        yield number, pack({name: values[number] for name, values in masks.tensors().items()})
 
 
 def _gather(masks: class_fitting.ClassMasks, records: Iterable[tuple[int, bytes]]) -> None:
@@ -134,7 +137,11 @@ def _gather(masks: class_fitting.ClassMasks, records: Iterable[tuple[int, bytes]
 def _try_slots(part: class_fitting.Part, ready: ReadyModel) -> None:
     """Warn if an image's gradient may depend on the other images in its batch, and so on the classes that share a process."""
     some = slice(0, SLOTS_TRIED)
-    if not same_in_any_slot(ready.classifier, part.images[some], part.targets[some], ready.batch, ready.device):
+    if ready.device.type != "cpu":
+        warn(
+            "on a GPU a sum of gradients depends on the classes beside it: shards may differ bitwise from a single run"
+        )
+    elif not same_in_any_slot(ready.classifier, part.images[some], part.targets[some], ready.batch, ready.device):
         warn(
             "here an image's gradient depends on its position in the batch: shards may differ bitwise from a single run"
         )

@@ -148,6 +148,8 @@ def _rows(
 ) -> _Rows:
     sides = [_side(side) for side in (a, b)]
     if isinstance(a, Artifact) and isinstance(b, Artifact):
+        if labels is not None:
+            raise StatisticError("labels: mask files have their own, those given are for matrices")
         places, labels, dropped = _mask_pairs(a, b)
         trimmed = functools.partial(_flat, (a, b), places, pool)
         x, y = trimmed(thresholds[0] if thresholds else 0.0)

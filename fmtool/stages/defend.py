@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fmtool.artifacts.format import Artifact, Rows
 from fmtool.artifacts.history import stage
-from fmtool.artifacts.rows import ROWS, check_no_shard, check_range, check_unit, join
+from fmtool.artifacts.rows import ROWS, check_no_shard, check_range, check_unit, image_names, join
 from fmtool.attacks import registry
 from fmtool.datasets.rows import take
 from fmtool.errors import ArtifactError, warn
@@ -99,7 +99,7 @@ def defend(
 def _places(attacked: Sequence[Artifact]) -> list[Tensor]:
     """Each file's rows (n) of the images that all of them share, which must have the same labels."""
     places = join(attacked) if len(attacked) > 1 else [torch.arange(len(attacked[0]["labels"]))]
-    left_out = max(len(file["labels"]) for file in attacked) - len(places[0])
+    left_out = len({name for file in attacked for name in image_names(file["key"], file["index"])}) - len(places[0])
     if left_out:
         warn(f"{left_out} images are not in every attack file and are left out")
     first, labels = attacked[0], attacked[0]["labels"][places[0]]

@@ -115,9 +115,9 @@ def fit_masks(
     with resuming(execution, {"described": _described(options, inputs), **asked}, holds_rows=True) as journal:
         count, rows, known = _chosen(inputs, shard, journal, execution.progress)
         options = replace(options, compile_=ready.compiles(compile_, 2 * count * min_steps))
-        header, history = _described(options, inputs)
+        header, _ = _described(options, inputs)
         header |= {} if shard is None else {"shard": shard.field(count)}
-        fitting.fit_each(
+        compiled = fitting.fit_each(
             place.classifier,
             place.of(_Pixels(_pixels(inputs), rows)),
             known["targets"],
@@ -129,6 +129,7 @@ def fit_masks(
             rows=ranks.rows(range(len(rows))),
             journal=journal,
         )
+        _, history = _described(replace(options, compile_=compiled), inputs)
         masks, columns = _joined(journal, header, history, known, (shape[0], *transform.shape), execution)
     if ranks.leads:
         _warn_of(columns)

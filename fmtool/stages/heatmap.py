@@ -56,23 +56,26 @@ def heatmap(
     norm_in_effect = numerics.default_norm(h, w) if norm is None else float(norm)
     count = len(numerics.distinct_frequencies(h, w)[0])
     masks, radii = numerics.filter_masks(basis_for(FOURIER, h, w))
-    compile_ = ready.compiles(compile_, len(data) * (count + len(masks) * filters))
+    network = ready.network(ready.compiles(compile_, len(data) * (count + len(masks) * filters)))
     header: dict[str, Any] = {
         "norm": norm_in_effect,
         "image_size": [h, w],
         "filters": {"radii": radii.tolist(), "right": {}} if filters else None,
         **data_header(data, ready.spec),
     }
-    recorded = {"--norm": norm_in_effect, "--filters": filters or None, "--compile": compile_, **ready.recorded()}
+    recorded = {
+        "--norm": norm_in_effect,
+        "--filters": filters or None,
+        "--compile": network is not ready.classifier,
+        **ready.recorded(),
+    }
     history = stage("heatmap", recorded, seed, inputs_of(model, data))
     if execution.shard is not None:
         header["shard"] = execution.shard.field(len(data))
         data = some_of(data, execution.shard.rows(len(data)))
     work = {"header": header, "history": history, **code_of(ready.classifier, ready.spec)}
     with resuming(execution, work) as journal:
-        evaluation = numerics.Evaluation(
-            ready.classifier, ready.batch, ready.device, compile_, execution.progress, journal
-        )
+        evaluation = numerics.Evaluation(network, ready.batch, ready.device, execution.progress, journal)
         seeds = [row_seed(seed, *name) for name in image_names(data.key, data.index)]
         result = numerics.sensitivity(evaluation, data.images, data.labels, seeds, norm_in_effect, filters=filters)
         if filters:

@@ -95,7 +95,10 @@ def train_model(
         if head_only:
             training.train_head(classifier, data.images, data.labels, steps, batch=forward_batch, **common)
         else:
-            training.train(classifier, data.images, data.labels, steps, augment=augment, compile_=compile_, **common)
+            compiled = training.train(
+                classifier, data.images, data.labels, steps, augment=augment, compile_=compile_, **common
+            )
+            history = stage("train-model", {**options, "--compile": compiled}, seed, _inputs(data, test_data, from_))
         if test_data is not None:
             prepared = prepare(classifier, device, spec.input_shape)
             predictions = predict(

@@ -9,6 +9,7 @@ import torch
 from half_spectrum import filter_images
 from torch import Tensor, nn
 
+from fmtool.masks import fitting
 from fmtool.masks.fitting import fit_masks
 from fmtool.masks.optimisation import JUDGE_EVERY, FitOptions
 
@@ -52,3 +53,10 @@ def test_a_mask_is_bitwise_the_same_in_any_slot_beside_any_mates(known: Known) -
     for name, values in vars(expected).items():
         assert torch.equal(getattr(turned, name).flip(0), values), name
         assert torch.equal(getattr(fewer, name), values[2:5]), name
+
+
+def test_the_unfiltered_logits_are_those_of_the_float32_pass_that_judges(known: Known) -> None:
+    classifier, images, _ = known
+    options = replace(OPTIONS, objective="invariance")
+    logits = fitting._unfiltered(classifier, options, torch.device("cpu"))(images[0])
+    assert torch.equal(logits, classifier(images[:1])[0])

@@ -176,7 +176,7 @@ def test_a_class_has_the_same_bits_whatever_others_share_its_batches(parts: list
     for only in ([0], [2, 1], [1]):
         some = fit_class_masks(classifier, parts, 3, options, only=only)
         assert (some.steps > 0).nonzero().flatten().tolist() == sorted(only)
-        assert all(torch.equal(values[only], getattr(whole, name)[only]) for name, values in vars(some).items())
+        assert all(torch.equal(values[only], getattr(whole, name)[only]) for name, values in some.tensors().items())
 
 
 def test_killed_in_the_middle_of_steps_it_gives_the_same_bits(parts: list[Part], classifier: nn.Module) -> None:

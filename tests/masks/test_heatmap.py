@@ -32,7 +32,7 @@ def ask(
     classifier: nn.Module, images: Tensor, labels: Tensor, *, norm: float = 1.0, batch: int = 16, first: int = 0
 ) -> Sensitivity:
     """With filters; the image in row i has seed first + i."""
-    evaluation = Evaluation(classifier, batch, CPU, False, None, NO_JOURNAL)
+    evaluation = Evaluation(classifier, batch, CPU, None, NO_JOURNAL)
     return sensitivity(evaluation, images, labels, range(first, first + len(labels)), norm, filters=True)
 
 

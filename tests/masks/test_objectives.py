@@ -154,3 +154,12 @@ def test_an_unknown_objective_is_named(files: Path) -> None:
     model, attack = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("model", "fmn"))
     with pytest.raises(MaskError, match="unknown --objective 'labels'"):
         fmtool.fit_masks(model, attack, objective="labels")
+
+
+def test_the_square_of_a_steep_slope_fits_float32() -> None:
+    """Adam keeps it: infinite, it would hold the entry where it is for the rest of the fit."""
+    logits = torch.tensor([[0.0, 25.0]], requires_grad=True)
+    loss = objective("invariance").loss(logits, torch.zeros(1, dtype=torch.int64), torch.tensor([[60.0, 0.0]]))
+    (slope,) = torch.autograd.grad(loss.sum(), logits)
+    of_an_entry = 100 * slope.max()  # a coefficient times a network's slope
+    assert slope.max() > 1e15 and bool(torch.isfinite(of_an_entry * of_an_entry))

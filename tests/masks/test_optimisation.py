@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
+from dying import Dying
 from half_spectrum import fourier, to_full
 from torch import nn
 
+from fmtool.errors import MaskError
 from fmtool.masks.optimisation import (
     LEARNING_RATE,
     WINDOW,
     Adam,
     FitOptions,
+    as_begun,
     input_gradient,
     l1_norm,
+    record_form,
     settled,
     unimproved,
 )
@@ -94,7 +100,7 @@ def test_the_gradient_is_that_of_each_images_own_loss() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).eval().requires_grad_(False)
     images, targets = torch.rand(5, 3, 2, 2), torch.tensor([0, 3, 1, 1, 2])
-    passes = input_gradient(network, (3, 2, 2), torch.float32, FitOptions(0.1, 5, 0, 9), CPU)
+    passes, _ = input_gradient(network, (3, 2, 2), torch.float32, FitOptions(0.1, 5, 0, 9), CPU)
     losses, logits, gradient = passes(images, targets)
     leaf = images.clone().requires_grad_()
     each = F.cross_entropy(network(leaf), targets, reduction="none")
@@ -102,3 +108,22 @@ def test_the_gradient_is_that_of_each_images_own_loss() -> None:
     torch.testing.assert_close(losses, each.detach())
     torch.testing.assert_close(gradient, expected)
     torch.testing.assert_close(logits, network(images))
+
+
+def test_a_run_goes_on_in_the_form_that_it_began_in() -> None:
+    """Compiled or not, whatever is possible or asked for later: the two forms round differently."""
+    options = FitOptions(0.1, 4, 1, 2, compile_=True)
+    for possible in (True, False):
+        journal = Dying(())
+        assert as_begun(options, journal) == options
+        record_form(possible, options, journal)
+        for asked in (True, False):
+            again = as_begun(replace(options, compile_=asked), journal)
+            assert again.compile_ is possible
+            record_form(possible, again, journal)
+    began = Dying(())
+    record_form(True, options, began)
+    with pytest.raises(
+        MaskError, match="began with the compiled network, which can't be compiled now: resume it where it can"
+    ):
+        record_form(False, options, began)

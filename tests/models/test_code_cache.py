@@ -77,7 +77,8 @@ def test_what_torch_adds_to_kept_code_is_kept_too(home: Path) -> None:
     assert is_found()
     with code_cache.kept(graph(), INPUTS):  # a listed file that changes meanwhile is not taken for sound
         Path(os.environ[code_cache.FOLDER], "ab", "again").write_text("broken")
-    assert not is_found()
+    assert is_found()
+    assert [path.read_text() for path in home.glob("*/ab/again")] == ["another entry"]
     assert len(list(home.iterdir())) == 1
 
 
@@ -97,3 +98,14 @@ def test_an_error_while_compiling_leaves_nothing(home: Path) -> None:
     with pytest.raises(OSError, match="no space"), code_cache.kept(graph(), INPUTS):
         raise OSError("no space")
     assert list(home.iterdir()) == []
+
+
+def test_code_that_another_process_replaces_meanwhile_stays_at_hand(home: Path) -> None:
+    is_found()
+    with code_cache.kept(graph(), INPUTS):
+        mine = Path(os.environ[code_cache.FOLDER], "ab", "code.so")
+        (kept,) = home.glob("[!.]*/ab/code.so")
+        kept.write_text("broken")
+        assert not is_found()  # the other one compiles anew, in place of the damaged folder
+        assert mine.read_text() == "compiled"
+    assert is_found()

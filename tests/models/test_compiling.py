@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from compilers import needs_compiler
+from compilers import as_it_is, needs_compiler
 from half_spectrum import to_full
 from reference import fit_one, random_resnet
 from torch import Tensor, nn
@@ -79,7 +79,7 @@ def test_it_is_done_where_there_is_enough_work(files: Path, monkeypatch: pytest.
     assert not compiling.pays(445 * 500, (1, 8, 8))
     model, attack = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("model", "fmn"))
     asked: list[bool] = []
-    monkeypatch.setattr(compiling, "compiled", lambda *_, **__: asked.append(True))
+    monkeypatch.setattr(compiling, "compiled", lambda *all_, **more: asked.append(True) or as_it_is(*all_, **more))
     few = {"min_steps": 2, "max_steps": 3}
     for given, expected in ((None, False), (True, True), (False, False)):
         found = fmtool.fit_masks(model, attack, compile_=given, **few)  # type: ignore[arg-type]
@@ -101,7 +101,7 @@ def test_training_compiled_gives_the_weights_of_training_uncompiled() -> None:
     for compiled in (False, True):
         torch.manual_seed(0)
         classifier = Classifier(ARCHITECTURES["resnet8"].build(3, 10))
-        training.train(classifier, images, labels, recipe, augment="flip-crop", compile_=compiled)
+        assert training.train(classifier, images, labels, recipe, augment="flip-crop", compile_=compiled) is compiled
         weights.append(classifier.network.linear.weight)
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-3, atol=1e-4)
 
@@ -116,7 +116,7 @@ def test_training_goes_on_uncompiled_where_it_must(monkeypatch: pytest.MonkeyPat
     before = classifier.network.linear.weight.clone()
     monkeypatch.setattr(compiling, "trainable", lambda *_: broken)
     with pytest.warns(FmtoolWarning, match="can't be compiled"):
-        training.train(classifier, images, labels, recipe, compile_=True)
+        assert not training.train(classifier, images, labels, recipe, compile_=True)
     assert not torch.equal(before, classifier.network.linear.weight)
 
 

@@ -49,7 +49,9 @@ def turned(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_is_done_where_there_is_enough_work(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By images times steps, of all shards together; and recorded."""
     model, asked = load(files, "model"), list[bool]()
-    monkeypatch.setattr(compiled_classifier, "compiled", lambda classifier, *_: asked.append(True) or classifier)
+    monkeypatch.setattr(
+        compiled_classifier, "compiled", lambda classifier, *_: asked.append(True) or Turned(classifier).eval()
+    )
     for pays_from, given, expected in ((1 + 2 * 30 * 3 * 64, None, False), (2 * 30 * 3 * 64, None, True), (2**60, True, True),
                                        (1, False, False)):  # fmt: skip
         monkeypatch.setattr(compiling, "PAYS_FROM", pays_from)
@@ -59,6 +61,22 @@ def test_it_is_done_where_there_is_enough_work(files: Path, monkeypatch: pytest.
             asked.clear()
     made = fmtool.attack(model, digits(), attack="deepfool", attack_options={"steps": 1})
     assert made.history[-1]["options"]["--compile"] is False and not asked
+
+
+def test_what_is_recorded_is_what_ran(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where compiling fails the plain network runs, and who reads the file is to run that too."""
+    model, data = load(files, "model"), digits()
+    monkeypatch.setattr(compiling, "compiled", lambda *_, **__: None)
+    few = {"min_steps": 1, "max_steps": 2}
+    made = fmtool.attack(model, data, **PGD, compile_=True)
+    for artifact in (
+        made,
+        fmtool.fit_masks(model, made, compile_=True, **few),  # type: ignore[arg-type]
+        fmtool.class_masks(model, made, compile_=True, **few),  # type: ignore[arg-type]
+        fmtool.heatmap(model, digits(3), compile_=True),
+    ):
+        assert artifact.history[-1]["options"]["--compile"] is False
+    assert made.digest == fmtool.attack(model, data, **PGD, compile_=False).digest
 
 
 def test_attacks_that_run_only_uncompiled_say_so(files: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from small_files import changed, load
 
 import fmtool
-from fmtool.errors import FmtoolWarning, MaskError
+from fmtool.errors import FmtoolWarning, MaskError, StatisticError
 
 
 def test_rows_are_joined_by_image_never_by_place(files: Path) -> None:
@@ -70,3 +70,9 @@ def test_masks_of_two_models_get_a_line(files: Path) -> None:
                 source["digest"] = "0" * 64
     with pytest.warns(FmtoolWarning, match="masks of two models"):
         fmtool.correlate(essential, dataclasses.replace(adversarial, history=history), permutations=3)
+
+
+def test_labels_are_for_matrices(files: Path) -> None:
+    essential, adversarial = load(files, "essential"), load(files, "adversarial")
+    with pytest.raises(StatisticError, match=r"^labels: mask files have their own, those given are for matrices$"):
+        fmtool.correlate(essential, adversarial, labels=essential["labels"])

@@ -12,7 +12,7 @@ from small_files import load
 
 import fmtool
 from fmtool.artifacts.format import Artifact
-from fmtool.errors import ArtifactError
+from fmtool.errors import ArtifactError, FmtoolWarning
 from fmtool.stages.prepare import ready_model
 
 
@@ -119,3 +119,16 @@ def test_the_worst_case_is_counted_image_by_image(files: Path) -> None:
     clean = [cell["accuracy"] for cell in found.header["matrix"][0]]
     assert found.header["clean_drop"] == pytest.approx([clean[0] - one for one in clean])
     assert fmtool.defend(model, [weak], masks).header["worst"] is None
+
+
+def test_images_that_one_attack_file_lacks_are_counted_once(files: Path) -> None:
+    """Whichever file lacks them."""
+    model, masks = load(files, "model"), [load(files, "plain")]
+    halves = [
+        fmtool.attack(
+            model, fmtool.load_data("digits:test", rows=rows), attack="pgd", epsilon=0.3, attack_options={"steps": 1}
+        )
+        for rows in ((0, 30), (20, 45))
+    ]
+    with pytest.warns(FmtoolWarning, match="^35 images are not in every attack file and are left out$"):
+        assert fmtool.defend(model, halves, masks).header["n"] == 10

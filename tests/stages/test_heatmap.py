@@ -11,7 +11,6 @@ import torch
 import fmtool
 from fmtool.errors import MaskError
 from fmtool.masks import heatmap as numerics
-from fmtool.masks.heatmap import Evaluation, Passes
 from fmtool.stages.heatmap import MEANS, means, summed_filters
 
 
@@ -22,23 +21,19 @@ def test_a_command_that_was_interrupted_resumes_with_what_was_saved(
     """Blocks that were finished are not computed again, and the file has the bytes of an undisturbed run."""
     model, data = fmtool.read(str(files / "model.safetensors")), fmtool.load_data("digits:test", limit=12)
     monkeypatch.setattr(numerics, "BATCHES", 1)
-    passes, counts = Evaluation.passes, [0]
+    padded, counts = numerics.padded, [0]
 
     def run(target: str, fail_at: int) -> int:
         counts[0] = 0
 
-        def counted(self: Evaluation, images: torch.Tensor, labels: torch.Tensor) -> Passes:
-            plain = passes(self, images, labels)
+        def counted(images: torch.Tensor, batch: int) -> torch.Tensor:
+            """Once a batch."""
+            counts[0] += 1
+            if counts[0] == fail_at:
+                raise ZeroDivisionError
+            return padded(images, batch)
 
-            def one(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-                counts[0] += 1
-                if counts[0] == fail_at:
-                    raise ZeroDivisionError
-                return plain(images, labels)
-
-            return one
-
-        monkeypatch.setattr(Evaluation, "passes", counted)
+        monkeypatch.setattr(numerics, "padded", counted)
         execution = fmtool.Execution(output=str(tmp_path / target), batch_size=34, device="cpu")
         fmtool.heatmap(model, data, filters=True, execution=execution)
         return counts[0]

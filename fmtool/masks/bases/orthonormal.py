@@ -26,20 +26,23 @@ class Orthonormal(Basis):
 
     def analyse(self, images: Tensor) -> Tensor:
         a, b = self._tensors(images)
-        return a @ (images @ b.mT)
+        return (a @ (images.to(a.dtype) @ b.mT)).to(images.dtype)
 
     def synthesise(self, masks: Tensor, coefficients: Tensor) -> Tensor:
         filtered = masks * coefficients
         a, b = self._tensors(filtered)
-        return a.mT @ (filtered @ b)
+        return (a.mT @ (filtered.to(a.dtype) @ b)).to(filtered.dtype)
 
     def _tensors(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """A and B with the dtype and on the device of `like`, created once, as a CUDA graph can't copy them."""
+        """A and B on the device of `like`, created once, as a CUDA graph can't copy them. With its dtype, but float64 where the
+        network's float32 products are computed in TF32: those of masks never are.
+        """
         import torch
 
-        key = (like.dtype, like.device)
+        dtype = torch.float64 if torch.backends.cuda.matmul.allow_tf32 else like.dtype
+        key = (dtype, like.device)
         if key not in self._tensors_by_place:
-            a, b = (torch.as_tensor(matrix, dtype=like.dtype, device=like.device) for matrix in self.matrices)
+            a, b = (torch.as_tensor(matrix, dtype=dtype, device=like.device) for matrix in self.matrices)
             self._tensors_by_place[key] = a, b
         return self._tensors_by_place[key]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -46,3 +48,23 @@ def test_matrices_are_made_once_for_each_number_type() -> None:
     single, double = torch.rand(1, 3, 4), torch.rand(1, 3, 4).double()
     assert basis.analyse(single).dtype == torch.float32 and basis.analyse(double).dtype == torch.float64
     assert basis._tensors(single)[0] is basis._tensors(single)[0] and len(basis._tensors_by_place) == 2
+
+
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@pytest.mark.usefixtures("tf32")
+def test_masks_are_never_multiplied_in_tf32() -> None:
+    """Where the network's products are, theirs are float64's."""
+    basis, images = Turned("turned", 3, 4), torch.rand(1, 3, 4, generator=torch.Generator().manual_seed(0))
+    masks = torch.rand(1, 3, 4, generator=torch.Generator().manual_seed(1))
+    a, b = (torch.tensor(matrix) for matrix in basis.matrices)
+    expected = (a.T @ (masks.double() * (a @ images.double() @ b.T)) @ b).float()
+    coefficients = basis.analyse(images)
+    assert coefficients.dtype == torch.float32
+    torch.testing.assert_close(basis.synthesise(masks, coefficients), expected, rtol=1e-6, atol=1e-7)
+    assert {dtype for dtype, _ in basis._tensors_by_place} == {torch.float64}
