@@ -23,6 +23,7 @@ from fmtool.attacks.registry import FAILED, WRONG_BEFORE, title
 from fmtool.cli.terminal import show
 from fmtool.correlation.registry import statistic_kind
 from fmtool.errors import FmtoolError
+from fmtool.masks.registry import mask_suffix
 from fmtool.tables.correlations import is_ceiling
 from fmtool.tables.table import Table, as_csv, as_markdown
 
@@ -97,7 +98,7 @@ def correlations(files: Sequence[Description], paper: Paper, name: str, *, by_mo
             row.append(with_std(one["observed"], one["details"].get("std"), ".3f"))
             row += [known.get(f"{one['name']} p"), *null_cells(one)]
             rows.append([*row, *ceiling_cells(ceilings.get(model), one["name"])])
-    notes = [null_note(files), *map(ceiling_note, ceilings.values())]
+    notes = [null_note(files), *map(ceiling_note, ceilings.values()), *left_out_notes(files)]
     return Table(f"{name}: correlation of essential and adversarial masks, the paper's and ours", columns, rows, notes)
 
 
@@ -183,7 +184,11 @@ def variants(files: Sequence[Description], paper: Paper) -> Table:
             row.append(with_std(known.get(one["name"]), known.get(f"{one['name']} std"), ".2f"))
             row += [with_std(one["observed"], one["details"].get("std"), ".3f"), images, *null_cells(one)]
             rows.append(row)
-    notes = ["images: with masks on both sides, of which n are preserved on both", null_note(files)]
+    notes = [
+        "images: with masks on both sides, of which n are preserved on both",
+        null_note(files),
+        *left_out_notes(files),
+    ]
     return Table("Table 1 with other options", columns, rows, notes)
 
 
@@ -192,7 +197,7 @@ def controls(files: Sequence[str]) -> Table:
     columns, rows = {"masks": "", "n": "d"}, []
     for file in files:
         with open(file, newline="") as lines:
-            kept = {line["control"]: (line["n"], float(line["kept %"])) for line in csv.DictReader(lines)}
+            kept = {line["control"]: (line["n"], _number(line["kept %"])) for line in csv.DictReader(lines)}
         columns |= dict.fromkeys(kept, ".1f")
         rows.append((Path(file).stem.removeprefix("check-"), kept))
     shown = [
@@ -200,6 +205,11 @@ def controls(files: Sequence[str]) -> Table:
         for name, kept in rows
     ]
     return Table("Images that keep their class, %", columns, shown)
+
+
+def _number(cell: str) -> float | None:
+    """None for an empty cell: a control of no image, such as the mask of another image of a class with one."""
+    return float(cell) if cell else None
 
 
 TABLES: dict[str, Callable[[Sequence[Description], Paper], Table]] = {
@@ -281,10 +291,11 @@ def attack_of(file: Description) -> str:
 
 
 def place_of(file: Description) -> str:
-    """What sets a correlation apart from the paper's: the layer that its masks are of, and the entries that it leaves out."""
-    layers = dict.fromkeys(side["layer"] for side in file.header["sides"] if side.get("layer"))
+    """What sets a correlation apart from the paper's: the options of its masks, the entries that it leaves out, its rows."""
+    suffixes = dict.fromkeys(mask_suffix(side) for side in file.header["sides"])
     trim = file.header.get("trim")
-    return "".join([*(f", {layer}" for layer in layers), f", entries above {trim:g}" if trim else ""])
+    rows = ", rows as they are" if file.header.get("row_normalise") is False else ""
+    return "".join([*suffixes, f", entries above {trim:g}" if trim else "", rows])
 
 
 def epsilon(file: Description) -> float:
@@ -327,6 +338,16 @@ def null_note(files: Sequence[Description]) -> str:
         f"null: {', '.join(map(str, counts))} permutations of the pairs, p at least {floors}; within: of the pairs of each "
         "class; adjusted: (ours - null mean) / (1 - null mean)"
     )
+
+
+def left_out_notes(files: Sequence[Description]) -> list[str]:
+    """Rows that a statistic can't use, which n counts too."""
+    return [
+        f"{title(attack_of(file))}{place_of(file)}, {statistic_kind(one['name']).heading}: {count} {reason} left out"
+        for file in files
+        for one in file.header["statistics"]
+        for reason, count in one["dropped"].items()
+    ]
 
 
 def ceiling_cells(file: Description | None, name: str) -> list[Any]:

@@ -1,5 +1,5 @@
 # Sourced by the scripts here and by tests/run.sh: makes or reuses .venv in the repository, with fmtool installed.
-# usage: source examples/setup.sh ["[extra]"] [pip options...]
+# usage: source examples/setup.sh "[extra]" [pip options...], with "" for no extra: without arguments, bash would pass on the script's own
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 extra=${1:-}

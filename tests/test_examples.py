@@ -259,3 +259,70 @@ def test_by_default_it_trains_by_the_papers_recipe_on_torchvisions_data(tmp_path
     (line,) = [line for line in done.stdout.splitlines() if "train-model" in line]
     for expected in ("--data cifar10:train", "--test-data cifar10:test", "--recipe paper", "--architecture resnet20"):
         assert expected in line
+
+
+STUB = """#!/bin/sh
+echo "$(basename "$0") $*" >> "$LOG"
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        (["benchmarks/run.sh", "--data", "cifar10:test"], "bases.py --data cifar10:test"),
+        (
+            ["cifar10/first-look.sh", "cifar10:test", "--data-root", "."],
+            "attack model.safetensors --data cifar10:test --data-root . ",
+        ),
+    ],
+)
+def test_a_scripts_own_arguments_never_reach_the_setup(tmp_path: Path, script: list[str], expected: str) -> None:
+    """Where fmtool has still to be installed. Programs that only log stand in for python and fmtool."""
+    root = EXAMPLES.parent
+    shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("*.png", "output*", "*-output"))
+    for name in ("pyproject.toml", "tests/constraints.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(root / name, tmp_path / name)
+    for name in ("python", "fmtool"):
+        (tmp_path / ".venv" / "bin").mkdir(parents=True, exist_ok=True)
+        (tmp_path / ".venv" / "bin" / name).write_text(STUB)
+        (tmp_path / ".venv" / "bin" / name).chmod(0o755)
+    log = tmp_path / "log"
+    subprocess.run(
+        ["bash", f"examples/{script[0]}", *script[1:]], cwd=tmp_path, check=True, capture_output=True,
+        env={"PATH": "/usr/bin:/bin", "LOG": str(log), "HOME": str(tmp_path)},
+    )  # fmt: skip
+    lines = log.read_text().splitlines()
+    (installed,) = [line for line in lines if " pip install " in line]
+    assert installed.endswith(f"--editable {tmp_path}") and any(expected in line for line in lines)
+    assert [path.name for path in (tmp_path / ".venv").iterdir() if path.is_file()] == ["installed"]
+
+
+@pytest.mark.processes
+def test_imagenette_takes_weights_and_size_as_they_are_given(tmp_path: Path) -> None:
+    def imports(*variables: str) -> list[str]:
+        done = subprocess.run(
+            ["make", "-n", "-f", str(IMAGENETTE), *variables], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode in (0, 2)
+        return [line for line in done.stdout.splitlines() if "import-model" in line] or [done.stderr]
+
+    (line,) = imports("models", "MODELS=squeezenet1_1", "WEIGHTS=none")
+    assert "import-model squeezenet1_1 --weights none" in line
+    for name, model in (("WEIGHTS_squeezenet1_1", "squeezenet1_1"), ("WEIGHTS_resnet18", "resnet18")):
+        (error,) = imports("models", f"MODELS={model}", f"{name}=missing.pth")
+        assert "No rule to make target 'missing.pth'" in error
+    (tmp_path / "weights.pth").touch()
+    (line,) = imports("models", "MODELS=resnet18", "WEIGHTS_resnet18=weights.pth", "SIZE=112")
+    assert "import-model resnet18 --weights weights.pth --input-shape 3,112,112" in line
+
+
+@pytest.mark.processes
+def test_imagenettes_figures_are_made_in_both_formats(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["make", "-n", "-f", str(IMAGENETTE), "MODELS=resnet18", "figures"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    drawn = [line.rpartition("/")[2] for line in done.stdout.splitlines() if line.startswith("fmtool plot")]
+    assert sorted(drawn) == ["filtered.pdf", "filtered.png", "mean-mask.pdf", "mean-mask.png"]

@@ -6,7 +6,7 @@
 # Wanted on an H100 or H200: both sets of masks of 10,000 images within 150 s in float32 and 60 s in tf32, 300 times the loop on
 # the same GPU; IdCor at n = 10,000 with 1,000 permutations within 5 s; an epoch of CIFAR-10 in batches of 64 within 2.4 s.
 arguments=("$@")
-source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh" ""
 here=$root/examples/benchmarks
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

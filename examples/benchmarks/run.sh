@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Every benchmark on the CPU, some 30 minutes on 2 cores that do nothing else; one Markdown table each on standard output.
+# Every benchmark on the CPU, an hour on 2 cores that do nothing else; one Markdown table each on standard output.
 #
 #   examples/benchmarks/run.sh --data cifar10:test --weights resnet20.th --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
 #
 # The arguments go to the benchmarks that run the classifier; TRAIN names the training images (default: torchvision's CIFAR-10);
 # PICTURES and MODEL are what reading.py takes, which is left out without them.
 arguments=("$@")
-source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh" ""
 here=$root/examples/benchmarks
 python "$here/mask_fitting.py" "${arguments[@]}"
 python "$here/whole_command.py" "${arguments[@]}"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All six stages on 200 images of CIFAR-10's test set with the ResNet-20 that lies beside this script, in under 10 minutes on two
+# All stages on 200 images of CIFAR-10's test set with the ResNet-20 that lies beside this script, in under 10 minutes on two
 # cores. What it makes goes to first-look-output/ in the current folder.
 #
 #   examples/cifar10/first-look.sh                                     fetches CIFAR-10 (170 MB) through torchvision
@@ -11,7 +11,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 data=${1:-cifar10:test}
 if [ -e "$data" ]; then data=$(realpath "$data"); fi
 options=("${@:2}" --limit "${IMAGES:-200}")
-if fmtool --version 2>/dev/null | grep -q ', torch '; then set -euo pipefail; else source "$here/../setup.sh"; fi
+if fmtool --version 2>/dev/null | grep -q ', torch '; then set -euo pipefail; else source "$here/../setup.sh" ""; fi
 mkdir -p first-look-output
 cd first-look-output
 

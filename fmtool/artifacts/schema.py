@@ -148,7 +148,7 @@ _observed: dict[str, Check] = {"observed": maybe(number), "null": _null, "within
 _statistic = record({
     "name": _statistic_name, "n": whole, "dropped": each(whole), "details": each(maybe(number)), **_observed,
 })  # fmt: skip
-_refused, _valued = record({"n": whole, "reason": text}), record({"n": whole, **_observed})
+_refused, _valued = record({"n": whole, "reason": text}), record({"n": whole, **_observed}, {"dropped": each(whole)})
 
 
 def _point(value: Any) -> bool:
@@ -163,7 +163,7 @@ _entry = record({
 _residue = record(dict.fromkeys(("non_zero", "small", "columns", "small_columns"), whole))
 _side = record(
     {"for": maybe(text), "attack": maybe(text), "shape": several(whole)},
-    {"perturb": number, "residue": _residue, "layer": text},
+    {"perturb": number, "residue": _residue, "layer": text, "basis": text, "objective": text, "adapt_lambda": flag},
 )
 _trimmed_entry = record({
     "statistic": _statistic_name, "threshold": lambda value: number(value) and value >= 0,
@@ -214,6 +214,8 @@ OPTIONAL_FIELDS: dict[str, dict[str, Check]] = {
     "class-masks": {"basis": text},
     "correlation": {
         "dimension": text,
+        "row_normalise": flag,
+        "alone_in_class": whole,
         "left_out": each(text),
         "trim": maybe(number),
         "curves": record(

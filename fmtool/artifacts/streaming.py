@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import math
 import os
-import shutil
 import sys
 import tempfile
 import threading
@@ -295,21 +294,41 @@ def _spool(source: str) -> str:
     """Copy a pipe's content to a temporary file, which can be read at any offset, and return its path."""
     if source == STREAM and sys.stdin.isatty():
         raise ArtifactError("standard input is a terminal: expected a file through a pipe for '-'")
+    from fmtool.artifacts.scratch import temporary_folder  # here, as it imports this module
+
+    folder = temporary_folder()
     try:
         with (
             open(source, "rb") if source != STREAM else contextlib.nullcontext(sys.stdin.buffer) as stream,
-            tempfile.NamedTemporaryFile(
-                delete=False
-            ) as file,  # second, so that none is created for a folder or a missing file
+            # second, so that none is created for a folder or a missing file
+            tempfile.NamedTemporaryFile(dir=folder, delete=False) as file,
+            _removed_on_error(file.name),
         ):
-            shutil.copyfileobj(stream, file, CHUNK)
-            size = file.tell()
+            while chunk := stream.read(CHUNK):
+                _write(chunk, file, folder)
+            if source == STREAM and not file.tell():
+                raise ArtifactError("standard input is empty: expected a file (did the command before the pipe fail?)")
     except OSError as error:
         raise ArtifactError(f"{files.label(source)}: can't be read: {error.strerror}") from None
-    if source == STREAM and not size:
-        os.unlink(file.name)
-        raise ArtifactError("standard input is empty: expected a file (did the command before the pipe fail?)")
     return file.name
+
+
+@contextmanager
+def _removed_on_error(path: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # it can't be removed while it is open, where the system says so
+            os.unlink(path)
+        raise
+
+
+def _write(chunk: bytes, file: IO[bytes], folder: str) -> None:
+    try:
+        file.write(chunk)
+        file.flush()
+    except OSError as error:
+        raise ArtifactError(f"{folder}: can't be written: {error.strerror}") from None
 
 
 def _rows_in(

@@ -86,6 +86,11 @@ def read_source(
     how: the way in which --data is read.
     """
     if attack is not None and data is None:
+        for option in ("size", "rows", "layout", "pixel_range", "classes_by_position"):
+            if getattr(how, option):
+                raise FmtoolError(
+                    f"--{option.replace('_', '-')} is about --data, and an attack file has its own images"
+                )
         from fmtool.artifacts import streaming
 
         return streaming.read(attack, "attack", progress=bar)

@@ -79,6 +79,11 @@ class Point:
     columns: tuple[int, int] | None = None  # of x and y that hold a non-zero entry, on a curve over thresholds
 
 
+def alone_in_class(labels: Tensor) -> int:
+    """How many pairs have no other one of their class, labels (n), to be exchanged with."""
+    return int((torch.unique(labels, return_counts=True)[1] == 1).sum())
+
+
 def prepare(name: str, pairs: Pairs, options: Options) -> Prepared:
     """Call the statistic's module."""
     module = importlib.import_module(f"fmtool.correlation.statistics.{name}")
@@ -100,7 +105,10 @@ def evaluate(
     part: its name in the journal. A part finished earlier is not prepared again; one already started continues after its last
     shuffle. tells_time: warn how long the shuffles take if that is more than a minute, judging by the first few.
     """
-    journal, kinds = shuffles.journal, {FREELY: None} if labels is None else {FREELY: None, WITHIN_CLASSES: labels}
+    journal = shuffles.journal
+    kinds: dict[str, Tensor | None] = {FREELY: None}
+    if labels is not None and n > alone_in_class(labels):  # else no shuffle would change anything
+        kinds[WITHIN_CLASSES] = labels
     before = journal.part(part)
     if before is not None:
         return _finished(name, n, shuffles.strict, before)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from fmtool.artifacts.format import Rows
 
+MOST_CLASSES = 2**20  # of data without class names: larger labels are no numbers of classes
+
 
 @dataclass(frozen=True)
 class Data:
@@ -107,7 +109,7 @@ def load(
     source = _named(name, data_root) or read_path(name)
     chosen = choose(split, default, source.splits, spec)
     labels, class_names = numbered(source, name)
-    _check_labels(labels, class_names, name)
+    _check_labels({split: labels[split] for split in chosen}, class_names, name)
     for line in source.left_out:
         warn(f"{name}: left out {line}")
     row, label, index = _rows_of(labels, chosen, rows, limit, name)
@@ -121,7 +123,7 @@ def load(
         index,
         key,
         class_names,
-        name if name in DATASETS else PurePosixPath(name).name or name,
+        name if name in DATASETS else _file_name(name),
         "+".join(chosen) or "whole",
         digest,
         size=size,
@@ -134,6 +136,12 @@ def load(
         splits={split or "whole": len(part) for split, part in source.splits.items()},
         left_out=source.left_out,
     )
+
+
+def _file_name(path: str) -> str:
+    """The name of a file or folder, never that of a data set."""
+    name = PurePosixPath(path).name or path
+    return f"./{name}" if name in DATASETS else name
 
 
 def subset(data: Data, limit: int | None) -> Data:
@@ -221,9 +229,7 @@ def _squeeze(images: Tensor, size: int) -> Tensor:
 
 
 def _check_labels(labels: Mapping[str, Tensor], class_names: tuple[str, ...], source: str) -> None:
-    import torch
-
-    top = len(class_names) or torch.iinfo(torch.int32).max
+    top = len(class_names) or MOST_CLASSES
     for values in labels.values():
         if len(values) and (int(values.min()) < 0 or int(values.max()) >= top):
             raise DataError(
@@ -233,6 +239,8 @@ def _check_labels(labels: Mapping[str, Tensor], class_names: tuple[str, ...], so
 
 def _named(name: str, data_root: str | None) -> Source | None:
     if name in DATASETS:
+        if os.path.exists(name):
+            warn(f"--data {name} is the data set of that name; the file or folder here is ./{name}")
         root = data_root or os.environ.get(DATA_ROOT)
         if root and not os.path.isdir(root):
             raise DataError(f"--data-root {root}: no such folder")

@@ -96,7 +96,10 @@ class OfTorchvision:
     def _open(self, root: Path, arguments: Mapping[str, Any], download: bool = False) -> Any:
         import torchvision.datasets
 
-        return getattr(torchvision.datasets, self.kind)(str(root), **arguments, download=download)
+        opened = getattr(torchvision.datasets, self.kind)(str(root), **arguments, download=download)
+        if self.kind == "Omniglot":
+            sort_omniglot(opened)
+        return opened
 
     def _source(self, opened: Mapping[str, Any]) -> Source:
         parts = {split: _split(one) for split, one in opened.items()}
@@ -141,6 +144,14 @@ def _split(opened: Any) -> Split:
 
 def _bytes_of(file: str) -> bytes:
     return Path(file).read_bytes()
+
+
+def sort_omniglot(opened: Any) -> None:
+    """torchvision numbers the characters, and lists their images, in the order of the file system."""
+    number = {name: place for place, name in enumerate(sorted(opened._characters))}
+    images = [(number[opened._characters[label]], image) for image, label in opened._flat_character_images]
+    opened._characters = list(number)
+    opened._flat_character_images = [(image, label) for label, image in sorted(images)]
 
 
 def _sun397(opened: Any) -> tuple[list[str], list[int]]:

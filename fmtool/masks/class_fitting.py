@@ -29,9 +29,9 @@ from fmtool.masks.optimisation import (
     input_gradient,
     l1_norm,
     per_mask,
-    record_form,
     settled,
 )
+from fmtool.models import compiling
 from fmtool.models.classifier import filled
 from fmtool.models.compiling import InputGradient
 from fmtool.runtime import threads
@@ -112,7 +112,7 @@ def fit_class_masks(
     with threads.pool(device) as pool, threads.single(device):
         prepared = pool.submit(input_gradient, classifier, first.shape[1:], first.dtype, options, device)
         passes, compiled = prepared.result()
-        record_form(compiled, options, journal)
+        compiling.record_form(compiled, options.compile_, journal)
         while bool(run.active.any()):
             step = int(run.steps.max())
             while int(run.part) < len(works):

@@ -27,7 +27,7 @@ from fmtool.errors import FmtoolWarning, MaskError
 from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.fit_queue import Fit, Job
 from fmtool.masks.objectives import Objective, objective
-from fmtool.masks.optimisation import Adam, FitOptions, as_begun, l1_norm, per_mask, record_form, settled, unimproved
+from fmtool.masks.optimisation import Adam, FitOptions, as_begun, l1_norm, per_mask, settled, unimproved
 from fmtool.masks.slots import Level, Slots, SlotState
 from fmtool.models import compiling
 from fmtool.models.classifier import is_padded
@@ -126,7 +126,7 @@ def fit_each(
     with threads.pool(device) as pool:
         if job.left:
             levels = pool.submit(_levels, classifier, images, targets, options, device).result()
-            record_form(levels[0].options.compile_, options, journal)
+            compiling.record_form(levels[0].options.compile_, options.compile_, journal)
             options = levels[0].options
         count = threads.count(device) if job.left else 0
         share = -(-job.left // max(count, 1))  # so that few images are divided among all workers

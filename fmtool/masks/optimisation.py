@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from fmtool.errors import MaskError
 from fmtool.masks.objectives import objective
 from fmtool.masks.registry import FOURIER, LABEL
 from fmtool.models import compiling
@@ -19,7 +18,6 @@ LEARNING_RATE = 0.01  # A.3
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's defaults
 JUDGE_EVERY = 20  # steps between two float32 passes that decide when a fit in bfloat16 stops
 WINDOW = 20  # losses whose mean the stopping test compares with the last one
-FORM = "compiled"  # the part of a journal that says whether the network ran compiled
 
 
 @dataclass(frozen=True)
@@ -50,18 +48,8 @@ class FitOptions:
 
 def as_begun(options: FitOptions, journal: Journal) -> FitOptions:
     """The options, compiled or not as the run was that is resumed."""
-    before = journal.part(FORM)
-    return options if before is None else replace(options, compile_=bool(before[FORM]))
-
-
-def record_form(compiled: bool, options: FitOptions, journal: Journal) -> None:
-    """Record whether the network runs compiled; MaskError if the run that is resumed did, and it can't be compiled here."""
-    if journal.part(FORM) is None:
-        journal.finish(FORM, {FORM: torch.tensor(compiled)}, again=True)
-    elif options.compile_ and not compiled:
-        raise MaskError(
-            "this job began with the compiled network, which can't be compiled now: resume it where it can, or pass --restart"
-        )
+    begun = compiling.form_begun(journal)
+    return options if begun is None else replace(options, compile_=begun)
 
 
 def input_gradient(

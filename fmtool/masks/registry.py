@@ -45,10 +45,13 @@ def layer_of(header: Mapping[str, Any]) -> str:
 
 
 def mask_suffix(header: Mapping[str, Any]) -> str:
-    """What the name of a file's masks ends with where its options are not the paper's: ", dct, layer1, invariance"."""
+    """What the name of masks ends with where their options, in a file's header or a record of one side of a correlation, are
+    not the paper's: ", dct, layer1, invariance, adapted lambda".
+    """
     chosen = (
         (header.get("basis", FOURIER), FOURIER),
         (layer_of(header), INPUT),
         (header.get("objective", LABEL), LABEL),
+        ("adapted lambda" if header.get("adapt_lambda") else "", ""),
     )
     return "".join(f", {name}" for name, usual in chosen if name != usual)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fmtool.errors import FmtoolWarning, ModelError, unknown
 from fmtool.models import code_cache
 from fmtool.models.registry import PRECISIONS
+from fmtool.runtime.journal import Journal
 
 # Numbers that go through the network, images times passes (forward or backward) times entries an image, from which compiling
 # pays: it takes 20 s the first time and 3 s later, and saves a quarter of the time; 175,000 passes of a 3x32x32 image through
@@ -29,6 +30,8 @@ PAYS_FROM = 2**29
 # in float32, more where a rectifier switches; in bfloat16 a gradient differs by 0.1.
 SAME = {"float32": 0.01, "tf32": 0.3, "bfloat16": 0.3}
 
+FORM = "compiled"  # the part of a journal that says whether the network runs compiled
+
 # (images, targets) to cross-entropy (b), logits (b, k) and the gradient (b, c, h, w) of each image's loss for that image
 InputGradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
@@ -36,6 +39,22 @@ InputGradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 def pays(passes: int, shape: Sequence[int]) -> bool:
     """Whether compiling is worthwhile for this many passes of one image of shape (c, h, w)."""
     return passes * shape[0] * shape[1] * shape[2] >= PAYS_FROM
+
+
+def form_begun(journal: Journal) -> bool | None:
+    """Whether the network ran compiled in the run that is resumed; None if that had not come so far, or there is none."""
+    before = journal.part(FORM)
+    return None if before is None else bool(before[FORM])
+
+
+def record_form(compiled: bool, asked: bool, journal: Journal) -> None:
+    """Record whether the network runs compiled; ModelError if the run that is resumed did, and it can't be compiled now."""
+    if form_begun(journal) is None:
+        journal.finish(FORM, {FORM: torch.tensor(compiled)}, again=True)
+    elif asked and not compiled:
+        raise ModelError(
+            "this job began with the compiled network, which can't be compiled now: resume it where it can, or pass --restart"
+        )
 
 
 def trainable(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:

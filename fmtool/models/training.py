@@ -77,6 +77,8 @@ def train(
     it ran compiled. journal: where to resume from, with the same number of torch threads.
     """
     device = device or torch.device("cpu")
+    begun = compiling.form_begun(journal)
+    compile_ = compile_ if begun is None else begun
     lay_out(classifier.to(device), images.shape[1:], device)
     classifier.train()
     labels = labels.to(device)
@@ -84,7 +86,7 @@ def train(
         images = images.to(device)
     ahead = max(1, AHEAD // recipe.batch)
     course = _Course(classifier, len(images), recipe, ahead, seed, device, journal)
-    update = _Update(classifier, compiling.trainable(classifier, device) if compile_ else classifier)
+    update = _Update(classifier, compiling.trainable(classifier, device) if compile_ else classifier, journal)
     for chunk, taken in course.chunks():
         ready = augmented(images[chunk].to(device), augment, course.generator)
         batches = zip(torch.split(ready, recipe.batch), torch.split(chunk, recipe.batch), strict=True)
@@ -94,7 +96,7 @@ def train(
             if progress:
                 progress("training", course.step, course.steps)
     classifier.eval()
-    return update.compiled is not update.trained
+    return bool(compiling.form_begun(journal) if update.first else update.compiled is not update.trained)
 
 
 def train_head(
@@ -177,12 +179,21 @@ class _Course:
     def chunks(self) -> Iterator[tuple[Tensor, int]]:
         """The images (m) of the next `ahead` steps, fewer at an epoch's end, and how many of these steps have been taken."""
         while self.step < self.steps:
+            self._check_finite()
             at = self.step % self.of_epoch
             if at == 0:
                 self.order = torch.randperm(self.n, generator=self.generator, device=self.device)
             self.drawn, taken = self.generator.get_state(), at % self.ahead
             start = (at - taken) * self.batch
             yield self.order[start : start + self.ahead * self.batch], taken
+        self._check_finite()
+
+    def _check_finite(self) -> None:
+        """ModelError once a weight is infinite or NaN, which it stays."""
+        if not all(bool(weight.isfinite().all()) for weight in self.trained.parameters()):
+            raise ModelError(
+                f"training diverged by step {self.step} of {self.steps}: expected a smaller --learning-rate, or another --recipe"
+            )
 
     def stepped(self) -> None:
         """Record a step."""
@@ -260,10 +271,13 @@ def _optimizer(
 
 
 class _Update:
-    """One optimisation step of `trained`; full batches use `compiled`, which may be the same, others never do."""
+    """One optimisation step of `trained`; full batches use `compiled`, which may be the same, others never do.
 
-    def __init__(self, trained: nn.Module, compiled: Callable[[Tensor], Tensor]) -> None:
-        self.trained = trained
+    first: that has still to be tried.
+    """
+
+    def __init__(self, trained: nn.Module, compiled: Callable[[Tensor], Tensor], journal: Journal = NO_JOURNAL) -> None:
+        self.trained, self.journal = trained, journal
         self.compiled: Callable[[Tensor], Tensor] = compiled
         self.first = compiled is not trained
 
@@ -294,6 +308,7 @@ class _Update:
             if reason:
                 compiling.cannot(reason)
                 self.compiled = self.trained
+            compiling.record_form(not reason, True, self.journal)
         return self.compiled(inputs)
 
     def _same(self, inputs: Tensor) -> bool:

@@ -52,6 +52,10 @@ def filtered_images(files: Sequence[Artifact], count: int, like: Sequence[Artifa
         (attack_name(attack.header).replace(" on ", "\non "), attack.rows("adversarial")[places[0]]),
     ]
     for file, rows in zip(masks, places[1:], strict=True):
+        if not fitted_to(file, attack):
+            raise ArtifactError(
+                f"{file}: masks of {title(str(file.header['attack']))}'s images, which {attack} doesn't hold"
+            )
         source = pictures[0 if file.header["for"] == "essential" else 1][1]
         own, basis = file.rows("masks")[rows], check_shape(file.rows("masks"), file.header, file)
         if own.shape[1:] != (source.shape[1], *basis.shape) or source.shape[2:] != (basis.h, basis.w):
@@ -64,6 +68,15 @@ def filtered_images(files: Sequence[Artifact], count: int, like: Sequence[Artifa
         _name_row(axes[row][0], name)
     _name_columns(axes[0], attack, places[0])
     return figure
+
+
+def fitted_to(masks: Artifact, attack: Artifact) -> bool:
+    """Whether masks can be of an attack's images: adversarial masks of the same attack, and, if adaptive, of this very file."""
+    if masks.header["for"] == "essential":
+        return True
+    inputs = [entry["digest"] for stage in masks.history for entry in stage["inputs"]]
+    alike: bool = masks.header["attack"] == attack.header["attack"]
+    return alike and (not attack.header.get("defense") or attack.digest in inputs)
 
 
 def class_mask_grid(files: Sequence[Artifact]) -> Figure:

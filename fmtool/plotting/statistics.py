@@ -13,6 +13,7 @@ from fmtool.artifacts.format import Artifact
 from fmtool.attacks.registry import title
 from fmtool.correlation.registry import statistic_kind
 from fmtool.errors import ArtifactError
+from fmtool.masks.registry import mask_suffix
 from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, plain_axes
 from fmtool.tables.table import text_of
 
@@ -170,8 +171,7 @@ def _sides(file: Artifact) -> str:
     names = []
     for side in file.header["sides"]:
         attack = f" ({title(side['attack'])})" if side.get("attack") and side["for"] == "adversarial" else ""
-        layer = f", {side['layer']}" if side.get("layer") else ""
-        names.append(f"{side['for']}{attack}{layer}" if side.get("for") else "matrix")
+        names.append(f"{side['for']}{attack}{mask_suffix(side)}" if side.get("for") else "matrix")
     return " and ".join(names)
 
 

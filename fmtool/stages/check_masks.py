@@ -173,7 +173,7 @@ def check_masks(
         n=len(every),
         draws=draws,
         flips=controls.FLIPS,
-        kept_entries=float(np.median(kept_entries)),
+        kept_entries=float(np.median(kept_entries[np.unique(rows.owners.numpy())])),
         entries=place.shape[0] * basis.entries,
         controls=[_control(name, ends[fitted][plan.rows], ends[name], fitted, seed) for name, plan in planned.items()],
     )

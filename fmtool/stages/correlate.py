@@ -17,11 +17,11 @@ from fmtool.artifacts.history import stage
 from fmtool.artifacts.rows import ROWS_OF_FILE, check_range, check_unit, join
 from fmtool.correlation import engine
 from fmtool.correlation.engine import chosen
-from fmtool.correlation.evaluate import Point, Statistic
+from fmtool.correlation.evaluate import Point, Statistic, alone_in_class
 from fmtool.correlation.nulls import Null
 from fmtool.errors import ArtifactError, MaskError, StatisticError, warn
 from fmtool.masks.basis import KEPT, check_shape
-from fmtool.masks.registry import layer_of
+from fmtool.masks.registry import FOURIER, LABEL, layer_of
 from fmtool.models.classifier import pick_device
 from fmtool.models.registry import INPUT
 from fmtool.stages.device_faults import device_errors, resuming
@@ -34,6 +34,9 @@ from fmtool.stages.options import (
     SUBSET_DRAWS,
     Execution,
 )
+
+# options of masks that a correlation records of a side where they are not these
+_USUAL = {"layer": INPUT, "basis": FOURIER, "objective": LABEL, "adapt_lambda": False}
 
 
 # Over 60 lines, a third of them signature and docstring.
@@ -153,7 +156,8 @@ def _rows(
         places, labels, dropped = _mask_pairs(a, b)
         trimmed = functools.partial(_flat, (a, b), places, pool)
         x, y = trimmed(thresholds[0] if thresholds else 0.0)
-        sides = [{**side, "residue": _residue(rows)} for side, rows in zip(sides, (x, y), strict=True)]
+        if pool is None:  # a mean over several entries may be small
+            sides = [{**side, "residue": _residue(rows)} for side, rows in zip(sides, (x, y), strict=True)]
         return _Rows(x, y, labels, trimmed, dropped, sides)
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
         raise ArtifactError("expected two mask files or two files with a matrix each, got one of each")
@@ -176,6 +180,8 @@ def _header(
         "n": len(rows.x),
         **{name: arguments[name] for name in ("permutations", "strict", "dimension")},
         "pool": pool,
+        **({} if arguments["row_normalise"] else {"row_normalise": False}),
+        **({} if rows.labels is None else {"alone_in_class": alone_in_class(rows.labels)}),
         "trim": thresholds[0] if thresholds else None,
         "dropped": rows.dropped,
         **({"left_out": left_out} if left_out else {}),
@@ -233,6 +239,8 @@ def _point(point: Point) -> dict[str, Any]:
     record["n"] = point.n
     if point.statistic is None:
         return {**record, "reason": point.reason}
+    if point.statistic.dropped:
+        record["dropped"] = point.statistic.dropped
     return {**record, **_values(point.statistic)}
 
 
@@ -349,7 +357,7 @@ def _side(side: Artifact | Tensor) -> dict[str, Any]:
         "lambda": side.header["lambda"],
         "model": side.input_digest("model"),
         "perturb": side.header.get("perturb", 0.0),  # how far from ones the masks' fit started
-        **({} if layer_of(side.header) == INPUT else {"layer": layer_of(side.header)}),
+        **{name: side.header[name] for name, usual in _USUAL.items() if side.header.get(name, usual) != usual},
         "shape": list(side.rows("masks").shape),
     }
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import math
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from fmtool.artifacts import files
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import stage
 from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
+from fmtool.datasets.arrays import as_tensor
 from fmtool.datasets.data import Data
 from fmtool.errors import ArtifactError, AttackError, warn
 from fmtool.models.classifier import predict
@@ -94,17 +96,15 @@ def _arrays(content: bytes, path: str) -> tuple[Tensor, Tensor | None]:
     if isinstance(values, tuple | list):
         values = {str(number): value for number, value in enumerate(values)}
     named = values if isinstance(values, Mapping) else {"adversarial": values}
-    tensors = {
-        str(key): torch.as_tensor(value) for key, value in named.items() if isinstance(value, Tensor | np.ndarray)
-    }
-    many = [key for key, value in tensors.items() if value.ndim == 4]
+    arrays = {str(key): value for key, value in named.items() if isinstance(value, Tensor | np.ndarray)}
+    many = [key for key, value in arrays.items() if value.ndim == 4]
     chosen = next((key for key in NAMES if key in many), many[0] if len(many) == 1 else None)
     if chosen is None:
-        holds = ", ".join(f"{key} {list(value.shape)}" for key, value in tensors.items()) or "no tensors"
+        holds = ", ".join(f"{key} {list(value.shape)}" for key, value in arrays.items()) or "no tensors"
         raise ArtifactError(
             f"{path}: expected images (n, c, h, w), named adversarial if there are several; it holds {holds}"
         )
-    return tensors[chosen], tensors.get("index")
+    return as_tensor(arrays[chosen], path), as_tensor(arrays["index"], path) if "index" in arrays else None
 
 
 def _read(content: bytes, path: str) -> Any:
@@ -122,7 +122,7 @@ def _numpy(content: bytes, path: str) -> Any:
     try:
         loaded = np.load(io.BytesIO(content), allow_pickle=False)
         return dict(loaded) if isinstance(loaded, Mapping) else loaded
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, MemoryError) as error:
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
         raise ArtifactError(f"{path}: can't be read as NumPy's arrays ({str(error).splitlines()[0]})") from None
 
 
@@ -151,6 +151,10 @@ def _by_index(images: Tensor, index: Tensor, data: Data, path: str) -> Tensor:
     if index.ndim != 1 or len(index) != len(images) or index.is_floating_point():
         raise ArtifactError(
             f"{path}: index is {list(index.shape)}, expected a whole number for each of {len(images)} images"
+        )
+    if "+" in data.split:
+        raise ArtifactError(
+            f"{path}: index counts the images of one split, and {data.name} is of {data.split}: import one each"
         )
     rows = {position: row for row, position in enumerate(index.tolist())}
     if len(rows) < len(index):

@@ -14,10 +14,12 @@ from typing import Any
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import SHORT, options_text, with_outputs
 from fmtool.artifacts.rows import image_names
-from fmtool.errors import ArtifactError, printable
+from fmtool.errors import ArtifactError, FmtoolError, printable
+from fmtool.masks.basis import basis_of
 from fmtool.masks.registry import FOURIER, layer_of
 from fmtool.models.registry import INPUT
 from fmtool.plotting.figure import draw, render
+from fmtool.plotting.grids import fitted_to
 from fmtool.tables.correlations import table1
 from fmtool.tables.registry import joined, tables_of
 from fmtool.tables.spectra import arrays, source, spectrum_table
@@ -106,7 +108,7 @@ def _section(kind: str, by_kind: Kinds, count: int) -> Section:
     if kind == "correlation" and len(files) > 1:
         tables += _overview(files)
     if kind == "masks":
-        tables.append(spectrum_table([source(file) for file in [*files, *by_kind["attack"]]]))
+        tables.append(spectrum_table([source(file) for file in [*files, *by_kind["attack"]] if _has_frequencies(file)]))
     tables += joined([(str(file), tables_of(kind, file.header, arrays(file))) for file in files])
     return Section(kind, SECTIONS[kind], tables, [_draw(picture, count) for picture in PICTURES[kind](by_kind)])
 
@@ -142,20 +144,21 @@ def _pictures_of_masks(files: Kinds) -> list[Picture]:
     """One of each, of as many files as share an image with the first one."""
     masks = files["masks"]
     pictures = [Picture(_together(masks), "masks", "Masks of the same images; each is of the image above it")]
-    by_layer: dict[str, list[Artifact]] = {layer_of(file.header): [] for file in masks}
-    for file in masks:
+    with_frequencies = [file for file in masks if _has_frequencies(file)]
+    by_layer: dict[str, list[Artifact]] = {layer_of(file.header): [] for file in with_frequencies}
+    for file in with_frequencies:
         by_layer[layer_of(file.header)].append(file)
     for layer, some in by_layer.items():
         where = "" if layer == INPUT else f" at {layer}"
         caption = f"Mean masks{where}, and where their energy lies; bands are 95 % intervals over images"
         pictures.append(Picture(some, "mean-mask", caption))
-    masks = by_layer.get(INPUT, [])
+    of_images = [file for file in masks if layer_of(file.header) == INPUT]
     for attack in files["attack"]:
-        together = _together([attack, *(file for file in masks if _fitted(file, attack))])
+        together = _together([attack, *(file for file in of_images if fitted_to(file, attack))])
         if len(together) > 1:
             pictures.append(Picture(together, "filtered", f"Images of {attack}, and what the masks leave of them"))
     if files["attack"]:
-        everything = [*masks, *files["attack"]]
+        everything = [*by_layer.get(INPUT, []), *files["attack"]]
         pictures.append(Picture(everything, "radial", "Where the energy of masks and of perturbations lies (A.5)"))
     return pictures
 
@@ -189,13 +192,9 @@ PICTURES: dict[str, Callable[[Kinds], list[Picture]]] = {
 }
 
 
-def _fitted(masks: Artifact, attack: Artifact) -> bool:
-    """Whether masks can be of an attack's images: adversarial masks of the same attack, and, if adaptive, of this very file."""
-    if masks.header["for"] == "essential":
-        return True
-    inputs = [entry["digest"] for stage in masks.history for entry in stage["inputs"]]
-    alike: bool = masks.header["attack"] == attack.header["attack"]
-    return alike and (not attack.header.get("defense") or attack.digest in inputs)
+def _has_frequencies(file: Artifact) -> bool:
+    """Whether its entries have a radial frequency, as those of wavelets and pixels don't."""
+    return file.kind != "masks" or basis_of(file.header, str(file)).frequencies is not None
 
 
 def _together(files: Sequence[Artifact]) -> list[Artifact]:
@@ -223,7 +222,7 @@ def _draw(picture: Picture, count: int) -> Drawn:
     """Draw a picture; if that is impossible, as for an attack that never succeeded, the page shows the reason."""
     try:
         png = render(draw(picture.files, count, picture.figure), "png", DOTS_PER_INCH)
-    except ArtifactError as error:
+    except FmtoolError as error:
         return Drawn(picture.caption, "", str(error))
     return Drawn(picture.caption, base64.b64encode(png).decode(), "")
 

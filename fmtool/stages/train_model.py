@@ -60,7 +60,9 @@ def train_model(
     computed once, uncompiled.
     """
     execution.refuse("train-model", "batch_size", "allow_other_model", "shard", "ranks")
-    data = _named(data)
+    data = data if from_ is not None and not head_only else _named(data)  # else they are taken by position
+    if head_only and augment not in (None, "none"):
+        raise ModelError(f"--augment {augment}: --head-only computes the images' features once, as they are")
     recipe = recipe or ("head" if head_only else "paper")
     steps = _recipe(recipe, epochs, learning_rate, batch_size)
     augment = "none" if head_only else augment or _augment_for(data)
@@ -71,7 +73,7 @@ def train_model(
     if test_data is not None:
         test_data = fitted_data(test_data, spec)
     forward_batch = _forward_batch(spec, device)
-    if compile_ is None:
+    if compile_ is None or head_only:
         compile_ = not head_only and compiling.pays(len(data) * steps.epochs, spec.input_shape)
     options = {
         "--recipe": recipe,
@@ -177,7 +179,7 @@ def _start(
         data = fitted_images(data, spec)
         if head_only:
             spec = with_head(classifier, spec, data.class_names)
-        elif len(spec.class_names) != len(data.class_names):
+        elif data.class_names and len(spec.class_names) != len(data.class_names):
             raise ModelError(
                 f"{base}: has {len(spec.class_names)} classes, {data.name} {len(data.class_names)}: "
                 "--head-only replaces its last layer"
@@ -186,5 +188,5 @@ def _start(
             data = fitted_data(data, spec)
     if len(data) < 2:
         warn(f"{data.name}: trains on {len(data)} image")
-    check_output(classifier, spec, len(data.class_names))
+    check_output(classifier, spec, len(spec.class_names))
     return classifier, spec, data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -52,8 +53,9 @@ def examine(files: Sequence[str], progress: Progress | None = None) -> list[Exam
     }
     foreign = [one for one in examined if not one.history and not one.damage]
     for one in foreign:
-        if any(digest in named for digest in one.digests):
-            one.kind = "checkpoint"  # the only kind of input whose digest is the file's
+        entry = next((named[digest] for digest in one.digests if digest in named), None)
+        if entry is not None:  # inputs whose digest is the file's
+            one.kind = "adversarial images" if entry.get("option") == "--adversarial" else "checkpoint"
     wanted = {digest: entry for digest, entry in named.items() if digest not in known and entry.get("split")}
     for one in foreign:
         _recognise(one, wanted)
@@ -80,10 +82,10 @@ def table(examined: Sequence[Examined]) -> Table:
 
 def _examined(file: str) -> Examined:
     name = label(file)
-    if file != STREAM and (Path(file).is_dir() or _named(file)):
+    if file != STREAM and (os.path.isdir(file) or _named(file)):
         return Examined(name)
     try:
-        if file == STREAM or looks_like_artifact(file) or not Path(file).is_file():
+        if file == STREAM or looks_like_artifact(file) or not os.path.isfile(file):
             one = _read(file)
             return Examined(name, one.kind, [one.digest], one.history)
         if Path(file).suffix == ".safetensors":
@@ -106,7 +108,8 @@ def _read(file: str) -> Artifact | Description:
     if os.path.isfile(file) and os.path.getsize(file) > LARGE:
         from fmtool.artifacts import streaming
 
-        return streaming.read(file)
+        with contextlib.suppress(KeyError):  # of a number type that is read only whole
+            return streaming.read(file)
     return describe(file)
 
 

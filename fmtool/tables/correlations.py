@@ -10,6 +10,7 @@ from typing import Any
 from fmtool.attacks.registry import title
 from fmtool.correlation.registry import ADJUSTABLE_BELOW, statistic_kind
 from fmtool.errors import ArtifactError
+from fmtool.masks.registry import mask_suffix
 from fmtool.tables.headers import Header
 from fmtool.tables.table import ENDS, Cell, Table, interval, text_of
 
@@ -74,6 +75,14 @@ def correlation_table(header: Header) -> Table:
     if header.get("dimension", "twonn") != "twonn" and any(one["name"] == "idcor" for one in header["statistics"]):
         notes.insert(1, f"idcor: dimensions by {header['dimension']} (scikit-dimension)")
     notes += _residue_notes(header)
+    alone, n = header.get("alone_in_class", 0), header["n"]
+    if alone:
+        every = "no pair has another of its class: there is no null within classes"
+        notes.append(
+            every
+            if alone == n
+            else f"{alone} of {n} pairs have no other of their class, and stay as they are within classes"
+        )
     if header["dropped"]:
         notes.insert(1, f"rows left out: {_counts(header['dropped'])}")
     return Table("Correlation", columns, rows, notes, {"null 95 %": ENDS, "within 95 %": ENDS})
@@ -108,6 +117,12 @@ def curve_table(header: Header, which: str) -> Table:
         refused = [point["reason"] for point in entry["points"] if "reason" in point]
         for reason in refused[:1]:
             notes.append(f"{entry['statistic']}, {size} {entry['size']}: no value for {len(refused)} subsets, {reason}")
+        dropped = [point["dropped"] for point in points if point.get("dropped")]
+        if dropped:
+            most = {name: max(one.get(name, 0) for one in dropped) for one in dropped for name in one}
+            notes.append(
+                f"{entry['statistic']}, {size} {entry['size']}: {len(dropped)} subsets leave out up to {_counts(most)}"
+            )
         row = [entry["statistic"], entry["size"], len(points)]
         rows.append([*row, *_means(points)] if points else [*row, *[None] * (len(columns) - 3)])
     return Table(heading, columns, rows, notes)
@@ -141,6 +156,10 @@ def trim_table(header: Header) -> Table:
             rows.append([*row, *[None] * (len(columns) - len(row))])
             notes.append(f"{entry['statistic']}, threshold {entry['threshold']:g}: no value, {entry['reason']}")
             continue
+        if entry.get("dropped"):
+            notes.append(
+                f"{entry['statistic']}, threshold {entry['threshold']:g}: left out {_counts(entry['dropped'])}"
+            )
         null, within = entry["null"], entry["within_class"] or dict.fromkeys(("mean", "p", "adjusted"))
         between = interval(null["low"], null["high"], ".3f")
         row += [entry["observed"], null["mean"], between, null["p"], null["adjusted"]]
@@ -199,11 +218,17 @@ def table1(headers: Sequence[Header], names: Sequence[str] = ()) -> Table:
         "within adj.: the same with the null within classes"
     )
     floor = f"; p floor {1 / (1 + headers[0]['permutations']):.4f}" if alike else ""
+    left_out = [
+        f"{label or '-'}, {name}: left out {_counts(one['dropped'])}"
+        for holds, label in zip(held, labels, strict=True)
+        for name, one in holds.items()
+        if one["dropped"]
+    ]
     return Table(
         "Correlation of essential and adversarial masks (as Table 1)",
         columns,
         [row for _, row in sorted(rows, key=lambda entry: entry[0])],
-        [f"{note}{floor}"],
+        [f"{note}{floor}", *left_out],
         {kind.heading: ("", " std") for kind in map(statistic_kind, statistics_) if kind.std_in_table1},
     )
 
@@ -217,11 +242,7 @@ def is_ceiling(sides: Sequence[Mapping[str, Any]]) -> bool:
 def _purpose(side: Mapping[str, Any]) -> str:
     """The purpose of a side's masks; essential ones do not depend on the attack whose file their images came from."""
     attack = f" ({title(side['attack'])})" if side.get("for") == "adversarial" and side["attack"] else ""
-    return f"{side.get('for') or ''}{attack}{_layer(side)}"
-
-
-def _layer(side: Mapping[str, Any]) -> str:
-    return f", {side['layer']}" if side.get("layer") else ""
+    return f"{side.get('for') or ''}{attack}{mask_suffix(side)}"
 
 
 def _label(sides: Sequence[Mapping[str, Any]]) -> str | None:
@@ -231,7 +252,7 @@ def _label(sides: Sequence[Mapping[str, Any]]) -> str | None:
         return f"noise ceiling, {one}"
     if sides[0].get("for") and sides[0].get("for") == sides[1].get("for"):
         return f"{one} and {other}"
-    return next((title(side["attack"]) + _layer(side) for side in reversed(sides) if side["attack"]), None)
+    return next((title(side["attack"]) + mask_suffix(side) for side in reversed(sides) if side["attack"]), None)
 
 
 def _settings(header: Header) -> str:
@@ -241,6 +262,7 @@ def _settings(header: Header) -> str:
             f"{header['permutations']} permutations",
             *(["strict p"] if header["strict"] else []),
             *([f"dimensions by {header['dimension']}"] if header.get("dimension", "twonn") != "twonn" else []),
+            *(["rows as they are"] if header.get("row_normalise") is False else []),
             *([f"pooled by {header['pool']}"] if header.get("pool") else []),
             *([f"entries above {header['trim']:g}"] if header.get("trim") else []),
         ]

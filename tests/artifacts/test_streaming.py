@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import os
 import sys
+import tempfile
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -183,3 +185,20 @@ def test_fit_masks_writes_the_file_that_memory_would_give(source: str, files: Pa
         run("inspect", tmp_path / "rows", "--format", "csv").out
         == run("inspect", tmp_path / "memory", "--format", "csv").out
     )
+
+
+def test_a_pipe_that_ends_with_an_error_leaves_no_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(io.BytesIO):
+        def read(self, *_: Any) -> bytes:
+            if self.tell():
+                raise KeyboardInterrupt
+            return super().read(3)
+
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Broken(b"abcdef"), isatty=lambda: False))
+    with pytest.raises(KeyboardInterrupt):
+        streaming.read("-")
+    assert list(tmp_path.iterdir()) == []

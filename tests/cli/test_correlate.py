@@ -78,7 +78,10 @@ def test_thresholds_are_a_curve_whose_points_are_those_of_each_alone(
     assert outcome.code == 0, outcome.err
     main, table = json.loads(outcome.out)
     assert [row["threshold"] for row in table["rows"]] == [0, 0.5, 0.99] * 2
-    assert table["rows"][2]["observed"] is None and "cosine, threshold 0.99: no value" in table["notes"][1]
+    assert table["rows"][2]["observed"] is None and any(
+        "cosine, threshold 0.99: no value" in note for note in table["notes"]
+    )
+    assert table["notes"][1] == "cosine, threshold 0.5: left out 6 all zero"
     curve = fmtool.read(str(output), "correlation")
     assert curve.header["trim"] == 0.5
     entries = curve.header["curves"]["trim"]
@@ -137,12 +140,11 @@ def test_what_the_optimiser_left_behind_is_counted(run: Run, tmp_path: Path) -> 
 
 
 def test_trimming_comes_before_pooling(run: Run, tmp_path: Path) -> None:
-    a = masks_with(tmp_path, [[1, 0.1, 0.1, 0.1, 0.1, 0.1], [0.5, 0, 0, 0, 0, 0]], "a")
+    a = masks_with(tmp_path, [[1, 0.4, 0.4, 0.6, 0.4, 0.4], [0.9, 0, 0, 0, 0, 0]], "a")
+    b = masks_with(tmp_path, [[1, 0, 0, 0.6, 0, 0], [0.9, 0, 0, 0, 0, 0]], "b")
     output = tmp_path / "c"
-    line = ["correlate", a, a, "--statistics", "cosine", "--permutations", 3, "--pool", 3, "-o", output]
-    assert run(*line, "--trim", 0.1).code == 0
-    made = fmtool.read(str(output), "correlation").header
-    assert made["sides"][0]["residue"] == {"non_zero": 2, "small": 0, "columns": 1, "small_columns": 0}
+    line = ["correlate", a, b, "--statistics", "cosine", "--permutations", 3, "--pool", 3, "-o", output]
+    assert run(*line, "--trim", 0.5).code == 0
     assert fmtool.read(str(output))["cosine_pairs"].tolist() == pytest.approx([1, 1])
 
 

@@ -7,7 +7,17 @@ import torch
 from dying import Dying
 from torch import Tensor
 
-from fmtool.correlation.evaluate import FREELY, WITHIN_CLASSES, Pairs, Shuffles, Statistic, evaluate, prepare
+from fmtool.correlation.engine import correlate
+from fmtool.correlation.evaluate import (
+    FREELY,
+    WITHIN_CLASSES,
+    Pairs,
+    Shuffles,
+    Statistic,
+    alone_in_class,
+    evaluate,
+    prepare,
+)
 from fmtool.correlation.nulls import class_permutation, free_permutation
 from fmtool.correlation.statistics import cosine
 from fmtool.correlation.statistics.base import Options, Prepared
@@ -69,3 +79,13 @@ def test_a_statistic_is_found_by_its_name() -> None:
     assert prepare("cosine", Pairs(x, y, None), Options()).observed == cosine.prepare(x, y, Options()).observed
     with pytest.raises(ModuleNotFoundError, match="nothing"):
         prepare("nothing", Pairs(x, y, None), Options())
+
+
+def test_without_two_pairs_of_a_class_there_is_no_null_within_classes() -> None:
+    """Each shuffle would be the observed order: p would say 1, or, by the authors' count, its floor."""
+    x = torch.rand(12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    alone, pair = torch.arange(12), torch.arange(12).clamp(max=10)
+    for labels, expected in ((alone, False), (pair, True)):
+        (found,) = correlate(x, x.flip(1), labels=labels, statistics=["cosine"], permutations=5)
+        assert (found.within_class is not None) is expected
+    assert alone_in_class(alone) == 12 and alone_in_class(pair) == 10

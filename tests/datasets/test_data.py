@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from fmtool.datasets import registry
 from fmtool.datasets.data import load, subset
-from fmtool.errors import DataError
+from fmtool.errors import DataError, FmtoolWarning
 
 # Digits --------------------------------------------------------------------------------------------------------------
 
@@ -151,3 +151,36 @@ def test_the_help_names_a_few_data_sets_and_how_many_there_are() -> None:
     assert len(named) == 3 and set(named) < set(registry.DATASETS)
     assert f"lists all {len(registry.DATASETS)})" in DATA_HELP
     assert all(source.summary for source in registry.DATASETS.values())
+
+
+# Names and paths -----------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_with_the_name_of_a_data_set_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "digits" / "a").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "digits" / "a" / "one.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(
+        FmtoolWarning, match=r"^--data digits is the data set of that name; the file or folder here is \./digits$"
+    ):
+        assert len(load("digits:train")) == 1348
+    own = load("./digits")
+    assert len(own) == 1 and own.name == "./digits"
+    assert load(str(tmp_path / "digits")).digest == own.digest
+
+
+def test_only_the_split_that_is_read_must_have_labels_in_range(tmp_path: Path) -> None:
+    """Test sets are published without labels."""
+    images = np.zeros((4, 8, 8, 3), dtype=np.uint8)
+    path = tmp_path / "some.npz"
+    np.savez(path, x_train=images, y_train=np.array([0, 1, 0, 1]), x_test=images, y_test=np.full(4, -1))
+    assert len(load(f"{path}:train")) == 4
+    with pytest.raises(DataError, match="labels range from -1 to -1"):
+        load(f"{path}:test")
+
+
+def test_labels_that_number_no_classes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "some.npz"
+    np.savez(path, images=np.zeros((2, 8, 8, 3), dtype=np.uint8), labels=np.array([0, 1_500_000_000]))
+    with pytest.raises(DataError, match="labels range from 0 to 1500000000, expected 0 to 1048575"):
+        load(str(path))

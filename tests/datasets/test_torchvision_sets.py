@@ -7,6 +7,7 @@ import inspect
 import pickle
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from PIL import Image
 
 from fmtool.datasets.data import load
 from fmtool.datasets.registry import DATASETS
-from fmtool.datasets.torchvision_sets import OfTorchvision
+from fmtool.datasets.torchvision_sets import OfTorchvision, sort_omniglot
 from fmtool.errors import DataError
 
 TABLE = {name: known.load for name, known in DATASETS.items() if isinstance(known.load, OfTorchvision)}
@@ -275,3 +276,13 @@ def test_files_that_are_there_but_damaged_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(b"\x80\x02nothing")
     with pytest.raises(DataError, match="test_batch can't be unpickled"):
         load("cifar10", data_root=str(tmp_path))
+
+
+def test_omniglots_characters_are_numbered_by_name() -> None:
+    """And its images listed by theirs, not in the order of the file system."""
+    opened = SimpleNamespace(
+        _characters=["b/y", "a/x"], _flat_character_images=[("2.png", 0), ("1.png", 0), ("1.png", 1), ("0.png", 1)]
+    )
+    sort_omniglot(opened)
+    assert opened._characters == ["a/x", "b/y"]
+    assert opened._flat_character_images == [("0.png", 0), ("1.png", 0), ("1.png", 1), ("2.png", 1)]

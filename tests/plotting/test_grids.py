@@ -105,3 +105,10 @@ def test_same_images_goes_with_single_images(load: Load) -> None:
         draw([load("correlation")], 8, like=[load("essential")])
     with pytest.raises(ArtifactError, match="identifies its images, got one of kind model"):
         draw([load("essential")], 8, like=[load("model")])
+
+
+def test_masks_of_another_attacks_images_are_refused(load: Load) -> None:
+    masks = load("adversarial")
+    other = replace(masks, header={**masks.header, "attack": "pgd"})
+    with pytest.raises(ArtifactError, match=r"masks of PGD's images, which .*fmn.* doesn't hold"):
+        draw([load("fmn"), other], 2)

@@ -12,6 +12,7 @@ from small_files import changed, load
 
 import fmtool
 from fmtool.errors import FmtoolWarning, MaskError, StatisticError
+from fmtool.tables.correlations import correlation_tables, table1
 
 
 def test_rows_are_joined_by_image_never_by_place(files: Path) -> None:
@@ -76,3 +77,47 @@ def test_labels_are_for_matrices(files: Path) -> None:
     essential, adversarial = load(files, "essential"), load(files, "adversarial")
     with pytest.raises(StatisticError, match=r"^labels: mask files have their own, those given are for matrices$"):
         fmtool.correlate(essential, adversarial, labels=essential["labels"])
+
+
+def test_what_sets_masks_apart_is_recorded_and_shown(files: Path) -> None:
+    """Basis, objective, adapted lambda, and rows that are not scaled: two such files are no two of the same."""
+    model, attack = load(files, "model"), load(files, "fmn")
+    few = {"min_steps": 1, "max_steps": 2}
+    sides = [
+        fmtool.fit_masks(model, attack, for_=purpose, basis="dct", adapt_lambda=True, **few)  # type: ignore[arg-type]
+        for purpose in ("essential", "adversarial")
+    ]
+    plain = [load(files, "essential"), load(files, "adversarial")]
+    scaled, unscaled = (
+        fmtool.correlate(*plain, statistics=["idcor"], permutations=3, row_normalise=form) for form in (True, False)
+    )
+    cosines = fmtool.correlate(*sides, statistics=["cosine"], permutations=3)
+    assert [side["basis"] for side in cosines.header["sides"]] == ["dct", "dct"]
+    assert "basis" not in scaled.header["sides"][0] and "row_normalise" not in scaled.header
+    table = table1([scaled.header, unscaled.header], ["a", "b"])
+    assert [row[1] for row in table.rows] == ["3 permutations", "3 permutations, rows as they are"]
+    both = table1([cosines.header, fmtool.correlate(*plain, statistics=["cosine"], permutations=3).header])
+    assert [row[0] for row in both.rows] == ["FMN, dct, adapted lambda", "FMN"]
+
+
+def test_pairs_that_a_statistic_leaves_out_are_told_everywhere(files: Path) -> None:
+    """A row of zeros has no cosine."""
+    sides = [load(files, "essential"), load(files, "adversarial")]
+    masks = sides[0]["masks"].clone()
+    masks[:4] = 0
+    sides[0] = changed(sides[0], masks=masks)
+    n = fmtool.correlate(
+        *sides, statistics=["cosine"], permutations=3, subsample=[20], draws=2, trim=[0, 0.5], class_subsets=True
+    )
+    zero = n.header["statistics"][0]["dropped"]
+    assert sum(zero.values()) > 0
+    for table in correlation_tables(n.header):
+        assert any("left out" in note or "leave out" in note for note in table.notes), table.title
+    assert any("left out" in note for note in table1([n.header]).notes)
+
+
+def test_small_entries_are_not_counted_where_pooling_makes_them(files: Path) -> None:
+    pooled = fmtool.correlate(
+        load(files, "essential"), load(files, "adversarial"), statistics=["cosine"], permutations=3, pool=1
+    )
+    assert all("residue" not in side for side in pooled.header["sides"])

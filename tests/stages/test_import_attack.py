@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import fmtool
-from fmtool.errors import AttackError, FmtoolError, FmtoolWarning
+from fmtool.errors import ArtifactError, AttackError, FmtoolError, FmtoolWarning
 
 LINE = ["--data", "digits:test", "--limit", 40]
 
@@ -160,3 +160,22 @@ def test_an_attack_of_torchattacks_goes_through_all_stages(run: Run, files: Path
         and run("merge", tmp_path / "attack", "-o", tmp_path / "all").code == 0
     )
     assert fmtool.read(str(tmp_path / "masks")).header["attack"] == "PGDL2"
+
+
+def test_an_index_of_several_splits_is_refused(moved: Any, tmp_path: Path) -> None:
+    """It begins anew in each, and would give the images of one to the other."""
+    model, _, images = moved
+    both = fmtool.load_data("digits:all", limit=40)
+    path = write(tmp_path / "a.npz", images, torch.arange(40))
+    with pytest.raises(ArtifactError, match=r"index counts the images of one split, and digits is of test\+train"):
+        fmtool.import_attack(model, both, adversarial=path)
+
+
+def test_only_the_arrays_that_are_needed_must_be_numbers(moved: Any, tmp_path: Path) -> None:
+    model, data, images = moved
+    path, swapped = tmp_path / "a.npz", tmp_path / "b.npy"
+    np.savez(path, x_adv=images.numpy(), class_names=np.array(["one", "two"]))
+    np.save(swapped, images.numpy().astype(">f4"))
+    for file in (path, swapped):
+        found = fmtool.import_attack(model, data, adversarial=str(file))
+        assert int((found["status"] == 0).sum()) > 20

@@ -156,3 +156,14 @@ def test_a_readers_settings_of_matplotlib_change_nothing(files: Path) -> None:
 def test_no_file_is_an_error() -> None:
     with pytest.raises(ArtifactError, match="at least one file"):
         report.build([])
+
+
+@pytest.mark.slow
+def test_masks_without_frequencies_have_a_section_all_the_same(files: Path) -> None:
+    """Wavelets' and pixels' entries have no radial frequency: only the tables and figures of those are left out."""
+    model, attack, masks = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("model", "fmn", "essential"))
+    pixels = fmtool.fit_masks(model, attack, for_="essential", basis="pixels", min_steps=1, max_steps=2)
+    page = Page(report.build([attack, masks, pixels], count=2))
+    assert "can't be" not in " ".join(page.text) and "Radial frequency of spectra" in " ".join(page.text)
+    alone = Page(report.build([pixels], count=2))
+    assert any("pixels" in text for text in alone.text)

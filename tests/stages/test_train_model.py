@@ -98,3 +98,31 @@ def test_classes_without_names_are_numbers(tmp_path: Path) -> None:
     with pytest.warns(FmtoolWarning, match=r"^digits: has no class names: its classes are called 0 to 3$"):
         made = fmtool.train_model(data, architecture="resnet8", recipe="one-cycle", epochs=1)
     assert made.header["class_names"] == ["0", "1", "2", "3"]
+
+
+def test_training_that_diverges_is_an_error(tmp_path: Path) -> None:
+    target = tmp_path / "model.safetensors"
+    with pytest.raises(ModelError, match=r"^training diverged by step \d+ of \d+: expected a smaller --learning-rate"):
+        fmtool.train_model(
+            fmtool.load_data("digits:train", limit=60), architecture="resnet8", epochs=3, batch_size=16, learning_rate=1e30,
+            execution=fmtool.Execution(output=str(target)),
+        )  # fmt: skip
+    assert not target.exists()
+
+
+def test_the_last_layer_alone_takes_no_augmentation_and_is_never_compiled(files: Path) -> None:
+    model, data = fmtool.read(str(files / "model.safetensors")), fmtool.load_data("digits:train", limit=60)
+    with pytest.raises(
+        ModelError, match=r"^--augment flip-crop: --head-only computes the images' features once, as they are$"
+    ):
+        fmtool.train_model(data, from_=model, head_only=True, augment="flip-crop")
+    made = fmtool.train_model(data, from_=model, head_only=True, epochs=1, compile_=True)
+    assert made.history[-1]["options"]["--compile"] is False
+
+
+def test_further_training_takes_data_without_names_by_position(files: Path) -> None:
+    model, data = fmtool.read(str(files / "model.safetensors")), fmtool.load_data("digits:train", limit=60)
+    model = dataclasses.replace(model, header={**model.header, "class_names": list("abcdefghij")})
+    unnamed = dataclasses.replace(data, class_names=(), labels=data.labels.clamp(max=8))
+    made = fmtool.train_model(unnamed, from_=model, epochs=1)
+    assert made.header["class_names"] == list("abcdefghij")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 from pathlib import Path
@@ -44,7 +45,7 @@ def read(path: Path, name: str) -> Source:
 
 def _batches_in(path: Path) -> list[Path]:
     """The batches of a folder, pickled ones before binary ones, in their order; empty if it is not CIFAR's."""
-    files = [one for one in path.iterdir() if one.is_file()] if _readable(path) else []
+    files = [one for one in path.iterdir() if os.path.isfile(one)] if _readable(path) else []
     for suffix in ("", ".bin"):
         ten = [one for one in files if TEN.fullmatch(one.name) and one.suffix == suffix]
         hundred = [one for one in files if HUNDRED.fullmatch(one.name) and one.suffix == suffix]

@@ -74,7 +74,7 @@ def _inner(path: Path) -> Path:
 
 def is_data(path: Path) -> bool:
     """Whether a folder or file is one that holds data, as far as its name and, of safetensors, its header tell."""
-    if not path.exists():
+    if not os.path.exists(path):  # False too where the folder can't be entered
         return False
     name, module = _reader_of(path)
     return bool(module.holds_images(path)) if name == "safetensors_files" else True
