@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All six stages on the digits embedded in scikit-learn, in some minutes on two cores. Run it from anywhere; what it makes
+# All stages on the digits embedded in scikit-learn, in some minutes on two cores. Run it from anywhere; what it makes
 # goes to quickstart-output/ in the current folder. Below the setup every line is one that you can paste.
 # An fmtool that is installed already is taken; otherwise one is installed into .venv in the repository.
 if fmtool --version 2>/dev/null | grep -q ', torch '; then set -euo pipefail; else source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" ""; fi

@@ -33,6 +33,10 @@ class ModelError(FmtoolError):
     """A classifier can't be built, loaded or applied to these images."""
 
 
+class DivergedError(ModelError):
+    """Training has made weights that are infinite or NaN, as it would again."""
+
+
 class AttackError(FmtoolError):
     """An attack is unknown, has no such option, or can't run on this classifier."""
 

@@ -224,5 +224,5 @@ def test_class_masks_that_are_killed_are_the_same() -> None:
     whole = fit(NO_JOURNAL)
     assert whole.steps[3] == 0 and len(set(whole.steps.tolist())) > 2, whole.steps
     found = through(fit, [0, 1, 19, int(whole.steps[:3].min()), int(whole.steps.max()) - 2])
-    for name, values in whole.__dict__.items():
+    for name, values in whole.tensors().items():
         assert torch.equal(getattr(found, name).nan_to_num(-1), values.nan_to_num(-1)), name

@@ -75,7 +75,7 @@ def bare_rate(
     options = FitOptions(0.5, batch, min_steps=1, max_steps=1, compile_=compiled)
     inputs, targets = images[:batch].to(run.device), labels[:batch].to(run.device)
     shape = images.shape[1:]
-    passes = pool.submit(input_gradient, run.classifier, shape, images.dtype, options, run.device).result()
+    passes, _ = pool.submit(input_gradient, run.classifier, shape, images.dtype, options, run.device).result()
 
     def once() -> int:
         passes(inputs, targets)

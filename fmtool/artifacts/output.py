@@ -21,7 +21,15 @@ from fmtool.errors import ArtifactError
 
 STREAM = "-"  # standard input or output in place of a path
 STDOUT = (STREAM, "/dev/stdout")
+LARGE_FILES = "/var/tmp"  # where there is no TMPDIR: unlike /tmp, it is never in memory
 MOVES_OPEN_FILES = os.name != "nt"  # Windows neither renames nor removes a file that is open
+
+
+def temporary_folder() -> str:
+    """$TMPDIR if it is set, as everywhere, else a folder for large files."""
+    if "TMPDIR" not in os.environ and os.path.isdir(LARGE_FILES) and os.access(LARGE_FILES, os.W_OK | os.X_OK):
+        return LARGE_FILES
+    return tempfile.gettempdir()
 
 
 def write_bytes(data: bytes, target: str) -> None:
@@ -39,7 +47,7 @@ def replacing(target: str) -> Iterator[IO[bytes]]:
     """
     try:
         if is_stream(target):
-            with tempfile.TemporaryFile() as file:
+            with tempfile.TemporaryFile(dir=temporary_folder()) as file:
                 yield file
                 file.seek(0)
                 _copy(file, target)

@@ -16,18 +16,10 @@ import torch
 from torch import Tensor
 
 from fmtool.artifacts.format import Rows
+from fmtool.artifacts.output import temporary_folder
 from fmtool.artifacts.rows import IN_MEMORY
 from fmtool.artifacts.streaming import FileRows, Handle, write_at
 from fmtool.errors import ArtifactError
-
-LARGE_FILES = "/var/tmp"  # where there is no TMPDIR: unlike /tmp, it is never in memory
-
-
-def temporary_folder() -> str:
-    """$TMPDIR if it is set, as everywhere, else a folder for large files."""
-    if "TMPDIR" not in os.environ and os.path.isdir(LARGE_FILES) and os.access(LARGE_FILES, os.W_OK | os.X_OK):
-        return LARGE_FILES
-    return tempfile.gettempdir()
 
 
 class Scratch(FileRows):

@@ -33,7 +33,7 @@ from fmtool.artifacts.format import (
     serialise_header,
     with_digest,
 )
-from fmtool.artifacts.output import MOVES_OPEN_FILES, STREAM, is_stream, replacing
+from fmtool.artifacts.output import MOVES_OPEN_FILES, STREAM, is_stream, replacing, temporary_folder
 from fmtool.artifacts.progress import Progress
 from fmtool.artifacts.rows import at_once
 from fmtool.errors import ArtifactError
@@ -294,23 +294,21 @@ def _spool(source: str) -> str:
     """Copy a pipe's content to a temporary file, which can be read at any offset, and return its path."""
     if source == STREAM and sys.stdin.isatty():
         raise ArtifactError("standard input is a terminal: expected a file through a pipe for '-'")
-    from fmtool.artifacts.scratch import temporary_folder  # here, as it imports this module
-
     folder = temporary_folder()
     try:
-        with (
-            open(source, "rb") if source != STREAM else contextlib.nullcontext(sys.stdin.buffer) as stream,
-            # second, so that none is created for a folder or a missing file
-            tempfile.NamedTemporaryFile(dir=folder, delete=False) as file,
-            _removed_on_error(file.name),
-        ):
-            while chunk := stream.read(CHUNK):
-                _write(chunk, file, folder)
-            if source == STREAM and not file.tell():
-                raise ArtifactError("standard input is empty: expected a file (did the command before the pipe fail?)")
+        # the file second, so that none is created for a folder or a missing file
+        with open(source, "rb") if source != STREAM else contextlib.nullcontext(sys.stdin.buffer) as stream:
+            descriptor, path = tempfile.mkstemp(dir=folder)
+            with _removed_on_error(path), open(descriptor, "wb", buffering=0) as file:  # closed before it is removed
+                while chunk := stream.read(CHUNK):
+                    _write(chunk, file, folder)
+                if source == STREAM and not file.tell():
+                    raise ArtifactError(
+                        "standard input is empty: expected a file (did the command before the pipe fail?)"
+                    )
     except OSError as error:
         raise ArtifactError(f"{files.label(source)}: can't be read: {error.strerror}") from None
-    return file.name
+    return path
 
 
 @contextmanager
@@ -318,15 +316,15 @@ def _removed_on_error(path: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with contextlib.suppress(OSError):  # it can't be removed while it is open, where the system says so
-            os.unlink(path)
+        os.unlink(path)
         raise
 
 
 def _write(chunk: bytes, file: IO[bytes], folder: str) -> None:
+    rest = memoryview(chunk)
     try:
-        file.write(chunk)
-        file.flush()
+        while rest:
+            rest = rest[file.write(rest) :]
     except OSError as error:
         raise ArtifactError(f"{folder}: can't be written: {error.strerror}") from None
 

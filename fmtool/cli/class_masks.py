@@ -72,7 +72,7 @@ def class_masks(
         typer.Option(
             "--shard",
             metavar="I/N",
-            help="Fit only part I of N of the masks: every Nth class, I from 1 to N. 'fmtool merge' joins the parts into the file that one run would write.",
+            help="Fit only part I of N of the masks: every Nth class, I from 1 to N. 'fmtool merge' joins the parts into the file that one run would write (on a GPU, up to rounding).",
         ),
     ] = None,
     restart: options.Restart = False,

@@ -239,11 +239,11 @@ def _check_labels(labels: Mapping[str, Tensor], class_names: tuple[str, ...], so
 
 def _named(name: str, data_root: str | None) -> Source | None:
     if name in DATASETS:
-        if os.path.exists(name):
-            warn(f"--data {name} is the data set of that name; the file or folder here is ./{name}")
         root = data_root or os.environ.get(DATA_ROOT)
         if root and not os.path.isdir(root):
             raise DataError(f"--data-root {root}: no such folder")
+        if os.path.exists(name) and not (root and os.path.samefile(root, ".")):
+            warn(f"--data {name} is the data set of that name; the file or folder here is ./{name}")
         return DATASETS[name].load(Path(root) if root else None)
     if not os.path.exists(name):
         if "/" in name or "." in name:

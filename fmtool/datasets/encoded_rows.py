@@ -79,7 +79,8 @@ class EncodedRows:
 
     def _kept_pixels(self) -> Scratch | None:
         """Where pixels are kept: nowhere if they are few, or if there is no room for all of them."""
-        from fmtool.artifacts.scratch import Scratch, temporary_folder
+        from fmtool.artifacts.output import temporary_folder
+        from fmtool.artifacts.scratch import Scratch
 
         if (
             self.small()

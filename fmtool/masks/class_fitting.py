@@ -1,9 +1,9 @@
 """Fit one frequency mask per class, plain or robust (paper, sections 4.7 and 4.8), with the steps of `optimisation`.
 
 The authors hold all images of a class in one batch. Here all classes advance together, and a step's gradients are computed in
-micro-batches divided among the workers. Each class adds up those of its images in their order, one by one and in float64. So its
-mask depends neither on the worker that finishes first nor on the other classes, which may be another process's, and a step can be
-left after any micro-batch and continued.
+micro-batches divided among the workers. On a CPU each class adds up those of its images in their order, one by one and in
+float64. So its mask depends neither on the worker that finishes first nor on the other classes, which may be another
+process's, and a step can be left after any micro-batch and continued.
 """
 
 from __future__ import annotations

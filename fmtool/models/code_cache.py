@@ -57,15 +57,18 @@ def kept(graph: GraphModule, inputs: Sequence[Tensor]) -> Iterator[None]:
 
 @contextmanager
 def _torch_keeps_in(folder: Path) -> Iterator[None]:
-    before = os.environ.get(FOLDER)
-    os.environ[FOLDER] = str(folder)
+    # torch would set the second one itself, for the rest of the process
+    folders = {FOLDER: str(folder), "TRITON_CACHE_DIR": str(folder / "triton" / "0")}
+    before = {name: os.environ.get(name) for name in folders}
+    os.environ.update(folders)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[FOLDER]
-        else:
-            os.environ[FOLDER] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _key(graph: GraphModule, inputs: Sequence[Tensor]) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fmtool.artifacts.format import Rows
 from fmtool.artifacts.progress import Progress
 from fmtool.datasets.rows import to_float
-from fmtool.errors import ModelError
+from fmtool.errors import DivergedError, ModelError
 from fmtool.models import compiling
 from fmtool.models.classifier import Classifier, lay_out
 from fmtool.models.networks import last_layer
@@ -179,9 +179,9 @@ class _Course:
     def chunks(self) -> Iterator[tuple[Tensor, int]]:
         """The images (m) of the next `ahead` steps, fewer at an epoch's end, and how many of these steps have been taken."""
         while self.step < self.steps:
-            self._check_finite()
             at = self.step % self.of_epoch
             if at == 0:
+                self._check_finite()
                 self.order = torch.randperm(self.n, generator=self.generator, device=self.device)
             self.drawn, taken = self.generator.get_state(), at % self.ahead
             start = (at - taken) * self.batch
@@ -189,9 +189,9 @@ class _Course:
         self._check_finite()
 
     def _check_finite(self) -> None:
-        """ModelError once a weight is infinite or NaN, which it stays."""
+        """DivergedError once a weight is infinite or NaN, which it stays."""
         if not all(bool(weight.isfinite().all()) for weight in self.trained.parameters()):
-            raise ModelError(
+            raise DivergedError(
                 f"training diverged by step {self.step} of {self.steps}: expected a smaller --learning-rate, or another --recipe"
             )
 
@@ -303,6 +303,8 @@ class _Update:
             try:
                 with compiling.quiet():
                     reason: object = "" if self._same(inputs) else "it computes something else"
+            except (MemoryError, torch.OutOfMemoryError):
+                raise
             except Exception as error:
                 reason = error
             if reason:

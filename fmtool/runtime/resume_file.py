@@ -26,7 +26,7 @@ from torch import Tensor
 
 from fmtool.artifacts.locks import NO_LOCKS, lock
 from fmtool.artifacts.output import is_stream, sweep
-from fmtool.errors import ArtifactError, FmtoolError, FmtoolWarning, ModelError, warn
+from fmtool.errors import ArtifactError, DivergedError, FmtoolError, FmtoolWarning, ModelError, warn
 from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors, pack, unpack
 from fmtool.runtime.signals import Interrupts
 
@@ -196,7 +196,7 @@ def _comes_again(error: BaseException) -> bool:
     File and device faults may not recur, nor may a failed attack that they caused.
     """
     fault = isinstance(error, ArtifactError | ModelError) or isinstance(error.__cause__, RuntimeError)
-    return isinstance(error, FmtoolError) and not fault
+    return isinstance(error, DivergedError) or (isinstance(error, FmtoolError) and not fault)
 
 
 @contextmanager

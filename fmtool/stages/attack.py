@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,13 +67,11 @@ def attack(
     if epsilon is not None:
         registry.check_epsilon(epsilon, norm, ready.spec.input_shape)
     loss, compile_ = _compiles(ready, data, name, foolbox_attack, compile_)
-    target = ready.network(compile_, loss)
-    compile_ = target is not ready.classifier  # which it is if the network can't be compiled
     if defense is not None:
-        target = two_pass(defense, model, ready, target, execution.allow_other_model)
-    if shared:
-        _try_slots(target, data, ready, loss)
-    header, history = _described(name, epsilon, in_effect, ready, seed, model, data, defense, starts, compile_)
+        two_pass(defense, model, ready, ready.classifier, execution.allow_other_model)  # refuses what doesn't fit
+    described = partial(_described, name, epsilon, in_effect, ready, seed, model, data, defense, starts)
+    whole = data
+    header, history = described(compile_)
     header["norm"] = norm
     if shard is not None:
         header["shard"], data = shard.field(len(data)), some_of(data, shard.rows(len(data)))
@@ -83,6 +82,12 @@ def attack(
         **code_of(ready.classifier, ready.spec),
     }
     with resuming(execution, work) as journal:
+        target, compiled = ready.network_as_begun(compile_, journal, loss)
+        _, history = described(compiled)
+        if defense is not None:
+            target = two_pass(defense, model, ready, target, execution.allow_other_model)
+        if shared:
+            _try_slots(target, whole, ready, loss)
         common: dict[str, Any] = {"epsilon": epsilon, "progress": execution.progress, "journal": journal}
         attacked, counts = _shared_out(
             data, execution, lambda some: _attacked(target, ready, some, foolbox_attack, starts, seed, common)

@@ -22,6 +22,7 @@ from fmtool.runtime.distributed import ALONE
 from fmtool.runtime.journal import Journal, as_tensor, from_tensor
 from fmtool.stages.options import DEFAULT_EXECUTION, Execution
 
+REVISION = 2  # of what stages compute: another one does not continue work that was begun with this one
 BATCH = "batch"  # the part of a journal that records the batch size that fitted into memory
 SAVED = (
     "out of memory ({}): progress is saved, run the same command again when there is more memory; "
@@ -118,7 +119,11 @@ def resuming(execution: Execution, work: Mapping[str, Any], *, holds_rows: bool 
     """The journal of this execution, see `resume_file.resuming`; it records a batch size that was halved for lack of memory."""
     ranks = execution.ranks
     with resume_file.resuming(
-        execution.output, work, restart=execution.restart, rank=(ranks.rank, ranks.of), holds_rows=holds_rows
+        execution.output,
+        {**work, "revision": REVISION},
+        restart=execution.restart,
+        rank=(ranks.rank, ranks.of),
+        holds_rows=holds_rows,
     ) as journal:
         if isinstance(execution, _Halved):
             journal.finish(BATCH, {"note": as_tensor([execution.asked, execution.batch_size])}, again=True)

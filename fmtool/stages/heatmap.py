@@ -56,7 +56,7 @@ def heatmap(
     norm_in_effect = numerics.default_norm(h, w) if norm is None else float(norm)
     count = len(numerics.distinct_frequencies(h, w)[0])
     masks, radii = numerics.filter_masks(basis_for(FOURIER, h, w))
-    network = ready.network(ready.compiles(compile_, len(data) * (count + len(masks) * filters)))
+    compile_ = ready.compiles(compile_, len(data) * (count + len(masks) * filters))
     header: dict[str, Any] = {
         "norm": norm_in_effect,
         "image_size": [h, w],
@@ -66,15 +66,18 @@ def heatmap(
     recorded = {
         "--norm": norm_in_effect,
         "--filters": filters or None,
-        "--compile": network is not ready.classifier,
+        "--compile": compile_,
         **ready.recorded(),
     }
-    history = stage("heatmap", recorded, seed, inputs_of(model, data))
+    inputs = inputs_of(model, data)
+    history = stage("heatmap", recorded, seed, inputs)
     if execution.shard is not None:
         header["shard"] = execution.shard.field(len(data))
         data = some_of(data, execution.shard.rows(len(data)))
     work = {"header": header, "history": history, **code_of(ready.classifier, ready.spec)}
     with resuming(execution, work) as journal:
+        network, compiled = ready.network_as_begun(compile_, journal)
+        history = stage("heatmap", {**recorded, "--compile": compiled}, seed, inputs)
         evaluation = numerics.Evaluation(network, ready.batch, ready.device, execution.progress, journal)
         seeds = [row_seed(seed, *name) for name in image_names(data.key, data.index)]
         result = numerics.sensitivity(evaluation, data.images, data.labels, seeds, norm_in_effect, filters=filters)

@@ -106,7 +106,9 @@ def _check_shards(files: Sequence[Artifact], allow_gaps: bool) -> bool:
             raise ArtifactError(f"{file}: is not a shard, but other files are: merge the shards first")
         number, of, rows = shard_of(file)
         if [of, rows] != list(shard_of(files[0])[1:]) or file.history != files[0].history:
-            raise ArtifactError(f"{file} and {files[0]} can't be merged: they are not shards of the same job")
+            raise ArtifactError(
+                f"{file} and {files[0]} can't be merged: they are not shards of the same job{_other_options(file, files[0])}"
+            )
         if number in owner:
             raise ArtifactError(f"{file} and {owner[number]} can't be merged: both are shard {number} of {of}")
         expected = len(range(number - 1, rows, of))
@@ -122,6 +124,13 @@ def _check_shards(files: Sequence[Artifact], allow_gaps: bool) -> bool:
         are = "is missing, number" if gaps == 1 else "are missing, numbers"
         raise ArtifactError(f"{gaps} of {of} shards {are} {some}: to merge the others anyway, pass --allow-gaps")
     return gaps > 0
+
+
+def _other_options(one: Artifact, other: Artifact) -> str:
+    """The options of their last stages that differ."""
+    options = [file.history[-1]["options"] for file in (one, other)]
+    names = [name for name in {**options[0], **options[1]} if options[0].get(name) != options[1].get(name)]
+    return f", as {', '.join(names)} differ" if names else ""
 
 
 def _places(files: Sequence[Artifact]) -> Tensor:

@@ -20,6 +20,7 @@ from fmtool.models.layers import Activations, cut
 from fmtool.models.model_files import Specification, from_artifact, plain_arguments
 from fmtool.models.registry import INPUT, is_factory
 from fmtool.runtime import threads
+from fmtool.runtime.journal import Journal
 from fmtool.stages.options import Execution
 
 BATCH_DEPENDENT = "--batch-dependent runs it, and promises nothing"
@@ -54,6 +55,15 @@ class ReadyModel:
         if not compile_ or not classifier.padded:
             return classifier
         return compiled_classifier.compiled(classifier, shape, self.batch, self.device, loss)
+
+    def network_as_begun(self, compile_: bool, journal: Journal, loss: Loss | None = None) -> tuple[nn.Module, bool]:
+        """The `network`, in the form that it had in the run that is resumed; and whether that is the compiled one."""
+        begun = compiling.form_begun(journal)
+        asked = compile_ if begun is None else begun
+        network = self.network(asked, loss)
+        compiled = network is not self.classifier  # which it is if the network can't be compiled
+        compiling.record_form(compiled, asked, journal)
+        return network, compiled
 
 
 @dataclass(frozen=True)

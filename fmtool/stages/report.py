@@ -108,7 +108,8 @@ def _section(kind: str, by_kind: Kinds, count: int) -> Section:
     if kind == "correlation" and len(files) > 1:
         tables += _overview(files)
     if kind == "masks":
-        tables.append(spectrum_table([source(file) for file in [*files, *by_kind["attack"]] if _has_frequencies(file)]))
+        with_frequencies = [source(file) for file in [*files, *by_kind["attack"]] if _has_frequencies(file)]
+        tables += [spectrum_table(with_frequencies)] if with_frequencies else []
     tables += joined([(str(file), tables_of(kind, file.header, arrays(file))) for file in files])
     return Section(kind, SECTIONS[kind], tables, [_draw(picture, count) for picture in PICTURES[kind](by_kind)])
 

@@ -63,6 +63,8 @@ def train_model(
     data = data if from_ is not None and not head_only else _named(data)  # else they are taken by position
     if head_only and augment not in (None, "none"):
         raise ModelError(f"--augment {augment}: --head-only computes the images' features once, as they are")
+    if head_only and compile_:
+        raise ModelError("--compile: --head-only computes the images' features once, uncompiled")
     recipe = recipe or ("head" if head_only else "paper")
     steps = _recipe(recipe, epochs, learning_rate, batch_size)
     augment = "none" if head_only else augment or _augment_for(data)

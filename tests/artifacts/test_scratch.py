@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fmtool.artifacts import scratch
-from fmtool.artifacts.scratch import Overlay, Scratch, changeable, fresh_rows, temporary_folder
+from fmtool.artifacts import output, scratch
+from fmtool.artifacts.output import temporary_folder
+from fmtool.artifacts.scratch import Overlay, Scratch, changeable, fresh_rows
 from fmtool.datasets.rows import take
 from fmtool.errors import ArtifactError
 
@@ -81,5 +82,5 @@ def test_large_files_lie_where_the_user_says(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     assert temporary_folder() == str(tmp_path)
     monkeypatch.delenv("TMPDIR")
-    monkeypatch.setattr(scratch, "LARGE_FILES", str(tmp_path / "none"))
+    monkeypatch.setattr(output, "LARGE_FILES", str(tmp_path / "none"))
     assert temporary_folder() != str(tmp_path / "none")

@@ -70,7 +70,7 @@ def test_an_l2_attack_starts_within_its_bound(trained: tuple[nn.Module, Tensor, 
     classifier, images, labels = trained
     seen: list[Tensor] = []
     hook = classifier.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
-    attack(classifier, images, labels, "L2ProjectedGradientDescentAttack", epsilon=0.5, steps=1)
+    attack(classifier, images, labels, "L2ProjectedGradientDescentAttack", epsilon=0.5, steps=1, batch=len(images))
     hook.remove()
     moved = [
         float((one[: len(images)] - images).flatten(1).norm(dim=1).max()) for one in seen if len(one) >= len(images)

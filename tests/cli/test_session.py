@@ -60,3 +60,16 @@ def test_masks_are_fitted_to_an_attack_or_to_data(files: Path) -> None:
             read_source(*given, DataOptions(), QUIET)
     with pytest.raises(ArtifactError, match="expected an attack file, got a file of kind masks"):
         read_source(str(files / "essential.safetensors"), None, DataOptions(), QUIET)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("size", 8), ("rows", "0:5"), ("layout", "hwc"), ("pixel_range", "0,1"), ("classes_by_position", True)],
+)
+def test_options_about_data_are_refused_beside_an_attack_file(files: Path, option: str, value: object) -> None:
+    """They would be ignored. --limit is about both."""
+    how = DataOptions(**{option: value})  # type: ignore[arg-type]
+    with pytest.raises(
+        FmtoolError, match=f"^--{option.replace('_', '-')} is about --data, and an attack file has its own"
+    ):
+        read_source(str(files / "fmn.safetensors"), None, how, QUIET)

@@ -40,7 +40,8 @@ def classifier() -> nn.Module:
 
 def equal(one: ClassMasks, other: ClassMasks) -> bool:
     return all(
-        torch.equal(values.nan_to_num(-1), getattr(other, name).nan_to_num(-1)) for name, values in vars(one).items()
+        torch.equal(values.nan_to_num(-1), getattr(other, name).nan_to_num(-1))
+        for name, values in one.tensors().items()
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -63,7 +64,9 @@ def test_follows_autograd_over_the_full_mask_for_fifty_steps(name: str, size: tu
 
 def test_an_exponent_beyond_float32_goes_on_as_a_tangent() -> None:
     """The loss and its gradient stay finite, and meet those of the formula where it ends."""
-    logits = torch.tensor([[0.0, 30.0], [0.0, LARGEST_EXPONENT**0.5 - 1e-3], [0.0, LARGEST_EXPONENT**0.5 + 1e-3]])
+    # d, the change in cross-entropy from 0, is log(1 + exp(logit))
+    below, above = (math.log(math.expm1(LARGEST_EXPONENT**0.5 + step)) for step in (-1e-3, 1e-3))
+    logits = torch.tensor([[0.0, 30.0], [0.0, below], [0.0, above]])
     logits.requires_grad_()
     targets, unfiltered = torch.zeros(3, dtype=torch.int64), torch.tensor([[60.0, 0.0]]).expand(3, 2)
     losses = objective("invariance").loss(logits, targets, unfiltered)

@@ -12,6 +12,7 @@ import torch
 import fmtool
 from fmtool.errors import FmtoolWarning, ModelError
 from fmtool.models.training import RECIPES
+from fmtool.runtime import resume_file
 
 
 @pytest.mark.slow
@@ -100,14 +101,16 @@ def test_classes_without_names_are_numbers(tmp_path: Path) -> None:
     assert made.header["class_names"] == ["0", "1", "2", "3"]
 
 
-def test_training_that_diverges_is_an_error(tmp_path: Path) -> None:
+def test_training_that_diverges_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And leaves nothing to resume from, which would end likewise."""
+    monkeypatch.setattr(resume_file, "SECONDS_BETWEEN", 0)
     target = tmp_path / "model.safetensors"
     with pytest.raises(ModelError, match=r"^training diverged by step \d+ of \d+: expected a smaller --learning-rate"):
         fmtool.train_model(
             fmtool.load_data("digits:train", limit=60), architecture="resnet8", epochs=3, batch_size=16, learning_rate=1e30,
             execution=fmtool.Execution(output=str(target)),
         )  # fmt: skip
-    assert not target.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_last_layer_alone_takes_no_augmentation_and_is_never_compiled(files: Path) -> None:
@@ -116,7 +119,9 @@ def test_the_last_layer_alone_takes_no_augmentation_and_is_never_compiled(files:
         ModelError, match=r"^--augment flip-crop: --head-only computes the images' features once, as they are$"
     ):
         fmtool.train_model(data, from_=model, head_only=True, augment="flip-crop")
-    made = fmtool.train_model(data, from_=model, head_only=True, epochs=1, compile_=True)
+    with pytest.raises(ModelError, match=r"^--compile: --head-only computes the images' features once, uncompiled$"):
+        fmtool.train_model(data, from_=model, head_only=True, compile_=True)
+    made = fmtool.train_model(data, from_=model, head_only=True, epochs=1)
     assert made.history[-1]["options"]["--compile"] is False
 
 
