@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,6 @@ from fmtool.masks.optimisation import (
     WINDOW,
     Adam,
     FitOptions,
-    as_begun,
     input_gradient,
     l1_norm,
     per_mask,
@@ -92,7 +91,7 @@ def fit_class_masks(
     parts; the images of a finished class are no longer used. journal: where to resume from. only: the classes to fit, on the CPU
     the same bits as if all were; 0 steps for the others. MaskError if there is no image at all.
     """
-    options = as_begun(options, journal)
+    options = replace(options, compile_=compiling.as_begun(options.compile_, journal))
     device = device or torch.device("cpu")
     if not sum(len(part.images) for part in parts):
         raise MaskError("no image is left to fit a class mask to")

@@ -27,7 +27,7 @@ from fmtool.errors import FmtoolWarning, MaskError
 from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.fit_queue import Fit, Job
 from fmtool.masks.objectives import Objective, objective
-from fmtool.masks.optimisation import Adam, FitOptions, as_begun, l1_norm, per_mask, settled, unimproved
+from fmtool.masks.optimisation import Adam, FitOptions, l1_norm, per_mask, settled, unimproved
 from fmtool.masks.slots import Level, Slots, SlotState
 from fmtool.models import compiling
 from fmtool.models.classifier import is_padded
@@ -113,7 +113,7 @@ def fit_each(
     if n == 0:
         raise MaskError("no image is left to fit a mask to")
     device = device or torch.device("cpu")
-    options = as_begun(options, journal)
+    options = replace(options, compile_=compiling.as_begun(options.compile_, journal))
     rows = range(n) if rows is None else rows
     done = set(journal.rows())
     job = Job(images, targets, [row for row in rows if row not in done], store, starts, journal)
@@ -155,18 +155,17 @@ def _levels(
     """
 
     def level(size: int) -> Level:
+        sized = replace(options, batch=size)
         plain = _stepper(classifier, options, basis, images.dtype, device)
-        uncompiled = Level(replace(options, batch=size, compile_=False), plain, unfiltered, judge)
+        uncompiled = Level(replace(sized, compile_=False), plain, unfiltered, judge)
         if not options.compile_:
             return uncompiled
         slots = filled(uncompiled)
         slots.step()  # before it, an objective that compares with the unfiltered image has a gradient of mere rounding
         state = slots.state
         compiled = compiling.compiled(lambda *state: plain(SlotState(*state)), *state, precision=options.precision)
-        if compiled is None:
-            return uncompiled
-        sized = replace(options, batch=size)
-        return replace(uncompiled, options=sized, advance=lambda state: compiled(*state))
+        ran = compiled and replace(uncompiled, options=sized, advance=lambda state: compiled(*state))
+        return ran or uncompiled
 
     def filled(level: Level, *, turned: bool = False) -> Slots:
         """The first images in the first slots, or, if turned, in the last slots, beside other images."""

@@ -14,9 +14,7 @@ from torch import Tensor
 from fmtool.errors import MaskError, unknown
 from fmtool.masks.registry import OBJECTIVES
 
-LARGEST_EXPONENT = (
-    35.0  # the square of its exp fits float32, with room for the gradient's other factors: Adam squares it
-)
+LARGEST_EXPONENT = 35.0  # Adam squares the gradient: the square of its exp fits float32, with room for other factors
 
 
 def label(logits: Tensor, targets: Tensor, unfiltered: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,6 @@ from fmtool.masks.objectives import objective
 from fmtool.masks.registry import FOURIER, LABEL
 from fmtool.models import compiling
 from fmtool.models.compiling import InputGradient
-from fmtool.runtime.journal import Journal
 
 LEARNING_RATE = 0.01  # A.3
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's defaults
@@ -44,12 +43,6 @@ class FitOptions:
     def judged(self) -> bool:
         """Whether a float32 pass every `JUDGE_EVERY` steps decides when to stop."""
         return self.precision == "bfloat16"
-
-
-def as_begun(options: FitOptions, journal: Journal) -> FitOptions:
-    """The options, compiled or not as the run was that is resumed."""
-    begun = compiling.form_begun(journal)
-    return options if begun is None else replace(options, compile_=begun)
 
 
 def input_gradient(

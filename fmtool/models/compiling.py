@@ -41,15 +41,15 @@ def pays(passes: int, shape: Sequence[int]) -> bool:
     return passes * shape[0] * shape[1] * shape[2] >= PAYS_FROM
 
 
-def form_begun(journal: Journal) -> bool | None:
-    """Whether the network ran compiled in the run that is resumed; None if that had not come so far, or there is none."""
+def as_begun(asked: bool, journal: Journal) -> bool:
+    """Whether the network ran compiled in the run that is resumed; as asked if that had not come so far, or there is none."""
     before = journal.part(FORM)
-    return None if before is None else bool(before[FORM])
+    return asked if before is None else bool(before[FORM])
 
 
 def record_form(compiled: bool, asked: bool, journal: Journal) -> None:
     """Record whether the network runs compiled; ModelError if the run that is resumed did, and it can't be compiled now."""
-    if form_begun(journal) is None:
+    if journal.part(FORM) is None:
         journal.finish(FORM, {FORM: torch.tensor(compiled)}, again=True)
     elif asked and not compiled:
         raise ModelError(

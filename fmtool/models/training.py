@@ -77,8 +77,7 @@ def train(
     it ran compiled. journal: where to resume from, with the same number of torch threads.
     """
     device = device or torch.device("cpu")
-    begun = compiling.form_begun(journal)
-    compile_ = compile_ if begun is None else begun
+    compile_ = compiling.as_begun(compile_, journal)
     lay_out(classifier.to(device), images.shape[1:], device)
     classifier.train()
     labels = labels.to(device)
@@ -96,7 +95,7 @@ def train(
             if progress:
                 progress("training", course.step, course.steps)
     classifier.eval()
-    return bool(compiling.form_begun(journal) if update.first else update.compiled is not update.trained)
+    return compiling.as_begun(False, journal) if update.first else update.compiled is not update.trained
 
 
 def train_head(

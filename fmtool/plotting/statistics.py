@@ -13,8 +13,8 @@ from fmtool.artifacts.format import Artifact
 from fmtool.attacks.registry import title
 from fmtool.correlation.registry import statistic_kind
 from fmtool.errors import ArtifactError
-from fmtool.masks.registry import mask_suffix
 from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, plain_axes
+from fmtool.tables.correlations import purpose
 from fmtool.tables.table import text_of
 
 # of a null distribution, fewest and most; in between, the root of the number of shuffles. Both nulls together: at most twice.
@@ -168,11 +168,7 @@ def _row(name: str) -> str:
 
 def _sides(file: Artifact) -> str:
     """The two sides of the correlation."""
-    names = []
-    for side in file.header["sides"]:
-        attack = f" ({title(side['attack'])})" if side.get("attack") and side["for"] == "adversarial" else ""
-        names.append(f"{side['for']}{attack}{mask_suffix(side)}" if side.get("for") else "matrix")
-    return " and ".join(names)
+    return " and ".join(purpose(side) or "matrix" for side in file.header["sides"])
 
 
 def _reach(values: np.ndarray[Any, Any]) -> tuple[float, float] | None:

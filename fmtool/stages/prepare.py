@@ -58,8 +58,7 @@ class ReadyModel:
 
     def network_as_begun(self, compile_: bool, journal: Journal, loss: Loss | None = None) -> tuple[nn.Module, bool]:
         """The `network`, in the form that it had in the run that is resumed; and whether that is the compiled one."""
-        begun = compiling.form_begun(journal)
-        asked = compile_ if begun is None else begun
+        asked = compiling.as_begun(compile_, journal)
         network = self.network(asked, loss)
         compiled = network is not self.classifier  # which it is if the network can't be compiled
         compiling.record_form(compiled, asked, journal)

@@ -61,21 +61,17 @@ def train_model(
     """
     execution.refuse("train-model", "batch_size", "allow_other_model", "shard", "ranks")
     data = data if from_ is not None and not head_only else _named(data)  # else they are taken by position
-    if head_only and augment not in (None, "none"):
-        raise ModelError(f"--augment {augment}: --head-only computes the images' features once, as they are")
-    if head_only and compile_:
-        raise ModelError("--compile: --head-only computes the images' features once, uncompiled")
+    _check_options(augment, head_only, from_, compile_)
     recipe = recipe or ("head" if head_only else "paper")
     steps = _recipe(recipe, epochs, learning_rate, batch_size)
     augment = "none" if head_only else augment or _augment_for(data)
-    _check_options(augment, head_only, from_)
     device = pick_device(execution.device)
     torch.manual_seed(seed)  # for fresh weights
     classifier, spec, data = _start(data, architecture, from_, head_only, execution)
     if test_data is not None:
         test_data = fitted_data(test_data, spec)
     forward_batch = _forward_batch(spec, device)
-    if compile_ is None or head_only:
+    if compile_ is None:
         compile_ = not head_only and compiling.pays(len(data) * steps.epochs, spec.input_shape)
     options = {
         "--recipe": recipe,
@@ -115,8 +111,12 @@ def train_model(
         return execution.write(result)
 
 
-def _check_options(augment: str, head_only: bool, from_: Artifact | None) -> None:
-    if augment not in training.AUGMENTATIONS:
+def _check_options(augment: str | None, head_only: bool, from_: Artifact | None, compile_: bool | None) -> None:
+    if head_only and augment not in (None, "none"):
+        raise ModelError(f"--augment {augment}: --head-only computes the images' features once, as they are")
+    if head_only and compile_:
+        raise ModelError("--compile: --head-only computes the images' features once, uncompiled")
+    if augment is not None and augment not in training.AUGMENTATIONS:
         raise ModelError(unknown("--augment", augment, training.AUGMENTATIONS))
     if head_only and from_ is None:
         raise ModelError("--head-only needs --from MODEL, the model whose last layer is replaced")

@@ -235,11 +235,11 @@ def table1(headers: Sequence[Header], names: Sequence[str] = ()) -> Table:
 
 def is_ceiling(sides: Sequence[Mapping[str, Any]]) -> bool:
     """Whether both sides are fits of the same masks, from starts that differ by rounding (`fit-masks --perturb`)."""
-    one, other = ((_purpose(side), side.get("lambda"), side.get("model")) for side in sides)
+    one, other = ((purpose(side), side.get("lambda"), side.get("model")) for side in sides)
     return one == other and bool(one[0]) and sides[0].get("perturb", 0.0) != sides[1].get("perturb", 0.0)
 
 
-def _purpose(side: Mapping[str, Any]) -> str:
+def purpose(side: Mapping[str, Any]) -> str:
     """The purpose of a side's masks; essential ones do not depend on the attack whose file their images came from."""
     attack = f" ({title(side['attack'])})" if side.get("for") == "adversarial" and side["attack"] else ""
     return f"{side.get('for') or ''}{attack}{mask_suffix(side)}"
@@ -247,7 +247,7 @@ def _purpose(side: Mapping[str, Any]) -> str:
 
 def _label(sides: Sequence[Mapping[str, Any]]) -> str | None:
     """The label of a row of Table 1: the attack, a noise ceiling, or both sides if of the same purpose; None if unknown."""
-    one, other = map(_purpose, sides)
+    one, other = map(purpose, sides)
     if is_ceiling(sides):
         return f"noise ceiling, {one}"
     if sides[0].get("for") and sides[0].get("for") == sides[1].get("for"):

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
-from dying import Dying
 from half_spectrum import fourier, to_full
 from torch import nn
 
-from fmtool.errors import ModelError
 from fmtool.masks.optimisation import (
     LEARNING_RATE,
     WINDOW,
     Adam,
     FitOptions,
-    as_begun,
     input_gradient,
     l1_norm,
     settled,
     unimproved,
 )
-from fmtool.models import compiling
 
 CPU = torch.device("cpu")
 SHAPE = (3, 1, 2, 4)
@@ -108,22 +102,3 @@ def test_the_gradient_is_that_of_each_images_own_loss() -> None:
     torch.testing.assert_close(losses, each.detach())
     torch.testing.assert_close(gradient, expected)
     torch.testing.assert_close(logits, network(images))
-
-
-def test_a_run_goes_on_in_the_form_that_it_began_in() -> None:
-    """Compiled or not, whatever is possible or asked for later: the two forms round differently."""
-    options = FitOptions(0.1, 4, 1, 2, compile_=True)
-    for possible in (True, False):
-        journal = Dying(())
-        assert as_begun(options, journal) == options
-        compiling.record_form(possible, True, journal)
-        for asked in (True, False):
-            again = as_begun(replace(options, compile_=asked), journal)
-            assert again.compile_ is possible
-            compiling.record_form(possible, again.compile_, journal)
-    began = Dying(())
-    compiling.record_form(True, True, began)
-    with pytest.raises(
-        ModelError, match="began with the compiled network, which can't be compiled now: resume it where it can"
-    ):
-        compiling.record_form(False, True, began)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from compilers import as_it_is, needs_compiler
+from dying import Dying
 from half_spectrum import to_full
 from reference import fit_one, random_resnet
 from torch import Tensor, nn
@@ -139,3 +140,21 @@ def test_precision_is_recorded_and_checked(files: Path) -> None:
         fmtool.fit_masks(model, attack, precision="bfloat", **few)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="needs a GPU"):
         fmtool.fit_masks(model, attack, precision="tf32", **few)  # type: ignore[arg-type]
+
+
+def test_a_run_goes_on_in_the_form_that_it_began_in() -> None:
+    """Compiled or not, whatever is possible or asked for later: the two forms round differently."""
+    for possible in (True, False):
+        journal = Dying(())
+        assert compiling.as_begun(True, journal) and not compiling.as_begun(False, journal)
+        compiling.record_form(possible, True, journal)
+        for asked in (True, False):
+            again = compiling.as_begun(asked, journal)
+            assert again is possible
+            compiling.record_form(possible, again, journal)
+    began = Dying(())
+    compiling.record_form(True, True, began)
+    with pytest.raises(
+        ModelError, match="began with the compiled network, which can't be compiled now: resume it where it can"
+    ):
+        compiling.record_form(False, True, began)
