@@ -140,6 +140,12 @@ def with_outputs(history: Sequence[Stage], digest: str) -> list[dict[str, Any]]:
     return [*map(dict, history[:-1]), *({**last, "output": digest} for last in history[-1:])]
 
 
+def with_option(history: list[dict[str, Any]], name: str, value: Any) -> list[dict[str, Any]]:
+    """The history with another value of an option that its last stage recorded."""
+    *earlier, last = history
+    return [*earlier, {**last, "options": {**last["options"], name: value}}]
+
+
 def makers(history: Sequence[Stage], digest: str = "") -> dict[str, Stage]:
     """digest -> the stage that made a file with it; `digest` is that of the file whose history this is."""
     return {stage["output"]: stage for stage in with_outputs(history, digest) if "output" in stage}

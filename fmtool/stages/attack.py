@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 
 from fmtool.artifacts import streaming
 from fmtool.artifacts.format import Artifact, Rows
-from fmtool.artifacts.history import stage
+from fmtool.artifacts.history import stage, with_option
 from fmtool.artifacts.rows import image_names
 from fmtool.artifacts.scratch import fresh_rows
 from fmtool.attacks import adaptive, foolbox, registry
@@ -69,10 +68,8 @@ def attack(
     loss, compile_ = _compiles(ready, data, name, foolbox_attack, compile_)
     if defense is not None:
         two_pass(defense, model, ready, ready.classifier, execution.allow_other_model)  # refuses what doesn't fit
-    described = partial(_described, name, epsilon, in_effect, ready, seed, model, data, defense, starts)
-    whole = data
-    header, history = described(compile_)
-    header["norm"] = norm
+    header, history = _described(name, epsilon, in_effect, ready, seed, model, data, defense, starts, compile_)
+    header["norm"], whole = norm, data
     if shard is not None:
         header["shard"], data = shard.field(len(data)), some_of(data, shard.rows(len(data)))
     work = {
@@ -83,7 +80,7 @@ def attack(
     }
     with resuming(execution, work) as journal:
         target, compiled = ready.network_as_begun(compile_, journal, loss)
-        _, history = described(compiled)
+        history = with_option(history, "--compile", compiled)
         if defense is not None:
             target = two_pass(defense, model, ready, target, execution.allow_other_model)
         if shared:

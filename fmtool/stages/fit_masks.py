@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fmtool.artifacts import streaming
 from fmtool.artifacts.format import Artifact, Rows
-from fmtool.artifacts.history import stage
+from fmtool.artifacts.history import stage, with_option
 from fmtool.artifacts.progress import Progress
 from fmtool.attacks.registry import OK, WRONG_BEFORE
 from fmtool.datasets.data import Data
@@ -115,7 +115,7 @@ def fit_masks(
     with resuming(execution, {"described": _described(options, inputs), **asked}, holds_rows=True) as journal:
         count, rows, known = _chosen(inputs, shard, journal, execution.progress)
         options = replace(options, compile_=ready.compiles(compile_, 2 * count * min_steps))
-        header, _ = _described(options, inputs)
+        header, history = _described(options, inputs)
         header |= {} if shard is None else {"shard": shard.field(count)}
         compiled = fitting.fit_each(
             place.classifier,
@@ -129,7 +129,7 @@ def fit_masks(
             rows=ranks.rows(range(len(rows))),
             journal=journal,
         )
-        _, history = _described(replace(options, compile_=compiled), inputs)
+        history = with_option(history, "--compile", compiled)
         masks, columns = _joined(journal, header, history, known, (shape[0], *transform.shape), execution)
     if ranks.leads:
         _warn_of(columns)

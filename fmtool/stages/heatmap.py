@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fmtool.artifacts import files
 from fmtool.artifacts.format import Artifact
-from fmtool.artifacts.history import stage
+from fmtool.artifacts.history import stage, with_option
 from fmtool.artifacts.rows import image_names
 from fmtool.datasets.data import Data, some_of
 from fmtool.datasets.rows import row_seed
@@ -63,21 +63,15 @@ def heatmap(
         "filters": {"radii": radii.tolist(), "right": {}} if filters else None,
         **data_header(data, ready.spec),
     }
-    recorded = {
-        "--norm": norm_in_effect,
-        "--filters": filters or None,
-        "--compile": compile_,
-        **ready.recorded(),
-    }
-    inputs = inputs_of(model, data)
-    history = stage("heatmap", recorded, seed, inputs)
+    recorded = {"--norm": norm_in_effect, "--filters": filters or None, "--compile": compile_, **ready.recorded()}
+    history = stage("heatmap", recorded, seed, inputs_of(model, data))
     if execution.shard is not None:
         header["shard"] = execution.shard.field(len(data))
         data = some_of(data, execution.shard.rows(len(data)))
     work = {"header": header, "history": history, **code_of(ready.classifier, ready.spec)}
     with resuming(execution, work) as journal:
         network, compiled = ready.network_as_begun(compile_, journal)
-        history = stage("heatmap", {**recorded, "--compile": compiled}, seed, inputs)
+        history = with_option(history, "--compile", compiled)
         evaluation = numerics.Evaluation(network, ready.batch, ready.device, execution.progress, journal)
         seeds = [row_seed(seed, *name) for name in image_names(data.key, data.index)]
         result = numerics.sensitivity(evaluation, data.images, data.labels, seeds, norm_in_effect, filters=filters)

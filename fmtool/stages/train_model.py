@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fmtool.artifacts.format import Artifact
-from fmtool.artifacts.history import stage
+from fmtool.artifacts.history import stage, with_option
 from fmtool.datasets.data import Data
 from fmtool.datasets.registry import DATASETS
 from fmtool.errors import ModelError, unknown, warn
@@ -98,7 +98,7 @@ def train_model(
             compiled = training.train(
                 classifier, data.images, data.labels, steps, augment=augment, compile_=compile_, **common
             )
-            history = stage("train-model", {**options, "--compile": compiled}, seed, _inputs(data, test_data, from_))
+            history = with_option(history, "--compile", compiled)
         if test_data is not None:
             prepared = prepare(classifier, device, spec.input_shape)
             predictions = predict(
