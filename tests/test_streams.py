@@ -145,6 +145,18 @@ def test_nohup_stays_deaf(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
+def test_leaving_searches_nothing_for_garbage() -> None:
+    code = """
+import atexit, gc, sys, fmtool.__main__ as m
+atexit.register(lambda: print(len(gc.get_objects()) < gc.get_freeze_count()))
+m.run_command = lambda _: 3
+m.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "True\n", "")
+
+
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("redirected", "code", "said"),
     [(">&-", 1, "fmtool: error: standard output is closed\n"), ("- <&-", 1, "fmtool: error: standard input is empty"),
