@@ -43,14 +43,14 @@ def train_model(
         ),
     ] = None,
     architecture: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--architecture",
             metavar="NAME",
-            help=f"{', '.join(ARCHITECTURES)}, a torchvision name, or package.module:factory.",
+            help=f"{', '.join(ARCHITECTURES)}, a torchvision name, or package.module:factory. [default: {ARCHITECTURE}]",
             autocompletion=options.ARCHITECTURE_NAMES,
         ),
-    ] = ARCHITECTURE,
+    ] = None,
     base: Annotated[
         str | None, typer.Option("--from", metavar="MODEL", help="Start from this model's weights.")
     ] = None,

@@ -39,7 +39,7 @@ def train_model(
     data: Data,
     test_data: Data | None = None,
     *,
-    architecture: str = ARCHITECTURE,
+    architecture: str | None = None,
     from_: Artifact | None = None,
     head_only: bool = False,
     recipe: str | None = None,
@@ -53,21 +53,21 @@ def train_model(
 ) -> Artifact:
     """Train on `data` and report the accuracy on `test_data`, as a `model` artifact.
 
-    from_: start from this model's weights; with head_only its last layer is replaced and trained alone. recipe: a name of
-    `training.RECIPES` ("paper", or "head" with head_only); epochs, learning_rate and batch_size, images a training step,
-    override it. augment: "none", "crop" or "flip-crop" (default: what suits the data set; "none" with head_only, as in the
-    paper). compile_: compile the network; None to do so only if there is enough work to repay it. The features of head_only are
-    computed once, uncompiled.
+    architecture: "resnet20" unless given; not with from_, which has its own. from_: start from this model's weights; with
+    head_only its last layer is replaced and trained alone. recipe: a name of `training.RECIPES` ("paper", or "head" with
+    head_only); epochs, learning_rate and batch_size, images a training step, override it. augment: "none", "crop" or "flip-crop"
+    (default: what suits the data set; "none" with head_only, as in the paper). compile_: compile the network; None to do so only
+    if there is enough work to repay it. The features of head_only are computed once, uncompiled.
     """
     execution.refuse("train-model", "batch_size", "allow_other_model", "shard", "ranks")
     data = data if from_ is not None and not head_only else _named(data)  # else they are taken by position
-    _check_options(augment, head_only, from_, compile_)
+    _check_options(augment, head_only, from_, compile_, architecture, execution)
     recipe = recipe or ("head" if head_only else "paper")
     steps = _recipe(recipe, epochs, learning_rate, batch_size)
     augment = "none" if head_only else augment or _augment_for(data)
     device = pick_device(execution.device)
     torch.manual_seed(seed)  # for fresh weights
-    classifier, spec, data = _start(data, architecture, from_, head_only, execution)
+    classifier, spec, data = _start(data, architecture or ARCHITECTURE, from_, head_only, execution)
     if test_data is not None:
         test_data = fitted_data(test_data, spec)
     forward_batch = _forward_batch(spec, device)
@@ -111,7 +111,18 @@ def train_model(
         return execution.write(result)
 
 
-def _check_options(augment: str | None, head_only: bool, from_: Artifact | None, compile_: bool | None) -> None:
+def _check_options(
+    augment: str | None,
+    head_only: bool,
+    from_: Artifact | None,
+    compile_: bool | None,
+    architecture: str | None,
+    execution: Execution,
+) -> None:
+    if from_ is not None and architecture is not None:
+        raise ModelError("--architecture: the model of --from has its own, leave it out")
+    if from_ is None and execution.factory is not None:
+        raise ModelError("--factory goes with --from MODEL; --architecture MODULE:NAME trains a factory's network afresh")
     if head_only and augment not in (None, "none"):
         raise ModelError(f"--augment {augment}: --head-only computes the images' features once, as they are")
     if head_only and compile_:
