@@ -158,7 +158,8 @@ def table4(files: Sequence[Description], paper: Paper) -> Table:
         drop += [None if known is None else round(paper["clean"]["none"] - known, 10), f"{ours:.3f}"]
     rows.append(drop)
     note = (
-        f"n = {header['n']}; accuracy after the second pass; in brackets only images right when clean (the authors' figure). "
+        f"n = {header['n']}; accuracy after the second pass; in brackets, only images also right when clean, out of the same n "
+        "(the authors' figure). "
         "Cells not marked adaptive are non-adaptive: their attacks knew nothing of the masks"
     )
     return Table(

@@ -64,7 +64,7 @@ def test_the_quickstarts_stages_run(system: str, tmp_path: Path) -> None:
     ):
         assert code == 0, (line, errors)
         resumes = line[0] in ("train-model", "attack", "fit-masks", "correlate", "class-masks") and line[-1] != "--help"
-        told = f"{line[-1]}: there are no locks here: don't let two commands write it at once" in errors
+        told = f"{line[-1]}: files can't be locked here: don't run two commands with this target at once" in errors
         assert told == (resumes and system != "without-proc"), (line, errors)
     assert not [
         path.name for path in tmp_path.iterdir() if path.name.startswith(".")

@@ -167,7 +167,7 @@ def _columns(values: np.ndarray[Any, Any], names: list[str], file: str) -> Array
     if labels:
         column = values[:, labels[0]]
         if (column != column.round()).any():
-            raise ArtifactError(f"{file}: labels in column {names[labels[0]]} are no integers")
+            raise ArtifactError(f"{file}: labels in column {names[labels[0]]} are not integers")
         found[LABELS] = column.astype("int64")
     return found
 

@@ -41,7 +41,8 @@ def correlate(
     a: Annotated[
         str,
         typer.Argument(
-            metavar="A", help="Mask file, or any safetensors file with one matrix (n, d); - reads standard input."
+            metavar="A",
+            help="Mask file, or a file with a matrix (n, d): .safetensors, .npy, .npz, .pt or .csv (FILE:NAME picks one of several); - reads standard input.",
         ),
     ],
     b: Annotated[

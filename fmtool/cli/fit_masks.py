@@ -63,7 +63,7 @@ def fit_masks(
         bool,
         typer.Option(
             "--adapt-lambda",
-            help="Fit an image whose mask loses its class again with half the lambda, up to 10 times, and record each image's lambda.",
+            help="Refit an image whose mask loses its class, halving lambda each time, up to 10 times, and record each image's lambda.",
         ),
     ] = False,
     basis: options.Basis = BASIS,
@@ -72,7 +72,7 @@ def fit_masks(
         typer.Option(
             "--layer",
             metavar="NAME",
-            help="What is masked: input, the images, or the output of a layer (channels x height x width), by its name in the network. 'fmtool inspect MODEL --layers' lists them.",
+            help="What is masked: input (the images), or the output of a layer (channels x height x width), given by its name in the network. 'fmtool inspect MODEL --layers' lists them.",
         ),
     ] = LAYER,
     objective: Annotated[
@@ -128,8 +128,8 @@ def fit_masks(
     """Fit to each image a sparse frequency mask that preserves its predicted class (sections 3.1 and 4.4).
 
     Minimises cross-entropy + lambda * sum |M| with Adam (learning rate 0.01), with entries clamped to [0, 1], until the loss
-    settles (A.3). Images misclassified before the attack and failed attacks are never used. With --data, essential masks need no
-    attack file. Under torchrun the processes share the images, and the first one writes the file.
+    settles (A.3). Images misclassified when clean are never used, nor are failed attacks for adversarial masks. With --data,
+    essential masks need no attack file. Under torchrun the processes share the images, and the first one writes the file.
     """
     rank, _ = distributed.world()
     with (

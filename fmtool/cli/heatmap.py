@@ -39,7 +39,9 @@ def heatmap(
     ] = None,
     filters: Annotated[
         bool,
-        typer.Option("--filters", help="Also measure the accuracy behind low-pass, high-pass and band-pass filters."),
+        typer.Option(
+            "--filters", help="Also measure the accuracy on low-pass, high-pass and band-pass filtered images."
+        ),
     ] = False,
     limit: options.Limit = None,
     size: options.Size = None,

@@ -56,11 +56,12 @@ def import_model(
         typer.Option(
             "--weights",
             metavar="SOURCE",
-            help="Weights for a named network: default (torchvision's download), none, or a checkpoint. [default: default; none for timm:NAME]",
+            help="Weights for a named network: default (torchvision's or RobustBench's download), none, or a checkpoint. [default: none for timm:NAME, else default]",
         ),
     ] = None,
     pretrained: Annotated[
-        bool, typer.Option("--pretrained", help="With timm:NAME: timm's own download of weights, not fresh ones.")
+        bool,
+        typer.Option("--pretrained", help="With timm:NAME or robustbench:NAME: download the collection's weights."),
     ] = False,
     mean: Annotated[
         str | None,

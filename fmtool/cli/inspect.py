@@ -78,9 +78,9 @@ def inspect(
     """
     with working(None, quiet=quiet, debug=debug) as bar:
         if history and (spectrum or layers or form != "table"):
-            raise FmtoolError("--history goes with none of --spectrum, --layers, --format: it prints a tree")
+            raise FmtoolError("--history prints a tree and can't be combined with --spectrum, --layers or --format")
         if spectrum and layers:
-            raise FmtoolError("--spectrum is of masks and attacks, --layers of models: expected one of the two")
+            raise FmtoolError("--spectrum is for masks and attacks, --layers for models: expected one of the two")
         data = [file for file in files if _is_data(file)]
         if data:
             if history or spectrum or layers or len(data) < len(files):
@@ -133,7 +133,7 @@ def inspect(
 
 def _layers(file: str, one: Description) -> Table:
     if one.kind != "model":
-        raise FmtoolError(f"{label(file)}: --layers is of model files, got one of kind {one.kind}")
+        raise FmtoolError(f"{label(file)}: --layers is for model files, got one of kind {one.kind}")
     return layers_table(one.header, label(file), every=True)
 
 

@@ -28,7 +28,7 @@ def merge(
         list[str],
         typer.Argument(
             metavar="FILE...",
-            help="Attack files, or mask files, about different images, or shards of a job; - reads standard input.",
+            help="Attack, mask or heat map files about different images, or the shards of a job; - reads standard input.",
         ),
     ],
     output: options.Output,

@@ -57,7 +57,7 @@ Size = Annotated[
 ]
 Rows = Annotated[
     str | None,
-    typer.Option("--rows", metavar="FIRST:END", help="Use only these rows of the split, from 0, END not among them."),
+    typer.Option("--rows", metavar="FIRST:END", help="Use only these rows of the split, counted from 0, END excluded."),
 ]
 Layout = Annotated[
     Literal["nchw", "nhwc", "nhw"] | None,
@@ -68,7 +68,7 @@ PixelRange = Annotated[
     typer.Option(
         "--pixel-range",
         metavar="LOW,HIGH",
-        help="What black and white are in an array of images, such as 0,255 or -1,1.",
+        help="The values of black and white in an array of images, such as 0,255 or -1,1.",
     ),
 ]
 ClassesByPosition = Annotated[
@@ -85,7 +85,7 @@ DataRoot = Annotated[
         metavar="FOLDER",
         envvar=DATA_ROOT,
         show_envvar=False,
-        help=f"Where named data sets may lie already, instead of being downloaded. [default: ${DATA_ROOT}]",
+        help=f"Folder to search for named data sets before downloading them. [default: ${DATA_ROOT}]",
     ),
 ]
 Purpose = Literal["essential", "adversarial"]
@@ -136,7 +136,7 @@ BatchDependent = Annotated[
     bool,
     typer.Option(
         "--batch-dependent",
-        help="Accept a network whose logits for an image depend on the rest of its batch; nothing is promised then.",
+        help="Accept a network whose logits for an image depend on the rest of its batch; results then depend on which images share one.",
     ),
 ]
 AllowOtherModel = Annotated[

@@ -88,9 +88,7 @@ def read_source(
     if attack is not None and data is None:
         for option in ("size", "rows", "layout", "pixel_range", "classes_by_position"):
             if getattr(how, option):
-                raise FmtoolError(
-                    f"--{option.replace('_', '-')} is about --data, and an attack file has its own images"
-                )
+                raise FmtoolError(f"--{option.replace('_', '-')} applies to --data; an attack file has its own images")
         from fmtool.artifacts import streaming
 
         return streaming.read(attack, "attack", progress=bar)

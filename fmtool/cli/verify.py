@@ -28,7 +28,7 @@ def verify(
         list[str],
         typer.Argument(
             metavar="FILE...",
-            help="Files of any kind, or - for standard input, and the checkpoints and data they were made from (names of data sets, folders, zips, safetensors files).",
+            help="Files of any kind, or - for standard input, and the checkpoints, adversarial images and data they were made from (anything that --data takes).",
         ),
     ],
     form: options.Format = "table",

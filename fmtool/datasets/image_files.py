@@ -159,7 +159,7 @@ def _deep(file: Image, data: bytes, size: tuple[int, int]) -> Pixels:
     elif file.format == "TIFF":
         planes = _tiff(file)
     else:
-        raise OSError(f"{file.format} of mode {file.mode} can't be read whole: expected 16-bit PNG")
+        raise OSError(f"{file.format} of mode {file.mode} can't be read without loss: expected 16-bit PNG")
     if planes.shape[1:] != (size[1], size[0]):
         from PIL import Image
 
@@ -196,7 +196,7 @@ def _netpbm(data: bytes) -> Pixels:
 
     match = NETPBM.match(data)
     if not match:
-        raise OSError("a plain picture of more than 8 bits can't be read whole: expected a binary one")
+        raise OSError("a plain picture of more than 8 bits can't be read without loss: expected a binary one")
     channels, w, h, white = 3 if match[1] == b"6" else 1, *(int(match[k]) for k in (2, 3, 4))
     values = np.frombuffer(data, ">u2", count=channels * w * h, offset=match.end())
     if white > 2**16 - 1 or values.max() > white:
@@ -218,7 +218,7 @@ def _tiff(file: Image) -> Pixels:
         values = np.asarray(file).astype(np.float32) / np.float32(2**bits - 1)
     else:
         raise OSError(
-            f"{bits}-bit pixels of mode {file.mode} can't be read whole: expected 16-bit PNG, or grey of 16 bits"
+            f"{bits}-bit pixels of mode {file.mode} can't be read without loss: expected 16-bit PNG, or grey of 16 bits"
         )
     if _tag(file, PHOTOMETRIC, (1,))[0] == WHITE_IS_ZERO:
         values = 1 - values

@@ -53,7 +53,7 @@ def record_form(compiled: bool, asked: bool, journal: Journal) -> None:
         journal.finish(FORM, {FORM: torch.tensor(compiled)}, again=True)
     elif asked and not compiled:
         raise ModelError(
-            "this job began with the compiled network, which can't be compiled now: resume it where it can, or pass --restart"
+            "this job began compiled, but the network can't be compiled here: resume where it can, or pass --restart"
         )
 
 

@@ -29,8 +29,8 @@ TICKS = [-0.4, 0.0, 0.4]
 
 
 def heatmap(files: Sequence[Artifact]) -> Figure:
-    """Left: the error rate under noise of each frequency. Right: the accuracy behind filters against their radius, or, where the
-    file has none, the error rate against radial frequency; bands are 95 % intervals.
+    """Left: the error rate under noise of each frequency. Right: the accuracy on filtered images against the filter's radius, or,
+    where the file has none, the error rate against radial frequency; bands are 95 % intervals.
     """
     (file,) = files
     figure = Figure(figsize=(WIDE, 2.9), layout="constrained")

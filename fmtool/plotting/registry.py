@@ -128,7 +128,7 @@ FIGURES: dict[str, FigureKind] = {
         "one heatmap file",
         lambda files: _kinds(files) == ["heatmap"],
         "heatmaps:heatmap",
-        "errors under noise of each frequency, and accuracy behind filters",
+        "errors under noise of each frequency, and accuracy on filtered images",
     ),
     "compare": FigureKind(
         "one heatmap file, one attack file and two masks files of images, all of the same model",

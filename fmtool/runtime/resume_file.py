@@ -211,7 +211,7 @@ def _locked(path: Path, target: str) -> Iterator[None]:
             except OSError as error:
                 if error.errno not in NO_LOCKS:
                     raise
-                warn(f"{target}: there are no locks here: don't let two commands write it at once")
+                warn(f"{target}: files can't be locked here: don't run two commands with this target at once")
                 os.close(file)
                 file = -1
                 break

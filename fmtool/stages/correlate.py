@@ -152,7 +152,7 @@ def _rows(
     sides = [_side(side) for side in (a, b)]
     if isinstance(a, Artifact) and isinstance(b, Artifact):
         if labels is not None:
-            raise StatisticError("labels: mask files have their own, those given are for matrices")
+            raise StatisticError("labels: mask files have their own; pass labels only with matrices")
         places, labels, dropped = _mask_pairs(a, b)
         trimmed = functools.partial(_flat, (a, b), places, pool)
         x, y = trimmed(thresholds[0] if thresholds else 0.0)
@@ -282,7 +282,7 @@ def _check_layers(a: Artifact, b: Artifact) -> None:
         return
     if shapes[0] != shapes[1]:
         raise ArtifactError(
-            f"{a} and {b}: masks of two layers, {layers[0]} and {layers[1]}, have other shapes, {shapes[0]} and {shapes[1]}"
+            f"{a} and {b}: masks of two layers, {layers[0]} and {layers[1]}, have different shapes, {shapes[0]} and {shapes[1]}"
         )
     warn(f"{a} and {b} are masks of two layers, {layers[0]} and {layers[1]}")
 

@@ -376,9 +376,9 @@ def _warn_of_lambda(preserved: Tensor, options: FitOptions, height: float, place
         warn(f"{begun}, see --lambda and --adapt-lambda")
         return
     warn(
-        f"{begun}. The penalty of a mask of ones, {penalty:.4g}, is {penalty / height:.3g} times as much as the largest logit "
-        f"lies above the mean of all (median {height:.3g}). Try {PENALTY:g} times as much, --lambda {smaller:.2g}, or "
-        "--adapt-lambda, which finds it for each image"
+        f"{begun}. The penalty of a mask of ones, {penalty:.4g}, is {penalty / height:.3g} times the height of the largest logit "
+        f"above the mean logit (median {height:.3g}). For a ratio of {PENALTY:g}, try --lambda {smaller:.2g}, or "
+        "--adapt-lambda, which finds lambda for each image"
     )
 
 

@@ -154,7 +154,7 @@ def _by_index(images: Tensor, index: Tensor, data: Data, path: str) -> Tensor:
         )
     if "+" in data.split:
         raise ArtifactError(
-            f"{path}: index counts the images of one split, and {data.name} is of {data.split}: import one each"
+            f"{path}: index counts the images of one split, and {data.name} is of {data.split}: import one split at a time"
         )
     rows = {position: row for row, position in enumerate(index.tolist())}
     if len(rows) < len(index):

@@ -181,7 +181,7 @@ def _network(
     """
     name, checkpoint, channels = origin.architecture, origin.checkpoint, shape[0]
     if origin.weights == "default" and (is_factory(name) or name in ARCHITECTURES):
-        raise ModelError(f"{name}: has no default weights: only torchvision's names do")
+        raise ModelError(f"{name}: has no default weights: only torchvision's and RobustBench's names do")
     outputs = wanted.outputs if wanted else TORCHVISION_OUTPUTS
     if checkpoint:
         state = read_weights(checkpoint.path, checkpoint.content)

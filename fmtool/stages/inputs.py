@@ -60,13 +60,13 @@ def _with_labels_of(data: Data, names: Sequence[str]) -> Data:
         return data
     if strange:
         raise DataError(
-            f"{data.name}: its classes ({_some(strange)}) are none of the model's ({_some(names)}): "
+            f"{data.name}: its classes ({_some(strange)}) are not among the model's ({_some(names)}): "
             "to use the labels as the model's outputs, pass --classes-by-position"
         )
     if len(own) < len(names):
         warn(f"{data.name}: has {len(own)} of the model's {len(names)} classes: labels are matched by name")
     else:
-        warn(f"{data.name}: has its classes in another order than the model: labels are matched by name")
+        warn(f"{data.name}: has its classes in a different order from the model: labels are matched by name")
     number = {name: row for row, name in enumerate(names)}
     places = torch.tensor([number[name] for name in own], dtype=torch.int64)
     return replace(data, labels=places[data.labels], class_names=tuple(names))

@@ -46,7 +46,7 @@ class ReadyModel:
         if self.classifier.padded:
             return compiling.pays(passes, self.spec.input_shape) if asked is None else asked
         if asked:
-            raise ModelError("--compile needs batches of one size, and --batch-dependent fills none up")
+            raise ModelError("--compile needs batches of one size, but --batch-dependent doesn't pad them")
         return False
 
     def network(self, compile_: bool, loss: Loss | None = None, place: Place | None = None) -> nn.Module:

@@ -120,9 +120,11 @@ def _check_options(
     execution: Execution,
 ) -> None:
     if from_ is not None and architecture is not None:
-        raise ModelError("--architecture: the model of --from has its own, leave it out")
+        raise ModelError("--architecture: the model of --from has its own; leave it out")
     if from_ is None and execution.factory is not None:
-        raise ModelError("--factory goes with --from MODEL; --architecture MODULE:NAME trains a factory's network afresh")
+        raise ModelError(
+            "--factory goes with --from MODEL; --architecture MODULE:NAME trains a factory's network afresh"
+        )
     if head_only and augment not in (None, "none"):
         raise ModelError(f"--augment {augment}: --head-only computes the images' features once, as they are")
     if head_only and compile_:

@@ -25,7 +25,7 @@ def check_table(check: MaskCheck) -> Table:
         "kept %": ".1f",
         "low": ".1f",
         "high": ".1f",
-        "masks minus it": "+.1f",
+        "masks minus control": "+.1f",
         "diff low": "+.1f",
         "diff high": "+.1f",
         "p": ".3f",
@@ -47,7 +47,7 @@ def _notes(check: MaskCheck) -> list[str]:
         "Controls put the same values on as many other entries of the full spectrum, symmetrically; the mask of another "
         f"class is used unchanged; random places: mean of {check.draws} draws.",
         "Into that class: how often the other mask turns the image into the other class. Where that is as often as masks keep "
-        "theirs, they make their class rather than find it.",
+        "theirs, they create their class rather than find it.",
         "low, high: 95 % intervals over images, Wilson's for shares, normal for paired differences in percentage points.",
         f"p: one-sided, that masks keep their class more often than the control; {check.flips} sign flips over images, floor "
         f"{1 / (1 + check.flips):.3g}.",

@@ -69,7 +69,7 @@ def correlation_table(header: Header) -> Table:
     rule = "strictly above" if header["strict"] else "at or above"
     notes.insert(
         0,
-        f"n = {header['n']} rows; {header['permutations']} permutations; p: share of shuffles {rule} the observed "
+        f"n = {header['n']} rows; {header['permutations']} permutations; p: share of permutations {rule} the observed "
         f"value, floor {floor:.4f}; adjusted: (observed - null mean) / (1 - null mean).",
     )
     if header.get("dimension", "twonn") != "twonn" and any(one["name"] == "idcor" for one in header["statistics"]):

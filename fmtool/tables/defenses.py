@@ -32,7 +32,8 @@ def defense_table(header: Header) -> Table:
         rows.append(["drop in clean accuracy", *(Cell(f"{drop:.3f}", (drop,)) for drop in header["clean_drop"])])
     kind = f"cells not marked adaptive are {UNAWARE}" if header["adaptive"] else f"all cells are {UNAWARE}"
     note = (
-        f"n = {header['n']}; accuracy; in brackets, counting only images right when clean (the authors' figure); {kind}"
+        f"n = {header['n']}; accuracy; in brackets, only images also right when clean, out of the same n "
+        f"(the authors' figure); {kind}"
     )
     parts = {heading: CELL_PARTS for heading, form in columns.items() if form}
     return Table("Accuracy after the second pass (as Table 4)", columns, rows, [note], parts)

@@ -1,4 +1,4 @@
-"""The tables of a heat map: errors as a whole, at the worst frequencies, over radial bands, and behind filters."""
+"""The tables of a heat map: errors as a whole, at the worst frequencies, over radial bands, and on filtered images."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def bands_table(header: Header, arrays: Arrays) -> Table:
 
 
 def filters_table(header: Header, arrays: Arrays) -> Table:
-    """A row for each radius: the accuracy behind each of the filters, with Wilson's intervals."""
+    """A row for each radius: the accuracy under each of the filters, with Wilson's intervals."""
     from fmtool.masks.radial import share_interval
 
     filters, n = header["filters"], len(arrays["clean_wrong"])
@@ -122,10 +122,10 @@ def filters_table(header: Header, arrays: Arrays) -> Table:
             ]
         rows.append(row)
     note = (
-        "accuracy behind ideal filters that keep radial frequencies up to the radius (low-pass), from it on (high-pass) or at it "
-        "(band-pass), in cycles per pixel; 95 %: Wilson's interval over the images."
+        "accuracy on images that ideal filters reduce to radial frequencies up to the radius (low-pass), from it on (high-pass) "
+        "or at it (band-pass), in cycles per pixel; 95 %: Wilson's interval over the images."
     )
-    return Table("Accuracy behind filters", columns, rows, [note], parts)
+    return Table("Accuracy on filtered images", columns, rows, [note], parts)
 
 
 def check_maps(header: Header, arrays: Arrays) -> None:

@@ -122,7 +122,7 @@ def test_no_code_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     ("name", "content", "message"),
     [
         ("x.csv", b"a,b\n1,2\n3,x\n", "can't be read as .csv"), ("x.csv", b"1,2\n3\n", "can't be read as .csv"),
-        ("x.csv", b"a,label\n1,2.5\n", "labels in column label are no integers"), ("x.npy", b"none", "can't be read as .npy"),
+        ("x.csv", b"a,label\n1,2.5\n", "labels in column label are not integers"), ("x.npy", b"none", "can't be read as .npy"),
         ("x.npz", b"", "can't be read as .npz"), ("x.pt", b"PK\x03\x04", "can't be read as .pt"),
         ("x.safetensors", b"none of it", "not a complete safetensors file"), ("gone.npy", None, "can't be read: No such file"),
     ],

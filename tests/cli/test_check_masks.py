@@ -28,7 +28,7 @@ def test_the_table_says_what_the_stage_finds(files: Path, run: Run) -> None:
         assert row["kept %"] == pytest.approx(100 * one.kept.value)
         assert row["low"] <= row["kept %"] <= row["high"]
         if one.difference is not None:
-            assert row["masks minus it"] == pytest.approx(100 * one.difference.value)
+            assert row["masks minus control"] == pytest.approx(100 * one.difference.value)
         assert row["p"] == one.p
     stored = fmtool.read(str(paths[2]))["preserved_stored"]
     assert parsed["rows"][1]["kept %"] == pytest.approx(100 * float(stored.double().mean()))

@@ -49,7 +49,7 @@ def test_the_file_and_its_tables(files: Path, run: Run, tmp_path: Path) -> None:
     assert filters["rows"][-1]["low-pass 95 % low"] == pytest.approx(100 * low)
     assert filters["rows"][-1]["low-pass 95 % high"] == pytest.approx(100 * high)
     shown = run("inspect", target, "--history")
-    assert shown.code == 0 and "Accuracy behind filters" in shown.out and "--norm 2.0" in shown.out
+    assert shown.code == 0 and "Accuracy on filtered images" in shown.out and "--norm 2.0" in shown.out
 
 
 @pytest.mark.slow

@@ -70,6 +70,6 @@ def test_options_about_data_are_refused_beside_an_attack_file(files: Path, optio
     """They would be ignored. --limit is about both."""
     how = DataOptions(**{option: value})  # type: ignore[arg-type]
     with pytest.raises(
-        FmtoolError, match=f"^--{option.replace('_', '-')} is about --data, and an attack file has its own"
+        FmtoolError, match=f"^--{option.replace('_', '-')} applies to --data; an attack file has its own"
     ):
         read_source(str(files / "fmn.safetensors"), None, how, QUIET)

@@ -93,8 +93,8 @@ def test_deep_pictures_are_squeezed_as_deep_ones(tmp_path: Path) -> None:
     [
         ("1.tif", _saved(np.full((4, 4), 200, np.float32)), r"its floats range from 200 to 200, expected \[0, 1\]"),
         ("1.tif", _saved(np.array([[0, np.nan]], np.float32)), r"its floats range from nan to nan, expected \[0, 1\]"),
-        ("1.tif", _saved(np.full((4, 4), 70000, np.int32)), "32-bit pixels of mode I can't be read whole"),
-        ("1.pgm", b"P2\n2 1\n65535\n0 65535\n", "a plain picture of more than 8 bits can't be read whole"),
+        ("1.tif", _saved(np.full((4, 4), 70000, np.int32)), "32-bit pixels of mode I can't be read without loss"),
+        ("1.pgm", b"P2\n2 1\n65535\n0 65535\n", "a plain picture of more than 8 bits can't be read without loss"),
         ("1.png", _png16(COLOUR)[:-40], "can't be read as an image"),
     ],
 )

@@ -155,6 +155,6 @@ def test_a_run_goes_on_in_the_form_that_it_began_in() -> None:
     began = Dying(())
     compiling.record_form(True, True, began)
     with pytest.raises(
-        ModelError, match="began with the compiled network, which can't be compiled now: resume it where it can"
+        ModelError, match="this job began compiled, but the network can't be compiled here: resume where it can"
     ):
         compiling.record_form(False, True, began)

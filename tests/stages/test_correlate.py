@@ -75,7 +75,7 @@ def test_masks_of_two_models_get_a_line(files: Path) -> None:
 
 def test_labels_are_for_matrices(files: Path) -> None:
     essential, adversarial = load(files, "essential"), load(files, "adversarial")
-    with pytest.raises(StatisticError, match=r"^labels: mask files have their own, those given are for matrices$"):
+    with pytest.raises(StatisticError, match=r"^labels: mask files have their own; pass labels only with matrices$"):
         fmtool.correlate(essential, adversarial, labels=essential["labels"])
 
 

@@ -71,8 +71,8 @@ def test_few_preserved_masks_warn_with_a_lambda_in_proportion_to_the_logits(file
     height = float((logits.amax(dim=1) - logits.mean(dim=1)).median())
     entries = attack["images"][0].numel()
     expected = (
-        f"The penalty of a mask of ones, {100 * entries}, is {100 * entries / height:.3g} times as much as the largest logit "
-        f"lies above the mean of all (median {height:.3g}). Try 30 times as much, "
+        f"The penalty of a mask of ones, {100 * entries}, is {100 * entries / height:.3g} times the height of the largest logit "
+        f"above the mean logit (median {height:.3g}). For a ratio of 30, try "
         f"--lambda {30 * height / entries:.2g}, or --adapt-lambda"
     )
     assert any(expected in str(one.message) for one in told)

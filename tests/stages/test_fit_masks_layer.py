@@ -170,10 +170,10 @@ def test_two_layers_are_compared_only_where_shapes_fit(folder: Path) -> None:
     with pytest.warns(FmtoolWarning, match=r"are masks of two layers, layer2 and layer2\.0"):
         found = fmtool.correlate(*alike, **options)
     assert found.header["statistics"][0]["observed"] == pytest.approx(1)  # the layer's only block
-    reason = r"masks of two layers, layer1 and layer2, have other shapes, \[8, 8, 5\] and \[16, 4, 3\]"
+    reason = r"masks of two layers, layer1 and layer2, have different shapes, \[8, 8, 5\] and \[16, 4, 3\]"
     with pytest.raises(ArtifactError, match=reason):
         fmtool.correlate(at(folder, "e1"), at(folder, "e2"), **options)
-    with pytest.raises(ArtifactError, match="masks of two layers, input and layer2, have other shapes"):
+    with pytest.raises(ArtifactError, match="masks of two layers, input and layer2, have different shapes"):
         fmtool.correlate(at(folder, "ei"), at(folder, "e2"), **options)
 
 
@@ -263,7 +263,7 @@ def test_layers_are_listed(files: Path, run: Run) -> None:
     assert "layer3 " in short and "linear" not in short and "which --layer takes" in short
     for other in ("fmn", "essential"):
         outcome = run("inspect", files / f"{other}.safetensors", "--layers")
-        assert outcome.code == 1 and "--layers is of model files" in outcome.err
+        assert outcome.code == 1 and "--layers is for model files" in outcome.err
     assert json.loads(run("inspect", model, "--format", "json").out)["title"] == "Model"
     older = Path(__file__).parents[1] / "schema-1" / "model.safetensors"
     outcome = run("inspect", older, "--layers")

@@ -36,7 +36,7 @@ def _model(class_names: tuple[str, ...], channels: int = 3) -> Specification:
 def test_the_same_names_in_another_order_are_matched() -> None:
     data = _data(("owl", "yak", "cat", "dog"), [0, 1, 2, 3, 0])
     with pytest.warns(
-        FmtoolWarning, match="set: has its classes in another order than the model: labels are matched by name"
+        FmtoolWarning, match="set: has its classes in a different order from the model: labels are matched by name"
     ):
         found = fitted_data(data, _model(NAMES))
     assert found.labels.tolist() == [2, 3, 0, 1, 2] and found.class_names == NAMES and found.digest == data.digest
@@ -51,10 +51,10 @@ def test_some_of_the_models_classes_are_matched_too() -> None:
 def test_other_names_are_an_error_that_shows_three_of_each() -> None:
     data = _data(("a", "b", "c", "d"), [0, 1])
     with pytest.raises(
-        DataError, match=r"set: its classes \(a, b, c, ...\) are none of the model's \(cat, dog, owl, ...\): to use"
+        DataError, match=r"set: its classes \(a, b, c, ...\) are not among the model's \(cat, dog, owl, ...\): to use"
     ):
         fitted_data(data, _model(NAMES))
-    with pytest.raises(DataError, match=r"its classes \(bee\) are none of the model's"):
+    with pytest.raises(DataError, match=r"its classes \(bee\) are not among the model's"):
         fitted_data(_data(("cat", "dog", "owl", "bee"), [0, 1]), _model(NAMES))
     by_position = replace(data, classes_by_position=True)
     assert fitted_data(by_position, _model(NAMES)) is by_position
@@ -68,7 +68,7 @@ def test_a_model_without_names_takes_labels_by_position_and_says_so() -> None:
     ) as told:
         assert fitted_data(_data(NAMES, [3, 1]), _model(("0", "1", "2", "3"))).labels.tolist() == [3, 1]
     assert len(told) == 1
-    with pytest.warns(FmtoolWarning, match="in another order"):  # numbers are names where both have them
+    with pytest.warns(FmtoolWarning, match="in a different order"):  # numbers are names where both have them
         assert fitted_data(_data(("0", "2", "1", "3"), [1, 2]), _model(("0", "1", "2", "3"))).labels.tolist() == [2, 1]
 
 

@@ -74,7 +74,7 @@ def test_sources_that_contradict_each_other_are_told(weights: str) -> None:
             {"factory_options": {"width": 1}},
             r"^--factory-option goes with package.module:factory, timm:NAME or robustbench:NAME$",
         ),
-        ({"weights": "default"}, r"^resnet8: has no default weights: only torchvision's names do$"),
+        ({"weights": "default"}, r"^resnet8: has no default weights: only torchvision's and RobustBench's names do$"),
     ],
 )
 def test_options_that_can_not_be_are_told(options: dict[str, Any], message: str) -> None:

@@ -61,7 +61,7 @@ def test_impossible_requests(files: Path) -> None:
     model = fmtool.read(str(files / "model.safetensors"))
     with pytest.raises(ModelError, match="--head-only replaces"):
         fmtool.train_model(dataclasses.replace(data, class_names=("a", "b"), labels=data.labels % 2), from_=model)
-    with pytest.raises(ModelError, match=r"^--architecture: the model of --from has its own, leave it out$"):
+    with pytest.raises(ModelError, match=r"^--architecture: the model of --from has its own; leave it out$"):
         fmtool.train_model(data, architecture="resnet8", from_=model)
 
 
@@ -78,7 +78,10 @@ def test_impossible_requests(files: Path) -> None:
             {"execution": fmtool.Execution(factory_options={"width": 1})},
             r"^--factory-option goes with package.module:factory, timm:NAME",
         ),
-        ({"execution": fmtool.Execution(factory="a:b")}, r"^--factory goes with --from MODEL; --architecture MODULE:NAME"),
+        (
+            {"execution": fmtool.Execution(factory="a:b")},
+            r"^--factory goes with --from MODEL; --architecture MODULE:NAME",
+        ),
     ],
 )
 def test_options_that_can_not_be_are_refused_before_the_work(options: dict[str, Any], message: str) -> None:

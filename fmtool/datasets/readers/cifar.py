@@ -77,7 +77,7 @@ def _read_binary(file: Path, name: str) -> tuple[Any, Any]:
     content = np.fromfile(file, dtype=np.uint8)
     label_bytes = 1 if TEN.fullmatch(file.name) else 2
     if not len(content) or len(content) % (label_bytes + PIXELS):
-        raise DataError(f"{name}: {file.name} is {len(content)} bytes, no multiple of {label_bytes + PIXELS}")
+        raise DataError(f"{name}: {file.name} is {len(content)} bytes, not a multiple of {label_bytes + PIXELS}")
     records = content.reshape(-1, label_bytes + PIXELS)
     return records[:, label_bytes:], records[:, label_bytes - 1].astype(np.int64)
 

@@ -88,7 +88,7 @@ def from_tree(tree: Tree, read_file: Callable[[str], bytes], name: str) -> Sourc
     splits = _splits(folders, images, name)
     classes = {split: _classes(folders, images, top, tree, around, name) for split, top in splits.items()}
     if not any(classes.values()):
-        raise DataError(f"{name}: holds no images, expected one folder of images a class")
+        raise DataError(f"{name}: holds no images, expected one folder of images per class")
     class_folders = in_order(one for members in classes.values() for one in members)
     number = {one: row for row, one in enumerate(class_folders)}
     parts = {}
@@ -131,7 +131,7 @@ def _splits(folders: Sequence[str], images: Sequence[str], name: str) -> dict[st
         return {WHOLE: ""}
     if not with_classes and direct:
         raise DataError(
-            f"{name}: {' and '.join(direct)} hold images themselves, expected one folder of images a class in each"
+            f"{name}: {' and '.join(direct)} hold images themselves, expected one folder of images per class in each"
         )
     strange = [top for top in tops if top not in named]
     if strange:

@@ -87,7 +87,7 @@ def _array(file: Path, name: str) -> Any:
     with gzip.open(file) if zipped else open(file, "rb") as content:
         head = content.read(4)
         if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in TYPES or not head[3]:
-            raise DataError(f"{name}: {file.name} is no idx file")
+            raise DataError(f"{name}: {file.name} is not an idx file")
         dtype = np.dtype(TYPES[head[2]])
         sizes = content.read(4 * head[3])
         if len(sizes) < 4 * head[3]:

@@ -21,11 +21,13 @@ READERS: dict[str, str] = {
     "parquet": "Parquet as Hugging Face's data sets have it, a file or a folder of part files",
     "numpy_files": ".npz, or .npy with labels.npy beside it",
     "torch_files": ".pt (a dict, a tuple or a TensorDataset of tensors)",
-    "zips": "a zip with one folder of images a class",
-    "folders": "a folder with one folder of images a class, or such a folder for each split",
+    "zips": "a zip with one folder of images per class",
+    "folders": "a folder with one folder of images per class, or such a folder for each split",
     "safetensors_files": ".safetensors with images and labels",
 }
-SHORT = "safetensors, .npz, .npy, .pt, CIFAR's batches, idx, Parquet, a folder or zip with one folder of images a class"
+SHORT = (
+    "safetensors, .npz, .npy, .pt, CIFAR's batches, idx, Parquet, a folder or zip with one folder of images per class"
+)
 
 
 def read_path(name: str) -> Source:

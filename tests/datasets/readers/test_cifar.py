@@ -172,7 +172,7 @@ def test_missing_and_cut_batches_are_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="test_batch can't be unpickled"):
         load(str(tmp_path / "test_batch"))
     (tmp_path / "test_batch.bin").write_bytes(bytes(3072))
-    with pytest.raises(DataError, match=r"test_batch.bin is 3072 bytes, no multiple of 3073"):
+    with pytest.raises(DataError, match=r"test_batch.bin is 3072 bytes, not a multiple of 3073"):
         load(str(tmp_path / "test_batch.bin"))
 
 

@@ -146,7 +146,7 @@ def test_source_without_images_is_told(holding: list[str], both: Sources, tmp_pa
         _picture(tmp_path / "set" / f"{name}.png", 0)
         (tmp_path / "set" / f"{name}.png").rename(tmp_path / "set" / name)
     for source in both(tmp_path / "set"):
-        with pytest.raises(DataError, match="holds no images, expected one folder of images a class"):
+        with pytest.raises(DataError, match="holds no images, expected one folder of images per class"):
             load(source)
 
 
@@ -295,7 +295,7 @@ def test_names_that_are_whole_numbers_are_numbered_so(both: Sources, tmp_path: P
         (["val/a/1.png", "valid/a/1.png"], "val/? and valid are both the val split"),
         (
             ["train/1.png", "test/1.png"],
-            "test and train hold images themselves, expected one folder of images a class in each",
+            "test and train hold images themselves, expected one folder of images per class in each",
         ),
     ],
 )
