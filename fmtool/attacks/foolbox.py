@@ -30,10 +30,16 @@ from fmtool.models import compiling
 from fmtool.models.classifier import filled, padded, predict
 from fmtool.models.compiled_classifier import Loss, labelled
 from fmtool.runtime import threads
-from fmtool.runtime.journal import NO_JOURNAL, Journal
+from fmtool.runtime.journal import NO_JOURNAL, Journal, as_tensor, from_tensor
 
 # what Foolbox raises about options that it accepts unchecked
 ERRORS = (AssertionError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError)
+# what classes of Foolbox don't do, though their names and options say so
+FAULTS = {
+    "L1AdamBasicIterativeAttack": "Foolbox takes plain gradient steps here, and ignores the adam_ options",
+    "L2AdamBasicIterativeAttack": "Foolbox takes plain gradient steps here, and ignores the adam_ options",
+    "L2FMNAttack": "Foolbox doesn't project its steps here, so the perturbations are not the smallest that it finds",
+}
 SLOTS_TRIED = 4  # images whose gradients are compared between positions in a batch
 
 
@@ -80,7 +86,7 @@ def build(name: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     for option in options:
         if option not in parameters or option == "self":
             raise AttackError(unknown(f"option of attack {name}", option, [key for key in parameters if key != "self"]))
-        _check_option(option, options[option])
+        _check_option(option, options[option], parameters[option].default)
     arguments = dict(options)
     if isinstance(arguments.get("distance"), str):
         if arguments["distance"] not in NORMS:
@@ -90,9 +96,11 @@ def build(name: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         attack = variant(base)(**arguments)
     except ERRORS as error:
         raise AttackError(f"attack {name}: {error}") from None
+    if base.__name__ in FAULTS:
+        warn(f"attack {name}: {FAULTS[base.__name__]}")
     effect = {key: value.default for key, value in parameters.items() if value.default is not inspect.Parameter.empty}
     effect.update(options)
-    return attack, {key: value if _is_plain(value) else str(value) for key, value in effect.items()}
+    return attack, {key: value if _is_plain(value) else f"<{value}>" for key, value in effect.items()}
 
 
 def norm_of(attack: Any) -> str | None:
@@ -104,8 +112,10 @@ def norm_of(attack: Any) -> str | None:
     return next((name for name, value in NORMS.items() if value == p), None)
 
 
-def _check_option(name: str, value: Any) -> None:
-    """AttackError for values that an artifact can't hold."""
+def _check_option(name: str, value: Any, default: Any) -> None:
+    """AttackError for values that an artifact can't hold, and for text in place of True or False, which counts as True."""
+    if isinstance(default, bool) and isinstance(value, str):
+        raise AttackError(f"--attack-option {name}: expected True or False, got {value!r}")
     if isinstance(value, int | float) and not abs(value) <= LARGEST_NUMBER:  # also true of NaN
         raise AttackError(f"--attack-option {name}: expected a number of at most {LARGEST_NUMBER:g}")
     if isinstance(value, str) and not value.isprintable():
@@ -177,10 +187,11 @@ def perturb_(
     names = range(len(images)) if numbers is None else numbers
     # an attack that may draw from a global generator takes its batches one after the other
     keyed = draws_for_each_image(attack)
-    batches = [some for some in threads.batches(rows, batch) if not _restored(images, some, names, trial, journal)]
-    done = len(rows) - sum(len(some) for some in batches)
-
     failures: dict[int, AttackError] = {}  # by row
+    batches = [
+        some for some in threads.batches(rows, batch) if not _restored(images, some, names, trial, journal, failures)
+    ]
+    done = len(rows) - sum(len(some) for some in batches)
 
     def one_batch(some: Tensor) -> Tensor:
         seeds = [row_seeds[row] for row in some.tolist()]
@@ -209,7 +220,10 @@ def perturb_(
     def store(some: Tensor, perturbed: Tensor) -> None:
         nonlocal done
         images[some] = perturbed
-        parts = ({"adversarial": image, "trial": torch.tensor(trial)} for image in perturbed)
+        parts = [{"adversarial": image, "trial": torch.tensor(trial)} for image in perturbed]
+        for part, row in zip(parts, some.tolist(), strict=True):
+            if row in failures:
+                part["failure"] = as_tensor(str(failures[row]))
         if not failures.keys() >= set(some.tolist()):  # else it may be the attack that can't run here at all
             journal.finish_all(dict(zip((str(names[row]) for row in some.tolist()), parts, strict=True)))
         done += len(some)
@@ -269,17 +283,33 @@ class _StoppedError(Exception):
     """A batch was abandoned because the run is ending."""
 
 
-def _restored(images: Tensor | Overlay, some: Tensor, names: Sequence[int], trial: int, journal: Journal) -> bool:
-    """Whether a whole batch was attacked before the run was interrupted; if so, restore its images."""
-    recorded = [journal.part(str(names[row])) for row in some.tolist()]
-    parts = [part["adversarial"] for part in recorded if part is not None and int(part["trial"]) == trial]
-    if len(parts) == len(some):
-        images[some] = torch.stack(parts)
-    return len(parts) == len(some)
+def _restored(
+    images: Tensor | Overlay,
+    some: Tensor,
+    names: Sequence[int],
+    trial: int,
+    journal: Journal,
+    failures: dict[int, AttackError],
+) -> bool:
+    """Whether a whole batch was attacked before the run was interrupted; if so, restore its images and failures."""
+    recorded = {row: journal.part(str(names[row])) for row in some.tolist()}
+    parts = {row: part for row, part in recorded.items() if part is not None and int(part["trial"]) == trial}
+    if len(parts) < len(some):
+        return False
+    images[some] = torch.stack([part["adversarial"] for part in parts.values()])
+    failures |= {row: AttackError(from_tensor(part["failure"])) for row, part in parts.items() if "failure" in part}
+    return True
 
 
 def draws_for_each_image(attack: Any) -> bool:
-    """Whether an attack of `build` is known to draw only a start for each image, so that images can be divided."""
+    """Whether an attack of `build` is known to draw only a start for each image, so that images can be divided.
+
+    Foolbox's projection for SparseL1DescentAttack treats an image otherwise where a mate leaves the ball, and an attack that
+    another one begins draws whatever that draws.
+    """
+    mixes = isinstance(attack, load_foolbox().attacks.SparseL1DescentAttack)
+    if mixes or getattr(attack, "init_attack", None) is not None:
+        return False
     return hasattr(attack, "starts") or any(isinstance(attack, base) for base in _without_draws())
 
 

@@ -55,6 +55,19 @@ class Ranks:
         count = torch.cuda.device_count()
         return f"cuda:{int(os.environ.get('LOCAL_RANK', self.rank)) % count}" if count else name
 
+    def check_form(self, compiled: bool) -> None:
+        """FmtoolError on a rank whose network runs compiled, or doesn't, unlike that of rank 0: one form is recorded."""
+        if self.of == 1:
+            return
+        if self.leads:
+            self.store.set("form", str(compiled))
+        self._wait_for("form")
+        if self.store.get("form").decode() != str(compiled):
+            ran = "compiled" if compiled else "uncompiled"
+            raise FmtoolError(
+                f"the network runs {ran} in process {self.rank} and not so in process 0: pass --no-compile, or mend the compiler"
+            )
+
     def gathered(
         self, own: Iterable[tuple[int, bytes]], progress: Progress | None = None
     ) -> Iterator[tuple[int, bytes]]:

@@ -96,6 +96,13 @@ def unpack(content: bytes) -> Tensors:
     return load(content)
 
 
+def size_of(beginning: bytes) -> int:
+    """The size in bytes of what `pack` gave, from its beginning: safetensors' header with its length before it."""
+    data = 8 + int.from_bytes(beginning[:8], "little")
+    ends = [entry["data_offsets"][1] for name, entry in json.loads(beginning[8:data]).items() if name != "__metadata__"]
+    return data + max(ends, default=0)
+
+
 def as_tensor(value: Any) -> Tensor:
     """A JSON value (NaN allowed) as the bytes of its text, (length,) uint8; floats are restored bit for bit."""
     return torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)

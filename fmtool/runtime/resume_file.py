@@ -26,12 +26,13 @@ from torch import Tensor
 
 from fmtool.artifacts.locks import NO_LOCKS, lock
 from fmtool.artifacts.output import is_stream, sweep
-from fmtool.errors import ArtifactError, DivergedError, FmtoolError, FmtoolWarning, ModelError, warn
-from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors, pack, unpack
+from fmtool.errors import ArtifactError, DataError, DivergedError, FmtoolError, FmtoolWarning, ModelError, warn
+from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors, pack, size_of, unpack
 from fmtool.runtime.signals import Interrupts
 
 SECONDS_BETWEEN = 20.0  # commits: the most that SIGKILL can cost, below the minute that is promised
 SUFFIX = ".resume"
+PIECE = 2**28  # bytes of a state in one row, below SQLite's limit of 1e9
 TABLES = {  # with a checksum for each blob: SQLite detects damaged pages, but no flipped bit in a blob
     "work": "create table work (key text)",
     "rows": "create table rows (number integer primary key, data blob, checksum integer)",
@@ -105,11 +106,24 @@ class ResumeFile(Journal):
         self.committed = time.monotonic()
 
     def _state(self, name: str) -> Tensors | None:
-        states = self._read("select data from states where name = ?", name)
-        return unpack(states[0][0]) if states else None
+        content = self._piece(name)
+        while content and len(content) < size_of(content):
+            piece = self._piece(f"{name}#{len(content) // PIECE}")
+            if not piece:  # it was damaged
+                return None
+            content += piece
+        return unpack(content) if content else None
+
+    def _piece(self, name: str) -> bytes:
+        found = self._read("select data from states where name = ?", name)
+        return found[0][0] if found else b""
 
     def _record(self, name: str, state: Mapping[str, Tensor], *, again: bool = False) -> None:
-        self._write("insert or replace into states values (?1, ?2, crc32(?2), ?3)", name, pack(state), again)
+        content = pack(state)
+        for start in range(0, len(content), PIECE):
+            piece = content[start : start + PIECE]
+            called = f"{name}#{start // PIECE}" if start else name
+            self._write("insert or replace into states values (?1, ?2, crc32(?2), ?3)", called, piece, again)
 
     def _read(self, query: str, *values: Any) -> list[Any]:
         with self._errors():
@@ -195,7 +209,8 @@ def _comes_again(error: BaseException) -> bool:
 
     File and device faults may not recur, nor may a failed attack that they caused.
     """
-    fault = isinstance(error, ArtifactError | ModelError) or isinstance(error.__cause__, RuntimeError)
+    files = isinstance(error, ArtifactError | DataError | ModelError)  # data were read once before the work began
+    fault = files or isinstance(error.__cause__, RuntimeError)
     return isinstance(error, DivergedError) or (isinstance(error, FmtoolError) and not fault)
 
 

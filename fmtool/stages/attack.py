@@ -23,7 +23,7 @@ from fmtool.masks.two_pass import TwoPass
 from fmtool.models.compiled_classifier import Loss
 from fmtool.runtime.journal import pack, unpack
 from fmtool.runtime.shards import Shard
-from fmtool.stages.defend import two_pass
+from fmtool.stages.defend import check_class_masks, two_pass
 from fmtool.stages.device_faults import halving, resuming
 from fmtool.stages.inputs import data_header, fitted_data, inputs_of, rows_of
 from fmtool.stages.options import DEFAULT_EXECUTION, EPSILON, RESTARTS, Execution
@@ -64,10 +64,12 @@ def attack(
     data = fitted_data(data, ready.spec)
     norm = foolbox.norm_of(foolbox_attack)
     if epsilon is not None:
+        if not hasattr(type(foolbox_attack), "distance"):
+            raise AttackError(f"--epsilon: {name} has no distance to bound")
         registry.check_epsilon(epsilon, norm, ready.spec.input_shape)
     loss, compile_ = _compiles(ready, data, name, foolbox_attack, compile_)
     if defense is not None:
-        two_pass(defense, model, ready, ready.classifier, execution.allow_other_model)  # refuses what doesn't fit
+        check_class_masks(defense, model, ready, execution.allow_other_model)
     header, history = _described(name, epsilon, in_effect, ready, seed, model, data, defense, starts, compile_)
     header["norm"], whole = norm, data
     if shard is not None:
@@ -80,9 +82,10 @@ def attack(
     }
     with resuming(execution, work) as journal:
         target, compiled = ready.network_as_begun(compile_, journal, loss)
+        ranks.check_form(compiled)
         history = with_option(history, "--compile", compiled)
         if defense is not None:
-            target = two_pass(defense, model, ready, target, execution.allow_other_model)
+            target = two_pass(defense, ready, target)
         if shared:
             _try_slots(target, whole, ready, loss)
         common: dict[str, Any] = {"epsilon": epsilon, "progress": execution.progress, "journal": journal}
@@ -225,6 +228,7 @@ def _against(defense: Artifact, restarts: int, counts: list[int]) -> dict[str, A
         "digest": defense.digest,
         "robust": defense.header["robust"],
         "attack": defense.header["attack"],
+        "basis": defense.header.get("basis", "fourier"),
         "restarts": restarts,
         "found": {"two_pass": by_two_pass, "class_masks": by_class_masks},
     }

@@ -103,6 +103,7 @@ def class_masks(
             journal=journal,
             only=ranks.rows(classes),
         )
+        ranks.check_form(fitted.compiled)
         header["images"] = [len(part.images) for part in reversed(parts)]
         header |= {} if shard is None else {"shard": shard.field(len(held))}
         history = stage("class-masks", {**recorded, "--compile": fitted.compiled}, None, inputs)

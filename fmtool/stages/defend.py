@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,11 +32,11 @@ class _Row:
     """A row of the matrix: column -> images (n, c, h, w), the same in every column except for adaptive attacks, and whether the
     network runs compiled on them, as it did in the attack.
 
-    bound: name and epsilon of an adaptive attack; None for other rows.
+    bound: name and options of an adaptive attack, as one text; None for other rows.
     """
 
     cells: dict[int, tuple[Rows, bool]]
-    bound: tuple[str, float] | None = None
+    bound: str | None = None
 
 
 @halving
@@ -60,9 +61,11 @@ def defend(
     ready = ready_model(model, execution)
     for file in attacked:
         check_attack(file, model, ready.spec, execution.allow_other_model, adaptive=True)
+    for file in class_masks:
+        check_class_masks(file, model, ready, execution.allow_other_model)
 
     def defenses_of(network: nn.Module) -> list[nn.Module]:
-        return [network, *(two_pass(file, model, ready, network, execution.allow_other_model) for file in class_masks)]
+        return [network, *(two_pass(file, ready, network) for file in class_masks)]
 
     defenses = {form: defenses_of(ready.network(form)) for form in sorted({was_compiled(file) for file in attacked})}
     places = _places(attacked)
@@ -125,7 +128,8 @@ def _rows(attacked: Sequence[Artifact], places: Sequence[Tensor], class_masks: S
     for file, place in pairs:
         if file.header.get("defense"):
             name, columns = str(file.header["attack"]), _columns_of(file, class_masks)
-            bound = (name, float(file.header["options"]["epsilon"]))
+            strength = {**file.header["options"], "restarts": file.header["defense"]["restarts"]}
+            bound = json.dumps([name, strength], sort_keys=True)
             row = next((one for one in rows.values() if one.bound == bound and not one.cells.keys() & columns), None)
             if row is None:
                 row = rows[_free_name(f"adaptive {_name(file, [one for one, _ in pairs])}", rows)] = _Row({}, bound)
@@ -185,20 +189,23 @@ def _matrix(predictions: Tensor, labels: Tensor, adaptive: Sequence[bool]) -> di
     }
 
 
-def two_pass(
-    file: Artifact, model: Artifact, ready: ReadyModel, network: nn.Module, allow_other_model: bool
-) -> TwoPass:
-    """The two-pass classifier with the masks of a `class-masks` artifact, after checking that they fit the model.
-
-    network: the model's classifier in the form that is to run.
-    """
+def check_class_masks(file: Artifact, model: Artifact, ready: ReadyModel, allow_other_model: bool) -> None:
+    """Check that the masks of a `class-masks` artifact fit the model; warn of classes that have none."""
     check_no_shard(file)
     check_same_model(file, model, allow_other_model)
-    basis = basis_of(file.header, file)
-    check_masks_shape(file["masks"], basis, file, ready.spec.input_shape)
-    check_range(file["classes"], len(ready.spec.class_names), f"{file}: classes")
-    check_unit(file["masks"], str(file))
+    check_masks_shape(file["masks"], basis_of(file.header, file), file, ready.spec.input_shape)
     classes = len(ready.spec.class_names)
+    check_range(file["classes"], classes, f"{file}: classes")
+    check_unit(file["masks"], str(file))
+    if len(file["classes"]) < classes:
+        warn(
+            f"{file}: has masks of {len(file['classes'])} of {classes} classes: images predicted as another class pass unfiltered"
+        )
+
+
+def two_pass(file: Artifact, ready: ReadyModel, network: nn.Module) -> TwoPass:
+    """The two-pass classifier with the masks of a `class-masks` artifact; network: the classifier in the form that is to run."""
+    classes, basis = len(ready.spec.class_names), basis_of(file.header, file)
     return TwoPass(network, file["masks"], file["classes"], classes, basis).eval().to(ready.device)
 
 

@@ -162,6 +162,7 @@ def _check_alike(other: Artifact, first: Artifact) -> None:
     _check_same(_layout(other), _layout(first), both, " of the tensors")
     for made_by in MAKERS[first.kind]:
         one, two = _newest(other, made_by), _newest(first, made_by)
+        _check_same(_model_of(one), _model_of(two), both, f" of {made_by}")
         rounding = sorted(name for name in ROUNDING if plain_options(one).get(name) != plain_options(two).get(name))
         if rounding or one["versions"] != two["versions"]:
             what = ", ".join([*rounding, *(["versions"] if one["versions"] != two["versions"] else [])])
@@ -182,7 +183,12 @@ def _check_same(
 def _newest(file: Artifact, command: str) -> dict[str, Any]:
     """The newest stage of this command that led to a file."""
     newest: dict[str, Any] = next((stage for stage in reversed(file.history) if stage["command"] == command), {})
-    return {"options": {}, "versions": {}, **newest}
+    return {"options": {}, "versions": {}, "inputs": [], **newest}
+
+
+def _model_of(stage: Mapping[str, Any]) -> dict[str, str]:
+    """The model that a stage read, as it is named in messages."""
+    return {entry["kind"]: str(entry["digest"])[:12] for entry in stage["inputs"] if entry["kind"] == "model"}
 
 
 def _options(file: Artifact, command: str) -> dict[str, Any]:
@@ -195,7 +201,8 @@ def _fields(file: Artifact) -> dict[str, Any]:
     left_out = {"data", "shard", *({"norm"} if file.kind == "attack" else ())}  # the attack tells its norm
     fields = {**UNSAID, **{name: value for name, value in file.header.items() if name not in left_out}}
     if isinstance(fields.get("defense"), dict):  # the counts are about the images
-        fields["defense"] = {name: value for name, value in fields["defense"].items() if name != "found"}
+        against = {name: value for name, value in fields["defense"].items() if name != "found"}
+        fields["defense"] = {"basis": UNSAID["basis"], **against}
     if isinstance(fields.get("filters"), dict):  # so are the counts of images that were right
         fields["filters"] = fields["filters"]["radii"]
     return fields

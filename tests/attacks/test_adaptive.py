@@ -98,7 +98,7 @@ def test_predictions_are_the_two_pass_networks(files: Path, adaptive: Artifact) 
 def test_the_header_says_against_what_and_by_which_way(files: Path, adaptive: Artifact, data: Any) -> None:
     model, robust, field = load(files, "model"), load(files, "robust"), adaptive.header["defense"]
     found = field.pop("found")
-    assert field == {"digest": robust.digest, "robust": True, "attack": "fmn", "restarts": 5}
+    assert field == {"digest": robust.digest, "robust": True, "attack": "fmn", "basis": "fourier", "restarts": 5}
     field["found"] = found
     assert found["two_pass"] + found["class_masks"] == int((adaptive["status"] == OK).sum()) > 0
     assert adaptive.header["attack"] == "pgd" and adaptive.header["options"]["steps"] == 8

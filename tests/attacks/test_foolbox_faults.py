@@ -92,6 +92,41 @@ def test_batches_that_are_whole_when_ctrl_c_comes_are_kept(monkeypatch: pytest.M
     assert len(jobs) == 3 and set(journal.parts) == set("012345")
 
 
+def test_failures_are_counted_after_a_resumption_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = attacks.build("pgd", {"steps": 2})
+    kind, finite = type(made), type(made).run
+
+    def attacked(self: object, model: object, inputs: Any, criterion: object, **more: object) -> Any:
+        found = finite(self, model, inputs, criterion, **more).raw
+        found[(inputs.raw > 0.5).flatten(1).any(dim=1)] = torch.nan
+        return type(inputs)(found)
+
+    monkeypatch.setattr(kind, "run", attacked)
+    journal, images = Dying(()), torch.tensor([0.1, 0.9, 0.2, 0.3])[:, None, None, None]
+    for _ in range(2):  # the second time from the journal alone
+        with pytest.warns(
+            FmtoolWarning,
+            match="1 of 4 images count as failed attacks: attack LinfProjectedGradientDescentAttack returned",
+        ):
+            attacks.perturb_(
+                *(Pixel().eval(), images.clone(), torch.zeros(4, dtype=torch.int64), torch.arange(4), made),
+                epsilon=0.1, row_seeds=list(range(4)), batch=2, device=CPU, journal=journal,
+            )  # fmt: skip
+    assert set(journal.parts) == set("0123")
+
+
+@pytest.mark.parametrize("name", ["L1AdamBasicIterativeAttack", "L2AdamBasicIterativeAttack", "L2FMNAttack"])
+def test_what_foolbox_does_not_do_is_told(name: str) -> None:
+    with pytest.warns(FmtoolWarning, match=f"attack {name}: Foolbox "):
+        attacks.build(name, {})
+
+
+def test_an_attack_that_another_one_begins_draws_what_that_draws() -> None:
+    began = attacks.load_foolbox().attacks.LinearSearchBlendedUniformNoiseAttack()
+    made, effect = attacks.build("fmn", {"init_attack": began})
+    assert not attacks.draws_for_each_image(made) and effect["init_attack"].startswith("<")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("message", ["init_attack failed for 31 of 64 inputs", ""])
 def test_an_image_without_a_starting_point_is_one_failed_attack(

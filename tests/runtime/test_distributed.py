@@ -183,3 +183,16 @@ def test_processes_that_can_not_meet_are_told(
         outcome = run(*words(FIT, files, tmp_path / "never"))
     assert outcome.code == 1 and list(tmp_path.iterdir()) == []
     assert outcome.err.splitlines()[-1].startswith(f"fmtool: error: the processes can't connect at 127.0.0.1:{port}: ")
+
+
+def test_one_form_of_the_network_is_recorded_and_so_runs_everywhere() -> None:
+    from torch.distributed import HashStore
+
+    store = HashStore()
+    ALONE.check_form(True)
+    Ranks(0, 3, store).check_form(True)
+    Ranks(1, 3, store).check_form(True)
+    with pytest.raises(
+        FmtoolError, match=r"^the network runs uncompiled in process 2 and not so in process 0: pass --no"
+    ):
+        Ranks(2, 3, store).check_form(False)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fmtool.artifacts.output import replacing
-from fmtool.errors import ArtifactError, FmtoolWarning
+from fmtool.errors import ArtifactError, DataError, FmtoolWarning
 from fmtool.runtime import resume_file, signals
 from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors, pack, unpack
 from fmtool.runtime.resume_file import ResumeFile, resuming
@@ -154,6 +154,34 @@ def test_an_error_keeps_what_is_done_without_the_line_of_an_interruption(
     assert not recwarn.list
     with resuming(str(tmp_path / "x"), WORK) as journal:
         assert journal.rows() == [1]
+
+
+def test_a_picture_that_cannot_be_read_for_a_while_costs_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError), resuming(str(tmp_path / "x"), WORK) as journal:
+        journal.finish_row(1, text("one"))
+        raise DataError("x.png can't be read: Stale file handle")
+    with resuming(str(tmp_path / "x"), WORK) as journal:
+        assert journal.rows() == [1]
+
+
+def test_a_state_may_be_larger_than_a_row_of_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resume_file, "PIECE", 100)
+    long = "".join(map(str, range(200)))
+    with pytest.raises(KeyboardInterrupt), pytest.warns(FmtoolWarning), resuming(str(tmp_path / "x"), WORK) as journal:
+        save(journal, long[::-1])
+        save(journal, long)
+        journal.finish("part", text(long))
+        journal.finish("short", text("short"))
+        raise KeyboardInterrupt
+    data = (tmp_path / ".x.resume").read_bytes()
+    with pytest.raises(KeyboardInterrupt), pytest.warns(FmtoolWarning), resuming(str(tmp_path / "x"), WORK) as journal:
+        assert [words(one) for one in (journal.load(), journal.part("part"), journal.part("short"))] == [
+            long, long, "short",
+        ]  # fmt: skip
+        raise KeyboardInterrupt
+    (tmp_path / ".x.resume").write_bytes(data.replace(b"979899100", b"979899101", 1))
+    with pytest.warns(FmtoolWarning, match="1 saved parts are damaged"), resuming(str(tmp_path / "x"), WORK) as journal:
+        assert sorted(map(str, [words(journal.load()), words(journal.part("part"))])) == sorted(["None", long])
 
 
 def test_links_are_followed_to_where_the_target_lies(tmp_path: Path) -> None:

@@ -119,6 +119,8 @@ def test_a_bound_is_in_the_attacks_own_norm(files: Path) -> None:
             fmtool.attack(model, data, attack=name, epsilon=epsilon)
     with pytest.raises(AttackError, match="L0FMNAttack takes no --epsilon"):
         fmtool.attack(model, data, attack="L0FMNAttack", epsilon=1, attack_options={"steps": 3})
+    with pytest.raises(AttackError, match=r"^--epsilon: SpatialAttack has no distance to bound$"):
+        fmtool.attack(model, data, attack="SpatialAttack", epsilon=0.05)
     with pytest.raises(AttackError, match=r"needs --attack-option distance=l2 \(or l-inf, l1, l0\)"):
         fmtool.attack(model, data, attack="InversionAttack", epsilon=0.5)
     assert (
@@ -144,6 +146,14 @@ def data_of(n: int = 2) -> fmtool.Data:
         (
             {"attack": "L2CarliniWagnerAttack", "execution": fmtool.Execution(shard=Shard(1, 2))},
             r"^L2CarliniWagnerAttack isn't known to attack each image on its own: --shard and torchrun might change its results$",
+        ),
+        (
+            {"attack": "SparseL1DescentAttack", "epsilon": 10.0, "execution": fmtool.Execution(shard=Shard(1, 2))},
+            r"^SparseL1DescentAttack isn't known to attack each image on its own",
+        ),
+        (
+            {"attack": "pgd", "attack_options": {"random_start": "false"}},
+            r"^--attack-option random_start: expected True or False, got 'false'$",
         ),
     ],
 )

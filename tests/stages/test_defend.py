@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,25 @@ def test_two_adaptive_attacks_on_the_same_masks_have_two_rows(files: Path) -> No
     model, robust = load(files, "model"), load(files, "robust")
     two = [adaptive_file(files, "robust"), adaptive_file(files, "robust", seed=1)]
     assert fmtool.defend(model, two, [robust]).header["rows"] == ["clean", "adaptive PGD", "adaptive PGD 2"]
+
+
+@pytest.mark.slow
+def test_adaptive_attacks_of_other_strength_have_another_row(files: Path) -> None:
+    model, robust, plain = (load(files, name) for name in ("model", "robust", "plain"))
+    weak, strong = (adaptive_file(files, name) for name in ("robust", "plain"))
+    options = {**strong.header["options"], "steps": 999}
+    strong = dataclasses.replace(strong, header={**strong.header, "options": options})
+    found = fmtool.defend(model, [weak, strong], [robust, plain])
+    assert found.header["rows"] == ["clean", "adaptive PGD", "adaptive PGD 2"]
+
+
+@pytest.mark.slow
+def test_classes_without_a_mask_are_counted(files: Path) -> None:
+    model, fmn, robust = (load(files, name) for name in ("model", "fmn", "robust"))
+    some = {name: values[:7] if len(values) == 10 else values for name, values in robust.tensors.items()}
+    told = "has masks of 7 of 10 classes: images predicted as another class pass unfiltered"
+    with pytest.warns(FmtoolWarning, match=told):
+        fmtool.defend(model, [fmn], [dataclasses.replace(robust, tensors=some)])
 
 
 @pytest.mark.slow

@@ -122,6 +122,8 @@ def test_what_differs_in_more_than_its_images_is_refused(model: Artifact, halves
     effect = two.history[-1]["options"]["--attack-option"]
     stronger = [dict(stage) for stage in masks[1].history]
     stronger[-2]["options"] = {**stronger[-2]["options"], "--epsilon": 0.5}
+    transferred = [dict(stage) for stage in masks[1].history]
+    transferred[-2]["inputs"] = [{**entry, "digest": "abc"} for entry in transferred[-2]["inputs"]]
     cases: list[tuple[list[Artifact], str]] = [
         ([one, masks[0]], "a file of kind masks and one of kind attack"),
         (
@@ -144,6 +146,7 @@ def test_what_differs_in_more_than_its_images_is_refused(model: Artifact, halves
         ([one, with_header(two, defense="abc")], "defense is abc and None"),
         ([masks[0], longer], "option 'max_steps' of fit-masks is 31 and 30"),
         ([masks[0], with_options(masks[1], {"--perturb": 0.1})], "option 'perturb' of fit-masks is 0.1 and 0.0"),
+        ([masks[0], dataclasses.replace(masks[1], history=transferred)], "model of attack is abc and "),
         ([masks[0], dataclasses.replace(masks[1], history=stronger)], "option 'epsilon' of attack is 0.5 and 0.3"),
         (
             [masks[0], fmtool.fit_masks(model, two, for_="adversarial", limit=4, **FEW)],
