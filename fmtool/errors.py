@@ -71,6 +71,11 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {what} {name!r}{guess}: expected one of {listed}"
 
 
+def first_line(error: object) -> str:
+    """The first line of an error's message that isn't blank, or the name of its type: a bare `assert` has no message."""
+    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+
+
 def warn(message: str) -> None:
     """Warn the reader of a valid result."""
     warnings.warn(FmtoolWarning(message), stacklevel=3)

@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 from fmtool import errors
-from fmtool.errors import FmtoolError, FmtoolWarning, printable, unknown, warn
+from fmtool.errors import FmtoolError, FmtoolWarning, first_line, printable, unknown, warn
 
 
 def test_all_errors_have_one_base() -> None:
@@ -33,6 +33,11 @@ def test_a_message_is_one_line_without_control_characters() -> None:
 def test_the_nearest_name_is_suggested_in_its_own_spelling(name: str, guess: str) -> None:
     expected = f"unknown statistic {name!r}{guess}: expected one of IDCOR, cosine, svcca"
     assert unknown("statistic", name, ["svcca", "cosine", "IDCOR"]) == expected
+
+
+def test_an_error_without_a_message_is_told_by_its_type() -> None:
+    assert first_line(ValueError("\n \n  one\ntwo")) == "one"
+    assert first_line(EOFError()) == "EOFError" and first_line(ValueError(" \n")) == "ValueError"
 
 
 def test_a_warning_points_to_the_callers_caller() -> None:

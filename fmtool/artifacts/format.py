@@ -18,7 +18,7 @@ from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fmtool.artifacts.schema import FIELDS, FRAME, OPTIONAL_TENSORS, TENSORS, WEIGHTS, damaged
-from fmtool.errors import ArtifactError
+from fmtool.errors import ArtifactError, first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -228,7 +228,7 @@ def check_layout(data: bytes, name: str) -> None:
 
 def not_whole(name: str, error: BaseException) -> ArtifactError:
     """The error to raise for the library's complaint about a file."""
-    reason = str(error).removeprefix("Error while deserializing: ").splitlines()[0]
+    reason = first_line(error).removeprefix("Error while deserializing: ")
     return ArtifactError(f"{name}: not a complete safetensors file ({reason})")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fmtool.artifacts.files import label, read_bytes
 from fmtool.artifacts.format import parse_header, tensors_in
-from fmtool.errors import ArtifactError, FmtoolError, warn
+from fmtool.errors import ArtifactError, FmtoolError, first_line, warn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,8 +49,7 @@ def _read(file: str) -> Arrays:
     except MemoryError:
         raise ArtifactError(f"{file}: doesn't fit into memory") from None
     except Exception as error:  # of damaged bytes a library may raise anything at all
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise ArtifactError(f"{file}: can't be read as {suffix}: {reason}") from None
+        raise ArtifactError(f"{file}: can't be read as {suffix}: {first_line(error)}") from None
 
 
 def _chosen(arrays: Mapping[str, Any], file: str, name: str | None) -> str:

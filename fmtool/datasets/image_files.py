@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from fmtool.artifacts.schema import LARGEST_IMAGE
-from fmtool.errors import DataError
+from fmtool.errors import DataError, first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,7 +100,7 @@ def opened(read: Callable[[str], bytes], name: str, source: str) -> Iterator[tup
     except UnidentifiedImageError:  # its message is a memory address
         raise DataError(f"{what}: its format is none of {', '.join(IMAGE_FORMATS)}") from None
     except Exception as error:  # damaged bytes may cause any exception
-        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [""])[0] or type(error).__name__
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise DataError(f"{what}: {reason}") from None
 
 

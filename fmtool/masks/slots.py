@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fmtool.errors import FmtoolWarning
+from fmtool.errors import FmtoolWarning, first_line
 from fmtool.masks.basis import basis_for
 from fmtool.masks.fit_queue import Fit, Job, State
 from fmtool.masks.optimisation import JUDGE_EVERY, WINDOW, Adam, FitOptions
@@ -210,8 +210,7 @@ def _captured(step: Callable[[], None]) -> Callable[[], None]:
         with torch.cuda.graph(graph):
             step()
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        warnings.warn(FmtoolWarning(f"the step runs without a CUDA graph: {reason}"), stacklevel=2)
+        warnings.warn(FmtoolWarning(f"the step runs without a CUDA graph: {first_line(error)}"), stacklevel=2)
         torch.cuda.synchronize()
         return step
     replay: Callable[[], None] = graph.replay

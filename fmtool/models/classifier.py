@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fmtool.artifacts.format import Rows
 from fmtool.artifacts.progress import Progress
 from fmtool.datasets.rows import to_float
-from fmtool.errors import ModelError, warn
+from fmtool.errors import ModelError, first_line, warn
 from fmtool.models.equivalence import Form, Reference
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal, each
@@ -159,8 +159,7 @@ def fold_batch_norms(classifier: Classifier) -> Classifier:
         weighted = [name for name in calls if list(folded.network.get_submodule(str(name)).parameters(recurse=False))]
         network = fuse(folded.network)
     except Exception as error:  # tracing runs a third-party forward on proxies, which may raise any exception
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ModelError(f"torch.fx can't trace its forward ({reason})") from error
+        raise ModelError(f"torch.fx can't trace its forward ({first_line(error)})") from error
     if len(set(weighted)) < len(weighted):  # `fuse` would merge into it twice
         raise ModelError("it runs a layer twice")
     folded.network = network.eval().requires_grad_(False)
@@ -207,7 +206,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ModelError(f"--device {name}: expected auto, cpu, or a GPU that torch can use ({reason})") from None
     return device
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmtool.errors import FmtoolWarning, ModelError, unknown
+from fmtool.errors import FmtoolWarning, ModelError, first_line, unknown
 from fmtool.models import code_cache
 from fmtool.models.registry import PRECISIONS
 from fmtool.runtime.journal import Journal
@@ -156,8 +156,9 @@ def close(actual: Tensor, expected: Tensor, same: float = SAME["float32"]) -> bo
 
 def cannot(reason: object) -> None:
     """Warn that the plain network runs instead of the compiled one."""
-    text = (str(reason) or type(reason).__name__).strip().splitlines()[0]
-    warnings.warn(FmtoolWarning(f"the network can't be compiled and runs uncompiled: {text}"), stacklevel=3)
+    warnings.warn(
+        FmtoolWarning(f"the network can't be compiled and runs uncompiled: {first_line(reason)}"), stacklevel=3
+    )
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fmtool.errors import ModelError
+from fmtool.errors import ModelError, first_line
 
 # Images a batch and their brightest pixel: networks may branch on either.
 BATCHES = ((2, 1.0), (1, 0.3), (3, 1.0))
@@ -121,9 +121,8 @@ def _as_model_error(error: Exception) -> ModelError:
 def difference(one: Passes, other: Passes, bounds: tuple[float, float] = ROUNDED) -> str:
     """How `one` differs from `other`, the passes of the original network; empty if it doesn't."""
     if one.error is not None:
-        reason = next(iter(str(one.error).strip().splitlines()), "without a message")
         # nothing to compare at a batch size that the network doesn't accept
-        return "" if other.error is not None else f"it would fail ({reason})"
+        return "" if other.error is not None else f"it would fail ({first_line(one.error)})"
     if other.error is not None:
         return "it would run where the network fails"
     if one.logits.shape != other.logits.shape:

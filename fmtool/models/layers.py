@@ -14,7 +14,7 @@ from torch.fx import Graph, GraphModule, Node, Proxy, Tracer
 
 from fmtool.artifacts.format import Rows
 from fmtool.datasets.rows import to_float
-from fmtool.errors import ModelError
+from fmtool.errors import ModelError, first_line
 from fmtool.models.classifier import Classifier, duplicate, prepare
 from fmtool.models.equivalence import Reference, passes
 from fmtool.models.registry import INPUT, shown_layers
@@ -274,8 +274,7 @@ def _traced(network: nn.Module) -> tuple[_Traced | None, str]:
     try:
         return _Traced(network, tracer.trace(network), tracer.outputs), ""
     except Exception as error:  # tracing runs a third-party forward on proxies, which may raise any exception
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        return None, f"torch.fx can't trace the network ({reason})"
+        return None, f"torch.fx can't trace the network ({first_line(error)})"
 
 
 def _split(classifier: Classifier, layer: str) -> tuple[Classifier, Classifier]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from fmtool.errors import ModelError, unknown, warn
+from fmtool.errors import ModelError, first_line, unknown, warn
 from fmtool.models.registry import ROBUSTBENCH, Configuration
 
 OPTIONS = ("dataset", "threat_model")  # which of several networks of one name
@@ -89,9 +89,8 @@ def build(
             else:
                 network = entry.values["model"]()
     except Exception as error:  # of a download, or of third-party code
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(
-            f"{architecture} can't be built{' with its weights' if pretrained else ''}: {reason}"
+            f"{architecture} can't be built{' with its weights' if pretrained else ''}: {first_line(error)}"
         ) from error
     built: nn.Module = network
     return built

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from fmtool.errors import ModelError, unknown
+from fmtool.errors import ModelError, first_line, unknown
 from fmtool.models.registry import TIMM, Configuration
 
 # arguments of timm that would take weights from elsewhere, which a model file must not do
@@ -45,9 +45,8 @@ def build(
             name, pretrained=pretrained, num_classes=outputs, in_chans=channels, **arguments
         )
     except Exception as error:  # of a download or of the arguments
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(
-            f"{architecture} can't be built{' with its weights' if pretrained else ''}: {reason}"
+            f"{architecture} can't be built{' with its weights' if pretrained else ''}: {first_line(error)}"
         ) from error
     return network
 

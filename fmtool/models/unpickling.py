@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from fmtool.artifacts.format import parse_header, tensors_in
-from fmtool.errors import ModelError
+from fmtool.errors import ModelError, first_line
 
 # first bytes of files often mistaken for checkpoints -> what they are
 BEGINNINGS = {
@@ -109,10 +109,9 @@ def _unpickle(data: bytes, path: str) -> Any:
                 f"{path}: refused, unpickling it would run code ({refused}): expected a state dict of tensors; "
                 f"if you trust the file, save only that: {HOW_TO_GO_ON}"
             ) from None
-        raise ModelError(f"{path}: not a checkpoint ({text.splitlines()[0][:100]})") from None
+        raise ModelError(f"{path}: not a checkpoint ({first_line(text.strip() or error)[:100]})") from None
     except Exception as error:  # damaged bytes may cause any exception
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{path}: not a checkpoint ({reason[:100]})") from None
+        raise ModelError(f"{path}: not a checkpoint ({first_line(error)[:100]})") from None
 
 
 def _harmless() -> list[Any]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from fmtool.artifacts.output import STREAM
 from fmtool.artifacts.progress import Progress
-from fmtool.errors import FmtoolError
+from fmtool.errors import FmtoolError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -142,7 +142,7 @@ def joined(*sources: str | None) -> Iterator[Ranks]:
         store, _, _ = next(rendezvous("env://", timeout=LONGEST))
     except RuntimeError as error:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise FmtoolError(f"the processes can't connect at {place}: {str(error).splitlines()[0]}") from None
+        raise FmtoolError(f"the processes can't connect at {place}: {first_line(error)}") from None
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=of, timeout=LONGEST)
     try:

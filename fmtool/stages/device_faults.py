@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from fmtool.artifacts.format import Artifact
-from fmtool.errors import ModelError, warn
+from fmtool.errors import ModelError, first_line, warn
 from fmtool.models.classifier import BatchSize, batch_size, pick_device
 from fmtool.models.model_files import specification
 from fmtool.runtime import resume_file
@@ -56,7 +56,7 @@ def device_errors(advice: str = "a smaller --batch-size") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = _reason(error)
+        reason = first_line(error)
         if out_of_memory(error):
             raise ModelError(f"out of memory ({reason}): expected {advice}, or a device with more") from error
         if device_lost(error):
@@ -97,7 +97,7 @@ def halving(stage: Stage, size: BatchSize = batch_size) -> Stage:
                 if not alone or not out_of_memory(error):
                     raise
                 if resume_file.holds_work(execution.output):
-                    raise ModelError(SAVED.format(_reason(error.__cause__))) from error
+                    raise ModelError(SAVED.format(first_line(error.__cause__))) from error
                 batch = execution.batch_size or _found(size, model, execution)
                 if batch == 1:
                     raise
@@ -158,7 +158,3 @@ def _hash(name: str, model: Artifact, inputs: Sequence[Any], options: Mapping[st
 def _found(size: BatchSize, model: Artifact, execution: Execution) -> int:
     """The batch size that a stage has just used."""
     return size(specification(model.header, str(model)).input_shape, pick_device(execution.device))
-
-
-def _reason(error: BaseException | None) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -6,7 +6,6 @@ import hashlib
 import io
 import math
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from fmtool.artifacts.history import stage
 from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
 from fmtool.datasets.arrays import as_tensor
 from fmtool.datasets.data import Data
-from fmtool.errors import ArtifactError, AttackError, warn
+from fmtool.errors import ArtifactError, AttackError, first_line, warn
 from fmtool.models.classifier import predict
 from fmtool.models.unpickling import contents
 from fmtool.stages.device_faults import halving
@@ -109,21 +108,28 @@ def _arrays(content: bytes, path: str) -> tuple[Tensor, Tensor | None]:
 
 def _read(content: bytes, path: str) -> Any:
     """Arrays, tensors, or containers of them; nothing that would run code."""
-    if content.startswith(b"\x93NUMPY"):
+    if content.startswith(b"\x93NUMPY") or _holds_arrays(content):
         return _numpy(content, path)
-    if content.startswith(b"PK") and zipfile.is_zipfile(io.BytesIO(content)):
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if any(entry.endswith(".npy") for entry in archive.namelist()):
-                return _numpy(content, path)
     return contents(content, path)
+
+
+def _holds_arrays(content: bytes) -> bool:
+    """Whether this is an .npz archive; of a zip that can't be opened, `contents` says what is wrong."""
+    if not content.startswith(b"PK"):
+        return False
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return any(entry.endswith(".npy") for entry in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
 
 
 def _numpy(content: bytes, path: str) -> Any:
     try:
         loaded = np.load(io.BytesIO(content), allow_pickle=False)
         return dict(loaded) if isinstance(loaded, Mapping) else loaded
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
-        raise ArtifactError(f"{path}: can't be read as NumPy's arrays ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # damaged bytes may cause any exception
+        raise ArtifactError(f"{path}: can't be read as NumPy's arrays ({first_line(error)})") from None
 
 
 def _matched(images: Tensor, index: Tensor | None, data: Data, path: str) -> Tensor:

@@ -114,6 +114,30 @@ def test_files_that_are_none_are_told(moved: Any, tmp_path: Path) -> None:
             fmtool.import_attack(model, data, adversarial=write(tmp_path / "a.npz", images, index))
 
 
+def test_damaged_archives_are_told_in_a_line(moved: Any, tmp_path: Path) -> None:
+    """Truncated in an entry, encrypted, of an unknown compression, and with a damaged directory of entries."""
+    model, data, images = moved
+    path = write(tmp_path / "a.npz", images)
+    whole = Path(path).read_bytes()
+    directory = whole.rindex(b"PK\x01\x02")
+    end = whole.rindex(b"PK\x05\x06")
+    start = (directory - 1000).to_bytes(4, "little")
+    flagged = whole[:6] + b"\x01" + whole[7 : directory + 8] + b"\x01" + whole[directory + 9 :]
+    method = whole[:8] + b"\x63" + whole[9 : directory + 10] + b"\x63" + whole[directory + 11 :]
+    for content, told in (
+        (
+            whole[: directory - 1000] + whole[directory : end + 16] + start + whole[end + 20 :],
+            r"NumPy's arrays \(EOFError\)",
+        ),
+        (flagged, r"NumPy's arrays \(.*encrypted"),
+        (method, r"NumPy's arrays \(.*compression"),
+        (whole[:directory] + b"PK??" + whole[directory + 4 :], "truncated or damaged"),
+    ):
+        Path(path).write_bytes(content)
+        with pytest.raises(FmtoolError, match=told):
+            fmtool.import_attack(model, data, adversarial=path)
+
+
 def test_eight_bits_are_told(moved: Any, tmp_path: Path) -> None:
     model, data, images = moved
     with pytest.warns(FmtoolWarning, match="8 bits a pixel"):

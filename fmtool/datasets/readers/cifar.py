@@ -11,7 +11,7 @@ from typing import Any
 from fmtool.datasets.labels import printable_name
 from fmtool.datasets.source import WHOLE, Source, Split
 from fmtool.datasets.splits import TEST, TRAIN
-from fmtool.errors import DataError
+from fmtool.errors import DataError, first_line
 
 SIDE, PIXELS = 32, 3 * 32 * 32
 BATCHES = 5  # of CIFAR-10's training images
@@ -128,8 +128,7 @@ def _unpickled(file: Path, name: str) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes may cause any exception
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise DataError(f"{name}: {file.name} can't be unpickled: {reason}") from None
+        raise DataError(f"{name}: {file.name} can't be unpickled: {first_line(error)}") from None
 
 
 class _ArraysOnly(pickle.Unpickler):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fmtool.datasets.source import Source
-from fmtool.errors import DataError, FmtoolError
+from fmtool.errors import DataError, FmtoolError, first_line
 
 # Module -> what it reads. The first one that recognises a path reads it; the most specific come first.
 READERS: dict[str, str] = {
@@ -43,8 +43,9 @@ def read_path(name: str) -> Source:
     except MemoryError:
         raise DataError(f"{name}: doesn't fit into memory") from None
     except Exception as error:  # damaged bytes may cause any exception
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise DataError(f"{name}: can't be read as {what}: {reason}; formats that can be read: {SHORT}") from None
+        raise DataError(
+            f"{name}: can't be read as {what}: {first_line(error)}; formats that can be read: {SHORT}"
+        ) from None
 
 
 def _reader_of(path: Path) -> tuple[str, Any]:
