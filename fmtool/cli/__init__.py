@@ -119,6 +119,7 @@ for command in (
     report,
     doctor,
 ):
-    command.register(app)
-for registered in app.registered_commands:
-    registered.cls = _Command
+    name = command.__name__.rpartition(".")[2]
+    app.command(
+        name.replace("_", "-"), cls=_Command, short_help=command.SUMMARY, epilog=options.example(command.EXAMPLE)
+    )(getattr(command, name))

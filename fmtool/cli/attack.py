@@ -18,14 +18,8 @@ from fmtool.errors import AttackError
 from fmtool.runtime import distributed, shards
 from fmtool.stages.options import EPSILON, RESTARTS
 
+SUMMARY = "Attack the images that the model classifies correctly."
 EXAMPLE = "fmtool attack model.safetensors --data digits --attack pgd --epsilon 0.3 -o pgd.safetensors"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        "attack", short_help="Attack the images that the model classifies correctly.", epilog=options.example(EXAMPLE)
-    )(attack)
 
 
 # Over 60 lines: its signature declares the command's options.

@@ -12,14 +12,8 @@ from fmtool.cli.session import working
 from fmtool.cli.terminal import show
 from fmtool.stages.options import PLACE_DRAWS
 
+SUMMARY = "Compare masks with controls at other frequencies."
 EXAMPLE = "fmtool check-masks model.safetensors fmn.safetensors essential.safetensors"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        "check-masks", short_help="Compare masks with controls at other frequencies.", epilog=options.example(EXAMPLE)
-    )(check_masks)
 
 
 def check_masks(

@@ -13,14 +13,8 @@ from fmtool.cli.terminal import show_result
 from fmtool.runtime import distributed, shards
 from fmtool.stages.options import BASIS, CLASS_LAMBDA, MAX_STEPS, MIN_STEPS, ROBUST_CLASS_LAMBDA
 
+SUMMARY = "Fit a frequency mask to each class."
 EXAMPLE = "fmtool class-masks model.safetensors pgd-train.safetensors --robust -o robust-pgd.safetensors"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("class-masks", short_help="Fit a frequency mask to each class.", epilog=options.example(EXAMPLE))(
-        class_masks
-    )
 
 
 # Over 60 lines: its signature declares the command's options.

@@ -26,14 +26,8 @@ if TYPE_CHECKING:
     from fmtool.artifacts.format import Artifact
 
 PICTURE_COUNT = 8  # `plot`'s default, which pictures of correlations ignore
+SUMMARY = "Correlate two sets of masks, with permutation nulls."
 EXAMPLE = "fmtool correlate essential.safetensors adversarial.safetensors -o correlation.safetensors"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        "correlate", short_help="Correlate two sets of masks, with permutation nulls.", epilog=options.example(EXAMPLE)
-    )(correlate)
 
 
 # Over 60 lines: its signature declares the command's options.

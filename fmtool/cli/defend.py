@@ -12,16 +12,10 @@ from fmtool.cli.session import working
 from fmtool.cli.terminal import show_result
 from fmtool.errors import ArtifactError
 
+SUMMARY = "Evaluate the two-pass defence with class masks."
 EXAMPLE = (
     "fmtool defend model.safetensors fmn.safetensors pgd.safetensors robust-fmn.safetensors robust-pgd.safetensors"
 )
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        "defend", short_help="Evaluate the two-pass defence with class masks.", epilog=options.example(EXAMPLE)
-    )(defend)
 
 
 def defend(

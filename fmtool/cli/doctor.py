@@ -8,12 +8,8 @@ from fmtool.cli import options
 from fmtool.cli.session import working
 from fmtool.cli.terminal import show
 
+SUMMARY = "Check the installation."
 EXAMPLE = "fmtool doctor"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("doctor", short_help="Check the installation.", epilog=options.example(EXAMPLE))(doctor)
 
 
 def doctor(form: options.Format = "table", quiet: options.Quiet = False, debug: options.Debug = False) -> None:

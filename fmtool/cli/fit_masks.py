@@ -25,14 +25,8 @@ from fmtool.stages.options import (
     PRECISION,
 )
 
+SUMMARY = "Fit a frequency mask to each image."
 EXAMPLE = "fmtool fit-masks model.safetensors pgd.safetensors --for adversarial --lambda 0.1 -o adversarial.safetensors"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("fit-masks", short_help="Fit a frequency mask to each image.", epilog=options.example(EXAMPLE))(
-        fit_masks
-    )
 
 
 # Over 60 lines: its signature declares the command's options.

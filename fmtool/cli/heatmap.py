@@ -14,14 +14,8 @@ from fmtool.cli.terminal import show
 from fmtool.runtime import shards
 from fmtool.tables.heatmaps import heatmap_tables
 
+SUMMARY = "Measure errors under noise of one frequency at a time."
 EXAMPLE = "fmtool heatmap model.safetensors --data digits --filters -o heatmap.safetensors"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        "heatmap", short_help="Measure errors under noise of one frequency at a time.", epilog=options.example(EXAMPLE)
-    )(heatmap)
 
 
 # Over 60 lines: its signature declares the command's options.

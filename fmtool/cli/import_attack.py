@@ -11,18 +11,10 @@ from fmtool.cli import options
 from fmtool.cli.session import DataOptions, working
 from fmtool.cli.terminal import show_result
 
+SUMMARY = "Import adversarial images of another library."
 EXAMPLE = (
     "fmtool import-attack model.safetensors --data digits --adversarial adv.npy --name autoattack -o auto.safetensors"
 )
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        "import-attack",
-        short_help="Import adversarial images of another library.",
-        epilog=options.example(EXAMPLE),
-    )(import_attack)
 
 
 def import_attack(

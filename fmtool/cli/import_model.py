@@ -16,20 +16,12 @@ from fmtool.errors import ModelError
 from fmtool.models.registry import ARCHITECTURES
 from fmtool.tables.models import layers_table
 
+SUMMARY = "Import a checkpoint, a named network or your own module."
 EXAMPLE = (
     "fmtool import-model resnet20-12fca82f.th --architecture resnet20 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 "
     "-o model.safetensors"
 )
 T = TypeVar("T", int, float)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        "import-model",
-        short_help="Import a checkpoint, a named network or your own module.",
-        epilog=options.example(EXAMPLE),
-    )(import_model)
 
 
 # Over 60 lines: its signature declares the command's options.

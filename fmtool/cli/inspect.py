@@ -24,14 +24,8 @@ from fmtool.tables.registry import joined, tables_of
 from fmtool.tables.spectra import KINDS, Source, spectrum_lines, spectrum_table
 from fmtool.tables.table import Table
 
+SUMMARY = "Show what files hold, and how they were made."
 EXAMPLE = "fmtool inspect correlation-fmn.safetensors correlation-pgd.safetensors correlation-deepfool.safetensors"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("inspect", short_help="Show what files hold, and how they were made.", epilog=options.example(EXAMPLE))(
-        inspect
-    )
 
 
 # Over 60 lines: its signature declares the command's options.

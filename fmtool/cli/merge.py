@@ -11,16 +11,8 @@ from fmtool.cli import options
 from fmtool.cli.session import working
 from fmtool.cli.terminal import show_result
 
+SUMMARY = "Join files about different images, or the shards of a job."
 EXAMPLE = "fmtool merge fmn-test.safetensors fmn-train.safetensors -o fmn.safetensors"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        "merge",
-        short_help="Join files about different images, or the shards of a job.",
-        epilog=options.example(EXAMPLE),
-    )(merge)
 
 
 def merge(

@@ -12,14 +12,10 @@ from fmtool.cli.session import working
 from fmtool.plotting.figure import check_suffix
 from fmtool.plotting.registry import FIGURES
 
+SUMMARY = "Draw masks, spectra, statistics and curves."
 EXAMPLE = "fmtool plot essential.safetensors adversarial.safetensors --count 8 -o masks.png"
 KINDS = "Files of any kind but model. Without --figure, the first figure below that accepts them is drawn."
 NAMES = "; ".join(f"{name} (of {one.takes}): {one.text}" for name, one in FIGURES.items())
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("plot", short_help="Draw masks, spectra, statistics and curves.", epilog=options.example(EXAMPLE))(plot)
 
 
 def plot(

@@ -9,16 +9,10 @@ import typer
 from fmtool.cli import options
 from fmtool.cli.session import working
 
+SUMMARY = "Put tables and figures on one HTML page."
 EXAMPLE = (
     "fmtool report fmn.safetensors essential.safetensors adversarial.safetensors correlation.safetensors -o report.html"
 )
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("report", short_help="Put tables and figures on one HTML page.", epilog=options.example(EXAMPLE))(
-        report
-    )
 
 
 def report(

@@ -19,14 +19,8 @@ from fmtool.stages.options import ARCHITECTURE
 # names of the tables in `training`, which imports torch
 RECIPES = {"paper": "A.2 for ResNet-20", "one-cycle": "a short run", "head": "A.2 for new last layers"}
 AUGMENTATIONS = {"none": "", "crop": "shifts of up to 4 pixels", "flip-crop": "and mirrored"}
+SUMMARY = "Train a classifier, or only its last layer."
 EXAMPLE = "fmtool train-model --data digits --architecture resnet8 --recipe one-cycle -o model.safetensors"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        "train-model", short_help="Train a classifier, or only its last layer.", epilog=options.example(EXAMPLE)
-    )(train_model)
 
 
 # Over 60 lines: its signature declares the command's options.

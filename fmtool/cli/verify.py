@@ -11,16 +11,8 @@ from fmtool.cli import options
 from fmtool.cli.session import working
 from fmtool.cli.terminal import show
 
+SUMMARY = "Check files for damage, and find what each was made from."
 EXAMPLE = "fmtool verify defense.safetensors model.safetensors fmn.safetensors robust.safetensors plain.safetensors"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        "verify",
-        short_help="Check files for damage, and find what each was made from.",
-        epilog=options.example(EXAMPLE),
-    )(verify)
 
 
 def verify(
