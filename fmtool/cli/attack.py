@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import fmtool
-from fmtool.attacks.registry import ATTACKS, parse_options
+from fmtool.attacks.registry import ATTACKS
 from fmtool.cli import options
 from fmtool.cli.completion import one_of
 from fmtool.cli.session import DataOptions, working
@@ -102,7 +102,7 @@ def attack(
         working(output, quiet=quiet or rank > 0, debug=debug) as bar,
         distributed.joined(model, defense) as ranks,
     ):
-        pairs = dict(_pair(text) for text in attack_option or [])
+        attack_options = options.literals(attack_option, "--attack-option")
         how = DataOptions(size, limit, rows, layout, pixel_range, classes_by_position, data_root)
         bound = None if epsilon is None else parse_epsilon(epsilon)
         result = fmtool.attack(
@@ -110,7 +110,7 @@ def attack(
             how.load(data, bar),
             attack=name,
             epsilon=bound,
-            attack_options=parse_options(pairs),
+            attack_options=attack_options,
             defense=None if defense is None else fmtool.read(defense, "class-masks"),
             restarts=restarts,
             compile_=compile_,
@@ -131,13 +131,6 @@ def attack(
         )
     if ranks.leads:
         show_result(result, output, form)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise AttackError(f"--attack-option {text}: expected KEY=VALUE")
-    return key, value
 
 
 def parse_epsilon(text: str) -> float:

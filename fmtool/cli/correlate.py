@@ -16,7 +16,7 @@ from fmtool.cli.completion import one_of, some_of
 from fmtool.cli.session import working
 from fmtool.cli.terminal import show
 from fmtool.correlation.registry import ALL, DIMENSIONS, STATISTICS, Preset
-from fmtool.errors import ArtifactError, FmtoolError, StatisticError
+from fmtool.errors import ArtifactError, FmtoolError
 from fmtool.stages.options import DIMENSION, PERMUTATIONS, STATISTICS_BY_DEFAULT, SUBSET_DRAWS
 from fmtool.tables.correlations import correlation_tables
 
@@ -133,7 +133,7 @@ def correlate(
     after the main one; in JSON all tables form one list.
     """
     with working(output, quiet=quiet, debug=debug) as bar:
-        thresholds = read_thresholds(trim)
+        thresholds = options.numbers(trim, "--trim", float, ", like 0,1e-5,1e-3") or []
         check_plot(plot, class_subsets + (subsample is not None) + (len(thresholds) > 1) > 1)
         (x, labels_x), (y, labels_y) = read_side(a), read_side(b)
         correlation = fmtool.correlate(
@@ -148,7 +148,7 @@ def correlate(
             pool=pool,
             trim=thresholds,
             class_subsets=class_subsets,
-            subsample=read_sizes(subsample),
+            subsample=options.numbers(subsample, "--subsample", int, ", like 100,200,400") or [],
             draws=draws,
             seed=seed,
             execution=fmtool.Execution(device=device, output=output, restart=restart, progress=bar),
@@ -182,24 +182,6 @@ def shared_labels(labels_x: Tensor | None, labels_y: Tensor | None) -> Tensor | 
     if labels_x is not None and labels_y is not None and labels_x.tolist() != labels_y.tolist():
         raise ArtifactError("the two files label their rows differently")
     return labels_x if labels_y is None else labels_y
-
-
-def read_sizes(text: str | None) -> list[int]:
-    """`--subsample` as numbers."""
-    try:
-        return [] if text is None else [int(part) for part in text.split(",")]
-    except ValueError:
-        raise StatisticError(
-            f"--subsample {text}: expected numbers with commas between them, like 100,200,400"
-        ) from None
-
-
-def read_thresholds(text: str | None) -> list[float]:
-    """`--trim` as numbers."""
-    try:
-        return [] if text is None else [float(part) for part in text.split(",")]
-    except ValueError:
-        raise StatisticError(f"--trim {text}: expected numbers with commas between them, like 0,1e-5,1e-3") from None
 
 
 def read_side(source: str) -> tuple[Artifact | Tensor, Tensor | None]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
@@ -12,7 +11,6 @@ from fmtool.artifacts.output import STDOUT
 from fmtool.cli import options
 from fmtool.cli.session import working
 from fmtool.cli.terminal import save, show
-from fmtool.errors import ModelError
 from fmtool.models.registry import ARCHITECTURES
 from fmtool.tables.models import layers_table
 
@@ -21,7 +19,6 @@ EXAMPLE = (
     "fmtool import-model resnet20-12fca82f.th --architecture resnet20 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 "
     "-o model.safetensors"
 )
-T = TypeVar("T", int, float)
 
 
 # Over 60 lines: its signature declares the command's options.
@@ -108,10 +105,10 @@ def import_model(
             architecture=architecture,
             weights=weights,
             pretrained=pretrained,
-            mean=numbers(mean, "--mean", float),
-            std=numbers(std, "--std", float),
-            input_shape=numbers(input_shape, "--input-shape", int),
-            keep_classes=numbers(keep_classes, "--keep-classes", int),
+            mean=options.numbers(mean, "--mean", float),
+            std=options.numbers(std, "--std", float),
+            input_shape=options.numbers(input_shape, "--input-shape", int),
+            keep_classes=options.numbers(keep_classes, "--keep-classes", int),
             class_names=class_names.split(",") if class_names else None,
             factory_options=options.literals(factory_option, "--factory-option"),
             seed=seed,
@@ -119,11 +116,3 @@ def import_model(
     save(model, output, form)
     if form == "table":
         show(layers_table(model.header, "", every=False), form, to_stderr=output in STDOUT)
-
-
-def numbers(text: str | None, option: str, kind: Callable[[str], T]) -> list[T] | None:
-    """A comma-separated option as numbers."""
-    try:
-        return None if text is None else [kind(part) for part in text.split(",")]
-    except ValueError:
-        raise ModelError(f"{option} {text}: expected numbers with commas between them") from None

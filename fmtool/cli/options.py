@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -10,10 +11,12 @@ from fmtool.attacks.registry import parse_options
 from fmtool.cli.completion import one_of
 from fmtool.datasets.readers.registry import SHORT as READABLE
 from fmtool.datasets.registry import DATA_ROOT, DATASETS
-from fmtool.errors import ModelError
+from fmtool.errors import FmtoolError, ModelError
 from fmtool.masks.registry import BASES
 from fmtool.models.registry import ARCHITECTURES
 from fmtool.tables.table import Format as TableFormat
+
+T = TypeVar("T", int, float)
 
 DATA_HELP = (
     f"Images: the path of {READABLE}; or a data set's name, such as digits, cifar10 or imagenette (an unknown name lists all "
@@ -200,6 +203,14 @@ def literals(texts: list[str] | None, option: str) -> dict[str, Any]:
     if wrong is not None:
         raise ModelError(f"{option} {wrong}: expected KEY=VALUE")
     return parse_options({key: value for key, _, value in pairs})
+
+
+def numbers(text: str | None, option: str, kind: Callable[[str], T], like: str = "") -> list[T] | None:
+    """A comma-separated option as numbers. like: the end of the message, an example."""
+    try:
+        return None if text is None else [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise FmtoolError(f"{option} {text}: expected numbers with commas between them{like}") from None
 
 
 def example(line: str) -> str:
