@@ -17,7 +17,7 @@ from fmtool.artifacts.history import stage, with_option
 from fmtool.artifacts.progress import Progress
 from fmtool.attacks.registry import OK, WRONG_BEFORE
 from fmtool.datasets.data import Data
-from fmtool.datasets.rows import row_seed, spread, to_float
+from fmtool.datasets.rows import RowView, row_seed, spread, to_float
 from fmtool.errors import MaskError, unknown, warn
 from fmtool.masks import fitting
 from fmtool.masks.basis import Basis, basis_for
@@ -119,7 +119,7 @@ def fit_masks(
         header |= {} if shard is None else {"shard": shard.field(count)}
         compiled = fitting.fit_each(
             place.classifier,
-            place.of(_Pixels(_pixels(inputs), rows)),
+            place.of(_images(inputs, rows)),
             known["targets"],
             options,
             _store_in(journal, _columns(header)),
@@ -135,7 +135,7 @@ def fit_masks(
     if ranks.leads:
         _warn_of(columns)
         if 2 * int(columns["preserved"].sum()) < len(columns["preserved"]):
-            _warn_of_lambda(columns["preserved"], options, _height(ready, _Pixels(_pixels(inputs), rows)), place)
+            _warn_of_lambda(columns["preserved"], options, _height(ready, _images(inputs, rows)), place)
     return masks
 
 
@@ -218,11 +218,13 @@ def _eligible(inputs: _Inputs, journal: Journal, progress: Progress | None) -> t
     return rows, {name: values[rows] for name, values in known.items()}
 
 
-def _pixels(inputs: _Inputs) -> Rows:
-    """The images that masks are fitted to, of all rows."""
+def _images(inputs: _Inputs, rows: Tensor) -> Rows:
+    """The images that masks are fitted to, as float32; read and converted on demand."""
     if isinstance(inputs.source, Data):
-        return inputs.source.images
-    return inputs.source.rows("images" if inputs.for_ == "essential" else "adversarial")
+        images = inputs.source.images
+    else:
+        images = inputs.source.rows("images" if inputs.for_ == "essential" else "adversarial")
+    return RowView(images, rows, to_float, images.shape[1], torch.float32)
 
 
 def _described(options: FitOptions, inputs: _Inputs) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -273,21 +275,6 @@ def _starts(
         return None
     keys, indices = rows["key"].tolist(), rows["index"].tolist()
     return lambda row: fitting.perturbed(basis, channels, perturb, row_seed(seed, keys[row], indices[row]))
-
-
-class _Pixels:
-    """Some rows of images (n, c, h, w), uint8 or float in [0, 1], as float32; read and converted on demand."""
-
-    dtype = torch.float32
-
-    def __init__(self, images: Rows, rows: Tensor) -> None:
-        self.images, self.rows, self.shape = images, rows, (len(rows), *images.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, row: Any) -> Tensor:
-        return to_float(self.images[self.rows[row]])
 
 
 def _store_in(journal: Journal, columns: dict[str, torch.dtype]) -> Callable[[int, Fit], None]:
@@ -355,7 +342,7 @@ def _check_options(for_: str, objective: str, lambda_: float | None, adapt_lambd
         warn(f"--perturb {perturb:g} is too small: 1 - {perturb:g} is 1 in float32, and masks start at ones")
 
 
-def _height(ready: ReadyModel, images: _Pixels) -> float:
+def _height(ready: ReadyModel, images: Rows) -> float:
     """How far the largest logit lies above the mean of all, the median over some of the images as they are."""
     some = range(0, min(len(images), HEIGHT_IMAGES), ready.batch)
     parts = [images[torch.arange(start, min(start + ready.batch, len(images)))] for start in some]
