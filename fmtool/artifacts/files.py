@@ -7,7 +7,6 @@ import struct
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fmtool.artifacts.format import (
     LARGEST_HEADER,
@@ -22,9 +21,6 @@ from fmtool.artifacts.format import (
 )
 from fmtool.artifacts.output import STREAM, write_bytes
 from fmtool.errors import ArtifactError
-
-if TYPE_CHECKING:
-    Buffer = bytes | bytearray | memoryview
 
 
 def write(artifact: Artifact, target: str) -> str:

@@ -305,12 +305,12 @@ def draws_for_each_image(attack: Any) -> bool:
     """Whether an attack of `build` is known to draw only a start for each image, so that images can be divided.
 
     Foolbox's projection for SparseL1DescentAttack treats an image otherwise where a mate leaves the ball, and an attack that
-    another one begins draws whatever that draws.
+    another one begins draws whatever that draws. FMN and DeepFool draw nothing; gradient attacks receive their starts.
     """
-    mixes = isinstance(attack, load_foolbox().attacks.SparseL1DescentAttack)
-    if mixes or getattr(attack, "init_attack", None) is not None:
+    attacks = load_foolbox().attacks
+    if isinstance(attack, attacks.SparseL1DescentAttack) or getattr(attack, "init_attack", None) is not None:
         return False
-    return hasattr(attack, "starts") or any(isinstance(attack, base) for base in _without_draws())
+    return hasattr(attack, "starts") or isinstance(attack, attacks.LInfFMNAttack | attacks.deepfool.DeepFoolAttack)
 
 
 def same_in_any_slot(
@@ -355,12 +355,6 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     own = labels[:, None]
     others = logits.detach().scatter(1, own, -torch.inf).argmax(dim=1, keepdim=True)
     return (logits.gather(1, others) - logits.gather(1, own)).squeeze(1)
-
-
-def _without_draws() -> tuple[Any, ...]:
-    """Foolbox's classes that draw no random numbers themselves; gradient attacks receive their starts."""
-    attacks = load_foolbox().attacks
-    return (attacks.LInfFMNAttack, attacks.deepfool.DeepFoolAttack)
 
 
 def _attack_batch(classifier: nn.Module, attack: Any, images: Tensor, labels: Tensor, epsilon: float | None) -> Tensor:

@@ -99,9 +99,7 @@ class Evaluation:
     progress: Progress | None
     journal: Journal
 
-    def each(
-        self, name: str, changes: int, images: Rows, labels: Tensor, change: Any
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def each(self, name: str, changes: int, labels: Tensor, change: Any) -> Iterator[tuple[Tensor, Tensor]]:
         """For each image in turn, the losses (changes) and predictions (changes) of all its changed versions.
 
         change(rows, numbers) gives images (m, c, h, w): rows (m) and numbers (m) say which version of which image. A batch is
@@ -161,15 +159,15 @@ def sensitivity(
     def signs_of(row: int) -> Tensor:
         return signs(row_seeds[row], len(frequencies), int(c))
 
-    clean_predictions = [predicted for _, predicted in evaluation.each("clean images", 1, images, labels, clean)]
+    clean_predictions = [predicted for _, predicted in evaluation.each("clean images", 1, labels, clean)]
     wrong = torch.zeros(n, *inverse.shape, dtype=torch.bool)
     loss = torch.zeros(n, *inverse.shape)
-    results = evaluation.each("noise of each frequency", len(frequencies), images, labels, noisy)
+    results = evaluation.each("noise of each frequency", len(frequencies), labels, noisy)
     for row, (losses, predictions) in enumerate(results):
         wrong[row], loss[row] = (predictions != labels[row])[inverse], losses[inverse]
     masks, radii = filter_masks(basis)
     right = torch.zeros(n, len(FILTERS), len(radii) if filters else 0, dtype=torch.bool)
     if filters:
-        for row, (_, predictions) in enumerate(evaluation.each("filters", len(masks), images, labels, filtered)):
+        for row, (_, predictions) in enumerate(evaluation.each("filters", len(masks), labels, filtered)):
             right[row] = (predictions == labels[row]).reshape(len(FILTERS), len(radii))
     return Sensitivity(wrong, loss, (torch.cat([*clean_predictions, labels[:0]]) != labels), right)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fmtool.errors import ArtifactError
-from fmtool.masks.registry import FILTERS
+from fmtool.masks.basis import basis_for
+from fmtool.masks.registry import FILTERS, FOURIER
 from fmtool.tables.headers import Arrays, Header
 from fmtool.tables.table import ENDS, Cell, Table, interval
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from fmtool.masks.radial import Estimate
 
 WORST = 5  # frequencies that are named
@@ -28,7 +27,7 @@ def heatmap_table(header: Header, arrays: Arrays) -> Table:
     import numpy as np
 
     check_maps(header, arrays)
-    counts = _counts(header)
+    basis = basis_for(FOURIER, *header["image_size"])
     clean = np.asarray(arrays["clean_wrong"][:])
     error, loss = (np.asarray(arrays[name][:]).astype(float) for name in ("error_rate", "mean_loss"))
     columns = {
@@ -41,7 +40,7 @@ def heatmap_table(header: Header, arrays: Arrays) -> Table:
         "mean loss": ".3f",
     }
     with np.errstate(all="ignore"):  # losses that are not finite
-        mean, mean_loss = (float((values * counts).sum() / counts.sum()) for values in (error, loss))
+        mean, mean_loss = (float((values * basis.counts).sum() / basis.entries) for values in (error, loss))
     row = [
         len(clean),
         header["norm"],
@@ -66,10 +65,10 @@ def worst_table(header: Header, arrays: Arrays) -> Table:
 
     check_maps(header, arrays)
     h, w = header["image_size"]
-    n = len(arrays["clean_wrong"])
+    n, counts = len(arrays["clean_wrong"]), basis_for(FOURIER, h, w).counts
     error, loss = (np.asarray(arrays[name][:]).astype(float) for name in ("error_rate", "mean_loss"))
     down, across = np.fft.fftfreq(h), np.fft.rfftfreq(w)
-    places = [(y, x) for y in range(h) for x in range(w // 2 + 1) if not (_mirrors_itself(x, w) and 2 * y > h)]
+    places = [(y, x) for y in range(h) for x in range(w // 2 + 1) if not (counts[x] == 1 and 2 * y > h)]
     places.sort(key=lambda place: (-error[place], -loss[place], place))
     columns = {"down": ".4f", "across": ".4f", "radius": ".4f", "error %": ".2f", "95 %": ".", "mean loss": ".3f"}
     rows: list[list[Any]] = []
@@ -149,8 +148,6 @@ def band_means(header: Header, arrays: Arrays) -> Bands:
     import numpy as np
 
     from fmtool.masks import radial
-    from fmtool.masks.basis import basis_for
-    from fmtool.masks.registry import FOURIER
 
     check_maps(header, arrays)
     h, w = header["image_size"]
@@ -170,20 +167,6 @@ def band_means(header: Header, arrays: Arrays) -> Bands:
         return radial.estimate(np.concatenate(blocks))
 
     return Bands((np.arange(len(sums)) / min(h, w)).tolist(), sums.astype(int).tolist(), of("wrong"), of("loss"))
-
-
-def _counts(header: Header) -> np.ndarray[Any, Any]:
-    import numpy as np
-
-    from fmtool.masks.basis import basis_for
-    from fmtool.masks.registry import FOURIER
-
-    basis = basis_for(FOURIER, *header["image_size"])
-    return np.broadcast_to(basis.counts, basis.shape)
-
-
-def _mirrors_itself(column: int, w: int) -> bool:
-    return column == 0 or 2 * column == w
 
 
 def _columns(found: Estimate) -> list[tuple[float, float, float]]:

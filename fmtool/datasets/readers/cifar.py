@@ -34,7 +34,7 @@ def read(path: Path, name: str) -> Source:
     files = _batches_in(path)
     train = [file for file in files if file.stem != "test_batch" and file.stem != TEST]
     test = [file for file in files if file not in train]
-    if files[0].stem.endswith(tuple("12345")) or "batch" in files[0].stem:
+    if "batch" in files[0].stem:
         there = {file.stem for file in train}
         missing = [f"data_batch_{k}" for k in range(1, BATCHES + 1) if f"data_batch_{k}" not in there]
         if train and missing:

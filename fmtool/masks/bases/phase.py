@@ -16,8 +16,6 @@ class Phase(Fourier):
     Coefficients are complex only for storage: the real part is |F x|, the imaginary part arg F x in [-pi, pi].
     """
 
-    axes = "frequency in cycles per pixel"
-
     def analyse(self, images: Tensor) -> Tensor:
         import torch
 
