@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fmtool.artifacts.format import Artifact
-from fmtool.artifacts.history import stage
+from fmtool.artifacts.history import stage, with_option
 from fmtool.artifacts.progress import Progress
 from fmtool.attacks.foolbox import SLOTS_TRIED, same_in_any_slot
 from fmtool.attacks.registry import OK, WRONG_BEFORE
@@ -73,8 +73,8 @@ def class_masks(
         "--compile": compile_,
         **ready.recorded(),
     }
-    inputs = inputs_of(model, source)
-    work = {"header": header, "history": stage("class-masks", recorded, None, inputs)}
+    history = stage("class-masks", recorded, None, inputs_of(model, source))
+    work = {"header": header, "history": history}
     shard, ranks = execution.shard, execution.ranks
     asked = {"shard": shard and [shard.number, shard.of], **code_of(ready.classifier, ready.spec)}
     with resuming(execution, {**work, **asked}) as journal:
@@ -106,7 +106,7 @@ def class_masks(
         ranks.check_form(fitted.compiled)
         header["images"] = [len(part.images) for part in reversed(parts)]
         header |= {} if shard is None else {"shard": shard.field(len(held))}
-        history = stage("class-masks", {**recorded, "--compile": fitted.compiled}, None, inputs)
+        history = with_option(history, "--compile", fitted.compiled)
         if not ranks.leads:
             ranks.hand_over(_records(fitted, ranks.rows(classes)))
             return Artifact("class-masks", header, {}, history)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fmtool.artifacts import files
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import stage, with_option
 from fmtool.artifacts.rows import image_names
@@ -79,10 +78,7 @@ def heatmap(
             counts = result.filtered_right.sum(dim=0).tolist()
             header["filters"]["right"] = dict(zip(FILTERS, counts, strict=True))
         rows = {"wrong": result.wrong, "loss": result.loss, "clean_wrong": result.clean_wrong}
-        artifact = Artifact("heatmap", header, {**rows, **means(rows), **rows_of(data)}, history)
-        if execution.output is not None:
-            files.write(artifact, execution.output)
-    return artifact
+        return execution.write(Artifact("heatmap", header, {**rows, **means(rows), **rows_of(data)}, history))
 
 
 def means(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
