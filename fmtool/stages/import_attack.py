@@ -18,7 +18,7 @@ from fmtool.artifacts import files
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import stage
 from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
-from fmtool.datasets.arrays import as_tensor
+from fmtool.datasets.arrays import RANGE_SLACK, as_tensor
 from fmtool.datasets.data import Data
 from fmtool.errors import ArtifactError, AttackError, first_line, warn
 from fmtool.models.classifier import predict
@@ -29,7 +29,6 @@ from fmtool.stages.options import DEFAULT_EXECUTION, Execution
 from fmtool.stages.prepare import ready_model
 
 NAMES = ("adversarial", "adversarials", "adv", "adv_complete", "adv_inputs", "adv_images", "x_adv", "images", "x")
-RANGE_SLACK = 1e-6  # undoing a normalisation leaves [0, 1] by some 3e-8; what is within is clamped
 COMPARED = 64  # images whose nearest clean image is looked for
 
 
