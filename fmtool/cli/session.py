@@ -1,4 +1,4 @@
-"""What every command does around its work: progress, warnings, saving, printing."""
+"""What commands do around their work: check the target, show progress and warnings, read --data or an attack file."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Classifiers: a table of architectures, checkpoints in and out, and the classifier that every stage runs.
+"""The tables of our own architectures and of precisions, and what the names of architectures and layers mean.
 
-Importing this package needs neither torch nor torchvision; both are loaded when a model is built.
+Importing it needs neither torch nor torchvision; both are loaded when a model is built.
 """
 
 from __future__ import annotations

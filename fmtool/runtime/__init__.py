@@ -1,1 +1,1 @@
-"""The ground for long computations: journals, signals, threads, processes, progress, and the cache."""
+"""The ground for long computations: journals, signals, threads, processes, and the cache."""
