@@ -13,7 +13,6 @@ keep whole batches busy: they continue in a narrower batch, but only if those st
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
 from dataclasses import dataclass, fields, replace
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from fmtool.artifacts.format import Rows
 from fmtool.artifacts.progress import Progress
-from fmtool.errors import FmtoolWarning, MaskError
+from fmtool.errors import MaskError, warn
 from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.fit_queue import Fit, Job
 from fmtool.masks.objectives import Objective, objective
@@ -195,12 +194,7 @@ def _levels(
     levels = [level(options.batch)]
     expected = trial(levels[0])
     if not same(trial(levels[0], turned=True), expected):
-        warnings.warn(
-            FmtoolWarning(
-                "here an image's steps depend on its position in the batch: resumed and sharded runs may differ bitwise"
-            ),
-            stacklevel=2,
-        )
+        warn("here an image's steps depend on its position in the batch: resumed and sharded runs may differ bitwise")
     smallest = SMALLEST_COMPILED if levels[0].options.compile_ else SMALLEST
     while device.type == "cpu" and (size := levels[-1].options.batch // 2) >= smallest:
         half = level(size)

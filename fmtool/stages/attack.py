@@ -30,6 +30,7 @@ from fmtool.stages.options import DEFAULT_EXECUTION, EPSILON, RESTARTS, Executio
 from fmtool.stages.prepare import ReadyModel, code_of, ready_model
 
 
+# Over 60 lines, a third of them signature and docstring.
 @halving
 def attack(
     model: Artifact,
