@@ -15,7 +15,7 @@ def related(rows: int, d1: int, d2: int, seed: int = 0) -> tuple[Tensor, Tensor]
     """Two sets that share a direction, with columns of different means and spreads."""
     x, y = normal(rows, d1, seed), normal(rows, d2, seed + 1)
     y[:, 0] += 2 * x[:, 1]
-    return x * torch.linspace(1, 3, d1) + 0.5, y - 0.3
+    return x * torch.linspace(1, 3, d1) + 0.5, y * torch.linspace(2, 1, d2) - 0.3
 
 
 def order(rows: int, seed: int = 0) -> Tensor:

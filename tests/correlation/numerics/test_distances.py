@@ -7,32 +7,16 @@ from collections.abc import Callable
 
 import numba
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
-from torch import Tensor
+from direct_distances import direct, squared_distances
+from paired_rows import normal
 
 from fmtool.correlation.numerics import distances as module
 from fmtool.correlation.numerics import neighbours
 from fmtool.correlation.numerics.distances import TILE, Keep, distances
 from fmtool.correlation.numerics.neighbours import SMALL, side, two_nearest_joint
 from fmtool.errors import FmtoolWarning
-
-
-def direct(data: Tensor) -> npt.NDArray[np.float32]:
-    """All squared distances from float64 differences, rounded once; infinite on the diagonal."""
-    squared = ((data[:, None] - data[None]) ** 2).sum(dim=2).float()
-    return squared.fill_diagonal_(torch.inf).numpy()
-
-
-def squared_distances(data: Tensor, keep: Keep = Keep.MATRIX) -> npt.NDArray[np.float32]:
-    """All of them as a matrix, block by block."""
-    found = distances(data, keep)
-    return np.concatenate([found.block(begin, min(begin + 32, len(data))) for begin in range(0, len(data), 32)])
-
-
-def normal(rows: int, columns: int, seed: int = 0) -> Tensor:
-    return torch.randn(rows, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(3, 1), (TILE, 7), (50, 300), (TILE * 3 + 1, 513)])

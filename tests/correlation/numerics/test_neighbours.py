@@ -6,34 +6,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from direct_distances import direct, squared_distances
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from paired_rows import normal
 
 from fmtool.correlation.numerics import neighbours
-from fmtool.correlation.numerics.distances import Keep, distances
+from fmtool.correlation.numerics.distances import Keep
 from fmtool.correlation.numerics.neighbours import side, two_nearest_joint
 from fmtool.errors import FmtoolWarning
 
 
-def direct(data: Tensor) -> npt.NDArray[np.float32]:
-    """All squared distances from float64 differences, rounded once; infinite on the diagonal."""
-    squared = ((data[:, None] - data[None]) ** 2).sum(dim=2).float()
-    return squared.fill_diagonal_(torch.inf).numpy()
-
-
-def squared_distances(data: Tensor, keep: Keep = Keep.MATRIX) -> npt.NDArray[np.float32]:
-    """All of them as a matrix, block by block."""
-    found = distances(data, keep)
-    return np.concatenate([found.block(begin, min(begin + 32, len(data))) for begin in range(0, len(data), 32)])
-
-
 def smallest(squared: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.sort(squared, axis=1)[:, :2]
-
-
-def normal(rows: int, columns: int, seed: int = 0) -> Tensor:
-    return torch.randn(rows, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def test_two_nearest_leave_out_the_point_itself_and_keep_duplicates() -> None:

@@ -7,22 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paired_rows import normal, related
 from sklearn.cross_decomposition import CCA
 from torch import Tensor
 
 from fmtool.correlation.statistics.base import Options, Prepared
 from fmtool.correlation.statistics.cca import all_directions, prepare
 from fmtool.errors import StatisticError
-
-
-def normal(rows: int, columns: int, seed: int = 0) -> Tensor:
-    return torch.randn(rows, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def related(rows: int, d1: int, d2: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    x, y = normal(rows, d1, seed), normal(rows, d2, seed + 1)
-    y[:, 0] += 2 * x[:, 1]
-    return x * torch.linspace(1, 3, d1) + 0.5, y * torch.linspace(2, 1, d2) - 0.3
 
 
 def cca(x: Tensor, y: Tensor) -> Prepared:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from paired_rows import normal
 from torch import Tensor
 
 from fmtool.correlation.engine import correlate
@@ -23,10 +24,6 @@ with warnings.catch_warnings():
 
 ROWS = 5000  # of the known answers: three TwoNN estimates that scatter by 1.5 % each
 Array = npt.NDArray[np.float64]
-
-
-def normal(rows: int, columns: int, seed: int = 0) -> Tensor:
-    return torch.randn(rows, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def raw(x: Tensor, y: Tensor) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from paired_rows import normal
 from torch import Tensor
 
 from fmtool.correlation.engine import correlate
@@ -23,10 +24,6 @@ with warnings.catch_warnings():
 
 OTHERS = [name for name in DIMENSIONS if name != "twonn"]
 FAST = [name for name in OTHERS if name != "ess"]
-
-
-def normal(rows: int, columns: int, seed: int = 0) -> Tensor:
-    return torch.randn(rows, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def sparse(rows: int, columns: int, seed: int = 0) -> Tensor:

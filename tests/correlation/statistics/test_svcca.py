@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paired_rows import normal
 from sklearn.cross_decomposition import CCA
 from torch import Tensor
 
@@ -14,10 +15,6 @@ from fmtool.correlation.statistics import canonical
 from fmtool.correlation.statistics.base import Options, Prepared
 from fmtool.correlation.statistics.svcca import centring, main_basis, main_directions, prepare
 from fmtool.errors import StatisticError
-
-
-def normal(rows: int, columns: int, seed: int = 0) -> Tensor:
-    return torch.randn(rows, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def related(rows: int, d1: int, d2: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from fmtool.masks.fitting import FittedMasks, fit_masks, perturbed
 from fmtool.masks.optimisation import FitOptions
 from fmtool.masks.registry import WAVELETS
 
-EVEN, ODD = [(8, 8), (12, 6), (2, 32)], [(7, 9), (8, 5), (1, 4)]
+EVEN, ODD = [(8, 8), (12, 6), (2, 32)], [(7, 9), (8, 5), (1, 4), (9, 8), (1, 5), (4, 2)]
 CASES = [
     (name, *size)
     for name in ("fourier", "dct", "pixels", "phase", "haar", "db2", "sym4", "coif1")
