@@ -26,8 +26,7 @@ from fmtool.artifacts.scratch import Overlay, changeable
 from fmtool.attacks.random_starts import seeded, starts
 from fmtool.attacks.registry import ATTACKS, FAILED, NORMS, OK, WRONG_BEFORE
 from fmtool.errors import AttackError, unknown, warn
-from fmtool.models import compiling
-from fmtool.models.classifier import filled, padded, predict
+from fmtool.models.classifier import filled, predict
 from fmtool.models.compiled_classifier import Loss, labelled
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal, as_tensor, from_tensor
@@ -40,7 +39,6 @@ FAULTS = {
     "L2AdamBasicIterativeAttack": "Foolbox takes plain gradient steps here, and ignores the adam_ options",
     "L2FMNAttack": "Foolbox doesn't project its steps here, so the perturbations are not the smallest that it finds",
 }
-SLOTS_TRIED = 4  # images whose gradients are compared between positions in a batch
 
 
 @dataclass(frozen=True)
@@ -311,35 +309,6 @@ def draws_for_each_image(attack: Any) -> bool:
     if isinstance(attack, attacks.SparseL1DescentAttack) or getattr(attack, "init_attack", None) is not None:
         return False
     return hasattr(attack, "starts") or isinstance(attack, attacks.LInfFMNAttack | attacks.deepfool.DeepFoolAttack)
-
-
-def same_in_any_slot(
-    classifier: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    batch: int,
-    device: torch.device,
-    loss: Loss | None = None,
-) -> bool:
-    """Whether the first images' input gradients are bitwise the same in other positions of a batch and beside other images.
-
-    loss: whose gradients; cross-entropy unless given.
-    """
-    known = min(len(images), batch, SLOTS_TRIED)
-    if not known:
-        return True
-    there = torch.arange(batch - 1, -1, -1) % known  # the first images in reverse order from the last slot, repeated
-
-    def both() -> bool:
-        passes, results = compiling.input_gradient(classifier, device=device, loss=loss), []
-        for some in (padded(torch.arange(known), batch), there):
-            targets = labels[some].to(device)
-            with labelled(targets):
-                results.append(passes(images[some].to(device), targets))
-        return all(torch.equal(a[:known], b.flip(0)[:known]) for a, b in zip(*results, strict=True))
-
-    with threads.pool(device) as pool:
-        return pool.submit(both).result()
 
 
 def followed_loss(attack: Any) -> Loss | None:

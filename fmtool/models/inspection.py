@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fmtool.errors import ModelError, warn
-from fmtool.models.classifier import Classifier, logits_in
+from fmtool.models import compiling
+from fmtool.models.classifier import Classifier, logits_in, padded
+from fmtool.models.compiled_classifier import Loss, labelled
 from fmtool.models.equivalence import passes
+from fmtool.runtime import threads
 
 IMAGES = 6
 SAME_LOGITS = 1e-3  # of the largest: float32 rounds less, and another batch or draw changes more
 SUM_TO_ONE = 1e-4
+SLOTS_TRIED = 4  # images whose gradients are compared between positions in a batch
 
 
 def check_outputs(output: Any, classes: int | None = None) -> Tensor:
@@ -71,6 +75,35 @@ def depends_on_mates(classifier: Classifier, shape: Sequence[int], device: torch
     return any(
         one.error is None and _apart(one.logits[:1], expected.logits[:1]) for one in others if expected.error is None
     )
+
+
+def same_in_any_slot(
+    classifier: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    batch: int,
+    device: torch.device,
+    loss: Loss | None = None,
+) -> bool:
+    """Whether the first images' input gradients are bitwise the same in other positions of a batch and beside other images.
+
+    loss: whose gradients; cross-entropy unless given.
+    """
+    known = min(len(images), batch, SLOTS_TRIED)
+    if not known:
+        return True
+    there = torch.arange(batch - 1, -1, -1) % known  # the first images in reverse order from the last slot, repeated
+
+    def both() -> bool:
+        passes, results = compiling.input_gradient(classifier, device=device, loss=loss), []
+        for some in (padded(torch.arange(known), batch), there):
+            targets = labels[some].to(device)
+            with labelled(targets):
+                results.append(passes(images[some].to(device), targets))
+        return all(torch.equal(a[:known], b.flip(0)[:known]) for a, b in zip(*results, strict=True))
+
+    with threads.pool(device) as pool:
+        return pool.submit(both).result()
 
 
 def _apart(one: Tensor, other: Tensor) -> bool:

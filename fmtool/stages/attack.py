@@ -14,20 +14,21 @@ from fmtool.artifacts.history import stage, with_option
 from fmtool.artifacts.rows import image_names
 from fmtool.artifacts.scratch import fresh_rows
 from fmtool.attacks import adaptive, foolbox, registry
-from fmtool.attacks.foolbox import SLOTS_TRIED, Attacked
+from fmtool.attacks.foolbox import Attacked
 from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
 from fmtool.datasets.data import Data, some_of
 from fmtool.datasets.rows import as_float, row_seed
 from fmtool.errors import AttackError, warn
 from fmtool.masks.two_pass import TwoPass
 from fmtool.models.compiled_classifier import Loss
+from fmtool.models.inspection import SLOTS_TRIED
 from fmtool.runtime.journal import pack, unpack
 from fmtool.runtime.shards import Shard
 from fmtool.stages.defend import check_class_masks, two_pass
 from fmtool.stages.device_faults import halving, resuming
 from fmtool.stages.inputs import data_header, fitted_data, inputs_of, rows_of
 from fmtool.stages.options import DEFAULT_EXECUTION, EPSILON, RESTARTS, Execution
-from fmtool.stages.prepare import ReadyModel, code_of, ready_model
+from fmtool.stages.prepare import ReadyModel, code_of, ready_model, warn_of_slots
 
 
 # Over 60 lines, a third of them signature and docstring.
@@ -88,7 +89,8 @@ def attack(
         if defense is not None:
             target = two_pass(defense, ready, target)
         if shared:
-            _try_slots(target, whole, ready, loss)
+            first = some_of(whole, range(min(len(whole), SLOTS_TRIED)))
+            warn_of_slots(target, first.pixels(), first.labels, ready, loss)
         common: dict[str, Any] = {"epsilon": epsilon, "progress": execution.progress, "journal": journal}
         attacked, counts = _shared_out(
             data, execution, lambda some: _attacked(target, ready, some, foolbox_attack, starts, seed, common)
@@ -151,15 +153,6 @@ def _compiles(ready: ReadyModel, data: Data, name: str, attack: Any, asked: bool
     if asked:
         raise AttackError(f"--compile: {name} doesn't follow the gradient of one loss, and runs only uncompiled")
     return None, False
-
-
-def _try_slots(classifier: nn.Module, data: Data, ready: ReadyModel, loss: Loss | None) -> None:
-    """Warn if an image's result may depend on the other images in its batch, and so on the shard."""
-    first = some_of(data, range(min(len(data), SLOTS_TRIED)))
-    if not foolbox.same_in_any_slot(classifier, first.pixels(), first.labels, ready.batch, ready.device, loss):
-        warn(
-            "here an image's gradient depends on its position in the batch: shards may differ bitwise from a single run"
-        )
 
 
 def _attacked(

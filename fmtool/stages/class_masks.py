@@ -11,7 +11,6 @@ from torch import Tensor
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import stage, with_option
 from fmtool.artifacts.progress import Progress
-from fmtool.attacks.foolbox import SLOTS_TRIED, same_in_any_slot
 from fmtool.attacks.registry import OK, WRONG_BEFORE
 from fmtool.datasets.data import Data
 from fmtool.datasets.rows import as_float, spread, take
@@ -20,6 +19,7 @@ from fmtool.masks import class_fitting
 from fmtool.masks.basis import basis_for
 from fmtool.masks.optimisation import FitOptions
 from fmtool.models.classifier import predict
+from fmtool.models.inspection import SLOTS_TRIED
 from fmtool.runtime.journal import Journal, pack, unpack
 from fmtool.stages.device_faults import halving, resuming
 from fmtool.stages.fit_masks import check_fit_options
@@ -33,7 +33,7 @@ from fmtool.stages.options import (
     ROBUST_CLASS_LAMBDA,
     Execution,
 )
-from fmtool.stages.prepare import ReadyModel, code_of, ready_model
+from fmtool.stages.prepare import ReadyModel, code_of, ready_model, warn_of_slots
 
 
 # Over 60 lines, a third of them signature and docstring.
@@ -142,10 +142,8 @@ def _try_slots(part: class_fitting.Part, ready: ReadyModel) -> None:
         warn(
             "on a GPU a sum of gradients depends on the classes beside it: shards may differ bitwise from a single run"
         )
-    elif not same_in_any_slot(ready.classifier, part.images[some], part.targets[some], ready.batch, ready.device):
-        warn(
-            "here an image's gradient depends on its position in the batch: shards may differ bitwise from a single run"
-        )
+    else:
+        warn_of_slots(ready.classifier, part.images[some], part.targets[some], ready)
 
 
 def _checked(

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fmtool.artifacts.format import Artifact, Rows
 from fmtool.errors import ModelError, warn
 from fmtool.models import compiled_classifier, compiling
 from fmtool.models.classifier import BatchSize, Classifier, batch_size, pick_device, prepare
 from fmtool.models.compiled_classifier import Loss
-from fmtool.models.inspection import depends_on_mates
+from fmtool.models.inspection import depends_on_mates, same_in_any_slot
 from fmtool.models.layers import Activations, cut
 from fmtool.models.model_files import Specification, from_artifact, plain_arguments
 from fmtool.models.registry import INPUT, is_factory
@@ -143,3 +143,13 @@ def code_of(classifier: Classifier, spec: Specification) -> dict[str, str]:
     with threads.pool(device, 1) as pool, torch.random.fork_rng([device] if device.type == "cuda" else []):
         first, second = pool.submit(digest).result(), pool.submit(digest).result()
     return {"network": first} if first == second else {}  # a network that draws random numbers can't be compared
+
+
+def warn_of_slots(
+    classifier: nn.Module, images: Tensor, labels: Tensor, ready: ReadyModel, loss: Loss | None = None
+) -> None:
+    """Warn if an image's result may depend on the other images in its batch, and so on the shard."""
+    if not same_in_any_slot(classifier, images, labels, ready.batch, ready.device, loss):
+        warn(
+            "here an image's gradient depends on its position in the batch: shards may differ bitwise from a single run"
+        )
