@@ -201,6 +201,7 @@ def _start(
             )
         else:
             data = fitted_data(data, spec)
+        spec = dataclasses.replace(spec, accuracy=None)  # the base's, of other weights
     if len(data) < 2:
         warn(f"{data.name}: trains on {len(data)} image")
     check_output(classifier, spec, len(spec.class_names))

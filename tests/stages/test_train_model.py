@@ -50,6 +50,7 @@ def test_training_on_from_a_models_weights(files: Path) -> None:
     made = fmtool.train_model(data, from_=model, recipe="one-cycle", epochs=1, learning_rate=1e-6)
     torch.testing.assert_close(made["linear.weight"], model["linear.weight"], atol=1e-3, rtol=0)
     assert [stage["command"] for stage in made.history] == ["train-model", "train-model"]
+    assert model.header["accuracy"] is not None and made.header["accuracy"] is None
 
 
 def test_impossible_requests(files: Path) -> None:
