@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from fmtool.datasets.readers.registry import read_path
@@ -50,10 +53,13 @@ class OfTorchvision:
     def __call__(self, root: Path | None) -> Source:
         cache = cache_folder() / self.folder
         for folder in (root, cache):
-            place = folder and next((folder / name for name in self.at if (folder / name).exists()), None)
+            place = folder and self._place(folder)
             if folder and place:
                 return self._read(folder, place)
         return self._download(cache)
+
+    def _place(self, folder: Path) -> Path | None:
+        return next((folder / name for name in self.at if (folder / name).exists()), None)
 
     @property
     def folder(self) -> str:
@@ -79,19 +85,28 @@ class OfTorchvision:
             raise DataError(f"{self.kind} can't be downloaded: expected it below --data-root, as {self.at[0]}")
         print(f"downloading {self.address} ({self.size}) to {cache}", file=sys.stderr)
         try:
-            opened = {split: self._fetched(cache, arguments) for split, arguments in self.splits.items()}
+            self._fetch(cache)
         except ERRORS as error:
             raise DataError(f"{self.folder} can't be downloaded: {error}") from None
-        place = next((cache / name for name in self.at if (cache / name).exists()), None)
-        return self._read(cache, place) if self.own and place else self._source(opened)
+        return self._read(cache, self._place(cache) or cache)
 
-    def _fetched(self, root: Path, arguments: Mapping[str, Any]) -> Any:
-        """A split, downloaded if missing: some classes fetch all splits at once, and refuse to do so again."""
-        root.mkdir(parents=True, exist_ok=True)
-        try:
-            return self._open(root, arguments)
-        except ERRORS:
-            return self._open(root, arguments, download=True)
+    def _fetch(self, cache: Path) -> None:
+        """Download all splits beside the cache's folder and move them there once complete: a part never passes for the whole."""
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{self.folder}-", dir=cache.parent) as beside:
+            fresh = Path(beside, self.folder)
+            fresh.mkdir()
+            for arguments in self.splits.values():
+                try:  # some classes fetch all splits at once, and refuse to do so again
+                    self._open(fresh, arguments)
+                except ERRORS:
+                    self._open(fresh, arguments, download=True)
+            try:
+                os.rename(fresh, cache)
+            except OSError:
+                if self._place(cache) is None:  # else another process was first
+                    shutil.rmtree(cache, ignore_errors=True)
+                    os.rename(fresh, cache)
 
     def _open(self, root: Path, arguments: Mapping[str, Any], download: bool = False) -> Any:
         import torchvision.datasets

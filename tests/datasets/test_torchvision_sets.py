@@ -155,6 +155,37 @@ def test_data_sets_of_every_make_are_downloaded_once(
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_download_that_is_interrupted_is_never_read(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(self: _Files, part: int) -> None:
+        raise KeyboardInterrupt
+
+    (cache / "food101").mkdir(parents=True)
+    (cache / "food101" / "food-101.tar.gz").write_bytes(b"the beginning")
+    monkeypatch.setattr("torchvision.datasets.Food101", _Files)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(_Files, "fill", interrupted)
+        load("food101")
+    assert [path.name for path in cache.rglob("*")] == ["food101", "food-101.tar.gz"]
+    capsys.readouterr()
+    assert len(load("food101")) == 2 and "downloading" in capsys.readouterr().err
+    assert [path.name for path in cache.iterdir()] == ["food101"]
+
+
+def test_of_two_downloads_at_once_the_first_stays(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Overtaken(_Files):
+        def fill(self, part: int) -> None:
+            super().fill(part)
+            if self.root != cache / "food101":
+                (cache / "food101" / self.at).mkdir(parents=True, exist_ok=True)
+                (cache / "food101" / self.at / "first").touch()
+
+    monkeypatch.setattr("torchvision.datasets.Food101", Overtaken)
+    assert len(load("food101")) == 2
+    assert (cache / "food101" / "food-101" / "first").exists() and len(list(cache.iterdir())) == 1
+
+
 @pytest.mark.parametrize("name", STANDS)
 @pytest.mark.parametrize("how", ["option", "environment"])
 def test_what_lies_below_the_data_root_is_not_downloaded(
