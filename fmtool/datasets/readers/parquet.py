@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fmtool.datasets.source import WHOLE, Encoded, Source, Split
-from fmtool.datasets.splits import split_named
+from fmtool.datasets.splits import split_in, split_named
 from fmtool.errors import DataError
 
 SUFFIX = ".parquet"
@@ -54,7 +54,8 @@ def _by_split(folder: Path, name: str) -> dict[str, list[Path]]:
     unnamed = []
     for file in _part_files(folder):
         match = PART.fullmatch(file.stem)
-        split = split_named(match["split"] if match else file.stem) or split_named(file.parent.name)
+        own = match["split"] if match else file.stem
+        split = split_named(own) or split_named(file.parent.name) or split_in(own)[0]
         if split is None:
             unnamed.append(file)
         else:
@@ -75,9 +76,15 @@ def _by_split(folder: Path, name: str) -> dict[str, list[Path]]:
 
 
 def _check_parts(files: Sequence[Path], name: str) -> None:
-    """Check that no part is missing, as far as the names say how many there are."""
+    """Check that the files are one series, and that no part is missing as far as the names say how many there are."""
     numbered = [match for file in files if (match := PART.fullmatch(file.stem))]
     if not numbered:
+        several = len({re.sub(r"\d+", "", file.stem) for file in files}) > 1
+        if several and not split_named(files[0].parent.name):
+            some = " and ".join(file.name for file in files[:2])
+            raise DataError(
+                f"{name}: can't tell how {some} belong together: expected the parts of one series, or splits"
+            )
         return
     of = {int(match["of"]) for match in numbered}
     there = [int(match["number"]) for match in numbered]

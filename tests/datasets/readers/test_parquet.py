@@ -80,6 +80,26 @@ def test_folders_for_the_splits(tmp_path: Path) -> None:
     _check(load(str(tmp_path)), range(5, 9))
 
 
+@pytest.mark.parametrize(
+    "file", ["cifar_{}.parquet", "{}-0.parquet", "cifar_{}-00000-of-00001.parquet", "{}/one.parquet"]
+)
+def test_files_whose_names_contain_the_split(file: str, tmp_path: Path) -> None:
+    _write(tmp_path / "set" / file.format("train"), range(5))
+    _write(tmp_path / "set" / file.format("test"), range(5, 9))
+    _check(load(f"{tmp_path / 'set'}:train"), range(5))
+    _check(load(str(tmp_path / "set")), range(5, 9))
+
+
+def test_files_that_are_no_series_are_not_put_together(tmp_path: Path) -> None:
+    for folder, names in (("a", ("0", "1")), ("b", ("cats", "dogs")), ("c", ("cifar_test", "digits_test"))):
+        for number, name in enumerate(names):
+            _write(tmp_path / folder / f"{name}.parquet", range(4 * number, 4 * number + 4))
+    _check(load(str(tmp_path / "a")), range(8))
+    for folder in "bc":
+        with pytest.raises(DataError, match=r"can't tell how \w+.parquet and \w+.parquet belong together: expected"):
+            load(str(tmp_path / folder))
+
+
 @pytest.mark.parametrize(("image", "label"), [("img", "label"), ("image", "fine_label"), ("picture", "kind")])
 def test_columns_by_other_names(image: str, label: str, tmp_path: Path) -> None:
     _write(tmp_path / "d.parquet", range(4), image=image, label=label, note=pa.array([1.5] * 4))
