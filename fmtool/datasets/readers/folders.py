@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from fmtool.datasets.image_files import is_hidden, is_image
 from fmtool.datasets.labels import in_order, printable_name
 from fmtool.datasets.source import WHOLE, Encoded, Source, Split
-from fmtool.datasets.splits import split_named
+from fmtool.datasets.splits import TRAIN, split_named
 from fmtool.errors import DataError
 
 SHOWN = 3  # names in a warning about what was left out
@@ -89,6 +89,7 @@ def from_tree(tree: Tree, read_file: Callable[[str], bytes], name: str) -> Sourc
     classes = {split: _classes(folders, images, top, tree, around, name) for split, top in splits.items()}
     if not any(classes.values()):
         raise DataError(f"{name}: holds no images, expected one folder of images per class")
+    _check_folders(classes, name)
     class_folders = in_order(one for members in classes.values() for one in members)
     number = {one: row for row, one in enumerate(class_folders)}
     parts = {}
@@ -123,8 +124,8 @@ def _below(names: Iterable[str], prefix: str) -> list[str]:
 def _splits(folders: Sequence[str], images: Sequence[str], name: str) -> dict[str, str]:
     """Split -> prefix of its folder; `WHOLE` -> "" if the top folders are classes."""
     tops = list(dict.fromkeys(one.split("/")[0] for one in folders))
-    holding = {top: [file for file in images if file.startswith(f"{top}/")] for top in tops}
     named = {top: split for top in tops if (split := split_named(top))}
+    holding = {top: [file for file in images if file.startswith(f"{top}/")] for top in named}
     with_classes = [top for top in named if any(file.count("/") > 1 for file in holding[top])]
     direct = [top for top in named if any(file.count("/") == 1 for file in holding[top])]
     if not named or (not with_classes and len(named) < len(tops)):
@@ -161,6 +162,17 @@ def _classes(
     if empty and any(classes.values()):
         raise DataError(f"{name}: the class folder {printable_name(top + empty[0])} holds no images")
     return {one: files for one, files in classes.items() if files}
+
+
+def _check_folders(classes: Mapping[str, Mapping[str, Sequence[str]]], name: str) -> None:
+    """DataError for a split whose only folder is no class of training, as Tiny ImageNet's val/images; classes may differ else."""
+    train = classes.get(TRAIN, {})
+    for split, members in classes.items():
+        if len(train) > 1 and len(members) == 1 and not train.keys() & members.keys():
+            strange = printable_name(*members)
+            raise DataError(
+                f"{name}: {split} holds class {strange}, which train doesn't: expected the same class folders"
+            )
 
 
 def _place(file: str) -> tuple[str, str]:

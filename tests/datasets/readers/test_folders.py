@@ -309,6 +309,17 @@ def test_layouts_that_would_have_to_be_guessed_are_errors(
             load(source)
 
 
+def test_a_split_whose_only_folder_is_no_class_of_training_is_an_error(both: Sources, tmp_path: Path) -> None:
+    """Tiny ImageNet, whose val/images would be a class."""
+    for number, name in enumerate(["train/n01/images/0.JPEG", "train/n02/images/0.JPEG", "val/images/0.JPEG"]):
+        _picture(tmp_path / "set" / name, number)
+    for source in both(tmp_path / "set"):
+        with pytest.raises(
+            DataError, match=r"val holds class images, which train doesn't: expected the same class folders$"
+        ):
+            load(f"{source}:train")
+
+
 def test_a_class_may_be_called_train(both: Sources, tmp_path: Path) -> None:
     for number, name in enumerate(["train/1.png", "bus/1.png", "plane/1.png"]):
         _picture(tmp_path / "set" / name, number)
