@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from fmtool.artifacts import files
+from fmtool.artifacts.format import METADATA_KEY, parse_header
 from fmtool.errors import ModelError, warn
 from fmtool.models.networks import last_layer
-from fmtool.models.unpickling import contents
+from fmtool.models.unpickling import contents, is_safetensors
 
 # Keys under which training loops store a state dict, and prefixes that they, DataParallel and torch.compile add; the first wins.
 WRAPPERS = (
@@ -48,6 +49,10 @@ def read_weights(path: str, data: bytes | None = None) -> dict[str, Tensor]:
     Wrappers are removed; names are those in the file. data: the file's bytes, if already read.
     """
     data = files.read_bytes(path) if data is None else data
+    if is_safetensors(data) and METADATA_KEY in (parse_header(data, path).get("__metadata__") or {}):
+        raise ModelError(
+            f"{path}: is a file of fmtool already, expected another library's: a model file needs no import"
+        )
     state = _state_dict(contents(data, path), path)
     if state is None:
         raise ModelError(f"{path}: holds no state dict, expected parameter names with tensors")

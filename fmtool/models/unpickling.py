@@ -46,7 +46,7 @@ HOW_TO_GO_ON = "torch.save(torch.load(FILE, weights_only=False)[...], 'weights.p
 
 def contents(data: bytes, path: str) -> Any:
     """The content of a file of weights; ModelError says what the file is instead. data: its bytes; path: only for messages."""
-    if _is_safetensors(data) or path.endswith(".safetensors"):
+    if is_safetensors(data) or path.endswith(".safetensors"):
         parse_header(data, path)
         return tensors_in(data, path)
     other_kind = _other_kind(data)
@@ -55,7 +55,8 @@ def contents(data: bytes, path: str) -> Any:
     return _unpickle(data, path)
 
 
-def _is_safetensors(data: bytes) -> bool:
+def is_safetensors(data: bytes) -> bool:
+    """Whether a file's bytes begin as those of a safetensors file."""
     return data[8:9] == b"{" and 0 < int.from_bytes(data[:8], "little") <= len(data) - 8
 
 
