@@ -38,6 +38,7 @@ class Data:
     images: (n, c, h, w), uint8 or float32 in [0, 1]: a tensor, or rows that are decoded on demand. labels, index, key:
     (n) int64: the class, the position in the whole split, and the first 8 bytes of the sha256 of the image's pixels. class_names:
     empty if the source has none. digest: sha256 over images and labels. size to classes_by_position: the arguments of `load`.
+    reach: the least and the largest label of the whole split, if its classes have no names.
     format, splits, left_out: the detected format, images per split, and a line for each kind of thing that was not used.
     """
 
@@ -58,6 +59,7 @@ class Data:
     format: str = ""
     splits: Mapping[str, int] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    reach: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
@@ -135,7 +137,13 @@ def load(
         format=source.format,
         splits={split or "whole": len(part) for split, part in source.splits.items()},
         left_out=source.left_out,
+        reach=None if class_names else _reach([labels[split] for split in chosen]),
     )
+
+
+def _reach(labels: Sequence[Tensor]) -> tuple[int, int]:
+    some = [values for values in labels if len(values)]
+    return min(int(values.min()) for values in some), max(int(values.max()) for values in some)
 
 
 def _file_name(path: str) -> str:

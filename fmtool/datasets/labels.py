@@ -39,6 +39,9 @@ def _by_name(values: Sequence[str], class_names: Sequence[str], name: str) -> Te
     strange = next((value for value in values if value not in number), None)
     if strange is not None:
         raise DataError(f"{name}: label {strange!r} is not one of its class names")
+    twice = next((one for one in class_names if class_names.count(one) > 1 and one in values), None)
+    if twice is not None:
+        raise DataError(f"{name}: several of its classes are called {twice!r}: expected labels that are numbers")
     return torch.tensor([number[value] for value in values], dtype=torch.int64)
 
 

@@ -28,9 +28,13 @@ def fitted_data(data: Data, spec: Specification) -> Data:
     """
     data = fitted_images(data, spec)
     data = _with_labels_of(data, spec.class_names)
-    if len(data) and int(data.labels.max()) >= len(spec.class_names):
-        reach = f"labels go up to {int(data.labels.max())}"
-        raise DataError(f"{data.name}: {reach}, the model has {len(spec.class_names)} classes")
+    if len(data):
+        least, most = data.reach or (int(data.labels.min()), int(data.labels.max()))
+        if most >= len(spec.class_names):
+            hint = ": do they start at 1?" if least else ""
+            raise DataError(
+                f"{data.name}: labels go up to {most}, the model has {len(spec.class_names)} classes, from 0 on{hint}"
+            )
     return data
 
 
@@ -61,6 +65,12 @@ def _with_labels_of(data: Data, names: Sequence[str]) -> Data:
     if strange:
         raise DataError(
             f"{data.name}: its classes ({_some(strange)}) are not among the model's ({_some(names)}): "
+            "to use the labels as the model's outputs, pass --classes-by-position"
+        )
+    twice = next((name for name in own if own.count(name) > 1 or list(names).count(name) > 1), None)
+    if twice is not None:
+        raise DataError(
+            f"{data.name}: several classes are called {twice}, so labels can't be matched by name: "
             "to use the labels as the model's outputs, pass --classes-by-position"
         )
     if len(own) < len(names):

@@ -52,6 +52,9 @@ def test_labels_that_are_names(tmp_path: Path) -> None:
     np.savez(tmp_path / "f.npz", images=PIXELS, labels=names, class_names=np.array(["owl", "dog"]))
     with pytest.raises(DataError, match="label 'cat' is not one of its class names"):
         load(str(tmp_path / "f.npz"))
+    np.savez(tmp_path / "g.npz", images=PIXELS, labels=names, class_names=np.array(["owl", "dog", "cat", "owl"]))
+    with pytest.raises(DataError, match="several of its classes are called 'owl': expected labels that are numbers"):
+        load(str(tmp_path / "g.npz"))
 
 
 @pytest.mark.parametrize(

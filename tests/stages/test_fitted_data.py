@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,6 +77,24 @@ def test_data_without_names_are_taken_by_position() -> None:
     assert fitted_data(_data((), [3, 1]), _model(NAMES)).labels.tolist() == [3, 1]
     with pytest.raises(DataError, match="set: labels go up to 4, the model has 4 classes"):
         fitted_data(_data((), [4]), _model(NAMES))
+
+
+@pytest.mark.parametrize("chosen", [{}, {"limit": 2}, {"rows": (0, 2)}])
+def test_labels_from_1_are_refused_whatever_rows_are_chosen(chosen: dict[str, Any], tmp_path: Path) -> None:
+    save_file({"images": torch.rand(4, 3, 4, 4), "labels": torch.arange(1, 5)}, tmp_path / "set.safetensors")
+    data = fmtool.load_data(str(tmp_path / "set.safetensors"), **chosen)
+    with pytest.raises(
+        DataError, match=r"labels go up to 4, the model has 4 classes, from 0 on: do they start at 1\?$"
+    ):
+        fitted_data(data, _model(NAMES))
+
+
+def test_a_name_of_several_classes_matches_none() -> None:
+    """ImageNet has two of them called crane, and two called maillot."""
+    for data, model in ((_data(("crane", "crane"), [0, 1]), NAMES), (_data(("yak", "crane"), [0]), ("crane",) * 2)):
+        with pytest.raises(DataError, match=r"several classes are called crane.*pass --classes-by-position$"):
+            fitted_data(data, _model(("crane", "yak", *model)))
+    assert fitted_data(_data(("crane", "crane"), [0, 1]), _model(("crane", "crane"))).labels.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
