@@ -25,9 +25,20 @@ def load_timm() -> Any:
 
 def configuration(architecture: str, arguments: Mapping[str, Any]) -> Configuration:
     """The configuration of "timm:NAME" that its default weights were trained with."""
-    config = load_timm().get_pretrained_cfg(_known(architecture), allow_unregistered=False)
+    config = _config(architecture)
     c, h, w = config.input_size
-    return Configuration((c, h, w), tuple(config.mean), tuple(config.std), int(config.num_classes), dict(arguments))
+    outputs = (
+        config.num_classes or 1
+    )  # so that a network published without a classifier has one, which a checkpoint fills
+    return Configuration((c, h, w), tuple(config.mean), tuple(config.std), int(outputs), dict(arguments))
+
+
+def _config(architecture: str) -> Any:
+    name = _known(architecture)
+    try:
+        return load_timm().get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError as error:  # of an unknown tag
+        raise ModelError(f"{architecture}: {error}: expected a name of timm.list_models(pretrained=True)") from None
 
 
 def build(
@@ -39,6 +50,10 @@ def build(
     if refused:
         raise ModelError(
             f"{architecture}: --factory-option {refused[0]} is refused, weights come from --pretrained or a checkpoint"
+        )
+    if pretrained and not _config(architecture).num_classes:
+        raise ModelError(
+            f"{architecture}: --pretrained: has no classifier, expected a network that was published with one"
         )
     try:
         network: nn.Module = load_timm().create_model(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from torch import nn
 
+from fmtool.errors import ModelError
 from fmtool.models import zoos
 from fmtool.models.registry import in_collection
 from fmtool.models.zoos import ZOOS
@@ -27,6 +31,27 @@ def test_a_name_goes_to_its_packages_module(prefix: str, monkeypatch: pytest.Mon
         (prefix, architecture, 3, 10, {"depth": 3}, {"pretrained": False}),
         (prefix, architecture, 1, 2, {}, {"pretrained": True}),
     ]
+
+
+def test_networks_that_timm_has_without_a_classifier_and_unknown_tags(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for timm."""
+
+    def config(name: str, allow_unregistered: bool) -> Any:
+        if name.endswith(".wrong"):
+            raise RuntimeError("Invalid pretrained tag (wrong) for vit.")
+        return SimpleNamespace(input_size=(3, 8, 8), mean=[0.5], std=[0.5], num_classes=0)
+
+    def create(name: str, pretrained: bool, num_classes: int, in_chans: int) -> nn.Module:
+        return nn.Linear(in_chans, num_classes)
+
+    timm = SimpleNamespace(is_model=lambda name: True, get_pretrained_cfg=config, create_model=create)
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    assert zoos.configuration("timm:vit.dino", {}).outputs == 1
+    assert isinstance(zoos.build("timm:vit.dino", 3, 7, {}), nn.Linear)
+    with pytest.raises(ModelError, match=r"^timm:vit\.dino: --pretrained: has no classifier"):
+        zoos.build("timm:vit.dino", 3, 1, {}, pretrained=True)
+    with pytest.raises(ModelError, match=r"^timm:vit\.wrong: Invalid pretrained tag \(wrong\) for vit"):
+        zoos.configuration("timm:vit.wrong", {})
 
 
 def test_a_name_without_a_known_prefix_is_a_bug() -> None:
