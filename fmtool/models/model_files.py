@@ -187,7 +187,7 @@ def first_output(classifier: Classifier, shape: Sequence[int], *, logits: bool =
     forward = classifier.eval() if logits else classifier.eval().raw
 
     def outcome(shape: Sequence[int]) -> Any:
-        return forward(torch.full((2, *shape), 0.5, device=device))
+        return forward(torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(device))
 
     try:
         return outcome(shape)

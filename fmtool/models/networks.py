@@ -89,7 +89,7 @@ def call_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
         sys.path.pop(0)
     if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule):
         raise ModelError(f"factory {name} returned {type(network).__name__}, expected a torch.nn.Module")
-    return network
+    return network.cpu()
 
 
 def dtypes_of(network: nn.Module) -> set[torch.dtype]:

@@ -12,7 +12,15 @@ from torch import nn
 import fmtool
 from fmtool.errors import ModelError
 from fmtool.models.classifier import Classifier, predict, prepare
-from fmtool.models.model_files import Specification, build, from_artifact, specification, to_artifact, with_head
+from fmtool.models.model_files import (
+    Specification,
+    build,
+    check_output,
+    from_artifact,
+    specification,
+    to_artifact,
+    with_head,
+)
 from fmtool.models.registry import ARCHITECTURES
 
 CPU = torch.device("cpu")
@@ -78,3 +86,18 @@ def test_head_is_replaced_in_place_and_survives_the_file(tmp_path: Path) -> None
     assert found == new
     images = torch.rand(2, 1, 8, 8)
     assert torch.equal(again(images), classifier.eval()(images)) and again(images).shape == (2, 3)
+
+
+def test_a_network_that_standardises_each_image_is_taken() -> None:
+    """And is not tried on images of one colour, of which it makes NaN."""
+
+    class Standardising(nn.Flatten):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            rows = super().forward(images)
+            spread = rows.std(1, keepdim=True)
+            if bool((spread == 0).any()):
+                raise ValueError("constant image")
+            return (rows - rows.mean(1, keepdim=True)) / spread
+
+    classifier = Classifier(nn.Sequential(Standardising(), nn.Linear(64, 2)))
+    check_output(classifier, Specification("a:b", 2, (1, 8, 8), ("x", "y")), 2)

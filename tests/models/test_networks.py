@@ -67,6 +67,12 @@ def make(width=1):
     return nn.Linear(width, 2)
 def text():
     return 'x'
+class OnGpu(nn.Linear):
+    def cpu(self):
+        self.moved = True
+        return super().cpu()
+def on_gpu():
+    return OnGpu(1, 2)
 """
 
 
@@ -80,6 +86,7 @@ def test_factories_are_called_from_the_current_folder(
     network = call_factory("factory_of_networks:make", {"width": 5})
     assert isinstance(network, nn.Linear) and network.in_features == 5
     assert capsys.readouterr() == ("", "building\n") and sys.path == before
+    assert call_factory("factory_of_networks:on_gpu", {}).moved
     for name, arguments, message in (
         ("factory_of_networks:make", {"depth": 1}, "unexpected keyword argument 'depth'"),
         ("factory_of_networks:none", {}, "no attribute 'none'"),
