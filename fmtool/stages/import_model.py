@@ -182,6 +182,8 @@ def _network(
     name, checkpoint, channels = origin.architecture, origin.checkpoint, shape[0]
     if origin.weights == "default" and (is_factory(name) or name in ARCHITECTURES):
         raise ModelError(f"{name}: has no default weights: only torchvision's and RobustBench's names do")
+    if origin.weights == "none" and is_factory(name):
+        raise ModelError(f"--weights none: the weights of {name} are those that it returns: leave it out")
     outputs = wanted.outputs if wanted else TORCHVISION_OUTPUTS
     if checkpoint:
         state = read_weights(checkpoint.path, checkpoint.content)

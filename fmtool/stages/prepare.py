@@ -84,7 +84,7 @@ def place_of(layer: str, model: Artifact, ready: ReadyModel, execution: Executio
         return Place(layer, ready.classifier, ready.spec.input_shape, lambda images: images)
     if not ready.classifier.padded:
         raise ModelError(f"--layer {layer}: an image's activations would depend on the other images in its batch")
-    given, spec = from_artifact(model, factory=execution.factory, arguments=plain_arguments(execution.factory_options))
+    given, spec = loaded(model, execution)
     halves = cut(given, layer, spec.input_shape, ready.device)
     return Place(layer, halves.rest, halves.shape, lambda images: Activations(images, halves, ready.device))
 
@@ -100,6 +100,16 @@ def repeated_options(spec: Specification) -> dict[str, Any]:
     return {"--factory": factory, "--factory-option": (spec.arguments or None) if factory else None}
 
 
+def loaded(model: Artifact, execution: Execution) -> tuple[Classifier, Specification]:
+    """A `model` artifact as a classifier, with the execution's factory; ModelError if no factory built that model."""
+    arguments = plain_arguments(execution.factory_options)
+    architecture = str(model.header.get("architecture"))
+    if (execution.factory or arguments) and not is_factory(architecture):
+        option = "--factory" if execution.factory else "--factory-option"
+        raise ModelError(f"{option}: {model} is {architecture}, which no factory builds: leave it out")
+    return from_artifact(model, factory=execution.factory, arguments=arguments)
+
+
 def ready_model(
     model: Artifact, execution: Execution, *, dependent: str = BATCH_DEPENDENT, size: BatchSize = batch_size
 ) -> ReadyModel:
@@ -109,9 +119,7 @@ def ready_model(
     size: the batch size unless the execution names one.
     """
     device = pick_device(execution.ranks.device(execution.device))
-    classifier, spec = from_artifact(
-        model, factory=execution.factory, arguments=plain_arguments(execution.factory_options)
-    )
+    classifier, spec = loaded(model, execution)
     batch = execution.batch_size or size(spec.input_shape, device)
     ready = prepare(classifier, device, spec.input_shape)
     ready.padded = not _depends_on_batch(ready, spec, device, None if execution.batch_dependent else dependent)

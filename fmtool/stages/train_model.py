@@ -20,7 +20,6 @@ from fmtool.models.model_files import (
     build,
     check_file,
     check_output,
-    from_artifact,
     plain_arguments,
     to_artifact,
     with_head,
@@ -30,7 +29,7 @@ from fmtool.models.registry import in_collection, is_factory
 from fmtool.stages.device_faults import device_errors, resuming
 from fmtool.stages.inputs import data_input, fitted_data, fitted_images
 from fmtool.stages.options import ARCHITECTURE, DEFAULT_EXECUTION, Execution
-from fmtool.stages.prepare import code_of, repeated_options
+from fmtool.stages.prepare import code_of, loaded, repeated_options
 
 
 # Over 60 lines, a third of them signature and docstring.
@@ -190,7 +189,7 @@ def _start(
         spec = Specification(architecture, len(data.class_names), shape, data.class_names, arguments=known)
         classifier = build(spec, factory=architecture, arguments=spec.arguments)
     else:
-        classifier, spec = from_artifact(base, factory=execution.factory, arguments=given)
+        classifier, spec = loaded(base, execution)
         data = fitted_images(data, spec)
         if head_only:
             spec = with_head(classifier, spec, data.class_names)

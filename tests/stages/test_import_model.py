@@ -82,6 +82,13 @@ def test_options_that_can_not_be_are_told(options: dict[str, Any], message: str)
         fmtool.import_model("resnet8", **{**SMALL, **options})
 
 
+def test_a_factorys_weights_can_not_be_drawn_afresh() -> None:
+    with pytest.raises(
+        ModelError, match=r"^--weights none: the weights of a:b are those that it returns: leave it out$"
+    ):
+        fmtool.import_model("a:b", weights="none")
+
+
 def test_a_normalisation_for_bytes_is_warned_of() -> None:
     with pytest.warns(FmtoolWarning, match="exceed 1, but images are in .0, 1.: divide them by 255"):
         fmtool.import_model("resnet8", **SMALL, mean=[127.5], std=[127.5])

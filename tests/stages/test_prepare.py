@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -144,3 +145,16 @@ def test_every_command_runs_a_batch_dependent_network_or_says_why_not(
     assert outcome.code == 1 and "--compile needs batches of one size" in outcome.err
     outcome = run("heatmap", "model", *few, *factory, "-o", "x")
     assert outcome.code == 1 and "heat map fills batches with versions of one image" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("options", "word"), [({"factory": "a:b"}, "--factory"), ({"factory_options": {"width": 1}}, "--factory-option")]
+)
+def test_a_factory_for_a_model_that_none_built_is_refused(options: dict[str, Any], word: str, files: Path) -> None:
+    model, data = fmtool.read(str(files / "model.safetensors")), fmtool.load_data("digits:train", limit=20)
+    execution = fmtool.Execution(**options)
+    message = rf"^{word}: .*model\.safetensors is resnet8, which no factory builds: leave it out$"
+    with pytest.raises(ModelError, match=message):
+        fmtool.attack(model, data, attack="FGSM", epsilon=0.1, execution=execution)
+    with pytest.raises(ModelError, match=message):
+        fmtool.train_model(data, from_=model, epochs=1, execution=execution)
