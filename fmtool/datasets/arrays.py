@@ -93,13 +93,15 @@ def as_images(images: Any, layout: str | None, pixel_range: tuple[float, float] 
             f"{source}: images are {kind} from {least} to {most}: "
             f"expected uint8, or --pixel-range, like {range_text(_remedy(least, most) or (0, 255))}, to name black and white"
         )
-    values = values.to(torch.float32)
+    values = values.to(torch.float32).contiguous()
+    if isinstance(images, torch.Tensor) and values.data_ptr() == images.data_ptr():
+        values = values.clone()  # the caller's own, while an array has been copied
     if pixel_range is not None:
         low, high = pixel_range
         if not -math.inf < low < high < math.inf:
             raise DataError(f"--pixel-range {range_text(pixel_range)}: expected two numbers, the lower one first")
-        values = (values - low) / (high - low)
-    return _within_unit(values.contiguous(), pixel_range, source)
+        values.sub_(low).div_(high - low)
+    return _within_unit(values, pixel_range, source)
 
 
 def as_tensor(values: Any, source: str) -> Tensor:
@@ -148,7 +150,7 @@ def _within_unit(values: Tensor, pixel_range: tuple[float, float] | None, source
         return values
     low, high = (float(value) for value in values.aminmax())
     if low >= -RANGE_SLACK and high <= 1 + RANGE_SLACK:  # false of NaN too
-        return values.clamp(0, 1)
+        return values.clamp_(0, 1)
     if pixel_range is not None:
         reach = [pixel_range[0] + value * (pixel_range[1] - pixel_range[0]) for value in (low, high)]
         raise DataError(

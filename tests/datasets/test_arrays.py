@@ -169,3 +169,11 @@ def test_other_arrays_are_counted(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", images=PIXELS, labels=LABELS, seeds=LABELS, mean=np.zeros(3))
     found = load(str(tmp_path / "d.npz"))
     assert found.left_out == ("2 arrays that are neither images nor labels (seeds, mean)",)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 2, 2), (1, 2, 2, 1)])
+def test_the_callers_tensor_stays_as_it_is(shape: tuple[int, ...]) -> None:
+    values = torch.tensor([-1.0, 0.0, 0.5, 1.0]).reshape(shape)
+    before = values.clone()
+    assert as_images(values, None, (-1, 1), "x").flatten().tolist() == [0, 0.5, 0.75, 1]
+    assert torch.equal(values, before)
