@@ -90,7 +90,12 @@ def train(
         ready = augmented(images[chunk].to(device), augment, course.generator)
         batches = zip(torch.split(ready, recipe.batch), torch.split(chunk, recipe.batch), strict=True)
         for batch, rows in islice(batches, taken, None):
-            update(to_float(batch), labels[rows], course, whole=len(rows) == recipe.batch)
+            try:
+                update(to_float(batch), labels[rows], course, whole=len(rows) == recipe.batch)
+            except ModelError as error:
+                if len(rows) > 1:
+                    raise
+                raise ModelError(f"{error} (a batch of one image: expected another --batch-size)") from error
             course.stepped()
             if progress:
                 progress("training", course.step, course.steps)
