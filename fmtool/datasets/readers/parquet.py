@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from fmtool.datasets.source import WHOLE, Encoded, Source, Split
@@ -100,7 +102,7 @@ def _check_parts(files: Sequence[Path], name: str) -> None:
 def _read_split(files: Sequence[Path], name: str) -> tuple[Split, tuple[str, ...]]:
     """Encoded images and labels, in the files' order, and the class names of the files' own metadata."""
     parquet = _library(name)
-    images: list[Any] = []
+    columns: list[tuple[Path, str]] = []
     labels: list[Any] = []
     class_names: tuple[str, ...] | None = None
     for file in files:
@@ -111,22 +113,30 @@ def _read_split(files: Sequence[Path], name: str) -> tuple[Split, tuple[str, ...
             if class_names is not None and names != class_names:
                 raise DataError(f"{name}: {file.name} names different classes from the parts before it")
             class_names = names
-            table = content.read(columns=[image, label])
-        images.extend(table[image].chunks)
-        labels += table[label].to_pylist()
+            labels += content.read(columns=[label])[label].to_pylist()
+        columns.append((file, image))
     if None in labels:
         raise DataError(f"{name}: row {labels.index(None)} has no label")
-    rows = [(chunk, row) for chunk in images for row in range(len(chunk))]
+    reading = Lock()
+
+    @cache
+    def rows() -> list[tuple[Any, int]]:
+        chunks = []
+        for file, image in columns:
+            with parquet.ParquetFile(file) as content:
+                chunks += content.read(columns=[image])[image].chunks
+        return [(chunk, row) for chunk in chunks for row in range(len(chunk))]
 
     def encoded(number: str) -> bytes:
-        chunk, row = rows[int(number)]
+        with reading:  # the images of a split that isn't asked for are never read
+            chunk, row = rows()[int(number)]
         value = chunk[row].as_py()
         content = value.get("bytes") if isinstance(value, dict) else value
         if not content:
             raise OSError("its bytes are not in the file")
         return bytes(content)
 
-    return Split(Encoded([str(number) for number in range(len(rows))], encoded), labels), class_names or ()
+    return Split(Encoded([str(number) for number in range(len(labels))], encoded), labels), class_names or ()
 
 
 def _library(name: str) -> Any:

@@ -90,6 +90,20 @@ def test_files_whose_names_contain_the_split(file: str, tmp_path: Path) -> None:
     _check(load(str(tmp_path / "set")), range(5, 9))
 
 
+def test_images_of_other_splits_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, rows in (("train", range(5)), ("test", range(5, 9))):
+        _write(tmp_path / "set" / f"{name}.parquet", rows)
+    read, column = [], pq.ParquetFile.read
+
+    def reading(file: Any, columns: list[str]) -> Any:
+        read.append((columns[0], file.metadata.num_rows))
+        return column(file, columns=columns)
+
+    monkeypatch.setattr(pq.ParquetFile, "read", reading)
+    _check(load(f"{tmp_path / 'set'}:test"), range(5, 9))
+    assert sorted(read) == [("image", 4), ("label", 4), ("label", 5)]
+
+
 def test_files_that_are_no_series_are_not_put_together(tmp_path: Path) -> None:
     for folder, names in (("a", ("0", "1")), ("b", ("cats", "dogs")), ("c", ("cifar_test", "digits_test"))):
         for number, name in enumerate(names):
