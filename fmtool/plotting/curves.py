@@ -16,6 +16,7 @@ from fmtool.attacks.registry import title
 from fmtool.correlation.registry import ADJUSTABLE_BELOW, statistic_kind
 from fmtool.errors import ArtifactError
 from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, distinct, plain_axes
+from fmtool.tables.correlations import attacked_side
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -258,5 +259,5 @@ def _log_sizes(axes: Axes, sizes: Sequence[int]) -> None:
 
 
 def _attack_name(file: Artifact) -> str:
-    attack = next((side["attack"] for side in reversed(file.header["sides"]) if side["attack"]), None)
-    return title(attack) if attack else "pairs"
+    side = attacked_side(file.header["sides"])
+    return title(side["attack"]) if side else "pairs"

@@ -245,6 +245,12 @@ def purpose(side: Mapping[str, Any]) -> str:
     return f"{side.get('for') or ''}{attack}{mask_suffix(side)}"
 
 
+def attacked_side(sides: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The side whose attack the correlation is about: essential masks may name another, whose file their images came from."""
+    named = [side for side in reversed(sides) if side["attack"]]
+    return next((side for side in named if side.get("for") == "adversarial"), named[0] if named else None)
+
+
 def _label(sides: Sequence[Mapping[str, Any]]) -> str | None:
     """The label of a row of Table 1: the attack, a noise ceiling, or both sides if of the same purpose; None if unknown."""
     one, other = map(purpose, sides)
@@ -252,7 +258,8 @@ def _label(sides: Sequence[Mapping[str, Any]]) -> str | None:
         return f"noise ceiling, {one}"
     if sides[0].get("for") and sides[0].get("for") == sides[1].get("for"):
         return f"{one} and {other}"
-    return next((title(side["attack"]) + mask_suffix(side) for side in reversed(sides) if side["attack"]), None)
+    side = attacked_side(sides)
+    return title(side["attack"]) + mask_suffix(side) if side else None
 
 
 def _settings(header: Header) -> str:

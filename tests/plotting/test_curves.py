@@ -33,6 +33,13 @@ def test_class_curves_are_means_over_subsets(load: Load) -> None:
     assert [axes.get_ylabel() for axes in (left, share, right)] == ["IdCor", "p", "IdCor, chance-adjusted"]
 
 
+def test_class_curves_name_the_attack_of_the_adversarial_masks(load: Load) -> None:
+    """The essential masks' images came from an FMN file."""
+    file = with_curves(load("correlation"), "pgd", "class_subsets")
+    file.header["sides"] = [{"for": "adversarial", "attack": "pgd"}, {"for": "essential", "attack": "fmn"}]
+    assert draw([file], 8).legends[0].get_texts()[0].get_text() == "PGD"
+
+
 def test_class_curves_show_the_control(load: Load) -> None:
     figure = draw([with_curves(load("correlation"), "fmn", "class_subsets", "equal_pairs")], 8)
     right = figure.axes[1]

@@ -95,10 +95,11 @@ def test_noise_ceilings_come_last_in_table_1() -> None:
             between(("essential", None, 0.0, 0.5), ("essential", None, 1e-7, 0.1)),
             between(("essential", None, 0.0, 0.5), ("essential", None, 0.0, 0.5)),
             between(("essential", "pgd", 0.0, 0.5), ("adversarial", "fmn", 0.0, 0.5)),
+            between(("adversarial", "fmn", 0.0, 0.5), ("essential", "pgd", 0.0, 0.5)),
         ]
     )
     assert [row[0] for row in table.rows] == [
-        "adversarial (FMN) and adversarial (PGD)", "essential and essential", "essential and essential", "FMN",
+        "adversarial (FMN) and adversarial (PGD)", "essential and essential", "essential and essential", "FMN", "FMN",
         "noise ceiling, essential", "noise ceiling, adversarial (FMN)",
     ]  # fmt: skip
 
