@@ -148,7 +148,8 @@ _observed: dict[str, Check] = {"observed": maybe(number), "null": _null, "within
 _statistic = record({
     "name": _statistic_name, "n": whole, "dropped": each(whole), "details": each(maybe(number)), **_observed,
 })  # fmt: skip
-_refused, _valued = record({"n": whole, "reason": text}), record({"n": whole, **_observed}, {"dropped": each(whole)})
+_refused = record({"n": whole, "reason": text})
+_valued = record({"n": whole, **_observed}, {"dropped": each(whole), "alone_in_class": whole})
 
 
 def _point(value: Any) -> bool:

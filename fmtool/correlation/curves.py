@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fmtool.artifacts.progress import Progress
-from fmtool.correlation.evaluate import Pairs, Point, Shuffles, Statistic, evaluate, prepare
+from fmtool.correlation.evaluate import Pairs, Point, Shuffles, Statistic, alone_in_class, evaluate, prepare
 from fmtool.correlation.nulls import CLASS_SUBSETS, SUBSAMPLES
 from fmtool.correlation.statistics.base import Options, Prepared
 from fmtool.errors import StatisticError
@@ -65,6 +65,7 @@ class Setting:
     ) -> Point:
         """The statistic of some rows, derived from the whole's if possible; or the reason why these rows have none."""
         some = self.pairs.of(rows)
+        alone = 0 if some.labels is None else alone_in_class(some.labels)
 
         def prepared() -> Prepared:
             subset = whole().subset if whole is not None else None
@@ -74,7 +75,7 @@ class Setting:
             statistic = evaluate(name, part, prepared, some.labels, len(some), self.shuffles)
         except StatisticError as error:
             return Point(size, len(some), classes, None, str(error))
-        return Point(size, len(some), classes, statistic, "")
+        return Point(size, len(some), classes, statistic, "", alone=alone)
 
 
 def over_classes(

@@ -77,6 +77,7 @@ class Point:
     statistic: Statistic | None
     reason: str  # why there is no statistic, else ""
     columns: tuple[int, int] | None = None  # of x and y that hold a non-zero entry, on a curve over thresholds
+    alone: int = 0  # pairs of some of the rows that have no other of their class to be exchanged with
 
 
 def alone_in_class(labels: Tensor) -> int:

@@ -241,6 +241,8 @@ def _point(point: Point) -> dict[str, Any]:
         return {**record, "reason": point.reason}
     if point.statistic.dropped:
         record["dropped"] = point.statistic.dropped
+    if point.alone:
+        record["alone_in_class"] = point.alone
     return {**record, **_values(point.statistic)}
 
 

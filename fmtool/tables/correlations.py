@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from fmtool.correlation.registry import ADJUSTABLE_BELOW, statistic_kind
 from fmtool.errors import ArtifactError
 from fmtool.masks.registry import mask_suffix
 from fmtool.tables.headers import Header
-from fmtool.tables.table import ENDS, Cell, Table, interval, text_of
+from fmtool.tables.table import ENDS, Cell, Table, interval, p_form, text_of
 
 # Kind of curve: title of its table, heading of its sizes, and a note on its rows.
 CURVES = {
@@ -24,7 +25,7 @@ CURVES = {
     ),
     "equal_pairs": (
         "As many pairs of all classes",
-        "k",
+        "k of control",  # another heading than above: CSV has no titles
         "the control of the table above: for each subset of k classes, as many random pairs of all classes",
     ),
     "subsample": (
@@ -39,17 +40,18 @@ SIGNIFICANT = 0.05
 
 def correlation_table(header: Header) -> Table:
     """One row per statistic, beside its nulls."""
+    form = p_form(header["permutations"])
     columns = {
         "statistic": "",
         "n": "d",
         "observed": ".3f",
         "null mean": ".3f",
         "null 95 %": "",
-        "p": ".4f",
+        "p": form,
         "adjusted": ".3f",
         "within-class null": ".3f",
         "within 95 %": "",
-        "within p": ".4f",
+        "within p": form,
         "within adjusted": ".3f",
     }
     rows, notes = [], []
@@ -70,7 +72,7 @@ def correlation_table(header: Header) -> Table:
     notes.insert(
         0,
         f"n = {header['n']} rows; {header['permutations']} permutations; p: share of permutations {rule} the observed "
-        f"value, floor {floor:.4f}; adjusted: (observed - null mean) / (1 - null mean).",
+        f"value, floor {floor:{form}}; adjusted: (observed - null mean) / (1 - null mean).",
     )
     if header.get("dimension", "twonn") != "twonn" and any(one["name"] == "idcor" for one in header["statistics"]):
         notes.insert(1, f"idcor: dimensions by {header['dimension']} (scikit-dimension)")
@@ -85,6 +87,8 @@ def correlation_table(header: Header) -> Table:
         )
     if header["dropped"]:
         notes.insert(1, f"rows left out: {_counts(header['dropped'])}")
+    if changed := _changed(header):
+        notes.insert(1, f"settings: {', '.join(changed)}")
     return Table("Correlation", columns, rows, notes, {"null 95 %": ENDS, "within 95 %": ENDS})
 
 
@@ -108,15 +112,20 @@ def curve_table(header: Header, which: str) -> Table:
         "null mean": ".3f",
         "adjusted": ".3f",
         "within adjusted": ".3f",
-        "p mean": ".4f",
+        "p mean": p_form(header["permutations"]),
         "p <= 0.05 %": ".0f",
     }
     rows: list[list[Any]] = []
+    alone_notes: dict[str, None] = {}  # a set that keeps the order
     for entry in _curves(header)[which]:
         points = [point for point in entry["points"] if "reason" not in point]
-        refused = [point["reason"] for point in entry["points"] if "reason" in point]
-        for reason in refused[:1]:
-            notes.append(f"{entry['statistic']}, {size} {entry['size']}: no value for {len(refused)} subsets, {reason}")
+        refused = Counter(point["reason"] for point in entry["points"] if "reason" in point)
+        for reason, count in refused.items():
+            notes.append(f"{entry['statistic']}, {size} {entry['size']}: no value for {count} subsets, {reason}")
+        alone = max((point.get("alone_in_class", 0) for point in entry["points"]), default=0)
+        if alone:  # the same for every statistic
+            note = f"up to {alone} pairs of a subset have no other of their class, and stay as they are within classes"
+            alone_notes[f"{size} {entry['size']}: {note}"] = None
         dropped = [point["dropped"] for point in points if point.get("dropped")]
         if dropped:
             most = {name: max(one.get(name, 0) for one in dropped) for one in dropped for name in one}
@@ -125,7 +134,7 @@ def curve_table(header: Header, which: str) -> Table:
             )
         row = [entry["statistic"], entry["size"], len(points)]
         rows.append([*row, *_means(points)] if points else [*row, *[None] * (len(columns) - 3)])
-    return Table(heading, columns, rows, notes)
+    return Table(heading, columns, rows, [*notes, *alone_notes])
 
 
 def trim_table(header: Header) -> Table:
@@ -139,10 +148,10 @@ def trim_table(header: Header) -> Table:
         "observed": ".3f",
         "null mean": ".3f",
         "null 95 %": "",
-        "p": ".4f",
+        "p": p_form(header["permutations"]),
         "adjusted": ".3f",
         "within-class null": ".3f",
-        "within p": ".4f",
+        "within p": p_form(header["permutations"]),
         "within adjusted": ".3f",
     }
     notes = [
@@ -202,11 +211,12 @@ def table1(headers: Sequence[Header], names: Sequence[str] = ()) -> Table:
             f"{one or '-'}: {name}" if labels.count(one) > 1 else one for one, name in zip(labels, names, strict=True)
         ]
     alike = len(set(settings)) == 1
+    form = p_form(max(header["permutations"] for header in headers))
     columns: dict[str, str] = {"attack": "", **({} if alike else {"settings": ""}), "n": "d"}
     for name in statistics_:
         kind = statistic_kind(name)
         columns |= {kind.heading: ".3f", f"{name} null": ".3f", f"{name} adj.": ".3f", f"{name} within adj.": ".3f"}
-        columns |= {f"{name} p": ".4f"} if kind.p_in_table1 else {}
+        columns |= {f"{name} p": form} if kind.p_in_table1 else {}
     rows: list[tuple[bool, list[Any]]] = []
     for header, holds, label, setting in zip(headers, held, labels, settings, strict=True):
         row: list[Any] = [label, *([] if alike else [setting]), header["n"]]
@@ -217,20 +227,30 @@ def table1(headers: Sequence[Header], names: Sequence[str] = ()) -> Table:
         f"null: mean of {settings[0] if alike else 'the permutations'}; adj.: (observed - null) / (1 - null); "
         "within adj.: the same with the null within classes"
     )
-    floor = f"; p floor {1 / (1 + headers[0]['permutations']):.4f}" if alike else ""
-    left_out = [
-        f"{label or '-'}, {name}: left out {_counts(one['dropped'])}"
-        for holds, label in zip(held, labels, strict=True)
-        for name, one in holds.items()
-        if one["dropped"]
-    ]
+    floor = f"; p floor {1 / (1 + headers[0]['permutations']):{form}}" if alike else ""
     return Table(
         "Correlation of essential and adversarial masks (as Table 1)",
         columns,
         [row for _, row in sorted(rows, key=lambda entry: entry[0])],
-        [f"{note}{floor}", *left_out],
+        [
+            f"{note}{floor}",
+            *(line for header, label in zip(headers, labels, strict=True) for line in _left_out(header, label or "-")),
+        ],
         {kind.heading: ("", " std") for kind in map(statistic_kind, statistics_) if kind.std_in_table1},
     )
+
+
+def _left_out(header: Header, label: str) -> list[str]:
+    """What the row of this label leaves out: pairs, statistics, and pairs of a single statistic."""
+    return [
+        *([f"{label}: rows left out: {_counts(header['dropped'])}"] if header["dropped"] else []),
+        *(f"{label}, {name}: left out, {reason}" for name, reason in header.get("left_out", {}).items()),
+        *(
+            f"{label}, {one['name']}: left out {_counts(one['dropped'])}"
+            for one in header["statistics"]
+            if one["dropped"]
+        ),
+    ]
 
 
 def is_ceiling(sides: Sequence[Mapping[str, Any]]) -> bool:
@@ -269,11 +289,18 @@ def _settings(header: Header) -> str:
             f"{header['permutations']} permutations",
             *(["strict p"] if header["strict"] else []),
             *([f"dimensions by {header['dimension']}"] if header.get("dimension", "twonn") != "twonn" else []),
-            *(["rows as they are"] if header.get("row_normalise") is False else []),
-            *([f"pooled by {header['pool']}"] if header.get("pool") else []),
-            *([f"entries above {header['trim']:g}"] if header.get("trim") else []),
+            *_changed(header),
         ]
     )
+
+
+def _changed(header: Header) -> list[str]:
+    """What was done to the rows, where that is not the default."""
+    return [
+        *(["rows as they are"] if header.get("row_normalise") is False else []),
+        *([f"pooled by {header['pool']}"] if header.get("pool") else []),
+        *([f"entries above {header['trim']:g}"] if header.get("trim") else []),
+    ]
 
 
 def _cells(name: str, one: Mapping[str, Any] | None) -> list[Any]:

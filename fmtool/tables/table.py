@@ -125,6 +125,11 @@ def text_of(value: Any, form: str) -> str:
     return format(value, form) if form not in ("", ".") and not isinstance(value, str | Cell) else printable(str(value))
 
 
+def p_form(permutations: int, least: int = 4) -> str:
+    """The format of p: `least` decimals, and more where the smallest possible p, 1 / (1 + permutations), would round to 0."""
+    return f".{max(least, math.ceil(math.log10(1 + permutations) - 0.3))}f"  # 0.3 < log10(2): half a unit rounds up
+
+
 def interval(low: float | None, high: float | None, form: str) -> Cell:
     """A cell of two numbers, with the suffixes `ENDS`."""
     return Cell(f"{text_of(low, form)} to {text_of(high, form)}", (low, high))

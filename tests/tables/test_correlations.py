@@ -9,7 +9,7 @@ import pytest
 
 from fmtool.errors import ArtifactError
 from fmtool.tables.correlations import correlation_table, correlation_tables, table1
-from fmtool.tables.table import Table, as_json
+from fmtool.tables.table import Table, as_csv, as_json, p_form
 
 
 def row_of(table: Table) -> dict[str, Any]:
@@ -126,6 +126,7 @@ def test_curves_have_a_table_each_with_means_over_subsets() -> None:
                 {"statistic": "cosine", "size": 1, "points": [point(0.4, 0.01, 0.1), point(0.6, 0.09, 0.3)]},
                 {"statistic": "cosine", "size": 2, "points": [point(0.4, 0.01, 0.95), point(0.6, 0.09, 0.97)]},
                 {"statistic": "idcor", "size": 1, "points": [{"classes": [1], "n": 4, "reason": "too few"}] * 2},
+                {"statistic": "idcor", "size": 2, "points": [{"n": 4, "reason": "too few"}, {"n": 4, "reason": "equal"}]},
             ],
         },
     }  # fmt: skip
@@ -135,8 +136,24 @@ def test_curves_have_a_table_each_with_means_over_subsets() -> None:
     assert curve.rows[0] == ["cosine", 1, 2, 5.0, *map(pytest.approx, (0.5, 0.1, 0.2, 0.375, 0.375, 0.05, 50))]
     assert curve.rows[1][7] is None
     assert curve.rows[2] == ["idcor", 1, 0, *[None] * 8]
-    assert curve.notes[1:] == ["idcor, k 1: no value for 2 subsets, too few"]
+    assert curve.notes[1:] == [
+        "idcor, k 1: no value for 2 subsets, too few",
+        "idcor, k 2: no value for 1 subsets, too few",
+        "idcor, k 2: no value for 1 subsets, equal",
+    ]
     assert correlation_tables(correlation_header(["cosine"]))[1:] == []
+
+
+def test_curves_say_how_many_pairs_can_not_be_exchanged_within_classes() -> None:
+    null = {"mean": 0.2, "p": 0.5, "adjusted": None}
+    point = {"n": 9, "observed": 0.5, "null": null, "within_class": null}
+    points = [{**point, "alone_in_class": 2}, {**point, "alone_in_class": 4}, point]
+    curve = [{"statistic": name, "size": 3, "points": points} for name in ("cosine", "idcor")]
+    header = {**correlation_header(["cosine", "idcor"]), "curves": {"class_subsets": curve, "equal_pairs": curve}}
+    _, classes, control = correlation_tables(header)
+    note = "up to 4 pairs of a subset have no other of their class, and stay as they are within classes"
+    assert classes.notes[1:] == [f"k 3: {note}"] and control.notes[1:] == [f"k of control 3: {note}"]
+    assert as_csv(classes).split("\n")[0] != as_csv(control).split("\n")[0]
 
 
 def test_thresholds_have_a_table_with_both_nulls() -> None:
@@ -160,6 +177,28 @@ def test_thresholds_have_a_table_with_both_nulls() -> None:
         ["idcor", "0.5", "7", "9", "50", *["-"] * 8],
     ]
     assert table.notes[1:] == ["idcor, threshold 0.5: no value, too few"]
+
+
+def test_p_has_decimals_enough_for_its_floor() -> None:
+    assert [p_form(count) for count in (99, 9_999, 19_999, 999_999)] == [".4f", ".4f", ".5f", ".6f"]
+    assert [p_form(count, least=3) for count in (999, 9_999)] == [".3f", ".4f"]
+    header = {**correlation_header(["idcor"]), "permutations": 99_999}
+    assert correlation_table(header).columns["p"] == table1([header]).columns["idcor p"] == ".5f"
+
+
+def test_the_main_table_says_what_was_done_to_the_rows() -> None:
+    header = {**correlation_header(["cosine"]), "pool": 7, "trim": 0.001, "row_normalise": False}
+    assert "settings: rows as they are, pooled by 7, entries above 0.001" in correlation_table(header).notes
+    assert not any("settings" in note for note in correlation_table(correlation_header(["cosine"])).notes)
+
+
+def test_table_1_says_what_each_file_leaves_out() -> None:
+    one, other = correlation_header(["cosine"]), correlation_header(["cosine"])
+    other |= {"dropped": {}, "left_out": {"idcor": "too few rows"}}
+    notes = table1([one, other], ["a", "b"]).notes
+    assert "FMN: a: rows left out: 3 not preserved on both sides" in notes
+    assert "FMN: b, idcor: left out, too few rows" in notes
+    assert not any(note.startswith("FMN: b: rows") for note in notes)
 
 
 def test_what_the_optimiser_left_behind_is_a_note() -> None:
