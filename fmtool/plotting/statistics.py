@@ -15,7 +15,7 @@ from fmtool.correlation.registry import statistic_kind
 from fmtool.errors import ArtifactError
 from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, plain_axes
 from fmtool.tables.correlations import purpose
-from fmtool.tables.table import text_of
+from fmtool.tables.table import p_form, text_of
 
 # of a null distribution, fewest and most; in between, the root of the number of shuffles. Both nulls together: at most twice.
 BINS = 5, 30
@@ -25,7 +25,7 @@ DARK = 0.45  # accuracy below which white text is more readable than black, on c
 
 
 def cosine_histogram(files: Sequence[Artifact]) -> Figure:
-    """Densities of the cosine of each image's two masks, and of masks of different images; means as lines."""
+    """Densities of the cosine of each pair, and of all other pairs; their mean and the null's as lines."""
     (file,) = files
     pairs = file["cosine_pairs"].double().numpy()
     pairs = pairs[np.isfinite(pairs)]
@@ -33,17 +33,22 @@ def cosine_histogram(files: Sequence[Artifact]) -> Figure:
     counts = np.zeros(0) if there is None else there.double().numpy()
     if not len(pairs) or not counts.sum() > 0 or not (counts >= 0).all() or len(counts) % MERGED:
         raise ArtifactError(f"{file}: holds no cosines to draw")
-    centres = (np.arange(len(counts)) + 0.5) * 2 / len(counts) - 1
-    others = float((counts * centres).sum() / counts.sum())
+    # of the shuffles: the mean of the bins would be off by up to half a bin
+    others = next(
+        (_number(one["null"]["mean"]) for one in file.header["statistics"] if one["name"] == "cosine"), math.nan
+    )
     counts = counts.reshape(-1, MERGED).sum(axis=1)
     edges = np.linspace(-1, 1, len(counts) + 1)
     figure = Figure(figsize=(3.8, 2.7), layout="constrained")
     axes = figure.subplots()
+    of_masks = any(side["for"] for side in file.header["sides"])
+    same = "masks of the same image" if of_masks else "rows of the same pair"
+    different = "masks of different images" if of_masks else "rows of different pairs"
     null = counts / counts.sum() / np.diff(edges)
     own = np.histogram(pairs.clip(-1, 1), bins=edges)[0] / len(pairs) / np.diff(edges)
-    axes.stairs(null, edges, fill=True, color=GREY, alpha=0.45, label="masks of different images")
-    axes.stairs(own, edges, color=COLOURS[0], linewidth=1.3, label=f"masks of the same image, n = {len(pairs)}")
-    axes.axvline(others, color=GREY, linestyle="--", linewidth=1, label=f"mean {others:.3f}")
+    axes.stairs(null, edges, fill=True, color=GREY, alpha=0.45, label=different)
+    axes.stairs(own, edges, color=COLOURS[0], linewidth=1.3, label=f"{same}, n = {len(pairs)}")
+    axes.axvline(others, color=GREY, linestyle="--", linewidth=1, label=f"null mean {text_of(others, '.3f')}")
     axes.axvline(pairs.mean(), color=COLOURS[0], linestyle="--", linewidth=1, label=f"mean {pairs.mean():.3f}")
     used = np.flatnonzero((null > 0) | (own > 0))
     axes.set_xlim(min(0.0, float(edges[used[0]])), 1)
@@ -81,8 +86,9 @@ def null_distributions(files: Sequence[Artifact]) -> Figure:
         if one["observed"] is not None:
             axes.axvline(one["observed"], color=INK, linewidth=1.2, label="observed")
         lines = [f"{statistic_kind(one['name']).heading} {text_of(_number(one['observed']), '.3f')}, n = {one['n']}"]
-        lines += [_verdict("", one["null"])]
-        lines += [_verdict("in classes: ", one["within_class"])] if one["within_class"] else []
+        form = p_form(file.header["permutations"], least=3)
+        lines += [_verdict("", one["null"], form)]
+        lines += [_verdict("in classes: ", one["within_class"], form)] if one["within_class"] else []
         axes.set_title("\n".join(lines), fontsize=7)
         axes.set_xlabel(statistic_kind(one["name"]).heading)
         axes.set_ylabel("shuffles" if place % columns == 0 else "")
@@ -154,8 +160,9 @@ def _edges(nulls: Sequence[np.ndarray[Any, Any]]) -> Any:
     return np.histogram_bin_edges(every, bins=min(bins, 2 * BINS[1]), range=_reach(every))
 
 
-def _verdict(name: str, null: Mapping[str, Any]) -> str:
-    return f"{name}p {text_of(_number(null['p']), '.3f')}, adjusted {text_of(_number(null['adjusted']), '.3f')}"
+def _verdict(name: str, null: Mapping[str, Any], form: str) -> str:
+    """p in this format, and the adjusted value."""
+    return f"{name}p {text_of(_number(null['p']), form)}, adjusted {text_of(_number(null['adjusted']), '.3f')}"
 
 
 def _number(value: Any) -> float:

@@ -170,11 +170,8 @@ def _pictures_of_correlations(files: Kinds) -> list[Picture]:
     for file in files["correlation"]:
         pictures.append(Picture([file], "null", f"{file}: observed values and their permutation nulls"))
         if "cosine_pairs" in file.tensors:
-            pictures.append(
-                Picture(
-                    [file], "cosine", f"{file}: cosine similarity of single pairs, and of masks of different images"
-                )
-            )
+            others = "masks of different images" if file.header["sides"][0]["for"] else "rows of different pairs"
+            pictures.append(Picture([file], "cosine", f"{file}: cosine similarity of single pairs, and of {others}"))
         if file.header.get("curves", {}).get("subsample"):
             pictures.append(Picture([file], "subsample", f"{file}: every statistic against the number of pairs"))
         if file.header.get("curves", {}).get("trim"):

@@ -60,7 +60,27 @@ def test_cosines_are_densities(load: Load) -> None:
     assert null.values[25] == pytest.approx(2 / 5 / 0.04)  # bins 50 and 51
     assert own.values[37] == pytest.approx(2 / 4 / 0.04)  # 0.50 and 0.51
     means = [x[0] for x, _ in lines(axes)]
-    assert means == [pytest.approx((0.01 + 0.03 + 2 * 0.21 + 0.99) / 5), pytest.approx(2.02 / 4)]
+    (cosine,) = [one for one in load("correlation").header["statistics"] if one["name"] == "cosine"]
+    assert means == [cosine["null"]["mean"], pytest.approx(2.02 / 4)]
+
+
+def test_cosines_say_what_they_are_of(load: Load) -> None:
+    file = with_cosines(load("correlation"))
+    (cosine,) = [one for one in file.header["statistics"] if one["name"] == "cosine"]
+    for purpose, same, other in (
+        ("essential", "masks of the same image", "masks of different images"),
+        (None, "rows of the same pair", "rows of different pairs"),
+    ):
+        file.header["sides"] = [{"for": purpose, "attack": None}] * 2
+        texts = [text.get_text() for text in draw([file], 8, "cosine").legends[0].get_texts()]
+        assert {other, f"{same}, n = 4", f"null mean {cosine['null']['mean']:.3f}"} <= set(texts)
+
+
+def test_a_small_p_is_not_shown_as_0(load: Load) -> None:
+    file = load("correlation")
+    file.header["permutations"] = 9999
+    file.header["statistics"][0]["null"]["p"] = 0.0001
+    assert "p 0.0001, adjusted" in draw([file], 8).axes[0].get_title()
 
 
 def test_defense_matrix_marks_adaptive_and_missing_cells(load: Load) -> None:
