@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fmtool.artifacts.format import Artifact, Rows
 from fmtool.artifacts.progress import Progress
-from fmtool.artifacts.rows import ROWS_OF_FILE, check_range, check_unit, image_names, join
+from fmtool.artifacts.rows import ROWS_OF_FILE, check_no_shard, check_range, check_unit, image_names, join
 from fmtool.attacks.registry import title
 from fmtool.datasets.rows import row_seed
 from fmtool.errors import ArtifactError, MaskError, warn
@@ -151,6 +151,7 @@ def check_masks(
         raise MaskError(f"--draws {draws}: expected a number of at least 1")
     ready = ready_model(model, execution)
     check_attack(attack, model, ready.spec, execution.allow_other_model)
+    check_no_shard(masks)
     check_same_model(masks, model, execution.allow_other_model)
     basis = basis_of(masks.header, masks)
     place = place_of(layer_of(masks.header), model, ready, execution)

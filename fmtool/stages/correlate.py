@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import stage
-from fmtool.artifacts.rows import ROWS_OF_FILE, check_range, check_unit, join
+from fmtool.artifacts.rows import ROWS_OF_FILE, check_no_shard, check_range, check_unit, join
 from fmtool.correlation import engine
 from fmtool.correlation.engine import chosen
 from fmtool.correlation.evaluate import Point, Statistic, alone_in_class
@@ -249,6 +249,7 @@ def _point(point: Point) -> dict[str, Any]:
 def _mask_pairs(a: Artifact, b: Artifact) -> tuple[list[Tensor], Tensor, dict[str, int]]:
     """Row numbers (n) of the pairs in each file, their labels (n), and reason -> number of rows left out."""
     for file in (a, b):
+        check_no_shard(file)
         masks = file.rows("masks")
         for start in range(0, len(masks), ROWS_OF_FILE):
             check_unit(masks[start : start + ROWS_OF_FILE], str(file))
@@ -371,4 +372,4 @@ def _input(side: Artifact | Tensor) -> Artifact | dict[str, str]:
 
 
 def _digest(values: Tensor) -> str:
-    return hashlib.sha256(values.flatten().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+    return hashlib.sha256(values.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()

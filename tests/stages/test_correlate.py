@@ -11,7 +11,7 @@ import torch
 from small_files import changed, load
 
 import fmtool
-from fmtool.errors import FmtoolWarning, MaskError, StatisticError
+from fmtool.errors import ArtifactError, FmtoolWarning, MaskError, StatisticError
 from fmtool.tables.correlations import correlation_tables, table1
 
 
@@ -71,6 +71,26 @@ def test_masks_of_two_models_get_a_line(files: Path) -> None:
                 source["digest"] = "0" * 64
     with pytest.warns(FmtoolWarning, match="masks of two models"):
         fmtool.correlate(essential, dataclasses.replace(adversarial, history=history), permutations=3)
+
+
+def test_shards_of_masks_are_not_the_whole_job(files: Path) -> None:
+    essential, adversarial = load(files, "essential"), load(files, "adversarial")
+    part = dataclasses.replace(essential, header={**essential.header, "shard": {"number": 1, "of": 2, "rows": 99}})
+    for sides in ((part, adversarial), (adversarial, part)):
+        with pytest.raises(ArtifactError, match="is shard 1 of 2: merge the shards"):
+            fmtool.correlate(*sides, permutations=3)
+    with pytest.raises(ArtifactError, match="is shard 1 of 2: merge the shards"):
+        fmtool.check_masks(load(files, "model"), load(files, "fmn"), part)
+
+
+def test_points_of_curves_count_pairs_that_can_not_be_exchanged() -> None:
+    """Class 2 has one pair."""
+    x = torch.rand(13, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    labels = torch.tensor([0] * 6 + [1] * 6 + [2])
+    found = fmtool.correlate(x, x.flip(1), labels=labels, statistics=["cosine"], permutations=3, class_subsets=True)
+    points = [point for entry in found.header["curves"]["class_subsets"][:2] for point in entry["points"]]
+    counts = {tuple(point["classes"]): point.get("alone_in_class", 0) for point in points if "reason" not in point}
+    assert counts == {(0,): 0, (1,): 0, (0, 1): 0, (0, 2): 1, (1, 2): 1}
 
 
 def test_labels_are_for_matrices(files: Path) -> None:
