@@ -25,7 +25,7 @@ from fmtool.correlation.registry import statistic_kind
 from fmtool.errors import FmtoolError
 from fmtool.masks.registry import mask_suffix
 from fmtool.tables.correlations import is_ceiling
-from fmtool.tables.table import Table, as_csv, as_markdown
+from fmtool.tables.table import Table, as_csv, as_markdown, p_form
 
 Paper = Mapping[str, Mapping[str, float]]  # row -> column -> value, of one table
 
@@ -79,13 +79,13 @@ def table2(files: Sequence[Description], paper: Paper) -> Table:
 def correlations(files: Sequence[Description], paper: Paper, name: str, *, by_model: bool) -> Table:
     """Each statistic with its nulls, and beside it the noise ceiling of the same model, from a file of two fits of one mask."""
     expect(files, "correlation")
-    ceilings = {network(file): file for file in files if is_ceiling(file.header["sides"])}
+    ceilings = by(network, [file for file in files if is_ceiling(file.header["sides"])], "noise ceiling")
     columns = {
         "attack": "", **({"model": ""} if by_model else {}), "statistic": "", "paper": ".", "ours": ".", "paper p": ".2f",
-        **NULLS, **CEILING,
+        **null_columns(files), **CEILING,
     }  # fmt: skip
     rows: list[list[Any]] = []
-    for file in (file for file in files if file not in ceilings.values()):
+    for file in (file for file in files if not is_ceiling(file.header["sides"])):
         attack, model, where = attack_of(file), network(file), place_of(file)
         known = {} if where else paper.get(f"{attack} {model}" if by_model else attack, {})
         for one in file.header["statistics"]:
@@ -108,12 +108,18 @@ def table3(files: Sequence[Description], paper: Paper) -> Table:
     found = [file for file in files if file.kind == "correlation"]
     expect(found, "correlation")
     expect(attacks, "attack")
-    ceiling = next((file for file in found if is_ceiling(file.header["sides"])), None)
-    success = {epsilon(file): success_rate(file) for file in attacks}
-    idcor = {epsilon(file): statistic(file, "idcor") for file in found if file is not ceiling}
+    ceilings = [file for file in found if is_ceiling(file.header["sides"])]
+    if len(ceilings) > 1:
+        raise FmtoolError(f"expected one noise ceiling, got {len(ceilings)}")
+    ceiling = ceilings[0] if ceilings else None
+    success = {size: success_rate(file) for size, file in by(epsilon, attacks, "attack").items()}
+    results = by(epsilon, [file for file in found if not is_ceiling(file.header["sides"])], "correlation")
+    idcor = {size: statistic(file, "idcor") for size, file in results.items()}
+    if lonely := sorted(idcor.keys() - success.keys()):
+        raise FmtoolError(f"expected the attack file of each correlation, got none of epsilon {lonely[0]:.6g}")
     columns = {
         "epsilon": "", "paper success %": ".2f", "ours %": ".2f", "paper IdCor": ".2f", "ours": ".3f", "paper p": ".2f",
-        **NULLS, **CEILING,
+        **null_columns(files), **CEILING,
     }  # fmt: skip
     rows: list[list[Any]] = []
     for size in sorted(success):
@@ -123,17 +129,16 @@ def table3(files: Sequence[Description], paper: Paper) -> Table:
         ours = null_cells(one) if one else [None] * len(NULLS)
         cells = [theirs[0], success[size], theirs[1], one and one["observed"], theirs[2], *ours]
         rows.append([name, *cells, *ceiling_cells(ceiling, "idcor")])
-    notes = [
-        "success over the images that are right when clean",
-        null_note(found),
-        *([ceiling_note(ceiling)] if ceiling else []),
-    ]
+    notes = ["success over the images that are right when clean", null_note(found)]
+    notes += [ceiling_note(ceiling)] if ceiling else []
     return Table("Table 3: PGD with variable epsilon, the paper's and ours", columns, rows, notes)
 
 
 def table4(files: Sequence[Description], paper: Paper) -> Table:
     """The defence matrix, a pair of columns a set of masks; then what the paper leaves open."""
     expect(files, "defense")
+    if len(files) > 1:
+        raise FmtoolError(f"expected one defense file, got {len(files)}")
     header = files[0].header
     names = {"none": "none", **{f"robust {title(name)}": name for name in ("fmn", "pgd", "deepfool")}}
     columns = {"data": ""}
@@ -172,7 +177,7 @@ def variants(files: Sequence[Description], paper: Paper) -> Table:
     expect(files, "correlation")
     columns = {
         "network": "", "masks": "", "rows scaled": "", "attack": "", "statistic": "", "paper": ".", "ours": ".",
-        "images": "d", **NULLS,
+        "images": "d", **null_columns(files),
     }  # fmt: skip
     rows: list[list[Any]] = []
     for file in files:
@@ -185,11 +190,8 @@ def variants(files: Sequence[Description], paper: Paper) -> Table:
             row.append(with_std(known.get(one["name"]), known.get(f"{one['name']} std"), ".2f"))
             row += [with_std(one["observed"], one["details"].get("std"), ".3f"), images, *null_cells(one)]
             rows.append(row)
-    notes = [
-        "images: with masks on both sides, of which n are preserved on both",
-        null_note(files),
-        *left_out_notes(files),
-    ]
+    note = "images: with masks on both sides, of which n are preserved on both"
+    notes = [note, null_note(files), *left_out_notes(files)]
     return Table("Table 1 with other options", columns, rows, notes)
 
 
@@ -233,13 +235,9 @@ def compare(
             table = controls(files)
         else:
             table = TABLES[name]([describe(file) for file in files], paper_table(PAPER_TABLE.get(name, name)))
-    except FmtoolError as error:
-        print(f"compare: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
-    if heading:
-        table = Table(f"{table.title} ({heading})", table.columns, table.rows, table.notes)
-    stem = output.removesuffix(".md").removesuffix(".csv")
-    try:
+        if heading:
+            table = Table(f"{table.title} ({heading})", table.columns, table.rows, table.notes)
+        stem = output.removesuffix(".md").removesuffix(".csv")
         for suffix, text in ((".csv", as_csv(table)), (".md", as_markdown(table))):
             write_bytes(text.encode(), stem + suffix)
     except FmtoolError as error:
@@ -255,6 +253,16 @@ def expect(files: Sequence[Description], *kinds: str) -> None:
             raise FmtoolError(f"expected files of kind {' or '.join(kinds)}, got one of kind {file.kind}")
     if not files:
         raise FmtoolError(f"expected files of kind {' or '.join(kinds)}, got none")
+
+
+def by(key: Callable[[Description], Any], files: Sequence[Description], what: str) -> dict[Any, Description]:
+    """The files by their network or epsilon; FmtoolError for two of the same."""
+    found: dict[Any, Description] = {}
+    for file in files:
+        if key(file) in found:
+            raise FmtoolError(f"expected one {what} file of {key.__name__} {key(file)}, got two")
+        found[key(file)] = file
+    return found
 
 
 def network(file: Description) -> str:
@@ -322,6 +330,12 @@ def statistic(file: Description, name: str) -> Mapping[str, Any]:
     raise FmtoolError(f"expected correlation files that hold {name}")
 
 
+def null_columns(files: Sequence[Description]) -> dict[str, str]:
+    """`NULLS`, with decimals enough for the smallest possible p."""
+    form = p_form(max(file.header["permutations"] for file in files if file.kind == "correlation"))
+    return {**NULLS, "p": form, "within p": form}
+
+
 def null_cells(one: Mapping[str, Any]) -> list[Any]:
     """What `NULLS` heads."""
     null, within = one["null"], one["within_class"] or {}
@@ -334,7 +348,7 @@ def null_cells(one: Mapping[str, Any]) -> list[Any]:
 def null_note(files: Sequence[Description]) -> str:
     """How the nulls were made."""
     counts = sorted({file.header["permutations"] for file in files})
-    floors = ", ".join(f"{1 / (1 + count):.4f}" for count in counts)
+    floors = ", ".join(f"{1 / (1 + count):{p_form(count)}}" for count in counts)
     return (
         f"null: {', '.join(map(str, counts))} permutations of the pairs, p at least {floors}; within: of the pairs of each "
         "class; adjusted: (ours - null mean) / (1 - null mean)"

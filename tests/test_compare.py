@@ -14,6 +14,7 @@ import pytest
 
 from fmtool.artifacts.files import describe, read
 from fmtool.artifacts.format import Artifact, Description, serialise
+from fmtool.errors import FmtoolError
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -115,6 +116,42 @@ def test_table_3_sets_the_papers_rows_beside_its_epsilons(compare: ModuleType, f
     assert {row["noise ceiling"] for row in rows} == {0.25}
 
 
+@pytest.mark.parametrize("kind", ["attack", "correlation", "alone", "ceiling"])
+def test_table_3_refuses_what_it_would_leave_out(compare: ModuleType, files: Path, kind: str) -> None:
+    stage = {"command": "attack", "options": {"--epsilon": 0.5}, "inputs": [], "versions": {}}
+    attack = replace(describe(str(files / "fmn.safetensors")), history=[stage])
+    result, ceiling = (
+        correlation("pgd", ("essential", "adversarial"), 0.5),
+        correlation("pgd", ("essential", "essential")),
+    )
+    given, message = {
+        "attack": ([attack, attack, result], "expected one attack file of epsilon 0.5, got two"),
+        "correlation": ([attack, result, result], "expected one correlation file of epsilon 0.5, got two"),
+        "alone": (
+            [attack, result, correlation("pgd", ("essential", "adversarial"), 0.25)],
+            "expected the attack file of each correlation, got none of epsilon 0.25",
+        ),
+        "ceiling": ([attack, result, ceiling, ceiling], "expected one noise ceiling, got 2"),
+    }[kind]
+    with pytest.raises(FmtoolError, match=message):
+        compare.table3(given, compare.paper_table("table3"))
+
+
+def test_a_network_has_one_noise_ceiling(compare: ModuleType) -> None:
+    found = [
+        correlation("fmn", purposes) for purposes in (("essential", "adversarial"), *[("essential", "essential")] * 2)
+    ]
+    with pytest.raises(FmtoolError, match="expected one noise ceiling file of network resnet20, got two"):
+        compare.table1(found, compare.paper_table("table1"))
+
+
+def test_small_p_is_not_shown_as_0(compare: ModuleType) -> None:
+    one = correlation("fmn", ("essential", "adversarial"))
+    one.header["permutations"] = 99_999
+    table = compare.table1([one], compare.paper_table("table1"))
+    assert table.columns["p"] == ".5f" and "p at least 0.00001" in table.notes[0]
+
+
 def test_variants_are_told_apart_by_their_options(compare: ModuleType) -> None:
     plain, other = (correlation("fmn", ("essential", "adversarial")) for _ in range(2))
     of_masks = {"--lambda": 0.25, "--adapt-lambda": True, "--basis": "dct", "--objective": "label"}
@@ -152,6 +189,8 @@ def test_controls_of_several_files_stand_in_one_table(compare: ModuleType, tmp_p
 
 def test_table_4_pairs_the_columns(compare: ModuleType, files: Path) -> None:
     described = describe(str(files / "defense.safetensors"))
+    with pytest.raises(FmtoolError, match="expected one defense file, got 2"):
+        compare.table4([described, described], compare.paper_table("table4"))
     rows = by_heading(compare.table4([described], compare.paper_table("table4")))
     clean = rows[0]
     assert clean["no mask, paper"] == 0.92 and clean["robust FMN, paper"] == 0.83 and clean["plain, paper"] is None
