@@ -262,4 +262,13 @@ def test_the_time_is_said_before_what_takes_long(
             progress=progress,
         )
     assert [str(one.message) for one in told] == ([] if line is None else [line])
-    assert line is None or done[:3] == [0, 0, 1]  # after three of them
+    assert line is None or done[:4] == [0, 0, 0, 1]  # after three of them, besides the first
+
+
+def test_a_slow_first_shuffle_is_not_taken_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.chain([100.0], itertools.count(100.0, 0.001))
+    monkeypatch.setattr(evaluate.time, "monotonic", lambda: 0.0)
+    tell = evaluate._telling_time("cosine", 2000)
+    monkeypatch.setattr(evaluate.time, "monotonic", lambda: next(clock))
+    for _ in range(9):
+        tell()  # a warning would be an error
