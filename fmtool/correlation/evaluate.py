@@ -15,7 +15,7 @@ from torch import Tensor
 from fmtool.artifacts.progress import Progress
 from fmtool.correlation.nulls import Null, class_permutation, free_permutation, summarise
 from fmtool.correlation.statistics.base import Options, Prepared
-from fmtool.errors import warn
+from fmtool.errors import StatisticError, warn
 from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors, as_tensor, from_tensor
 
 FREELY, WITHIN_CLASSES = "shuffled freely", "shuffled within classes"
@@ -168,8 +168,9 @@ def _telling_time(name: str, shuffles: int) -> Callable[[], None]:
 def _finished(name: str, n: int, strict: bool, part: Tensors) -> Statistic:
     """The statistic of a finished part."""
     numbers = from_tensor(part["numbers"])
-    nulls = {
-        kind: summarise(numbers["observed"], part[kind], strict) for kind in (FREELY, WITHIN_CLASSES) if kind in part
-    }
+    kinds = [kind for kind in (FREELY, WITHIN_CLASSES) if kind in part]
+    if not (math.isfinite(numbers["observed"]) and all(bool(part[kind].isfinite().all()) for kind in kinds)):
+        raise StatisticError(f"{name}: expected finite values of the pairs and of all shuffles, got NaN or infinity")
+    nulls = {kind: summarise(numbers["observed"], part[kind], strict) for kind in kinds}
     samples = {key.removeprefix(SAMPLE): sample for key, sample in part.items() if key.startswith(SAMPLE)}
     return Statistic(name, n, **numbers, null=nulls[FREELY], within_class=nulls.get(WITHIN_CLASSES), samples=samples)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from dying import Dying
@@ -21,6 +23,7 @@ from fmtool.correlation.evaluate import (
 from fmtool.correlation.nulls import class_permutation, free_permutation
 from fmtool.correlation.statistics import cosine
 from fmtool.correlation.statistics.base import Options, Prepared
+from fmtool.errors import StatisticError
 
 N = 12
 LABELS = torch.arange(N) % 3
@@ -72,6 +75,23 @@ def test_a_finished_part_is_not_prepared_again() -> None:
     again = evaluate("toy", "part", never, LABELS, N, Shuffles(6, 5, False, journal))
     assert again.null.values.equal(whole.null.values) and again.observed == whole.observed
     assert again.samples["pairs"].equal(whole.samples["pairs"])
+
+
+@pytest.mark.parametrize("where", ["observed", "shuffle"])
+def test_values_that_are_not_finite_are_no_result(where: str) -> None:
+    """NaN is not >= anything, so p would be the smallest possible."""
+    observed, value = (math.nan, 1.0) if where == "observed" else (1.0, math.nan)
+    toy = Prepared(observed, {}, {}, lambda permutation: value)
+    with pytest.raises(StatisticError, match="toy: expected finite values"):
+        evaluate("toy", "part", lambda: toy, None, N, Shuffles(3, 0, False, Dying(())))
+
+
+@pytest.mark.parametrize("name", ["cka", "cosine"])
+@pytest.mark.parametrize("exponent", [-1000, -600, 600, 1020])
+def test_extreme_scales_change_nothing(name: str, exponent: int) -> None:
+    x, y = torch.rand(2, 30, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.5
+    scaled = Pairs(x * 2.0**exponent, y, None)  # a power of two: the same bits
+    assert prepare(name, scaled, Options()).observed == prepare(name, Pairs(x, y, None), Options()).observed
 
 
 def test_a_statistic_is_found_by_its_name() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from fmtool.errors import StatisticError
@@ -45,6 +46,12 @@ def require_rows(name: str, rows: int, least: int) -> None:
     """Raise StatisticError unless there are at least `least` rows."""
     if rows < least:
         raise StatisticError(f"{name} needs at least {least} rows, got {rows}")
+
+
+def within_range(data: Tensor, largest: Tensor) -> Tensor:
+    """data divided by the power of two that brings `largest`, which is broadcast, near 1: squares neither overflow nor vanish."""
+    exponent = torch.frexp(largest).exponent.clamp(-1020, 1020)  # of a normal number, so that the factor is one too
+    return data * torch.ldexp(torch.ones_like(largest), -exponent)
 
 
 def non_zero(counts: dict[str, int]) -> dict[str, int]:

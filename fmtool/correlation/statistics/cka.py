@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fmtool.correlation.numerics.permuted_matrices import permuted_product, precision
-from fmtool.correlation.statistics.base import Options, Prepared, require_rows
+from fmtool.correlation.statistics.base import Options, Prepared, require_rows, within_range
 from fmtool.errors import StatisticError
 
 BLOCK = 1024  # rows of a Gram matrix computed at a time in float64, before rounding
@@ -22,8 +22,9 @@ def _gram(data: Tensor, what: str, dtype: torch.dtype) -> Tensor:
     used = data[:, data.amin(dim=0) != data.amax(dim=0)]
     if used.shape[1] == 0:
         raise StatisticError(f"cka needs rows that vary, but those of {what} are all the same")
+    used = within_range(used, used.abs().max())  # no overflow or underflow at any scale
     used = used - used.mean(dim=0)
-    used = used / used.norm()  # no overflow or underflow at any scale
+    used = used / used.norm()
     gram = torch.empty(len(used), len(used), dtype=dtype)
     for begin in range(0, len(used), BLOCK):
         gram[begin : begin + BLOCK] = used[begin : begin + BLOCK] @ used.T

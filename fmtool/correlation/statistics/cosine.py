@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fmtool.correlation.statistics.base import Options, Prepared, require_rows
+from fmtool.correlation.statistics.base import Options, Prepared, require_rows, within_range
 from fmtool.errors import StatisticError
 
 MIN_ROWS = 2  # with a single pair there is no other pairing
@@ -21,9 +21,10 @@ BLOCK = 1024  # rows of the matrix of cosines computed at a time in float64, bef
 
 def _unit_rows(data: Tensor) -> tuple[Tensor, Tensor]:
     """Rows scaled to unit length (n, d) float64, and which of them are not all zero (n,) bool."""
-    length = data.norm(dim=1, keepdim=True)
+    scaled = within_range(data, data.abs().amax(dim=1, keepdim=True))
+    length = scaled.norm(dim=1, keepdim=True)
     filled = length > 0
-    return data / torch.where(filled, length, 1.0), filled[:, 0]
+    return scaled.div_(torch.where(filled, length, 1.0)), filled[:, 0]
 
 
 def _cosines(x: Tensor, y: Tensor) -> Tensor:
