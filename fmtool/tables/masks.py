@@ -94,7 +94,7 @@ def class_masks_table(header: Header, arrays: Arrays) -> Table:
             arrays["converged"],
             arrays["loss"],
             kept_entries,
-            masks.mean(axis=(1, 2, 3), dtype=float),  # forged files may hold numbers of any size
+            (masks * basis.counts).sum(axis=(1, 2, 3)) / total,  # in float64: forged files may hold numbers of any size
             strict=True,
         )
     ]
