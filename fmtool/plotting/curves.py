@@ -44,7 +44,7 @@ def class_curves(files: Sequence[Artifact]) -> Figure:
     statistic = _in_all(files)
     for number, (file, name) in enumerate(zip(files, names, strict=True)):
         mine = _entries(file, "class_subsets", statistic)
-        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
         _line(left, mine, _observed, "-", marker=marker, color=colour, label=name)
         _line(left, mine, _null("mean"), ":", band=False, color=colour, linewidth=1)
         _line(share, mine, _null("p"), "--", band=False, color=colour, alpha=0.5, linewidth=1)

@@ -231,10 +231,10 @@ def _finish(axes: Axes, parts: Sequence[Part]) -> None:
 
 
 def _colours(parts: Sequence[Part]) -> list[str]:
-    """Black without an attack, else one colour per attack; sets of the same attack and kind get different colours."""
+    """Black without an attack, else one colour per attack; by position where two sets would get the same colour and style."""
     attacks = list(dict.fromkeys(part.attack for part in parts if part.attack))
-    kinds = [part.name for part in parts]
-    if len(set(kinds)) < len(kinds) or len(attacks) > len(COLOURS):
+    looks = {(part.attack, _marker(part)) for part in parts}
+    if len(looks) < len(parts) or len(attacks) > len(COLOURS):
         return [COLOURS[place % len(COLOURS)] for place in range(len(parts))]
     return [COLOURS[attacks.index(part.attack)] if part.attack else INK for part in parts]
 

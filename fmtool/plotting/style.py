@@ -54,12 +54,12 @@ def mask_name(file: Artifact) -> str:
 
 
 def distinct(names: Sequence[str], files: Sequence[Artifact]) -> list[str]:
-    """Names, made distinct by appending the file's name to duplicates, or else the position."""
-    distinct_names = []
+    """Names, made distinct by appending the file's name to duplicates, and the position where that is empty or the same."""
+    longer = []
     for number, (name, file) in enumerate(zip(names, files, strict=True), start=1):
         stem = file.name.rpartition("/")[2].removesuffix(".safetensors") or str(number)
-        distinct_names.append(f"{name}, {stem}" if list(names).count(name) > 1 else name)
-    return distinct_names
+        longer.append(f"{name}, {stem}" if list(names).count(name) > 1 else name)
+    return [f"{name}, {number}" if longer.count(name) > 1 else name for number, name in enumerate(longer, start=1)]
 
 
 def plain_axes(axes: Axes) -> None:

@@ -40,6 +40,13 @@ def test_class_curves_name_the_attack_of_the_adversarial_masks(load: Load) -> No
     assert draw([file], 8).legends[0].get_texts()[0].get_text() == "PGD"
 
 
+def test_class_curves_of_a_seventh_file_have_another_marker(load: Load) -> None:
+    seven = [with_curves(load("correlation"), f"Attack{number}", "class_subsets") for number in range(7)]
+    right = draw(seven, 8).axes[1]
+    looks = {(line.get_color(), line.get_marker()) for line in right.lines if line.get_marker() != "None"}
+    assert len(looks) == 7
+
+
 def test_class_curves_show_the_control(load: Load) -> None:
     figure = draw([with_curves(load("correlation"), "fmn", "class_subsets", "equal_pairs")], 8)
     right = figure.axes[1]

@@ -85,6 +85,13 @@ def test_radial_profiles_mark_every_mean(load: Load) -> None:
     np.testing.assert_allclose(upright, [radial.estimate(one.frequency).mean for one in measured])
 
 
+def test_masks_without_an_attack_are_told_apart_by_colour(load: Load) -> None:
+    essential, other = load("essential"), load("essential")
+    other.header["objective"] = "distribution"
+    above = draw([essential, other], 8, "radial").axes[0]
+    assert above.containers[0].lines[0].get_color() != above.containers[1].lines[0].get_color()
+
+
 def test_an_adaptive_attack_is_told_from_a_plain_one(load: Load) -> None:
     """By its name and by its colour."""
     plain, adaptive = load("fmn"), load("fmn")

@@ -36,6 +36,8 @@ def test_equal_names_are_told_apart_by_their_files() -> None:
     files = [masks(name="x/a.safetensors"), masks(name=""), masks(name="c")]
     assert distinct(["m", "m", "n"], files) == ["m, a", "m, 2", "n"]
     assert distinct(["m", "n", "o"], files) == ["m", "n", "o"]
+    files = [masks(name="x/a.safetensors"), masks(name="y/a.safetensors")]
+    assert distinct(["m", "m"], files) == ["m, a, 1", "m, a, 2"]
 
 
 def test_axes_have_a_left_and_a_lower_line() -> None:
