@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.rows import join
-from fmtool.attacks.registry import title
+from fmtool.attacks.registry import masks_title, title
 from fmtool.datasets.rows import spread
 from fmtool.errors import ArtifactError, warn
 from fmtool.masks.basis import Basis, basis_of, check_shape
@@ -93,8 +93,7 @@ def class_mask_grid(files: Sequence[Artifact]) -> Figure:
         cell.set_title(_class_name(file, number), fontsize=7)
     for cell in cells[count:]:
         cell.axis("off")
-    name = f"robust against {title(file.header['attack'])}" if file.header["robust"] else "plain"
-    _name_row(axes[0][0], f"class masks,\n{name}")
+    _name_row(axes[0][0], f"class masks,\n{masks_title(file.header)}")
     _legend(figure, files)
     return figure
 

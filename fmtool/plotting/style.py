@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from fmtool.attacks.registry import title
+from fmtool.attacks.registry import masks_title, title
 from fmtool.masks.registry import mask_suffix
 
 if TYPE_CHECKING:
@@ -44,12 +44,10 @@ def any_letters() -> Iterator[None]:
 
 def mask_name(file: Artifact) -> str:
     """A description of a file's masks."""
-    attack = title(str(file.header["attack"])) if file.header["attack"] else None
     if file.kind == "class-masks":
-        name = f"class masks, robust ({attack})" if file.header["robust"] else "class masks, plain"
-    else:
-        name = str(file.header["for"])
-        name = f"{name} ({attack})" if name == "adversarial" and attack else name
+        return f"class masks, {masks_title(file.header)}"
+    name, attack = str(file.header["for"]), file.header["attack"]
+    name = f"{name} ({title(str(attack))})" if name == "adversarial" and attack else name
     return name + mask_suffix(file.header)
 
 

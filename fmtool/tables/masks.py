@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fmtool.attacks.registry import title
+from fmtool.attacks.registry import masks_title, title
 from fmtool.masks.registry import mask_suffix
 from fmtool.tables.headers import Arrays, Header
 from fmtool.tables.table import Table
@@ -98,7 +98,6 @@ def class_masks_table(header: Header, arrays: Arrays) -> Table:
             strict=True,
         )
     ]
-    what = f"robust against {title(header['attack'])}" if header["robust"] else "plain"
     used = " and ".join(f"{n} {name}" for n, name in zip(header["images"], ("clean", "adversarial"), strict=False))
-    note = f"{what}, lambda {header['lambda']:g}{mask_suffix(header)}, fitted to {used} images"
+    note = f"{masks_title(header)}, lambda {header['lambda']:g}, fitted to {used} images"
     return Table("Class masks", columns, rows, [note])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fmtool.artifacts.rows import image_names
-from fmtool.attacks.registry import OK, title
+from fmtool.attacks.registry import OK, masks_title, title
 from fmtool.errors import ArtifactError
 from fmtool.masks.registry import FOURIER, layer_of, mask_suffix
 from fmtool.models.registry import INPUT
@@ -110,8 +110,8 @@ def parts_of(source: Source) -> list[Part]:
                 layer_of(header),
             )
         ]
-    name = f"class masks (robust against {attack})" if header["robust"] else "class masks (plain)"
-    return [Part(name + mask_suffix(header), attack, radial.of_masks(masks, basis), [], basis)]
+    name = f"class masks ({masks_title(header)})"
+    return [Part(name, attack, radial.of_masks(masks, basis), [], basis)]
 
 
 def spectrum_table(files: Sequence[Source]) -> Table:

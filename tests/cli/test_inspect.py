@@ -50,7 +50,7 @@ def test_inspect_shows_how_high_the_frequencies_are(files: Path, run: Run) -> No
     paths = [files / f"{name}.safetensors" for name in names]
     rows = json.loads(run("inspect", "--spectrum", *paths, "--format", "json").out)["rows"]
     kinds = ["essential masks", "adversarial masks (FMN)", "perturbations (FMN)", "images"]
-    assert [row["spectra"] for row in rows] == [*kinds, "class masks (robust against FMN)"]
+    assert [row["spectra"] for row in rows] == [*kinds, "class masks (robust FMN)"]
     single = "".join(run("inspect", path).out for path in paths)
     for row in rows:
         line = f"{row['spectra']}: mean radial frequency {row['mean frequency']:.3f} ± "

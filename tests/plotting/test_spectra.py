@@ -42,7 +42,7 @@ def test_mean_masks_of_one_file_and_of_many(load: Load) -> None:
     figure = draw(many, 8)  # several class-masks files have no other figure
     assert len(pictures(figure)) == 6
     titles = [axes.get_title() for axes in figure.axes if axes.images]
-    assert titles[1] == "class masks,\nrobust (FMN)" and titles[2].endswith("plain, 0") and len(set(titles)) == 6
+    assert titles[1] == "class masks,\nrobust FMN" and titles[2].endswith("plain, 0") and len(set(titles)) == 6
 
 
 def test_perturbation_is_that_of_the_attacks_that_succeeded(load: Load) -> None:

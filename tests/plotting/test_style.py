@@ -25,7 +25,7 @@ def masks(kind: str = "masks", name: str = "", **header: Any) -> Artifact:
         (masks(attack="fmn", basis="dct", objective="invariance"), "essential, dct, invariance"),
         (masks(**{"for": "adversarial", "attack": "pgd"}), "adversarial (PGD)"),
         (masks("class-masks"), "class masks, plain"),
-        (masks("class-masks", robust=True, attack="L2PGD", basis="haar"), "class masks, robust (L2PGD), haar"),
+        (masks("class-masks", robust=True, attack="L2PGD", basis="haar"), "class masks, robust L2PGD, haar"),
     ],
 )
 def test_masks_are_named_by_purpose_attack_and_basis(file: Artifact, expected: str) -> None:

@@ -57,7 +57,7 @@ def test_table_of_an_attack_leaves_out_what_was_not_attacked() -> None:
         ("perturbations (PGD)", 2),
         ("images", 4),
         ("perturbations (PGD)", 2),  # the same images once
-        ("class masks (robust against FMN)", 2),
+        ("class masks (robust FMN)", 2),
     ]
     assert table.rows[0][4] == pytest.approx(2 / 8, abs=1e-4)
     assert table.rows[2][9:11] == [2, pytest.approx(0)] and table.rows[3][9:] == [None] * 3
