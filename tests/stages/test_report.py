@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+import torch
 
 import fmtool
 from fmtool.artifacts.format import Artifact
@@ -151,6 +152,13 @@ def test_a_readers_settings_of_matplotlib_change_nothing(files: Path) -> None:
     expected = report.build([file])
     with matplotlib.rc_context({"savefig.transparent": True, "savefig.facecolor": "red", "axes.grid": True}):
         assert report.build([file]) == expected
+
+
+def test_the_cosines_of_matrices_are_of_rows() -> None:
+    x = torch.rand(12, 4, generator=torch.Generator().manual_seed(0))
+    found = fmtool.correlate(x, x.flip(1), statistics=["cosine"], permutations=3)
+    captions = [one.caption for one in report.PICTURES["correlation"]({"correlation": [found]})]
+    assert any(one.endswith("and of rows of different pairs") for one in captions)
 
 
 def test_no_file_is_an_error() -> None:
