@@ -50,8 +50,8 @@ def read_weights(path: str, data: bytes | None = None) -> dict[str, Tensor]:
     """
     data = files.read_bytes(path) if data is None else data
     if is_safetensors(data) and METADATA_KEY in (parse_header(data, path).get("__metadata__") or {}):
-        raise ModelError(
-            f"{path}: is a file of fmtool already, expected another library's: a model file needs no import"
+        warn(
+            f"{path}: is a file of fmtool already: only its weights are taken, not its normalisation, classes and names"
         )
     state = _state_dict(contents(data, path), path)
     if state is None:

@@ -57,12 +57,11 @@ def test_state_dicts_are_found_where_people_put_them(suffix: str, nested: str, t
     assert read.keys() == weights.keys() and all(torch.equal(read[name], weights[name]) for name in weights)
 
 
-def test_a_model_file_is_no_checkpoint(files: Path) -> None:
-    """Its normalisation and class names would be lost."""
-    with pytest.raises(
-        ModelError, match=r"model\.safetensors: is a file of fmtool already, expected another library's"
+def test_only_the_weights_of_a_model_file_are_taken(files: Path) -> None:
+    with pytest.warns(
+        FmtoolWarning, match=r"model\.safetensors: is a file of fmtool already: only its weights are taken"
     ):
-        read_weights(str(files / "model.safetensors"))
+        assert "linear.weight" in read_weights(str(files / "model.safetensors"))
 
 
 @pytest.mark.parametrize("content", [{}, {"epoch": 3}, [1, 2], 7, {"state_dict": {}}, {"a": torch.ones(1), "b": 2}])
