@@ -84,7 +84,7 @@ def build(name: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     for option in options:
         if option not in parameters or option == "self":
             raise AttackError(unknown(f"option of attack {name}", option, [key for key in parameters if key != "self"]))
-        _check_option(option, options[option], parameters[option].default)
+        _check_option(option, options[option], parameters[option].annotation)
     arguments = dict(options)
     if isinstance(arguments.get("distance"), str):
         if arguments["distance"] not in NORMS:
@@ -110,9 +110,9 @@ def norm_of(attack: Any) -> str | None:
     return next((name for name, value in NORMS.items() if value == p), None)
 
 
-def _check_option(name: str, value: Any, default: Any) -> None:
+def _check_option(name: str, value: Any, annotation: Any) -> None:
     """AttackError for values that an artifact can't hold, and for text in place of True or False, which counts as True."""
-    if isinstance(default, bool) and isinstance(value, str):
+    if annotation is bool and isinstance(value, str):
         raise AttackError(f"--attack-option {name}: expected True or False, got {value!r}")
     if isinstance(value, int | float) and not abs(value) <= LARGEST_NUMBER:  # also true of NaN
         raise AttackError(f"--attack-option {name}: expected a number of at most {LARGEST_NUMBER:g}")

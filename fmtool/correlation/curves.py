@@ -89,7 +89,7 @@ def over_classes(
     for done, classes in enumerate(chosen, start=1):
         labels = tuple(kinds[one] for one in classes)
         if len(classes) == len(kinds):
-            points.append(Point(len(classes), len(pairs), labels, whole, ""))
+            points.append(Point(len(classes), len(pairs), labels, whole, "", alone=alone_in_class(pairs.labels)))
         else:
             rows = torch.isin(pairs.labels, torch.tensor(classes)).nonzero()[:, 0]
             points.append(setting.point(whole.name, f"{label} {done}", prepared, rows, len(classes), labels))
@@ -108,7 +108,7 @@ def over_equal_rows(
     points, label = [], f"{whole.name}, as many pairs of all classes"
     for done, point in enumerate(classes, start=1):
         if point.n == len(setting.pairs):
-            points.append(Point(point.size, point.n, (), whole, ""))
+            points.append(Point(point.size, point.n, (), whole, "", alone=point.alone))
         else:
             drawn = subsample(len(setting.pairs), point.n, setting.shuffles.seed, done)
             points.append(setting.point(whole.name, f"{label} {done}", prepared, drawn, int(point.size), ()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -91,22 +90,19 @@ class OfTorchvision:
         return self._read(cache, self._place(cache) or cache)
 
     def _fetch(self, cache: Path) -> None:
-        """Download all splits beside the cache's folder and move them there once complete: a part never passes for the whole."""
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{self.folder}-", dir=cache.parent) as beside:
-            fresh = Path(beside, self.folder)
-            fresh.mkdir()
+        """Download all splits into a folder of their own, and move them up once complete: a part never passes for the whole."""
+        cache.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".", dir=cache) as folder:
+            fresh = Path(folder)
             for arguments in self.splits.values():
                 try:  # some classes fetch all splits at once, and refuse to do so again
                     self._open(fresh, arguments)
                 except ERRORS:
                     self._open(fresh, arguments, download=True)
-            try:
-                os.rename(fresh, cache)
-            except OSError:
-                if self._place(cache) is None:  # else another process was first
-                    shutil.rmtree(cache, ignore_errors=True)
-                    os.rename(fresh, cache)
+            last = {name.partition("/")[0] for name in self.at}  # by which the whole is recognised
+            for one in sorted(fresh.iterdir(), key=lambda one: one.name in last):
+                if not (cache / one.name).is_dir():  # else another process was first
+                    os.replace(one, cache / one.name)
 
     def _open(self, root: Path, arguments: Mapping[str, Any], download: bool = False) -> Any:
         import torchvision.datasets

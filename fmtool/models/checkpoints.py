@@ -50,9 +50,7 @@ def read_weights(path: str, data: bytes | None = None) -> dict[str, Tensor]:
     """
     data = files.read_bytes(path) if data is None else data
     if is_safetensors(data) and METADATA_KEY in (parse_header(data, path).get("__metadata__") or {}):
-        warn(
-            f"{path}: is a file of fmtool already: only its weights are taken, not its normalisation, classes and names"
-        )
+        warn(f"{path}: is already an fmtool file: only its weights are used, not its normalisation, classes or names")
     state = _state_dict(contents(data, path), path)
     if state is None:
         raise ModelError(f"{path}: holds no state dict, expected parameter names with tensors")

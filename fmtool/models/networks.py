@@ -83,13 +83,15 @@ def call_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     try:
         with contextlib.redirect_stdout(sys.stderr):  # standard output may be the model's file
             network = getattr(importlib.import_module(module_name), attribute)(**arguments)
+        if isinstance(network, nn.Module):
+            network = network.cpu()
     except Exception as error:  # third-party code may raise any exception; --debug shows where
-        raise ModelError(f"factory {name}: {error}") from error
+        raise ModelError(f"factory {name}: {str(error) or type(error).__name__}") from error
     finally:
         sys.path.pop(0)
     if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule):
         raise ModelError(f"factory {name} returned {type(network).__name__}, expected a torch.nn.Module")
-    return network.cpu()
+    return network
 
 
 def dtypes_of(network: nn.Module) -> set[torch.dtype]:

@@ -27,10 +27,9 @@ def configuration(architecture: str, arguments: Mapping[str, Any]) -> Configurat
     """The configuration of "timm:NAME" that its default weights were trained with."""
     config = _config(architecture)
     c, h, w = config.input_size
-    outputs = (
-        config.num_classes or 1
-    )  # so that a network published without a classifier has one, which a checkpoint fills
-    return Configuration((c, h, w), tuple(config.mean), tuple(config.std), int(outputs), dict(arguments))
+    # one output where the network was published without a classifier, which a checkpoint then fills
+    outputs = int(config.num_classes or 1)
+    return Configuration((c, h, w), tuple(config.mean), tuple(config.std), outputs, dict(arguments))
 
 
 def _config(architecture: str) -> Any:

@@ -93,9 +93,9 @@ def train(
             try:
                 update(to_float(batch), labels[rows], course, whole=len(rows) == recipe.batch)
             except ModelError as error:
-                if len(rows) > 1:
+                if len(rows) > 1 or len(images) == 1:
                     raise
-                raise ModelError(f"{error} (a batch of one image: expected another --batch-size)") from error
+                raise ModelError(f"{error} (the last batch holds one image: pass another --batch-size)") from error
             course.stepped()
             if progress:
                 progress("training", course.step, course.steps)

@@ -14,7 +14,7 @@ from fmtool.attacks.registry import title
 from fmtool.correlation.registry import statistic_kind
 from fmtool.errors import ArtifactError
 from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, plain_axes
-from fmtool.tables.correlations import purpose
+from fmtool.tables.correlations import are_masks, purpose
 from fmtool.tables.table import p_form, text_of
 
 # of a null distribution, fewest and most; in between, the root of the number of shuffles. Both nulls together: at most twice.
@@ -41,7 +41,7 @@ def cosine_histogram(files: Sequence[Artifact]) -> Figure:
     edges = np.linspace(-1, 1, len(counts) + 1)
     figure = Figure(figsize=(3.8, 2.7), layout="constrained")
     axes = figure.subplots()
-    of_masks = any(side["for"] for side in file.header["sides"])
+    of_masks = are_masks(file.header["sides"])
     same = "masks of the same image" if of_masks else "rows of the same pair"
     different = "masks of different images" if of_masks else "rows of different pairs"
     null = counts / counts.sum() / np.diff(edges)

@@ -63,9 +63,9 @@ class Ranks:
             self.store.set("form", str(compiled))
         self._wait_for("form")
         if self.store.get("form").decode() != str(compiled):
-            ran = "compiled" if compiled else "uncompiled"
+            here, there = ("compiled", "uncompiled") if compiled else ("uncompiled", "compiled")
             raise FmtoolError(
-                f"the network runs {ran} in process {self.rank} and not so in process 0: pass --no-compile, or mend the compiler"
+                f"the network runs {here} in process {self.rank} but {there} in process 0: pass --no-compile, or fix the compiler"
             )
 
     def gathered(

@@ -120,7 +120,9 @@ class ResumeFile(Journal):
 
     def _record(self, name: str, state: Mapping[str, Tensor], *, again: bool = False) -> None:
         content = pack(state)
-        for start in range(0, len(content), PIECE):
+        # the first piece goes first and comes back last, so that after an error no pieces of two states pass for one
+        self._write("delete from states where name = ?", name)
+        for start in reversed(range(0, len(content), PIECE)):
             piece = content[start : start + PIECE]
             called = f"{name}#{start // PIECE}" if start else name
             self._write("insert or replace into states values (?1, ?2, crc32(?2), ?3)", called, piece, again)

@@ -129,7 +129,8 @@ def fit_masks(
             rows=ranks.rows(range(len(rows))),
             journal=journal,
         )
-        ranks.check_form(compiled)
+        if ranks.rows(range(len(rows))):  # else nothing ran here
+            ranks.check_form(compiled)
         history = with_option(history, "--compile", compiled)
         masks, columns = _joined(journal, header, history, known, (shape[0], *transform.shape), execution)
     if ranks.leads:

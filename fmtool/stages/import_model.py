@@ -183,7 +183,7 @@ def _network(
     if origin.weights == "default" and (is_factory(name) or name in ARCHITECTURES):
         raise ModelError(f"{name}: has no default weights: only torchvision's and RobustBench's names do")
     if origin.weights == "none" and is_factory(name):
-        raise ModelError(f"--weights none: the weights of {name} are those that it returns: leave it out")
+        raise ModelError(f"--weights none: {name} returns a network with its weights; leave the option out")
     outputs = wanted.outputs if wanted else TORCHVISION_OUTPUTS
     if checkpoint:
         state = read_weights(checkpoint.path, checkpoint.content)

@@ -29,11 +29,13 @@ def fitted_data(data: Data, spec: Specification) -> Data:
     data = fitted_images(data, spec)
     data = _with_labels_of(data, spec.class_names)
     if len(data):
-        least, most = data.reach or (int(data.labels.min()), int(data.labels.max()))
+        least, most = int(data.labels.min()), int(data.labels.max())
+        if data.reach is not None and 0 < data.reach[0] <= least:  # labels from 1 on may fit in some rows, one off
+            least, most = data.reach
         if most >= len(spec.class_names):
-            hint = ": do they start at 1?" if least else ""
+            hint = ": do the labels start at 1?" if least == 1 else ""
             raise DataError(
-                f"{data.name}: labels go up to {most}, the model has {len(spec.class_names)} classes, from 0 on{hint}"
+                f"{data.name}: labels go up to {most}, but the model's {len(spec.class_names)} classes are numbered from 0{hint}"
             )
     return data
 

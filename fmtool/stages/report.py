@@ -20,7 +20,7 @@ from fmtool.masks.registry import FOURIER, layer_of
 from fmtool.models.registry import INPUT
 from fmtool.plotting.figure import draw, render
 from fmtool.plotting.grids import fitted_to
-from fmtool.tables.correlations import table1
+from fmtool.tables.correlations import are_masks, table1
 from fmtool.tables.registry import joined, tables_of
 from fmtool.tables.spectra import arrays, source, spectrum_table
 from fmtool.tables.table import Table
@@ -170,7 +170,7 @@ def _pictures_of_correlations(files: Kinds) -> list[Picture]:
     for file in files["correlation"]:
         pictures.append(Picture([file], "null", f"{file}: observed values and their permutation nulls"))
         if "cosine_pairs" in file.tensors:
-            others = "masks of different images" if file.header["sides"][0]["for"] else "rows of different pairs"
+            others = "masks of different images" if are_masks(file.header["sides"]) else "rows of different pairs"
             pictures.append(Picture([file], "cosine", f"{file}: cosine similarity of single pairs, and of {others}"))
         if file.header.get("curves", {}).get("subsample"):
             pictures.append(Picture([file], "subsample", f"{file}: every statistic against the number of pairs"))

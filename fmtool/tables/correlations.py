@@ -265,6 +265,11 @@ def purpose(side: Mapping[str, Any]) -> str:
     return f"{side.get('for') or ''}{attack}{mask_suffix(side)}"
 
 
+def are_masks(sides: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a side is masks, rather than a matrix of another program."""
+    return any(side["for"] for side in sides)
+
+
 def attacked_side(sides: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The side whose attack the correlation is about: essential masks may name another, whose file their images came from."""
     named = [side for side in reversed(sides) if side["attack"]]

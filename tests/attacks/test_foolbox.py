@@ -96,3 +96,7 @@ def test_an_attack_that_fails_says_so(trained: tuple[nn.Module, Tensor, Tensor],
 def test_unknown_names_are_refused(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(AttackError, match=message):
         attacks.build(name, options)
+
+
+def test_an_option_that_is_false_or_text_may_be_text() -> None:
+    assert attacks.build("BoundaryAttack", {"tensorboard": "runs"})[1]["tensorboard"] == "runs"

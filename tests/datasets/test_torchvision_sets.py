@@ -170,7 +170,18 @@ def test_a_download_that_is_interrupted_is_never_read(
     assert [path.name for path in cache.rglob("*")] == ["food101", "food-101.tar.gz"]
     capsys.readouterr()
     assert len(load("food101")) == 2 and "downloading" in capsys.readouterr().err
-    assert [path.name for path in cache.iterdir()] == ["food101"]
+    assert sorted(path.name for path in cache.rglob("*") if path.parent.parent == cache) == [
+        "food-101",
+        "food-101.tar.gz",
+    ]
+
+
+def test_a_cache_folder_may_be_a_link(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchvision.datasets.Food101", _Files)
+    cache.mkdir(parents=True)
+    (tmp_path / "big").mkdir()
+    (cache / "food101").symlink_to(tmp_path / "big", target_is_directory=True)
+    assert len(load("food101")) == 2 and [one.name for one in (tmp_path / "big").iterdir()] == ["food-101"]
 
 
 def test_of_two_downloads_at_once_the_first_stays(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,9 +58,7 @@ def test_state_dicts_are_found_where_people_put_them(suffix: str, nested: str, t
 
 
 def test_only_the_weights_of_a_model_file_are_taken(files: Path) -> None:
-    with pytest.warns(
-        FmtoolWarning, match=r"model\.safetensors: is a file of fmtool already: only its weights are taken"
-    ):
+    with pytest.warns(FmtoolWarning, match=r"model\.safetensors: is already an fmtool file: only its weights are used"):
         assert "linear.weight" in read_weights(str(files / "model.safetensors"))
 
 

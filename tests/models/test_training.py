@@ -177,6 +177,6 @@ def test_a_last_batch_of_one_image_names_the_option() -> None:
     network = nn.Sequential(nn.Conv2d(1, 2, 8), nn.BatchNorm2d(2), nn.Flatten())
     recipe = dataclasses.replace(RECIPES["one-cycle"], batch=2)
     with pytest.raises(
-        ModelError, match=r"more than 1 value.*\(a batch of one image: expected another --batch-size\)$"
+        ModelError, match=r"more than 1 value.*\(the last batch holds one image: pass another --batch-size\)$"
     ):
         training.train(Classifier(network), torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 0]), recipe)

@@ -193,6 +193,6 @@ def test_one_form_of_the_network_is_recorded_and_so_runs_everywhere() -> None:
     Ranks(0, 3, store).check_form(True)
     Ranks(1, 3, store).check_form(True)
     with pytest.raises(
-        FmtoolError, match=r"^the network runs uncompiled in process 2 and not so in process 0: pass --no"
+        FmtoolError, match=r"^the network runs uncompiled in process 2 but compiled in process 0: pass --no"
     ):
         Ranks(2, 3, store).check_form(False)

@@ -184,6 +184,28 @@ def test_a_state_may_be_larger_than_a_row_of_the_database(tmp_path: Path, monkey
         assert sorted(map(str, [words(journal.load()), words(journal.part("part"))])) == sorted(["None", long])
 
 
+def test_pieces_of_two_states_never_pass_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resume_file, "PIECE", 100)
+    write, count = ResumeFile._write, 0
+
+    def failing(self: ResumeFile, query: str, *values: object) -> None:
+        nonlocal count
+        count += query.startswith("insert")
+        if count == 9:  # in the second state, of seven pieces each
+            raise ArtifactError("disk full")
+        write(self, query, *values)
+
+    monkeypatch.setattr(ResumeFile, "_write", failing)
+    with pytest.raises(ArtifactError, match="disk full"), resuming(str(tmp_path / "x"), WORK) as journal:
+        journal.finish("before", text("before"))
+        save(journal, "a" * 400)
+        save(journal, "b" * 400)
+    monkeypatch.undo()
+    monkeypatch.setattr(resume_file, "PIECE", 100)
+    with resuming(str(tmp_path / "x"), WORK) as journal:
+        assert (words(journal.part("before")), journal.load()) == ("before", None)
+
+
 def test_links_are_followed_to_where_the_target_lies(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "x").symlink_to(tmp_path / "there" / "y")

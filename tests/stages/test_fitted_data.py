@@ -75,7 +75,7 @@ def test_a_model_without_names_takes_labels_by_position_and_says_so() -> None:
 
 def test_data_without_names_are_taken_by_position() -> None:
     assert fitted_data(_data((), [3, 1]), _model(NAMES)).labels.tolist() == [3, 1]
-    with pytest.raises(DataError, match="set: labels go up to 4, the model has 4 classes"):
+    with pytest.raises(DataError, match=r"set: labels go up to 4, but the model's 4 classes are numbered from 0$"):
         fitted_data(_data((), [4]), _model(NAMES))
 
 
@@ -84,9 +84,21 @@ def test_labels_from_1_are_refused_whatever_rows_are_chosen(chosen: dict[str, An
     save_file({"images": torch.rand(4, 3, 4, 4), "labels": torch.arange(1, 5)}, tmp_path / "set.safetensors")
     data = fmtool.load_data(str(tmp_path / "set.safetensors"), **chosen)
     with pytest.raises(
-        DataError, match=r"labels go up to 4, the model has 4 classes, from 0 on: do they start at 1\?$"
+        DataError,
+        match=r"labels go up to 4, but the model's 4 classes are numbered from 0: do the labels start at 1\?$",
     ):
         fitted_data(data, _model(NAMES))
+
+
+def test_labels_of_some_rows_are_those_rows_own(tmp_path: Path) -> None:
+    """A model trained on some classes of the set, and labels that a caller has put right."""
+    save_file({"images": torch.rand(6, 3, 4, 4), "labels": torch.arange(6)}, tmp_path / "set.safetensors")
+    some = fmtool.load_data(str(tmp_path / "set.safetensors"), rows=(0, 4))
+    assert fitted_data(some, _model(NAMES)).labels.tolist() == [0, 1, 2, 3]
+    save_file({"images": torch.rand(4, 3, 4, 4), "labels": torch.arange(1, 5)}, tmp_path / "set.safetensors")
+    from_1 = fmtool.load_data(str(tmp_path / "set.safetensors"))
+    moved = replace(from_1, labels=from_1.labels - 1)
+    assert fitted_data(moved, _model(NAMES)).labels.tolist() == [0, 1, 2, 3]
 
 
 def test_a_name_of_several_classes_matches_none() -> None:

@@ -84,7 +84,7 @@ def test_options_that_can_not_be_are_told(options: dict[str, Any], message: str)
 
 def test_a_factorys_weights_can_not_be_drawn_afresh() -> None:
     with pytest.raises(
-        ModelError, match=r"^--weights none: the weights of a:b are those that it returns: leave it out$"
+        ModelError, match=r"^--weights none: a:b returns a network with its weights; leave the option out$"
     ):
         fmtool.import_model("a:b", weights="none")
 

@@ -171,7 +171,7 @@ def _check_folders(classes: Mapping[str, Mapping[str, Sequence[str]]], name: str
         if len(train) > 1 and len(members) == 1 and not train.keys() & members.keys():
             strange = printable_name(*members)
             raise DataError(
-                f"{name}: {split} holds class {strange}, which train doesn't: expected the same class folders"
+                f"{name}: {split} holds class {strange}, which train doesn't: expected the same class folders, or none"
             )
 
 

@@ -16,6 +16,7 @@ from fmtool.errors import DataError
 
 SUFFIX = ".parquet"
 PART = re.compile(r"(?P<split>.*?)-?(?P<number>\d{5})-of-(?P<of>\d{5})(-[0-9a-f]+)?")
+NUMBER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d+")  # of a file in a series: a UUID, or digits
 IMAGE_COLUMNS = ("image", "img", "images", "jpg", "png", "picture")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class", "cls", "y")
 
@@ -57,11 +58,18 @@ def _by_split(folder: Path, name: str) -> dict[str, list[Path]]:
     for file in _part_files(folder):
         match = PART.fullmatch(file.stem)
         own = match["split"] if match else file.stem
-        split = split_named(own) or split_named(file.parent.name) or split_in(own)[0]
+        split = split_named(own) or split_named(file.parent.name)
         if split is None:
             unnamed.append(file)
         else:
             splits.setdefault(split, []).append(file)
+    within = {file: split_in(file.stem)[0] for file in unnamed}
+    if (
+        len(set(within.values())) > 1 and None not in within.values()
+    ):  # cifar_train and cifar_test; a single one may be any word
+        for file, split in within.items():
+            splits.setdefault(str(split), []).append(file)
+        unnamed = []
     if unnamed and splits:
         raise DataError(
             f"{name}: {unnamed[0].name} is beside the splits {', '.join(splits)} but belongs to none of them"
@@ -81,7 +89,7 @@ def _check_parts(files: Sequence[Path], name: str) -> None:
     """Check that the files are one series, and that no part is missing as far as the names say how many there are."""
     numbered = [match for file in files if (match := PART.fullmatch(file.stem))]
     if not numbered:
-        several = len({re.sub(r"\d+", "", file.stem) for file in files}) > 1
+        several = len({NUMBER.sub("", file.stem) for file in files}) > 1
         if several and not split_named(files[0].parent.name):
             some = " and ".join(file.name for file in files[:2])
             raise DataError(

@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -109,6 +110,11 @@ def test_files_that_are_no_series_are_not_put_together(tmp_path: Path) -> None:
         for number, name in enumerate(names):
             _write(tmp_path / folder / f"{name}.parquet", range(4 * number, 4 * number + 4))
     _check(load(str(tmp_path / "a")), range(8))
+    for number in range(2):  # other tools name each part by a UUID
+        _write(tmp_path / "d" / f"part-{number}-{uuid4()}-c000.parquet", range(4 * number, 4 * number + 4))
+    _check(load(str(tmp_path / "d")), range(8))
+    _write(tmp_path / "e" / "ab_test_results.parquet", range(4))  # a single one, by whatever name
+    assert load(str(tmp_path / "e")).splits == {"whole": 4}
     for folder in "bc":
         with pytest.raises(DataError, match=r"can't tell how \w+.parquet and \w+.parquet belong together: expected"):
             load(str(tmp_path / folder))
