@@ -43,14 +43,17 @@ class Misfit:
         return len(self.missing) + len(self.unexpected) + len(self.errors)
 
 
+def is_own(content: bytes, path: str) -> bool:
+    """Whether the bytes of a checkpoint are a file of fmtool, which holds more than weights."""
+    return is_safetensors(content) and METADATA_KEY in (parse_header(content, path).get("__metadata__") or {})
+
+
 def read_weights(path: str, data: bytes | None = None) -> dict[str, Tensor]:
     """A state dict from a safetensors file, or from a pickle that holds nothing but tensors, numbers and plain containers.
 
     Wrappers are removed; names are those in the file. data: the file's bytes, if already read.
     """
     data = files.read_bytes(path) if data is None else data
-    if is_safetensors(data) and METADATA_KEY in (parse_header(data, path).get("__metadata__") or {}):
-        warn(f"{path}: is already an fmtool file: only its weights are used, not its normalisation, classes or names")
     state = _state_dict(contents(data, path), path)
     if state is None:
         raise ModelError(f"{path}: holds no state dict, expected parameter names with tensors")

@@ -19,7 +19,7 @@ from fmtool.artifacts import files, history
 from fmtool.artifacts.format import Artifact
 from fmtool.errors import ModelError, warn
 from fmtool.models import networks, zoos
-from fmtool.models.checkpoints import load_weights, outputs_of, read_weights
+from fmtool.models.checkpoints import is_own, load_weights, outputs_of, read_weights
 from fmtool.models.classifier import Classifier, duplicate
 from fmtool.models.inspection import check_outputs, warn_of_flags
 from fmtool.models.model_files import (
@@ -140,10 +140,15 @@ def import_model(
         "--std": spec.std and list(spec.std),
         "--factory-option": given or None,
     }
-    inputs = [origin.checkpoint.record()] if origin.checkpoint else []
+    checkpoint = origin.checkpoint
+    inputs = [checkpoint.record()] if checkpoint else []
     stages = history.stage("import-model", options, seed, inputs, arguments=[origin.architecture])
     model = to_artifact(classifier, spec, stages)
     check_file(model, classifier)
+    if checkpoint and is_own(checkpoint.content, checkpoint.path):
+        warn(
+            f"{checkpoint.path}: is already an fmtool file: only its weights are used, not its normalisation, classes or names"
+        )
     return model
 
 

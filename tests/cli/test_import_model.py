@@ -36,7 +36,10 @@ def test_published_checkpoint_is_right_on_91_64_percent(run: Run, shared_data: P
 def test_model_file_is_a_checkpoint_too(run: Run, files: Path, tmp_path: Path) -> None:
     line = ["import-model", files / "model.safetensors", "--architecture", "resnet8", "--input-shape", "1,8,8"]
     names = ",".join(f"digit {number}" for number in range(10))
-    assert run(*line, "--class-names", names, "-o", tmp_path / "model").code == 0
+    outcome = run(*line, "--class-names", names, "-o", tmp_path / "model")
+    assert (
+        outcome.code == 0 and "model.safetensors: is already an fmtool file: only its weights are used" in outcome.err
+    )
     old, new = fmtool.read(str(files / "model.safetensors")), fmtool.read(str(tmp_path / "model"))
     assert all(torch.equal(new[name], old[name]) for name in old.tensors)
     assert new.header["class_names"][3] == "digit 3" and new.header["input_shape"] == [1, 8, 8]

@@ -57,11 +57,6 @@ def test_state_dicts_are_found_where_people_put_them(suffix: str, nested: str, t
     assert read.keys() == weights.keys() and all(torch.equal(read[name], weights[name]) for name in weights)
 
 
-def test_only_the_weights_of_a_model_file_are_taken(files: Path) -> None:
-    with pytest.warns(FmtoolWarning, match=r"model\.safetensors: is already an fmtool file: only its weights are used"):
-        assert "linear.weight" in read_weights(str(files / "model.safetensors"))
-
-
 @pytest.mark.parametrize("content", [{}, {"epoch": 3}, [1, 2], 7, {"state_dict": {}}, {"a": torch.ones(1), "b": 2}])
 def test_pickle_without_a_state_dict_is_told(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "checkpoint.pth")
