@@ -32,6 +32,9 @@ from fmtool.runtime.signals import Interrupts
 
 SECONDS_BETWEEN = 20.0  # commits: the most that SIGKILL can cost, below the minute that is promised
 SUFFIX = ".resume"
+PATIENCE = (
+    60_000  # milliseconds that a commit waits for whoever is reading the file, as a second command does for a moment
+)
 PIECE = 2**28  # bytes of a state in one row, below SQLite's limit of 1e9
 TABLES = {  # with a checksum for each blob: SQLite detects damaged pages, but no flipped bit in a blob
     "work": "create table work (key text)",
@@ -288,6 +291,7 @@ def _opened(path: Path, target: str, key: str, restart: bool) -> sqlite3.Connect
             else:
                 _drop_damaged(database, target)
             database.commit()
+            database.execute(f"pragma busy_timeout = {PATIENCE}")
             return database
         except sqlite3.OperationalError as error:
             raise ArtifactError(f"{target}: the resume file {path.name} can't be written: {error}") from None

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Timer
 
 import pytest
 import torch
@@ -182,6 +183,19 @@ def test_a_state_may_be_larger_than_a_row_of_the_database(tmp_path: Path, monkey
     (tmp_path / ".x.resume").write_bytes(data.replace(b"979899100", b"979899101", 1))
     with pytest.warns(FmtoolWarning, match="1 saved parts are damaged"), resuming(str(tmp_path / "x"), WORK) as journal:
         assert sorted(map(str, [words(journal.load()), words(journal.part("part"))])) == sorted(["None", long])
+
+
+def test_a_commit_waits_for_whoever_looks_into_the_file(tmp_path: Path) -> None:
+    with resuming(str(tmp_path / "x"), WORK) as journal:
+        assert isinstance(journal, ResumeFile)
+        save(journal, "first")
+        reader = sqlite3.connect(tmp_path / ".x.resume", check_same_thread=False, isolation_level=None)
+        reader.execute("begin")
+        assert reader.execute("select name from states").fetchall() == [("",)]
+        Timer(0.3, reader.execute, ["rollback"]).start()
+        save(journal, "second")
+        assert words(journal.load()) == "second"
+        reader.close()
 
 
 def test_pieces_of_two_states_never_pass_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
