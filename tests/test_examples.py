@@ -159,7 +159,8 @@ def test_imagenettes_squeezenet_comes_from_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.processes
 @pytest.mark.parametrize(
-    "target", ["rows", "adapted", "bases", "objectives", "subsample", "trim", "classes", "table4-adaptive"]
+    "target",
+    ["rows", "adapted", "bases", "objectives", "subsample", "trim", "trim-ceiling", "classes", "table4-adaptive"],
 )
 def test_what_goes_beyond_the_paper_is_a_target_too(tmp_path: Path, target: str) -> None:
     for name in ("train.safetensors", "test.safetensors", "weights.th"):
@@ -232,6 +233,17 @@ def test_tables_are_copied_for_the_page(tmp_path: Path) -> None:
 @pytest.mark.processes
 def test_nothing_is_rebuilt_when_nothing_has_changed(built: Path) -> None:
     assert commands(make(built, "-n")) == []
+
+
+@pytest.mark.processes
+def test_an_attack_that_is_named_later_is_made_and_joins_the_table(tmp_path: Path) -> None:
+    for number, name in enumerate(("train.safetensors", "test.safetensors", "weights.th")):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (number + 1, number + 1))
+    (tmp_path / "out").mkdir()
+    make(tmp_path, "-t", "table1", "ATTACKS=fmn")
+    made = commands(make(tmp_path, "-n", "table1", "ATTACKS=fmn pgd"))
+    assert made == ["adversarial-pgd.safetensors", "correlation-pgd.safetensors", "pgd.safetensors", "table1.md"]
 
 
 @pytest.mark.processes
