@@ -33,7 +33,7 @@ from fmtool.runtime.signals import Interrupts
 SECONDS_BETWEEN = 20.0  # commits: the most that SIGKILL can cost, below the minute that is promised
 SUFFIX = ".resume"
 PATIENCE = (
-    60_000  # milliseconds that a commit waits for whoever is reading the file, as a second command does for a moment
+    60_000  # milliseconds that a commit waits for a reader of the file, such as a second command that looks into it
 )
 PIECE = 2**28  # bytes of a state in one row, below SQLite's limit of 1e9
 TABLES = {  # with a checksum for each blob: SQLite detects damaged pages, but no flipped bit in a blob

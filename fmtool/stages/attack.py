@@ -19,6 +19,7 @@ from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
 from fmtool.datasets.data import Data, some_of
 from fmtool.datasets.rows import as_float, row_seed
 from fmtool.errors import AttackError, warn
+from fmtool.masks.registry import FOURIER
 from fmtool.masks.two_pass import TwoPass
 from fmtool.models.compiled_classifier import Loss
 from fmtool.models.inspection import SLOTS_TRIED
@@ -222,7 +223,7 @@ def _against(defense: Artifact, restarts: int, counts: list[int]) -> dict[str, A
         "digest": defense.digest,
         "robust": defense.header["robust"],
         "attack": defense.header["attack"],
-        "basis": defense.header.get("basis", "fourier"),
+        "basis": defense.header.get("basis", FOURIER),
         "restarts": restarts,
         "found": {"two_pass": by_two_pass, "class_masks": by_class_masks},
     }
