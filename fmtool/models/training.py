@@ -17,6 +17,7 @@ from fmtool.errors import DivergedError, ModelError
 from fmtool.models import compiling
 from fmtool.models.classifier import Classifier, lay_out
 from fmtool.models.networks import last_layer
+from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors, as_tensor, each, from_tensor
 
 MOMENTUM = 0.9  # A.2
@@ -77,6 +78,7 @@ def train(
     it ran compiled. journal: where to resume from, with the same number of torch threads.
     """
     device = device or torch.device("cpu")
+    threads.keep_freed_memory()
     compile_ = compiling.as_begun(compile_, journal)
     lay_out(classifier.to(device), images.shape[1:], device)
     classifier.train()

@@ -7,10 +7,13 @@ result of a batch then doesn't depend on the number of threads either. torch rel
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -19,10 +22,28 @@ from torch import Tensor
 
 T = TypeVar("T")
 
+# Parameters of glibc's malloc, with values in bytes and what sets them from outside: it gives free memory at a heap's end back
+# from the first on, and takes blocks of the second size or more from the system one by one, at most 32 MiB.
+MALLOC = ((-1, 2**29, "MALLOC_TRIM_THRESHOLD_"), (-3, 2**25, "MALLOC_MMAP_THRESHOLD_"))
+
 
 def count(device: torch.device) -> int:
     """The number of workers for a device: torch's number of threads on the CPU, one on a GPU."""
     return torch.get_num_threads() if device.type == "cpu" else 1
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let malloc keep what one operation frees for the next one. Otherwise it goes back to the system, which hands it out again
+    page by page: a sixth of the time of ResNet-20's two passes. Nothing changes where the user has set it, or without glibc.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # macOS, musl, Windows
+        return
+    for parameter, size, variable in MALLOC:
+        if variable not in os.environ:
+            mallopt(parameter, size)
 
 
 @contextmanager
@@ -35,6 +56,7 @@ def pool(device: torch.device, workers: int | None = None) -> Iterator[ThreadPoo
         elif device.index is not None:
             torch.cuda.set_device(device)  # set per thread: streams and graphs are created on it
 
+    keep_freed_memory()
     executor = ThreadPoolExecutor(workers or count(device), thread_name_prefix="fmtool", initializer=set_up)
     try:
         yield executor

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -48,3 +51,27 @@ def test_an_error_is_raised_and_work_not_begun_is_dropped() -> None:
 def test_batches() -> None:
     assert [part.tolist() for part in workers.batches(torch.arange(5), 2)] == [[0, 1], [2, 3], [4]]
     assert workers.batches(torch.arange(0), 2) == ()
+
+
+FAULTS = """
+import resource, torch
+from fmtool.runtime import threads
+
+def filtered():
+    images = torch.rand(64, 3, 32, 32)
+    for _ in range(100):
+        spectra = torch.fft.rfft2(images)
+        torch.fft.irfft2(spectra * 0.5, s=(32, 32))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+with threads.pool(torch.device("cpu"), 1) as pool:
+    before = pool.submit(filtered).result()
+    print(pool.submit(filtered).result() - before)
+"""
+
+
+@pytest.mark.processes  # memory that other tests used would hide it
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's malloc")
+def test_operations_use_the_memory_again_that_earlier_ones_freed() -> None:
+    found = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    assert int(found.stdout) < 1000  # pages that the system hands out; 50,000 otherwise
