@@ -171,6 +171,21 @@ def test_what_goes_beyond_the_paper_is_a_target_too(tmp_path: Path, target: str)
 
 
 @pytest.mark.processes
+def test_robust_masks_of_some_attacks_alone(tmp_path: Path) -> None:
+    for name in ("train.safetensors", "test.safetensors", "weights.th"):
+        (tmp_path / name).touch()
+    made = commands(make(tmp_path, "-n", "table4", "class-checks", "figure7", "ATTACKS=fmn pgd", "ROBUST=pgd"))
+    assert {"fmn.safetensors", "pgd.safetensors", "robust-pgd.safetensors", "adaptive-pgd.safetensors"} <= set(made)
+    assert {"class-checks-pgd.md", "figure7.png"} <= set(made)
+    assert not {
+        "robust-fmn.safetensors",
+        "adaptive-fmn.safetensors",
+        "train-fmn.safetensors",
+        "class-checks-fmn.md",
+    } & set(made)
+
+
+@pytest.mark.processes
 def test_lambda_and_scale_have_a_graph_for_each_pair(tmp_path: Path) -> None:
     for name in ("train.safetensors", "test.safetensors", "weights.th"):
         (tmp_path / name).touch()

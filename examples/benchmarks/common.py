@@ -116,7 +116,11 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def rounds(works: Mapping[str, Work], count: int) -> dict[str, list[float]]:
-    """Each work's figure in each of `count` rounds, one after the other in every round: the machine's mood is shared."""
+    """Each work's figure in each of `count` rounds, one after the other in every round: the machine's mood is shared.
+
+    All of them keep freed memory, as fmtool does.
+    """
+    threads.keep_freed_memory()
     found: dict[str, list[float]] = {name: [] for name in works}
     for number in range(count):
         for name, work in works.items():
