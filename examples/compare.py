@@ -35,7 +35,7 @@ NULLS = {
 }  # fmt: skip
 CONTROLS = "controls"  # the table that is made from CSV files of `check-masks`, not from fmtool's own
 PAPER_TABLE = {"variants": "table1"}  # tables of ours beside which another of the paper's stands
-CEILING = {"noise ceiling": ".3f", "ceiling adjusted": ".3f"}
+CEILING = {"noise ceiling": ".3f", "ceiling adjusted": ".3f", "ceiling within adjusted": ".3f"}
 
 
 def paper_table(name: str) -> Paper:
@@ -82,7 +82,7 @@ def correlations(files: Sequence[Description], paper: Paper, name: str, *, by_mo
     ceilings = by(network, [file for file in files if is_ceiling(file.header["sides"])], "noise ceiling")
     columns = {
         "attack": "", **({"model": ""} if by_model else {}), "statistic": "", "paper": ".", "ours": ".", "paper p": ".2f",
-        **null_columns(files), **CEILING,
+        **null_columns(files), **(CEILING if ceilings else {}),
     }  # fmt: skip
     rows: list[list[Any]] = []
     for file in (file for file in files if not is_ceiling(file.header["sides"])):
@@ -97,7 +97,7 @@ def correlations(files: Sequence[Description], paper: Paper, name: str, *, by_mo
             row.append(with_std(known.get(one["name"]), known.get(f"{one['name']} std"), ".2f"))
             row.append(with_std(one["observed"], one["details"].get("std"), ".3f"))
             row += [known.get(f"{one['name']} p"), *null_cells(one)]
-            rows.append([*row, *ceiling_cells(ceilings.get(model), one["name"])])
+            rows.append([*row, *(ceiling_cells(ceilings.get(model), one["name"]) if ceilings else [])])
     notes = [null_note(files), *map(ceiling_note, ceilings.values()), *left_out_notes(files)]
     return Table(f"{name}: correlation of essential and adversarial masks, the paper's and ours", columns, rows, notes)
 
@@ -119,7 +119,7 @@ def table3(files: Sequence[Description], paper: Paper) -> Table:
         raise FmtoolError(f"expected the attack file of each correlation, got none of epsilon {lonely[0]:.6g}")
     columns = {
         "epsilon": "", "paper success %": ".2f", "ours %": ".2f", "paper IdCor": ".2f", "ours": ".3f", "paper p": ".2f",
-        **null_columns(files), **CEILING,
+        **null_columns(files), **(CEILING if ceiling else {}),
     }  # fmt: skip
     rows: list[list[Any]] = []
     for size in sorted(success):
@@ -128,9 +128,9 @@ def table3(files: Sequence[Description], paper: Paper) -> Table:
         theirs = [row.get(column) for column in ("success", "idcor", "idcor p")]
         ours = null_cells(one) if one else [None] * len(NULLS)
         cells = [theirs[0], success[size], theirs[1], one and one["observed"], theirs[2], *ours]
-        rows.append([name, *cells, *ceiling_cells(ceiling, "idcor")])
+        rows.append([name, *cells, *(ceiling_cells(ceiling, "idcor") if ceiling else [])])
     notes = ["success over the images that are right when clean", null_note(found)]
-    notes += [ceiling_note(ceiling)] if ceiling else []
+    notes += [*([ceiling_note(ceiling)] if ceiling else []), *left_out_notes(found)]
     return Table("Table 3: PGD with variable epsilon, the paper's and ours", columns, rows, notes)
 
 
@@ -299,6 +299,14 @@ def attack_of(file: Description) -> str:
     return next((str(side["attack"]) for side in file.header["sides"] if side["for"] == "adversarial"), "-")
 
 
+def data_of(file: Description) -> str:
+    """The images that its masks are of, by the names of their files or data sets."""
+    inputs = (one for stage in file.history for one in stage["inputs"] if one.get("option") == "--data")
+    return (
+        ", ".join(dict.fromkeys(f"{one['name']} {one['split']}".strip() for one in inputs)) or "images of no known name"
+    )
+
+
 def place_of(file: Description) -> str:
     """What sets a correlation apart from the paper's: the options of its masks, the entries that it leaves out, its rows."""
     suffixes = dict.fromkeys(mask_suffix(side) for side in file.header["sides"])
@@ -356,26 +364,40 @@ def null_note(files: Sequence[Description]) -> str:
 
 
 def left_out_notes(files: Sequence[Description]) -> list[str]:
-    """Rows that a statistic can't use, which n counts too."""
-    return [
-        f"{title(attack_of(file))}{place_of(file)}, {statistic_kind(one['name']).heading}: {count} {reason} left out"
+    """Statistics that were not computed, and rows that one can't use, which n counts too."""
+    reasons = [
+        (file, one, text)
         for file in files
-        for one in file.header["statistics"]
-        for reason, count in one["dropped"].items()
+        for one, text in [
+            *((name, f"left out, {reason}") for name, reason in file.header.get("left_out", {}).items()),
+            *(
+                (one["name"], f"{count} {reason} left out")
+                for one in file.header["statistics"]
+                for reason, count in one["dropped"].items()
+            ),
+        ]
     ]
+    return [f"{title_of(file)}{place_of(file)}, {statistic_kind(name).heading}: {text}" for file, name, text in reasons]
+
+
+def title_of(file: Description) -> str:
+    """The attack's title; of a noise ceiling what it is."""
+    return "noise ceiling" if is_ceiling(file.header["sides"]) else title(attack_of(file))
 
 
 def ceiling_cells(file: Description | None, name: str) -> list[Any]:
     """What `CEILING` heads, of one statistic."""
     found = [one for one in file.header["statistics"] if one["name"] == name] if file else []
-    return [found[0]["observed"], found[0]["null"]["adjusted"]] if found else [None, None]
+    if not found:
+        return [None] * len(CEILING)
+    return [found[0]["observed"], found[0]["null"]["adjusted"], (found[0]["within_class"] or {}).get("adjusted")]
 
 
 def ceiling_note(file: Description) -> str:
     """What the ceiling is of."""
     return (
         f"noise ceiling: {file.header['sides'][0]['for']} masks beside themselves, fitted again from a start that differs by "
-        f"rounding (n = {file.header['n']})"
+        f"rounding (n = {file.header['n']}, {data_of(file)})"
     )
 
 

@@ -92,7 +92,23 @@ def test_table_1_sets_both_side_by_side_and_the_ceiling_beside_them(compare: Mod
     (row,) = by_heading(compare.table1(found, compare.paper_table("table1")))
     assert row["paper"] == "0.66" and row["ours"] == "0.250" and row["paper p"] == 0.01
     assert (row["n"], row["null mean"], row["adjusted"], row["within-class null"]) == (7, -0.5, 0.5, 0.1)
-    assert row["noise ceiling"] == 0.25
+    assert (row["noise ceiling"], row["ceiling adjusted"], row["ceiling within adjusted"]) == (0.25, 0.5, 0.5)
+
+
+def test_what_was_left_out_stands_below_the_table(compare: ModuleType) -> None:
+    """Also of the ceiling, whose images are named: they may be others."""
+    pair, ceiling = correlation("fmn", ("essential", "adversarial")), correlation("fmn", ("essential", "essential"))
+    pair.header["left_out"] = {"cca": "every correlation would be 1"}
+    ceiling.header["statistics"][0]["dropped"] = {"duplicates": 3}
+    ceiling.history[0]["inputs"] = [{"kind": "data", "name": "test.safetensors", "split": "whole", "option": "--data"}]
+    table = compare.table1([pair, ceiling], compare.paper_table("table1"))
+    assert table.notes[-3].endswith("(n = 7, test.safetensors whole)")
+    assert table.notes[-2:] == [
+        "FMN, CCA: left out, every correlation would be 1",
+        "noise ceiling, IdCor: 3 duplicates left out",
+    ]
+    alone = compare.table1([pair], compare.paper_table("table1"))
+    assert not any("ceiling" in column for column in alone.columns)
 
 
 def test_table_3_sets_the_papers_rows_beside_its_epsilons(compare: ModuleType, files: Path) -> None:

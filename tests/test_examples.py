@@ -197,7 +197,7 @@ def test_lambda_and_scale_have_a_graph_for_each_pair(tmp_path: Path) -> None:
             assert (tmp_path / "out" / "grid" / pair / f"{name}.safetensors").exists()
     assert (tmp_path / "out" / "lambda.md").exists() and (tmp_path / "out" / "lambda-masks.md").exists()
     (tmp_path / "out" / "scaled-2.safetensors").unlink()
-    run = make(tmp_path, "-n", "lambda", "GRID=1@0.25", "PLAIN_WEIGHTS=weights.th")
+    run = make(tmp_path, "-n", "lambda", "GRID=1@0.25")
     assert "scaled.py" not in run and "fit-masks" not in run  # nothing that stands is made again
 
 
@@ -214,6 +214,12 @@ def test_a_scaled_network_gives_scaled_logits(tmp_path: Path) -> None:
         before = network(images)
         network.load_state_dict(load_file(tmp_path / "half.safetensors"))
         assert torch.equal(network(images), before / 2)
+    save_file({"other.weight": torch.ones(2)}, tmp_path / "other.safetensors")
+    for name in ("other.safetensors", "weights.th"):
+        done = subprocess.run(
+            [sys.executable, str(script), name, "2", "x"], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 1 and done.stderr.startswith(f"scaled.py: {name}: expected ")
 
 
 @pytest.mark.processes
@@ -300,7 +306,7 @@ echo "$(basename "$0") $*" >> "$LOG"
         (["benchmarks/run.sh", "--data", "cifar10:test"], "bases.py --data cifar10:test"),
         (
             ["cifar10/first-look.sh", "cifar10:test", "--data-root", "."],
-            "attack model.safetensors --data cifar10:test --data-root . ",
+            "attack first-look-output/model.safetensors --data cifar10:test --data-root . ",
         ),
     ],
 )

@@ -13,9 +13,14 @@ LAST = ("linear.weight", "linear.bias")
 
 
 def main(source: str, factor: str, target: str) -> None:
-    """Write the weights of `source`, those of the last layer times the factor."""
+    """Write the weights of `source`, a state dict of ResNet-20, those of the last layer times the factor."""
+    if not source.endswith(".safetensors"):
+        sys.exit(f"scaled.py: {source}: expected a .safetensors file of weights")
     weights = load_file(source)
-    save_file({name: values * float(factor) if name in LAST else values for name, values in weights.items()}, target)
+    scaled = {name for name in weights if name.removeprefix("module.") in LAST}
+    if len(scaled) < len(LAST):
+        sys.exit(f"scaled.py: {source}: expected the weights of a last layer, {' and '.join(LAST)}")
+    save_file({name: values * float(factor) if name in scaled else values for name, values in weights.items()}, target)
 
 
 if __name__ == "__main__":
