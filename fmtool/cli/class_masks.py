@@ -32,7 +32,7 @@ def class_masks(
         bool,
         typer.Option(
             "--robust",
-            help="Fit robust masks (4.8): each step also turns adversarial images that are predicted as the class back to their true labels.",
+            help="Fit robust masks (4.8): each step also fits the mask so that adversarial images predicted as this class get their true label.",
         ),
     ] = False,
     data: options.OptionalData = None,

@@ -67,8 +67,8 @@ def inspect(
 ) -> None:
     """Show what files hold: kind, tensors, the result as a table, the spectrum of masks, and the stages that made them.
 
-    The digest is checked: a file that has been changed or damaged is refused. Of data, as --data takes them, it shows format,
-    split, images of each class, shape, range of pixels, and what was left out.
+    The digest is checked: a file that has been changed or damaged is refused. For data (anything that --data accepts) it shows the
+    format, split, images per class, shape, pixel range, and what was left out.
     """
     with working(None, quiet=quiet, debug=debug) as bar:
         if history and (spectrum or layers or form != "table"):

@@ -80,7 +80,7 @@ def shown_layers(names: Sequence[str]) -> list[str]:
 Precision = Literal["float32", "tf32", "bfloat16"]
 PRECISIONS: dict[Precision, str] = {
     "float32": "strict, also on a GPU",
-    "tf32": "products of 10-bit mantissas on a GPU's tensor cores, sums in float32",
-    "bfloat16": "torch's autocast, products and layers' outputs of 7-bit mantissas; "
+    "tf32": "matrix products with 10-bit mantissas on a GPU's tensor cores, sums in float32",
+    "bfloat16": "torch's autocast, 7-bit mantissas in products and layer outputs; "
     "every 20 steps a float32 pass decides when to stop",
 }
