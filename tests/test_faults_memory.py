@@ -52,6 +52,7 @@ STAGES = {
     "defend": "defend {0}.safetensors IN/fmn IN/plain --allow-other-model --factory {0}:make",
     "check-masks": "check-masks {0}.safetensors IN/fmn IN/essential --allow-other-model --factory {0}:make --draws 1",
     "heatmap": "heatmap {0}.safetensors --data digits --limit 200 --factory {0}:make",
+    "import-attack": "import-attack {0}.safetensors --data digits --limit 60 --adversarial IN/fmn --factory {0}:make",
     "attack": "attack {0}.safetensors --data digits --factory {0}:make --attack pgd --attack-option steps=2",
     "fit-masks": f"fit-masks {{0}}.safetensors --data digits --for essential --factory {{0}}:make {FEW}",
     "class-masks": f"class-masks {{0}}.safetensors --data digits --factory {{0}}:make {FEW}",

@@ -7,6 +7,7 @@ import io
 import math
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from fmtool.datasets.data import Data
 from fmtool.errors import ArtifactError, AttackError, first_line, warn
 from fmtool.models.classifier import predict
 from fmtool.models.unpickling import contents
-from fmtool.stages.device_faults import halving
+from fmtool.stages.device_faults import device_errors, halving
 from fmtool.stages.inputs import data_header, fitted_data, inputs_of, rows_of
 from fmtool.stages.options import DEFAULT_EXECUTION, Execution
 from fmtool.stages.prepare import ready_model
@@ -32,7 +33,15 @@ NAMES = ("adversarial", "adversarials", "adv", "adv_complete", "adv_inputs", "ad
 COMPARED = 64  # images whose nearest clean image is looked for
 
 
-@halving
+@dataclass(frozen=True)
+class _File:
+    """The file of adversarial images, read once: standard input can't be read again when the batch is halved."""
+
+    path: str
+    content: bytes
+    digest: str
+
+
 def import_attack(
     model: Artifact,
     data: Data,
@@ -50,12 +59,20 @@ def import_attack(
     execution.refuse("import-attack", "shard", "ranks", "restart", "allow_other_model")
     if not name or not name.isprintable():
         raise AttackError(f"--name {name!r}: expected text that can be printed")
+    with device_errors("a smaller --adversarial file"):
+        content = files.read_bytes(adversarial)
+        given = _File(adversarial, content, hashlib.sha256(content).hexdigest())
+    return _judged(model, data, given, name=name, execution=execution)
+
+
+@halving
+def _judged(model: Artifact, data: Data, given: _File, *, name: str, execution: Execution) -> Artifact:
+    """The images of the file as an attack; `restart` of the execution changes nothing, as nothing is saved before the end."""
     ready = ready_model(model, execution)
     data = fitted_data(data, ready.spec)
-    content = files.read_bytes(adversarial)
     images = data.pixels()
-    matched = _matched(*_arrays(content, adversarial), data, adversarial)
-    _check_order(matched, images, adversarial)
+    matched = _matched(*_arrays(given.content, given.path), data, given.path)
+    _check_order(matched, images, given.path)
     progress = execution.progress
     clean = predict(ready.classifier, images, ready.batch, ready.device, name="clean", progress=progress)
     status = torch.where(clean == data.labels, OK, WRONG_BEFORE)
@@ -69,13 +86,8 @@ def import_attack(
     predictions = predict(ready.classifier, matched, ready.batch, ready.device, name="adversarial", progress=progress)
     status[(status == OK) & (predictions == data.labels)] = FAILED
     recorded = {"--name": name, **ready.recorded()}
-    given = {
-        "option": "--adversarial",
-        "name": Path(adversarial).name,
-        "split": "",
-        "digest": hashlib.sha256(content).hexdigest(),
-    }
-    history = stage("import-attack", recorded, None, [*inputs_of(model, data), given])
+    entry = {"option": "--adversarial", "name": Path(given.path).name, "split": "", "digest": given.digest}
+    history = stage("import-attack", recorded, None, [*inputs_of(model, data), entry])
     header = {"attack": name, "options": {}, "norm": None, **data_header(data, ready.spec)}
     tensors = {
         "images": images,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from torch import Tensor
 
 import fmtool
 from fmtool.errors import ArtifactError, AttackError, FmtoolError, FmtoolWarning
+from fmtool.stages import import_attack
 
 LINE = ["--data", "digits:test", "--limit", 40]
 
@@ -136,6 +140,27 @@ def test_damaged_archives_are_told_in_a_line(moved: Any, tmp_path: Path) -> None
         Path(path).write_bytes(content)
         with pytest.raises(FmtoolError, match=told):
             fmtool.import_attack(model, data, adversarial=path)
+
+
+def test_standard_input_is_read_once_when_the_batch_is_halved(
+    moved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data, images = moved
+    content = Path(write(tmp_path / "adv.npy", images)).read_bytes()
+    stdin = SimpleNamespace(buffer=io.BytesIO(content), isatty=lambda: False)
+    predict, execution = import_attack.predict, fmtool.Execution(batch_size=16)
+
+    def small(classifier: Any, images: Any, size: int, *more: Any, **named: Any) -> Tensor:
+        if size > 8:
+            raise MemoryError
+        return predict(classifier, images, size, *more, **named)
+
+    monkeypatch.setattr(import_attack, "predict", small)
+    monkeypatch.setattr(sys, "stdin", stdin)
+    with pytest.warns(FmtoolWarning, match="out of memory with 16 images per batch: starting over with 8"):
+        found = fmtool.import_attack(model, data, adversarial="-", execution=execution)
+    assert found.history[-1]["options"]["--batch-size"] == 8
+    assert hashlib.sha256(content).hexdigest() in [entry["digest"] for entry in found.history[-1]["inputs"]]
 
 
 def test_eight_bits_are_told(moved: Any, tmp_path: Path) -> None:
