@@ -155,7 +155,7 @@ def _checked(
     ready = ready_model(model, execution)
     if isinstance(source, Data):
         return ready, fitted_data(source, ready.spec)
-    check_attack(source, model, ready.spec, execution.allow_other_model)
+    check_attack(source, model, ready.spec, execution.allow_other_model, chooses=True)
     return ready, source
 
 

@@ -182,7 +182,7 @@ def _fitted(
 ) -> Artifact | Data:
     """The source, checked, and data as the model takes them."""
     if isinstance(source, Artifact):
-        check_attack(source, model, ready.spec, allow_other_model)
+        check_attack(source, model, ready.spec, allow_other_model, chooses=True)
         return source
     if for_ == "adversarial":
         raise MaskError("--for adversarial needs an attack file: data alone has no adversarial images")

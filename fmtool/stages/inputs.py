@@ -95,16 +95,27 @@ def check_shape(images: Rows, spec: Specification, name: str) -> None:
 
 
 def check_attack(
-    attack: Artifact, model: Artifact, spec: Specification, allow_other_model: bool, *, adaptive: bool = False
+    attack: Artifact,
+    model: Artifact,
+    spec: Specification,
+    allow_other_model: bool,
+    *,
+    adaptive: bool = False,
+    chooses: bool = False,
 ) -> None:
     """Check that the attack was made on this model, that its images fit, and that its values are valid.
 
-    adaptive: also accept an attack on the two-pass classifier.
+    adaptive: also accept an attack on the two-pass classifier. chooses: its `status` chooses images; a warning says if that is
+    another model's.
     """
     if attack.header.get("defense") and not adaptive:
         raise ArtifactError(f"{attack}: was made against the two-pass defence: its predictions are not the model's")
     check_no_shard(attack)
-    check_same_model(attack, model, allow_other_model)
+    if not check_same_model(attack, model, allow_other_model) and chooses:
+        warn(
+            f"{attack}: which images were right before the attack, and which attacks succeeded, was judged by the model that the "
+            f"file was made with, not by {model}"
+        )
     check_shape(attack.rows("images"), spec, str(attack))
     classes = len(spec.class_names)
     if len(attack.header["class_names"]) != classes:
@@ -128,14 +139,25 @@ def was_compiled(attack: Artifact) -> bool:
     return bool(makers) and makers[-1]["options"].get("--compile") is True
 
 
-def check_same_model(other: Artifact, model: Artifact, allow: bool) -> None:
-    """Refuse a file that was made with another model, unless `allow`."""
+def check_same_model(other: Artifact, model: Artifact, allow: bool) -> bool:
+    """Whether a file was made with this model. ArtifactError if not, unless `allow`, and for classes in a different order."""
     made_with = other.input_digest("model")
-    if made_with != model.digest and not allow:
+    if made_with == model.digest:
+        return True
+    if not allow:
         raise ArtifactError(
             f"{other}: was made with model {str(made_with)[:12]}, not with {model} ({model.digest[:12]}); "
             "to use it anyway, pass --allow-other-model"
         )
+    names, own = list(other.header["class_names"]), list(model.header["class_names"])
+    if names != own and sorted(names) == sorted(own):
+        raise ArtifactError(
+            f"{other}: has the classes of {model} in a different order, so its labels number other classes: "
+            "make it again with this model"
+        )
+    if names != own:
+        warn(f"{other}: its classes ({_some(names)}) are not the model's ({_some(own)}): labels are taken by position")
+    return False
 
 
 def check_masks_shape(masks: Rows, basis: Basis, file: Artifact, shape: Sequence[int], layer: str = INPUT) -> None:

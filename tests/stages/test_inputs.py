@@ -9,7 +9,9 @@ import pytest
 from small_files import FEW, changed, load
 
 import fmtool
-from fmtool.errors import ArtifactError
+from fmtool.errors import ArtifactError, FmtoolWarning
+from fmtool.models.model_files import specification
+from fmtool.stages.inputs import check_attack, check_same_model
 
 
 @pytest.mark.slow
@@ -25,6 +27,40 @@ def test_another_model_is_refused_unless_told_otherwise(files: Path) -> None:
             "labels"
         ]
     )
+
+
+def test_classes_of_another_model_are_not_taken_for_those_of_the_same_number(files: Path) -> None:
+    attack, masks = load(files, "fmn"), load(files, "essential")
+    names = load(files, "model").header["class_names"]
+
+    def called(*names: str) -> fmtool.Artifact:
+        model = load(files, "model")
+        return dataclasses.replace(model, header={**model.header, "class_names": list(names)}, stored_digest="other")
+
+    for file in (attack, masks):
+        assert not check_same_model(file, called(*names), True)
+        with pytest.raises(
+            ArtifactError, match="in a different order, so its labels number other classes: make it again"
+        ):
+            check_same_model(file, called(*reversed(names)), True)
+        with pytest.warns(
+            FmtoolWarning, match=r"classes \(0, 1, 2, \.\.\.\) are not the model's \(ten, 1, 2, .*by position"
+        ):
+            check_same_model(file, called("ten", *names[1:]), True)
+
+
+def test_status_of_another_model_is_told_where_it_chooses_images(files: Path, recwarn: pytest.WarningsRecorder) -> None:
+    model, attack = load(files, "model"), load(files, "fmn")
+    spec, other = specification(model.header, "model"), dataclasses.replace(model, stored_digest="other")
+    check_attack(attack, model, spec, False, chooses=True)
+    check_attack(attack, other, spec, True)
+    assert not recwarn.list
+    told = (
+        "which images were right before the attack, and which attacks succeeded, was judged by the model that the file"
+    )
+    for stage in (fmtool.fit_masks, fmtool.class_masks):
+        with pytest.warns(FmtoolWarning, match=told):
+            stage(other, attack, **FEW, execution=fmtool.Execution(allow_other_model=True))  # type: ignore[operator]
 
 
 @pytest.mark.slow
