@@ -147,9 +147,11 @@ def _darker(inputs: Sequence[Tensor]) -> list[Tensor]:
 
 
 def close(actual: Tensor, expected: Tensor, same: float = SAME["float32"]) -> bool:
-    """Equal except for rounding, which may be larger for a pixel's gradient at the edge of a rectifier."""
+    """Equal except for rounding, which may be larger for a pixel's gradient at the edge of a rectifier. NaN equals NaN."""
     if not expected.is_floating_point():
         return bool((actual == expected).double().mean() >= 1 - same)
+    if not torch.equal(actual.isnan(), expected.isnan()):
+        return False
     gap = (actual - expected).nan_to_num()  # a window of losses that isn't full holds NaN
     return bool(gap.norm() <= same * expected.nan_to_num().norm())
 

@@ -74,6 +74,14 @@ def test_a_compiled_network_that_computes_something_else_is_not_used(monkeypatch
         assert compiling.compiled(compiling.input_gradient(classifier), images, targets) is None
 
 
+def test_results_are_close_only_with_nan_in_the_same_places() -> None:
+    """A window of losses that isn't full holds NaN; a network that gives NaN computes something else."""
+    window, nan = torch.tensor([torch.nan, 3.0, 1.0]), torch.full((3,), torch.nan)
+    assert compiling.close(window * 1.001, window) and not compiling.close(window * 1.1, window)
+    assert not compiling.close(nan, window) and not compiling.close(window, nan)
+    assert not compiling.close(torch.tensor([torch.nan, 3.0, 1.0]), torch.tensor([0.0, 3.0, 1.0]))
+
+
 @pytest.mark.processes
 def test_it_is_done_where_there_is_enough_work(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert compiling.pays(350 * 500, (3, 32, 32)) and not compiling.pays(340 * 500, (3, 32, 32))
