@@ -120,7 +120,9 @@ class RowView:
         return len(self.rows)
 
     def __getitem__(self, rows: Any) -> Tensor:
-        chosen = self.rows[rows]
+        import torch
+
+        chosen = self.rows[rows.cpu() if isinstance(rows, torch.Tensor) else rows]
         if chosen.ndim:
             return self.convert(self.images[chosen])
         return self.convert(self.images[chosen][None])[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,3 +128,20 @@ def test_a_view_reads_what_it_is_asked_for() -> None:
     assert torch.equal(take(images, torch.tensor([1])), images[1:2])
     grey = with_channels(view, 1)
     assert grey.shape == (3, 1, 8, 7) and torch.equal(grey[:], luma(255 - images[[4, 0, 2]]))
+
+
+class OnAGpu(torch.Tensor):
+    """Stands for a tensor on a GPU, which can't index one on the CPU before it is brought there."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        if function is not torch.Tensor.cpu:
+            raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
+        with torch._C.DisableTorchFunctionSubclass():
+            return arguments[0].as_subclass(torch.Tensor)
+
+
+def test_rows_of_a_view_may_be_numbered_on_a_gpu() -> None:
+    images = torch.from_numpy(PIXELS)
+    view = RowView(images, torch.tensor([4, 0, 2]), lambda some: some, 3)
+    assert torch.equal(view[torch.tensor([2, 0]).as_subclass(OnAGpu)], images[[2, 4]])
