@@ -204,6 +204,8 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):  # of others torch may lack operations, or have only shapes
+            raise RuntimeError(f"fmtool runs on the CPU and with CUDA, not on {device.type}")
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = first_line(error)

@@ -70,6 +70,14 @@ def test_unknown_device_is_told(name: str) -> None:
         pick_device(name)
 
 
+@pytest.mark.parametrize("name", ["meta", "mps", "xpu:0"])
+def test_a_device_of_another_type_is_told_by_name(name: str) -> None:
+    with pytest.raises(
+        ModelError, match=rf"\(fmtool runs on the CPU and with CUDA, not on {name.partition(':')[0]}\)$"
+    ):
+        pick_device(name)
+
+
 class Squeezing(nn.Module):
     def __init__(self) -> None:
         super().__init__()
