@@ -26,7 +26,10 @@ class Interrupts:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Handle the signals that already have a handler; those that nohup ignores stay ignored. Only in the main thread."""
+        """Handle the signals that already have a handler; those that nohup ignores stay ignored. Only in the main thread.
+
+        A signal that is still held back when the block ends is obeyed then, unless an error ended the block.
+        """
         if threading.current_thread() is threading.main_thread():
             handlers = {number: signal.getsignal(number) for number in SIGNALS}
             self.before = {number: handler for number, handler in handlers.items() if callable(handler)}
@@ -34,10 +37,13 @@ class Interrupts:
             signal.signal(number, self._come)
         try:
             yield
-        finally:
+        except BaseException:
             self._forget()
+            raise
+        finally:
             for number, handler in self.before.items():
                 signal.signal(number, handler)
+        self.obey()
 
     def obey(self) -> None:
         """Act on the signal held back; does nothing outside the main thread."""

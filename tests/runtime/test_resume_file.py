@@ -327,6 +327,17 @@ def test_work_that_can_be_stopped_anywhere_is_stopped_at_once(tmp_path: Path) ->
         raise AssertionError("was not stopped")
 
 
+def test_a_signal_after_the_last_save_is_obeyed_and_the_finished_file_stays(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    with pytest.raises(KeyboardInterrupt), resuming(str(tmp_path / "x"), WORK) as journal:
+        save(journal, "last")
+        signal.raise_signal(signal.SIGINT)
+        (tmp_path / "x").write_text("whole")
+    assert names(tmp_path) == ["x"] and not recwarn.list
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_it_is_time_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with resuming(str(tmp_path / "x"), WORK) as journal:
         assert isinstance(journal, ResumeFile) and not journal.due()

@@ -81,6 +81,26 @@ def test_handlers_come_back_also_after_an_error() -> None:
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
+def test_a_signal_that_came_too_late_for_the_work_is_obeyed_when_the_block_has_ended() -> None:
+    interrupts, done = Interrupts(), []
+    interrupts.puts_off = True
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with pytest.raises(Came, match="SIGTERM"), interrupts.held():
+        signal.raise_signal(signal.SIGTERM)
+        done.append("all")
+    assert done == ["all"] and interrupts.pending is None
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_an_error_comes_before_a_signal_that_is_held_back() -> None:
+    interrupts = Interrupts()
+    interrupts.puts_off = True
+    with pytest.raises(ZeroDivisionError), interrupts.held():
+        signal.raise_signal(signal.SIGTERM)
+        raise ZeroDivisionError
+    assert interrupts.pending is None and interrupts.timer is not None and interrupts.timer.finished.is_set()
+
+
 def test_other_threads_leave_signals_alone() -> None:
     """They could neither set handlers nor act on a signal."""
     seen: list[bool] = []
