@@ -32,9 +32,7 @@ from fmtool.runtime.signals import Interrupts
 
 SECONDS_BETWEEN = 20.0  # commits: the most that SIGKILL can cost, below the minute that is promised
 SUFFIX = ".resume"
-PATIENCE = (
-    60_000  # milliseconds that a commit waits for a reader of the file, such as a second command that looks into it
-)
+PATIENCE = 60.0  # seconds that a commit waits for a reader of the file, such as a second command that looks into it
 PIECE = 2**28  # bytes of a state in one row, below SQLite's limit of 1e9
 TABLES = {  # with a checksum for each blob: SQLite detects damaged pages, but no flipped bit in a blob
     "work": "create table work (key text)",
@@ -274,7 +272,7 @@ def _opened(path: Path, target: str, key: str, restart: bool) -> sqlite3.Connect
     """The database with this key."""
     for attempt in (1, 2):
         try:
-            database = _connected(str(path), timeout=0)
+            database = _connected(str(path), timeout=PATIENCE)
             # no fsync: a killed process loses nothing that it handed to the operating system
             database.execute("pragma synchronous = off")
             database.execute("begin immediate")
@@ -291,7 +289,6 @@ def _opened(path: Path, target: str, key: str, restart: bool) -> sqlite3.Connect
             else:
                 _drop_damaged(database, target)
             database.commit()
-            database.execute(f"pragma busy_timeout = {PATIENCE}")
             return database
         except sqlite3.OperationalError as error:
             raise ArtifactError(f"{target}: the resume file {path.name} can't be written: {error}") from None

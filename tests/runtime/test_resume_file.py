@@ -198,6 +198,18 @@ def test_a_commit_waits_for_whoever_looks_into_the_file(tmp_path: Path) -> None:
         reader.close()
 
 
+def test_the_first_commit_waits_too(tmp_path: Path) -> None:
+    """Of a command that starts over while another one looks into what there is."""
+    begin(tmp_path / "x")
+    reader = sqlite3.connect(tmp_path / ".x.resume", check_same_thread=False, isolation_level=None)
+    reader.execute("begin")
+    assert reader.execute("select number from rows").fetchall() == [(3,), (7,)]
+    Timer(0.3, reader.execute, ["rollback"]).start()
+    with resuming(str(tmp_path / "x"), WORK, restart=True) as journal:
+        assert is_new(journal)
+    reader.close()
+
+
 def test_pieces_of_two_states_never_pass_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resume_file, "PIECE", 100)
     write, count = ResumeFile._write, 0
