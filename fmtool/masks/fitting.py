@@ -27,7 +27,7 @@ from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.fit_queue import Fit, Job
 from fmtool.masks.objectives import Objective, objective
 from fmtool.masks.optimisation import Adam, FitOptions, l1_norm, per_mask, settled, unimproved
-from fmtool.masks.slots import Level, Slots, SlotState
+from fmtool.masks.slots import Level, Slots, SlotState, fit_waiting
 from fmtool.models import compiling
 from fmtool.models.classifier import is_padded
 from fmtool.runtime import threads
@@ -37,9 +37,7 @@ REPORT_EVERY = 0.2  # seconds between calls of `progress`
 SMALLEST = 4  # slots of the narrowest batch
 # likewise, compiled: a processor's vector has up to 16 numbers, and trying fewer slots costs a compilation
 SMALLEST_COMPILED = 16
-LARGEST_UNPADDED = (
-    256  # slots, for networks that allow no idle ones: each narrower batch runs within the call of a wider one
-)
+LARGEST_UNPADDED = 256  # slots, for networks that allow no idle ones: there is a batch of every size below
 TRIAL_STEPS = 8  # that a narrower batch must take to the same bits
 
 
@@ -120,7 +118,7 @@ def fit_each(
     journal.stop_at_once()  # the workers save their states below, however the fit ends
 
     def work() -> None:
-        Slots(images.shape[1:], images.dtype, levels[0], device).run(job, share, levels[1:])
+        fit_waiting(job, share, levels, images.shape[1:], images.dtype, device)
 
     with threads.pool(device) as pool:
         if job.left:

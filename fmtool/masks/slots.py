@@ -107,10 +107,10 @@ class Slots:
         if self.level.judge is not None:
             self.level.judge(self.state)
 
-    def run(self, job: Job, share: int, narrower: Sequence[Level]) -> None:
+    def run(self, job: Job, share: int, levels: Sequence[Level]) -> Slots | None:
         """Fit waiting images, `share` of them at first, until none is left and every slot has finished, or the job is stopped.
 
-        Once no image waits, and a narrower batch has slots enough for what is left, that continues there.
+        Once no image waits, and a narrower level has slots enough for what is left, returns that level's batch, which continues.
         """
         here = self.device.type == "cpu"
         step = self.step if here else _captured(self.step)
@@ -122,16 +122,15 @@ class Slots:
         while busy := len(self.row) - len(self.free()):
             if job.stop.is_set():
                 job.save(self.begun())
-                return
+                return None
             if saved != job.asked:
                 saved = job.asked
                 job.save(self.begun())
-            wide_enough = sum(level.options.batch >= busy for level in narrower)
-            if wide_enough:  # then no image waits for this worker, or it would be in a slot
-                narrow = Slots(self.shape, self.state.masks.dtype, narrower[wide_enough - 1], self.device)
+            narrower = [level for level in levels if busy <= level.options.batch < len(self.row)]
+            if narrower:  # then no image waits for this worker, or it would be in a slot
+                narrow = Slots(self.shape, self.state.masks.dtype, narrower[-1], self.device)
                 narrow.take_over(self)
-                narrow.run(job, 0, narrower[wide_enough:])
-                return
+                return narrow
             for _ in range(steps):
                 step()
             self.judge()
@@ -142,6 +141,7 @@ class Slots:
                 else:
                     self._store(slot, job.keep)
                     self.start(slot, job.take(), job.targets)
+        return None
 
     def free(self) -> list[int]:
         return [slot for slot, row in enumerate(self.row) if row < 0]
@@ -195,6 +195,18 @@ class Slots:
             lambda_=float(state.lambda_[slot]),
         )
         keep(self.row[slot], fit)
+
+
+def fit_waiting(
+    job: Job, share: int, levels: Sequence[Level], shape: Sequence[int], dtype: torch.dtype, device: torch.device
+) -> None:
+    """Fit a job's waiting images, (c, h, w) each, in the first of the levels, and the last images in ever narrower ones.
+
+    A wider batch is let go of before the next one takes a step, as there may be hundreds of them.
+    """
+    slots: Slots | None = Slots(shape, dtype, levels[0], device)
+    while slots is not None:
+        slots, share = slots.run(job, share, levels), 0
 
 
 def _captured(step: Callable[[], None]) -> Callable[[], None]:

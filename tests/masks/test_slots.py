@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from fmtool.masks.fit_queue import Fit, Job
 from fmtool.masks.optimisation import FitOptions
-from fmtool.masks.slots import HALVINGS, Level, Slots, SlotState
+from fmtool.masks.slots import HALVINGS, Level, Slots, SlotState, fit_waiting
 from fmtool.runtime.journal import NO_JOURNAL, Journal
 
 CPU, SHAPE = torch.device("cpu"), (1, 4, 4)
@@ -87,13 +88,29 @@ def test_the_last_images_move_to_a_batch_that_is_wide_enough() -> None:
 
     stored: dict[int, Fit] = {}
     levels = [level(batch, watching) for batch in (4, 2, 1)]
-    Slots(SHAPE, torch.float32, levels[0], CPU).run(job([0, 1, 4, 5], stored), 4, levels[1:])
+    fit_waiting(job([0, 1, 4, 5], stored), 4, levels, SHAPE, torch.float32, CPU)
     assert {row: fit.steps for row, fit in stored.items()} == {0: 2, 1: 3, 4: 6, 5: 7}
     assert widths == [4, 4, 4, 2, 2, 2, 1]
     widths.clear()
     three = Job(IMAGES, torch.tensor([0, 0, 0, 5]), range(4), stored.__setitem__, None, NO_JOURNAL)
-    Slots(SHAPE, torch.float32, levels[0], CPU).run(three, 4, levels[1:])
+    fit_waiting(three, 4, levels, SHAPE, torch.float32, CPU)
     assert widths == [4, 4, 1, 1, 1, 1, 1]  # the narrowest that is wide enough
+
+
+def test_a_wider_batch_is_let_go_of_before_a_narrower_one_runs() -> None:
+    """Else networks that allow no idle slots would keep a batch of every size."""
+    alive: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
+    widths: list[list[int]] = []
+
+    def watching(state: SlotState) -> None:
+        alive[id(state.mean)] = state.mean  # not its masks, of which the stored fits are views
+        widths.append([len(mean) for mean in alive.values()])
+        counting()(state)
+
+    stored: dict[int, Fit] = {}
+    levels = [level(batch, watching) for batch in (4, 3, 2, 1)]
+    fit_waiting(job([0, 1, 3, 5], stored), 4, levels, SHAPE, torch.float32, CPU)
+    assert widths == [[4], [4], [3], [2], [2], [1], [1]] and len(stored) == 4
 
 
 def test_a_job_that_is_stopped_saves_what_it_has_begun() -> None:
