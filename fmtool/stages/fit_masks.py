@@ -92,7 +92,7 @@ def fit_masks(
     check_fit_options(lambda_, min_steps, max_steps)
     _check_options(for_, objective, lambda_, adapt_lambda, perturb)
     shard, ranks = execution.shard, execution.ranks
-    ready = ready_model(model, execution, size=slot_count)
+    ready = _ready(model, execution)
     source = _fitted(source, model, for_, ready, execution.allow_other_model)
     if objective != LABEL and not ready.classifier.padded:
         raise MaskError(f"--objective {objective}: an image's unfiltered logits would depend on the rest of its batch")
@@ -175,6 +175,19 @@ def _joined(
             masks.put(name, values)
     ranks.written()
     return masks.artifact, columns
+
+
+def _ready(model: Artifact, execution: Execution) -> ReadyModel:
+    """The model, ready to run; in batches of no more images than the fit of a network that depends on its batch has slots."""
+    ready = ready_model(model, execution, size=slot_count)
+    most = fitting.LARGEST_UNPADDED
+    if ready.classifier.padded or ready.batch <= most:
+        return ready
+    if execution.batch_size is not None:
+        warn(
+            f"--batch-size {ready.batch}: {most} slots are the most for a network that depends on its batch: {most} are used"
+        )
+    return replace(ready, batch=most)
 
 
 def _fitted(

@@ -12,6 +12,7 @@ from torch import nn
 
 import fmtool
 from fmtool.errors import ModelError
+from fmtool.masks import fitting
 from fmtool.masks.basis import basis_for
 from fmtool.masks.class_fitting import Part, fit_class_masks
 from fmtool.masks.fitting import fit_masks
@@ -61,6 +62,23 @@ def test_batch_dependent_networks_are_refused_unless_allowed(
         fmtool.fit_masks(fmtool.read("model"), made, execution=fmtool.Execution(factory=f"{module}:make"))
     replayed = run("inspect", "--history", "attack")
     assert "--batch-dependent" in replayed.out
+
+
+def test_slots_of_a_batch_dependent_network_have_a_most_which_is_told_and_recorded(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fitting, "LARGEST_UNPADDED", 16)
+    module = f"most_{abs(hash(tmp_path))}"
+    (tmp_path / f"{module}.py").write_text(MODULE)
+    assert run("import-model", f"{module}:make", "--input-shape", "1,8,8", "-o", "model").code == 0
+    few = ["--data", "digits", "--limit", 30, "--min-steps", 2, "--max-steps", 3, "--factory", f"{module}:make"]
+    line = ["fit-masks", "model", "--for", "essential", *few, "--batch-dependent", "-o", "masks"]
+    told = "--batch-size 20: 16 slots are the most for a network that depends on its batch: 16 are used\n"
+    for batch, ran, said in ((["--batch-size", 20], 16, True), ([], 16, False), (["--batch-size", 8], 8, False)):
+        outcome = run(*line, *batch)
+        assert outcome.code == 0 and (told in outcome.err) is said, outcome.err
+        assert fmtool.read("masks").history[-1]["options"]["--batch-size"] == ran
 
 
 class OfSizes(nn.Module):
