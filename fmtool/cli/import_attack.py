@@ -66,6 +66,7 @@ def import_attack(
                 factory_options=options.literals(factory_option, "--factory-option"),
                 batch_dependent=batch_dependent,
                 output=output,
+                progress=bar,
             ),
         )
     show_result(result, output, form)

@@ -15,7 +15,7 @@ from fmtool.errors import FmtoolError
 
 @pytest.fixture
 def called(run: Run, monkeypatch: pytest.MonkeyPatch) -> Called:
-    """Run a command up to its stage: what that is given, by position and by name. Files that it reads are their paths."""
+    """Run a command up to its stage: what that is given, by position and by name, but no progress. Files are their paths."""
 
     def call(stage: str, *line: object) -> tuple[list[Any], dict[str, Any]]:
         calls: list[tuple[list[Any], dict[str, Any]]] = []
@@ -29,9 +29,8 @@ def called(run: Run, monkeypatch: pytest.MonkeyPatch) -> Called:
         outcome = run(stage.replace("_", "-"), *line)
         assert outcome.code == 1 and outcome.err.endswith("fmtool: error: far enough\n"), outcome.err
         ((given, options),) = calls
-        if options["execution"].progress is not None:
-            assert callable(options["execution"].progress)
-            options["execution"] = dataclasses.replace(options["execution"], progress=None)
+        assert callable(options["execution"].progress)
+        options["execution"] = dataclasses.replace(options["execution"], progress=None)
         return given, options
 
     return call
