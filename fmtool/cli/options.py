@@ -86,8 +86,6 @@ DataRoot = Annotated[
     typer.Option(
         "--data-root",
         metavar="FOLDER",
-        envvar=DATA_ROOT,
-        show_envvar=False,
         help=f"Folder to search for named data sets before downloading them. [default: ${DATA_ROOT}]",
     ),
 ]

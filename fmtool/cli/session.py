@@ -86,7 +86,7 @@ def read_source(
     how: the way in which --data is read.
     """
     if attack is not None and data is None:
-        for option in ("size", "rows", "layout", "pixel_range", "classes_by_position"):
+        for option in ("size", "rows", "layout", "pixel_range", "classes_by_position", "data_root"):
             if getattr(how, option):
                 raise FmtoolError(f"--{option.replace('_', '-')} applies to --data; an attack file has its own images")
         from fmtool.artifacts import streaming

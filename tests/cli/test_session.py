@@ -6,11 +6,13 @@ import warnings
 from pathlib import Path
 
 import pytest
+from conftest import Run
 from small_files import load
 
 from fmtool.artifacts.streaming import FileTensors
 from fmtool.cli.progress import Bar
 from fmtool.cli.session import DataOptions, read_source, working
+from fmtool.datasets.registry import DATA_ROOT
 from fmtool.errors import ArtifactError, DataError, FmtoolError, FmtoolWarning
 
 QUIET = Bar(quiet=True)
@@ -64,7 +66,14 @@ def test_masks_are_fitted_to_an_attack_or_to_data(files: Path) -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("size", 8), ("rows", "0:5"), ("layout", "hwc"), ("pixel_range", "0,1"), ("classes_by_position", True)],
+    [
+        ("size", 8),
+        ("rows", "0:5"),
+        ("layout", "hwc"),
+        ("pixel_range", "0,1"),
+        ("classes_by_position", True),
+        ("data_root", "x"),
+    ],
 )
 def test_options_about_data_are_refused_beside_an_attack_file(files: Path, option: str, value: object) -> None:
     """They would be ignored. --limit is about both."""
@@ -73,3 +82,16 @@ def test_options_about_data_are_refused_beside_an_attack_file(files: Path, optio
         FmtoolError, match=f"^--{option.replace('_', '-')} applies to --data; an attack file has its own"
     ):
         read_source(str(files / "fmn.safetensors"), None, how, QUIET)
+
+
+def test_a_data_root_of_the_environment_is_no_option_about_data(
+    files: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ["fit-masks", files / "model.safetensors", files / "fmn.safetensors", "--for", "essential", "--limit", 2]
+    line += ["--min-steps", 0, "--max-steps", 1, "-o", tmp_path / "masks"]
+    refused = run(*line, "--data-root", tmp_path)
+    assert refused.code == 1 and "--data-root applies to --data" in refused.err
+    monkeypatch.setenv(DATA_ROOT, str(tmp_path))
+    assert run(*line).code == 0
+    monkeypatch.setenv(DATA_ROOT, str(tmp_path / "nowhere"))
+    assert "nowhere: no such folder" in run("inspect", "cifar10").err  # where data are read it counts
