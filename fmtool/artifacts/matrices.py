@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +125,7 @@ def _read_npz(file: str) -> Arrays:
 
 
 def _read_pt(file: str) -> Arrays:
-    """A tensor, or a dict of which the tensors count; nothing else is unpickled."""
+    """A tensor, or a dict of which the tensors count, and labels that are a list of integers; nothing else is unpickled."""
     import torch
 
     content = torch.load(file, map_location="cpu", weights_only=True)
@@ -132,7 +133,14 @@ def _read_pt(file: str) -> Arrays:
         return {ONLY: content}
     if not isinstance(content, Mapping):
         raise ArtifactError(f"{file}: holds a {type(content).__name__}, expected a tensor or a dict of tensors")
-    return {str(name): values for name, values in content.items() if isinstance(values, torch.Tensor)}
+    entries = {str(name): values for name, values in content.items()}
+    numbers = entries.get(LABELS)
+    if isinstance(numbers, list | tuple) and all(type(number) is int for number in numbers):
+        entries[LABELS] = torch.tensor(numbers, dtype=torch.int64)
+    others = sorted(name for name, values in entries.items() if not isinstance(values, torch.Tensor))
+    if others:
+        warn(f"{file}: leaves out entries that aren't tensors: {', '.join(others)}")
+    return {name: values for name, values in entries.items() if name not in others}
 
 
 def _read_csv(file: str) -> Arrays:
@@ -140,15 +148,33 @@ def _read_csv(file: str) -> Arrays:
     import numpy as np
 
     with open(file, encoding="utf-8-sig") as stream:
-        first = stream.readline().strip()
+        line = stream.readline()
+        first = line.strip().removeprefix("#")  # np.savetxt writes one before its header
         delimiter = next((one for one in (",", ";", "\t") if one in first), ",")
         names = [cell.strip().strip('"') for cell in first.split(delimiter)]
-        stream.seek(0)
-        header = not all(map(_is_number, names))
-        values = np.loadtxt(
-            stream, delimiter=delimiter, skiprows=int(header), ndmin=2, encoding="utf-8-sig", quotechar='"'
-        )
+        counted = len(names) > 1 and names == [str(column) for column in range(len(names))]
+        if counted:
+            warn(
+                f"{file}: takes its first line, 0 to {len(names) - 1}, for a header; if it is a row, put a line of names over it"
+            )
+        header = counted or line.startswith("#") or not all(map(_is_number, names))
+        rows = _rows_below(stream, file) if header else itertools.chain([line], _rows_below(stream, file))
+        values = np.loadtxt(rows, delimiter=delimiter, ndmin=2, encoding="utf-8-sig", quotechar='"')
     return _columns(values, names, file) if header else {ONLY: values}
+
+
+def _rows_below(stream: Iterable[str], file: str) -> Iterator[str]:
+    """The lines below the first. ArtifactError for one without numbers, which np.loadtxt would skip, moving the rows below it."""
+    without = None
+    for number, line in enumerate(stream, start=2):
+        if not line.partition("#")[0].strip():
+            without = without or number
+        elif without:
+            raise ArtifactError(
+                f"{file}: line {without} is blank or a comment, but rows are paired by their place: remove it or give it numbers"
+            )
+        else:
+            yield line
 
 
 def _columns(values: np.ndarray[Any, Any], names: list[str], file: str) -> Arrays:

@@ -92,6 +92,9 @@ def test_a_matrix_among_vectors_is_taken_and_the_rest_named(tmp_path: Path) -> N
         (",a,b\n0,1,2\n1,3,4\n", [[1, 2], [3, 4]], None),
         ("1\n2\n", [[1], [2]], None),
         ("1e-3,-2\n3,4\n", [[0.001, -2], [3, 4]], None),
+        ("# label,a,b\n7,1,2\n8,3,4\n", [[1, 2], [3, 4]], [7, 8]),
+        ("1,2\n3,4\n\n# end\n", [[1, 2], [3, 4]], None),
+        ("0\n1\n", [[0], [1]], None),
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:.*leaves out the column without a name")
@@ -101,6 +104,37 @@ def test_csv_with_and_without_names(
     (tmp_path / "x.csv").write_text(text)
     found, numbers = read_matrix(f"{tmp_path}/x.csv")
     assert found.tolist() == rows and (None if numbers is None else numbers.tolist()) == labels
+
+
+@pytest.mark.parametrize("header", ["0,1,2", "0\t1\t2", '"0","1","2"'])
+def test_column_numbers_are_a_header(header: str, tmp_path: Path) -> None:
+    """As pandas writes for columns without names."""
+    delimiter = "\t" if "\t" in header else ","
+    (tmp_path / "x.csv").write_text("\n".join([header, delimiter.join("567"), delimiter.join("012")]))
+    with pytest.warns(
+        FmtoolWarning, match=r"takes its first line, 0 to 2, for a header; if it is a row, put a line of names"
+    ):
+        assert read_matrix(f"{tmp_path}/x.csv")[0].tolist() == [[5, 6, 7], [0, 1, 2]]
+
+
+@pytest.mark.parametrize("text", ["1,2\n{}\n3,4\n", "a,b\n{}\n3,4\n"])
+@pytest.mark.parametrize("line", ["", "  ", "# 5,6"])
+def test_lines_that_would_move_the_rows_below_are_refused(text: str, line: str, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(text.format(line))
+    with pytest.raises(
+        ArtifactError, match=r"x.csv: line 2 is blank or a comment, but rows are paired by their place: remove"
+    ):
+        read_matrix(f"{tmp_path}/x.csv")
+
+
+def test_labels_in_a_list_are_taken_and_other_entries_named(tmp_path: Path) -> None:
+    torch.save({"m": torch.from_numpy(ROWS), "labels": [3, 1, 2, 0, 1, 1], "epoch": 7, "args": {}}, tmp_path / "x.pt")
+    with pytest.warns(FmtoolWarning, match="x.pt: leaves out entries that aren't tensors: args, epoch"):
+        rows, labels = read_matrix(f"{tmp_path}/x.pt")
+    assert np.array_equal(rows.numpy(), ROWS) and labels is not None and labels.tolist() == [3, 1, 2, 0, 1, 1]
+    torch.save({"m": torch.from_numpy(ROWS), "labels": ["cat"] * 6}, tmp_path / "x.pt")
+    with pytest.warns(FmtoolWarning, match="x.pt: leaves out entries that aren't tensors: labels"):
+        assert read_matrix(f"{tmp_path}/x.pt")[1] is None
 
 
 class _Runs:
