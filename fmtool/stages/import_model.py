@@ -89,10 +89,11 @@ def import_model(
     """source: a checkpoint (needs `architecture`), a network's name, "timm:NAME", "robustbench:NAME" or "package.module:factory".
 
     weights: "default" (torchvision's download), "none" (fresh, drawn from `seed`) or a checkpoint's path; by default, a factory's
-    module keeps its own, and a network of RobustBench gets RobustBench's. pretrained: timm's own weights rather than fresh ones.
-    mean, std: the normalisation put inside the model; a torchvision name with default weights or with a checkpoint brings that
-    of its weights, a network of timm that of its configuration. keep_classes: the outputs to keep, in the order of the data's
-    classes. factory_options: arguments of the factory, which are recorded.
+    module keeps its own, and a network of RobustBench gets RobustBench's; fmtool's own architectures have no default.
+    pretrained: timm's own weights rather than fresh ones. mean, std: the normalisation put inside the model; a torchvision name
+    with default weights or with a checkpoint brings that of its weights, a network of timm that of its configuration.
+    keep_classes: the outputs to keep, in the order of the data's classes. factory_options: arguments of the factory, which are
+    recorded.
     """
     torch.manual_seed(seed)
     if pretrained:
@@ -185,10 +186,10 @@ def _network(
     wanted: see `_wanted`; as_published: the weights are torchvision's, or assumed to be because the normalisation is.
     """
     name, checkpoint, channels = origin.architecture, origin.checkpoint, shape[0]
-    if origin.weights == "default" and (is_factory(name) or name in ARCHITECTURES):
-        raise ModelError(f"{name}: has no default weights: only torchvision's and RobustBench's names do")
-    if origin.weights == "none" and is_factory(name):
-        raise ModelError(f"--weights none: {name} returns a network with its weights; leave the option out")
+    if origin.weights in ("default", "own") and name in ARCHITECTURES:
+        raise ModelError(f"{name}: has no default weights: give --weights FILE or --weights none")
+    if origin.weights in ("default", "none") and is_factory(name):
+        raise ModelError(f"--weights {origin.weights}: {name} returns a network with its weights; leave the option out")
     outputs = wanted.outputs if wanted else TORCHVISION_OUTPUTS
     if checkpoint:
         state = read_weights(checkpoint.path, checkpoint.content)

@@ -74,7 +74,8 @@ def test_sources_that_contradict_each_other_are_told(weights: str) -> None:
             {"factory_options": {"width": 1}},
             r"^--factory-option goes with package.module:factory, timm:NAME or robustbench:NAME$",
         ),
-        ({"weights": "default"}, r"^resnet8: has no default weights: only torchvision's and RobustBench's names do$"),
+        ({"weights": "default"}, r"^resnet8: has no default weights: give --weights FILE or --weights none$"),
+        ({"weights": None}, r"^resnet8: has no default weights: give --weights FILE or --weights none$"),
     ],
 )
 def test_options_that_can_not_be_are_told(options: dict[str, Any], message: str) -> None:
@@ -82,11 +83,12 @@ def test_options_that_can_not_be_are_told(options: dict[str, Any], message: str)
         fmtool.import_model("resnet8", **{**SMALL, **options})
 
 
-def test_a_factorys_weights_can_not_be_drawn_afresh() -> None:
+@pytest.mark.parametrize("weights", ["default", "none"])
+def test_a_factory_brings_its_weights(weights: str) -> None:
     with pytest.raises(
-        ModelError, match=r"^--weights none: a:b returns a network with its weights; leave the option out$"
+        ModelError, match=rf"^--weights {weights}: a:b returns a network with its weights; leave the option out$"
     ):
-        fmtool.import_model("a:b", weights="none")
+        fmtool.import_model("a:b", weights=weights)
 
 
 def test_a_normalisation_for_bytes_is_warned_of() -> None:
