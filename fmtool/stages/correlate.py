@@ -68,6 +68,7 @@ def correlate(
     nothing is shared or n is too small.
     """
     execution.refuse("correlate", "batch_size", "factory", "allow_other_model", "shard", "ranks")
+    names = _names(statistics, row_normalise, dimension)
     thresholds = _thresholds(trim)
     rows = _rows(a, b, labels, pool, thresholds)
     device = pick_device(execution.device)
@@ -79,7 +80,7 @@ def correlate(
         "draws": draws,
     }
     options = {
-        "--statistics": chosen(statistics),
+        "--statistics": names,
         "--permutations": arguments["permutations"],
         "--preset": preset,
         "--row-normalise": row_normalise and None,
@@ -104,7 +105,7 @@ def correlate(
             rows.x,
             rows.y,
             labels=rows.labels,
-            statistics=statistics,
+            statistics=names,
             subsamples=subsample,
             thresholds=thresholds,
             trimmed=rows.trimmed,
@@ -117,6 +118,15 @@ def correlate(
         )
         header = _header(results, rows, left_out, arguments, pool, thresholds)
         return execution.write(Artifact("correlation", header, _tensors(results), history))
+
+
+def _names(statistics: Sequence[str], row_normalise: bool, dimension: str) -> list[str]:
+    """The requested statistics, each once. StatisticError for an option of IdCor without it."""
+    names = chosen(statistics)
+    for option, given in (("--no-row-normalise", not row_normalise), ("--dimension", dimension != DIMENSION)):
+        if given and "idcor" not in names:
+            raise StatisticError(f"{option} applies to idcor only: add idcor to --statistics, or leave the option out")
+    return names
 
 
 def _null_options(permutations: int | None, preset: str | None) -> dict[str, Any]:

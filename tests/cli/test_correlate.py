@@ -173,6 +173,11 @@ def test_the_picture_is_drawn_in_the_same_call(sides: tuple[Path, Path], run: Ru
         ("--subsample 10,5000", "got 5000"),
         ("--subsample 0", "got 0"),
         ("--dimension mlee", "unknown dimension 'mlee' (did you mean 'mle'?)"),
+        (
+            "--dimension mle --statistics svcca,cosine",
+            "--dimension applies to idcor only: add idcor to --statistics, or leave the option out",
+        ),
+        ("--no-row-normalise --statistics cka", "--no-row-normalise applies to idcor only"),
         ("--statistics cka,dcorr", "unknown statistic 'dcorr' (did you mean 'dcor'?)"),
         ("--plot picture.bmp", "picture.bmp: expected a name that ends in .png, .pdf, .svg"),
         ("--plot a.png --class-subsets --subsample 5", "--plot draws one curve"),
