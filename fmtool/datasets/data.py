@@ -109,7 +109,7 @@ def load(
     """
     name, split = parse_spec(spec)
     source = _named(name, data_root) or read_path(name)
-    chosen = choose(split, default, source.splits, spec)
+    chosen = choose(split, default, source.splits, spec, source.left_out)
     labels, class_names = numbered(source, name)
     _check_labels({split: labels[split] for split in chosen}, class_names, name)
     for line in source.left_out:

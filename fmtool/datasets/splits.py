@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from fmtool.datasets.source import WHOLE
 from fmtool.errors import DataError, unknown, warn
@@ -49,10 +49,13 @@ def parse_spec(spec: str) -> tuple[str, str | None]:
     return source, split
 
 
-def choose(split: str | None, default: str, there: Collection[str], spec: str) -> list[str]:
+def choose(
+    split: str | None, default: str, there: Collection[str], spec: str, left_out: Sequence[str] = ()
+) -> list[str]:
     """The splits to read, in the order of their images.
 
-    split: as the user named it, or None for `default`; without a test split, the validation split stands in.
+    split: as the user named it, or None for `default`; without a test split, the validation split stands in. left_out: lines
+    that may tell why a split isn't there.
     """
     if WHOLE in there:
         if split is not None:
@@ -65,5 +68,6 @@ def choose(split: str | None, default: str, there: Collection[str], spec: str) -
         warn(f"{spec}: has no test split: using val")
         wanted = VAL
     if wanted not in there:
-        raise DataError(f"{spec}: has no split {wanted!r}, only {', '.join(sorted(there))}")
+        why = "".join(f"; left out {line}" for line in left_out)
+        raise DataError(f"{spec}: has no split {wanted!r}, only {', '.join(sorted(there))}{why}")
     return [wanted]

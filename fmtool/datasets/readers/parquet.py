@@ -28,17 +28,21 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path, name: str) -> Source:
-    if not path.is_dir():
-        splits, class_names = {WHOLE: [path]}, None
-    else:
-        splits, class_names = _by_split(path, name), None
-    parts = {}
+    splits = _by_split(path, name) if path.is_dir() else {WHOLE: [path]}
+    parquet = _library(name)
+    parts: dict[str, Split] = {}
+    class_names, errors = set(), {}
     for split, files in splits.items():
-        part, names = _read_split(files, name)
-        if class_names is not None and names != class_names:
-            raise DataError(f"{name}: its splits name different classes")
-        class_names, parts[split] = names, part
-    return Source(parts, class_names or ())
+        try:  # a split that isn't asked for may lack labels, as a competition's test split does
+            parts[split], names = _read_split(parquet, files)
+            class_names.add(names)
+        except DataError as error:
+            errors[split] = f"the split {split}: {error}" if split else str(error)
+    if not parts:
+        raise DataError(f"{name}: {'; '.join(errors.values())}")
+    if len(class_names) > 1:
+        raise DataError(f"{name}: its splits name different classes")
+    return Source(parts, class_names.pop(), tuple(errors.values()))
 
 
 def _part_files(folder: Path) -> list[Path]:
@@ -107,24 +111,25 @@ def _check_parts(files: Sequence[Path], name: str) -> None:
         )
 
 
-def _read_split(files: Sequence[Path], name: str) -> tuple[Split, tuple[str, ...]]:
+def _read_split(parquet: Any, files: Sequence[Path]) -> tuple[Split, tuple[str, ...]]:
     """Encoded images and labels, in the files' order, and the class names of the files' own metadata."""
-    parquet = _library(name)
     columns: list[tuple[Path, str]] = []
     labels: list[Any] = []
     class_names: tuple[str, ...] | None = None
     for file in files:
         with parquet.ParquetFile(file) as content:
             schema = content.schema_arrow
-            image, label = _columns(schema, name, file.name)
+            image, label = _columns(schema, file.name)
             names = _class_names(schema, label)
             if class_names is not None and names != class_names:
-                raise DataError(f"{name}: {file.name} names different classes from the parts before it")
+                raise DataError(f"{file.name} names different classes from the parts before it")
             class_names = names
             labels += content.read(columns=[label])[label].to_pylist()
         columns.append((file, image))
+    if not labels:
+        raise DataError("holds no images")
     if None in labels:
-        raise DataError(f"{name}: row {labels.index(None)} has no label")
+        raise DataError(f"row {labels.index(None)} has no label")
     reading = Lock()
 
     @cache
@@ -155,7 +160,7 @@ def _library(name: str) -> Any:
     return pyarrow.parquet
 
 
-def _columns(schema: Any, name: str, file: str) -> tuple[str, str]:
+def _columns(schema: Any, file: str) -> tuple[str, str]:
     """The columns of images and labels: by the usual names, else the only one of a fitting type."""
     import pyarrow.types as types
 
@@ -177,7 +182,7 @@ def _columns(schema: Any, name: str, file: str) -> tuple[str, str]:
     )
     if image is None or label is None:
         raise DataError(
-            f"{name}: {file} has columns {', '.join(there)}: expected one of image bytes ({', '.join(IMAGE_COLUMNS[:2])}) "
+            f"{file} has columns {', '.join(there)}: expected one of image bytes ({', '.join(IMAGE_COLUMNS[:2])}) "
             f"and one of labels ({', '.join(LABEL_COLUMNS[:3])})"
         )
     return image, label

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fmtool.datasets.data import load
-from fmtool.errors import DataError
+from fmtool.errors import DataError, FmtoolWarning
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -167,6 +167,33 @@ def test_missing_parts_columns_and_values_are_told(tmp_path: Path) -> None:
     (tmp_path / "g.parquet").write_bytes(b"PAR1 and nothing more")
     with pytest.raises(DataError, match=r"g.parquet: can't be read as Parquet"):
         load(str(tmp_path / "g.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        ([0, None], "row 1 has no label"),
+        ([], "holds no images"),
+        (None, "test.parquet has columns image: expected one of image bytes"),
+    ],
+)
+def test_a_split_without_labels_does_not_hinder_the_others(
+    labels: list[int | None] | None, reason: str, tmp_path: Path
+) -> None:
+    _write(tmp_path / "set" / "train.parquet", range(5))
+    if labels is None:
+        pq.write_table(pa.table({"image": pa.array([_png(0)], pa.binary())}), tmp_path / "set" / "test.parquet")
+    else:
+        _write(tmp_path / "set" / "test.parquet", range(len(labels)), labels=pa.array(labels, pa.int64()))
+    source = str(tmp_path / "set")
+    with pytest.warns(FmtoolWarning, match=f"set: left out the split test: {reason}"):
+        _check(load(f"{source}:train"), range(5))
+    for spec in (source, f"{source}:test"):
+        with pytest.raises(DataError, match=f"has no split 'test', only train; left out the split test: {reason}"):
+            load(spec)
+    (tmp_path / "set" / "train.parquet").unlink()
+    with pytest.raises(DataError, match=f"set: the split test: {reason}"):
+        load(f"{source}:test")
 
 
 def test_without_the_library_the_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
