@@ -20,8 +20,8 @@ CURVES = {
     "class_subsets": (
         "Correlation against the number of classes",
         "k",
-        "means over random subsets of k classes; std: over the subsets; no mean where a subset has no value; "
-        "adjusted: computed from the means.",
+        "means over those random subsets of k classes that have a value; std: over these; adjusted: computed from the means; no "
+        "within adjusted value where one of them has no null within classes.",
     ),
     "equal_pairs": (
         "As many pairs of all classes",

@@ -144,6 +144,24 @@ def test_curves_have_a_table_each_with_means_over_subsets() -> None:
     assert correlation_tables(correlation_header(["cosine"]))[1:] == []
 
 
+def test_means_over_subsets_of_classes_are_over_those_with_a_value_as_the_note_says() -> None:
+    null = {"mean": 0.2, "p": 0.5, "adjusted": None}
+    point = {"n": 9, "observed": 0.5, "null": null, "within_class": null}
+    refused = {"n": 2, "reason": "too few"}
+    curve = [
+        {"statistic": "cosine", "size": 2, "points": [point, refused, {**point, "observed": 0.7}]},
+        {"statistic": "cosine", "size": 3, "points": [point, {**point, "within_class": None}]},
+    ]
+    _, table = correlation_tables({**correlation_header(["cosine"]), "curves": {"class_subsets": curve}})
+    two, three = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+    assert (
+        two["subsets"] == 2 and two["observed"] == pytest.approx(0.6) and two["within adjusted"] == pytest.approx(0.5)
+    )
+    assert three["observed"] == 0.5 and three["within adjusted"] is None
+    assert "means over those random subsets of k classes that have a value; std: over these" in table.notes[0]
+    assert "no within adjusted value where one of them has no null within classes" in table.notes[0]
+
+
 def test_curves_say_how_many_pairs_can_not_be_exchanged_within_classes() -> None:
     null = {"mean": 0.2, "p": 0.5, "adjusted": None}
     point = {"n": 9, "observed": 0.5, "null": null, "within_class": null}
