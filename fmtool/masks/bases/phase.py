@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fmtool.masks.bases.fourier import Fourier
+from fmtool.masks.basis import Basis
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +42,10 @@ class Phase(Fourier):
 
     def magnitudes(self, images: Tensor) -> Tensor:
         return super().analyse(images).abs()
+
+    def pool(self, full: Tensor, p: int) -> Tensor:
+        """Refused: the paper's mean over neighbours is of factors of amplitudes, not of angles."""
+        return Basis.pool(self, full, p)
 
     def _spectra(self, masks: Tensor, coefficients: Tensor) -> Tensor:
         import torch
