@@ -22,9 +22,13 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-# Parameters of glibc's malloc, with values in bytes and what sets them from outside: it gives free memory at a heap's end back
-# from the first on, and takes blocks of the second size or more from the system one by one, at most 32 MiB.
-MALLOC = ((-1, 2**29, "MALLOC_TRIM_THRESHOLD_"), (-3, 2**25, "MALLOC_MMAP_THRESHOLD_"))
+# Parameters of glibc's malloc, with values in bytes, and the environment variable and the tunable that set them from outside: it
+# gives free memory at a heap's end back from the first on, and takes blocks of the second size or more from the system one by
+# one, at most 32 MiB.
+MALLOC = (
+    (-1, 2**29, "MALLOC_TRIM_THRESHOLD_", "glibc.malloc.trim_threshold"),
+    (-3, 2**25, "MALLOC_MMAP_THRESHOLD_", "glibc.malloc.mmap_threshold"),
+)
 
 
 def count(device: torch.device) -> int:
@@ -41,8 +45,8 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # macOS, musl, Windows
         return
-    for parameter, size, variable in MALLOC:
-        if variable not in os.environ:
+    for parameter, size, variable, tunable in MALLOC:
+        if variable not in os.environ and tunable not in os.environ.get("GLIBC_TUNABLES", ""):
             mallopt(parameter, size)
 
 

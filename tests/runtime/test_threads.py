@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -75,3 +76,27 @@ with threads.pool(torch.device("cpu"), 1) as pool:
 def test_operations_use_the_memory_again_that_earlier_ones_freed() -> None:
     found = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     assert int(found.stdout) < 1000  # pages that the system hands out; 50,000 otherwise
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("OTHER", "1", [-1, -3]),
+        ("MALLOC_TRIM_THRESHOLD_", "1000", [-3]),
+        ("MALLOC_MMAP_THRESHOLD_", "1000", [-1]),
+        ("GLIBC_TUNABLES", "glibc.malloc.trim_threshold=1000", [-3]),
+        ("GLIBC_TUNABLES", "glibc.malloc.check=0:glibc.malloc.mmap_threshold=1000", [-1]),
+        ("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=1000:glibc.malloc.trim_threshold=1000", []),
+    ],
+)
+def test_settings_of_malloc_from_outside_stay(
+    variable: str, value: str, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters: list[int] = []
+    library = SimpleNamespace(mallopt=lambda parameter, size: parameters.append(parameter))
+    for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setattr("ctypes.CDLL", lambda name: library)
+    workers.keep_freed_memory.__wrapped__()
+    assert parameters == expected
