@@ -76,6 +76,7 @@ def inspect(
         if spectrum and layers:
             raise FmtoolError("--spectrum is for masks and attacks, --layers for models: expected one of the two")
         data = [file for file in files if _is_data(file)]
+        how = DataOptions(size=size, layout=layout, pixel_range=pixel_range, data_root=data_root)
         if data:
             if history or spectrum or layers or len(data) < len(files):
                 raise FmtoolError(
@@ -83,13 +84,17 @@ def inspect(
                 )
             from fmtool.tables.data import data_table
 
-            how = DataOptions(size=size, layout=layout, pixel_range=pixel_range, data_root=data_root)
             tables = [(file, [data_table(how.load(file, bar), bar)]) for file in files]
     if data:
         show(joined(tables), form)
         return
     with working(None, quiet=quiet, debug=debug):
         descriptions = [describe(file, *(KINDS if spectrum else ())) for file in files]
+        for option in ("size", "layout", "pixel_range"):
+            if getattr(how, option) is not None:
+                raise FmtoolError(
+                    f"--{option.replace('_', '-')} applies to data, and {label(files[0])} is an fmtool file: leave the option out"
+                )
         if spectrum:
             show(
                 spectrum_table(

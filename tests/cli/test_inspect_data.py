@@ -40,7 +40,13 @@ def test_names_arrays_and_our_own_files(run: Run, files: Path, tmp_path: Path) -
     np.savez(tmp_path / "e.npz", images=np.full((4, 8, 8), 255.0), labels=np.arange(4))
     assert run("inspect", tmp_path / "e.npz").err.count("--pixel-range 0,255") == 1
     assert run("inspect", tmp_path / "e.npz", "--pixel-range", "0,255").code == 0
-    assert run("inspect", files / "model.safetensors").code == 0
+    model = files / "model.safetensors"
+    assert run("inspect", model).code == 0 and run("inspect", model, "--data-root", tmp_path).code == 0
+    for option, value in (("--size", 8), ("--layout", "nhwc"), ("--pixel-range", "0,255")):
+        refused = run("inspect", model, option, value)
+        assert refused.code == 1 and refused.out == ""
+        line = f"{option} applies to data, and {model} is an fmtool file: leave the option out"
+        assert refused.err == f"fmtool: error: {line}\n"
     mixed = run("inspect", files / "model.safetensors", tmp_path / "d.npz")
     assert mixed.code == 1 and "is data, which inspect shows alone" in mixed.err
     assert run("inspect", tmp_path / "nothing").code == 1
