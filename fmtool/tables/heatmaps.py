@@ -89,11 +89,13 @@ def bands_table(header: Header, arrays: Arrays) -> Table:
         "from": ".4f", "to": ".4f", "frequencies": "d", "error %": ".2f", "95 %": ".", "mean loss": ".3f",
     }  # fmt: skip
     rows: list[list[Any]] = []
-    half = 0.5 / min(header["image_size"])
+    half, lowest = 0.5 / min(header["image_size"]), 1 / max(header["image_size"])
     for radius, count, error, loss in zip(
         bands.radii, bands.counts, _columns(bands.error), _columns(bands.loss), strict=True
     ):
-        ends = (max(0.0, radius - half), radius + half) if radius else (0.0, 0.0)
+        ends = (radius - half, radius + half) if radius else (0.0, 0.0)
+        if len(rows) == 1:  # the band after zero also holds the lower frequencies that elongated images have
+            ends = (min(half, lowest), ends[1])
         rows.append([*ends, count, 100 * error[0], _per_cent(error[1], error[2]), loss[0]])
     note = (
         "bands of radial frequency in cycles per pixel, the zero frequency alone; frequencies: of the full spectrum; 95 %: mean "

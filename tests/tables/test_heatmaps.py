@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from half_spectrum import fourier
 
 from fmtool.errors import ArtifactError
+from fmtool.masks.radial import bins_of, frequencies
 from fmtool.tables.heatmaps import band_means, bands_table, filters_table, heatmap_table, heatmap_tables, worst_table
 
 # Two images of 4x4 pixels. Rows are the frequencies 0, 1/4, -1/2 and -1/4 down, columns 0, 1/4 and 1/2 across.
@@ -60,6 +62,21 @@ def test_bands_are_means_over_their_frequencies_and_intervals_over_images() -> N
         assert bands.counts[band] == weights.sum() and bands.error.mean[band] == pytest.approx(np.mean(each)), centre
     rows = bands_table(header(), arrays()).rows
     assert [row[:3] for row in rows[:2]] == [[0.0, 0.0, 1], [0.125, 0.375, bands.counts[1]]]
+
+
+@pytest.mark.parametrize("size", [(4, 4), (4, 8), (4, 12), (15, 3), (1, 8)])
+def test_every_frequency_lies_in_its_band(size: tuple[int, int]) -> None:
+    """Where one side is more than twice the other, the band after zero begins below half a bin."""
+    h, w = size
+    maps = np.zeros((2, h, w // 2 + 1))
+    some = {**arrays(), "wrong": maps > 0, "loss": maps, "error_rate": maps[0], "mean_loss": maps[0]}
+    rows = bands_table({**header(), "image_size": [h, w]}, some).rows
+    radius, bins = frequencies(fourier(h, w)), bins_of(fourier(h, w))
+    for band, (low, high, *_) in enumerate(rows):
+        inside = radius[bins == band]
+        assert low - 1e-9 <= inside.min() and inside.max() <= high + 1e-9
+    lowest = radius[radius > 0].min()
+    assert rows[1][0] == pytest.approx(min(lowest, 0.5 / min(h, w)))
 
 
 def test_accuracies_behind_filters_are_counts_over_images() -> None:
