@@ -89,11 +89,8 @@ def correlations(files: Sequence[Description], paper: Paper, name: str, *, by_mo
         attack, model, where = attack_of(file), network(file), place_of(file)
         known = {} if where else paper.get(f"{attack} {model}" if by_model else attack, {})
         for one in file.header["statistics"]:
-            row: list[Any] = [
-                title(attack) + where,
-                *([model] if by_model else []),
-                statistic_kind(one["name"]).heading,
-            ]
+            row: list[Any] = [title(attack) + where, *([model] if by_model else [])]
+            row.append(statistic_kind(one["name"]).heading)
             row.append(with_std(known.get(one["name"]), known.get(f"{one['name']} std"), ".2f"))
             row.append(with_std(one["observed"], one["details"].get("std"), ".3f"))
             row += [known.get(f"{one['name']} p"), *null_cells(one)]
@@ -129,8 +126,8 @@ def table3(files: Sequence[Description], paper: Paper) -> Table:
         ours = null_cells(one) if one else [None] * len(NULLS)
         cells = [theirs[0], success[size], theirs[1], one and one["observed"], theirs[2], *ours]
         rows.append([name, *cells, *(ceiling_cells(ceiling, "idcor") if ceiling else [])])
-    notes = ["success over the images that are right when clean", null_note(found)]
-    notes += [*([ceiling_note(ceiling)] if ceiling else []), *left_out_notes(found)]
+    notes = ["success over the images that are right when clean", null_note(found), *map(ceiling_note, ceilings)]
+    notes += left_out_notes(found)
     return Table("Table 3: PGD with variable epsilon, the paper's and ours", columns, rows, notes)
 
 
@@ -164,8 +161,7 @@ def table4(files: Sequence[Description], paper: Paper) -> Table:
     rows.append(drop)
     note = (
         f"n = {header['n']}; accuracy after the second pass; in brackets, only images also right when clean, out of the same n "
-        "(the authors' figure). "
-        "Cells not marked adaptive are non-adaptive: their attacks knew nothing of the masks"
+        "(the authors' figure). Cells not marked adaptive are non-adaptive: their attacks knew nothing of the masks"
     )
     return Table(
         "Table 4: clean and adversarial accuracy under robust masks, the paper's and ours", columns, rows, [note]
@@ -299,14 +295,6 @@ def attack_of(file: Description) -> str:
     return next((str(side["attack"]) for side in file.header["sides"] if side["for"] == "adversarial"), "-")
 
 
-def data_of(file: Description) -> str:
-    """The images that its masks are of, by the names of their files or data sets."""
-    inputs = (one for stage in file.history for one in stage["inputs"] if one.get("option") == "--data")
-    return (
-        ", ".join(dict.fromkeys(f"{one['name']} {one['split']}".strip() for one in inputs)) or "images of no known name"
-    )
-
-
 def place_of(file: Description) -> str:
     """What sets a correlation apart from the paper's: the options of its masks, the entries that it leaves out, its rows."""
     suffixes = dict.fromkeys(mask_suffix(side) for side in file.header["sides"])
@@ -365,39 +353,30 @@ def null_note(files: Sequence[Description]) -> str:
 
 def left_out_notes(files: Sequence[Description]) -> list[str]:
     """Statistics that were not computed, and rows that one can't use, which n counts too."""
-    reasons = [
-        (file, one, text)
-        for file in files
-        for one, text in [
-            *((name, f"left out, {reason}") for name, reason in file.header.get("left_out", {}).items()),
-            *(
-                (one["name"], f"{count} {reason} left out")
-                for one in file.header["statistics"]
-                for reason, count in one["dropped"].items()
-            ),
-        ]
-    ]
-    return [f"{title_of(file)}{place_of(file)}, {statistic_kind(name).heading}: {text}" for file, name, text in reasons]
-
-
-def title_of(file: Description) -> str:
-    """The attack's title; of a noise ceiling what it is."""
-    return "noise ceiling" if is_ceiling(file.header["sides"]) else title(attack_of(file))
+    notes = []
+    for file in files:
+        name = "noise ceiling" if is_ceiling(file.header["sides"]) else title(attack_of(file)) + place_of(file)
+        reasons = [(which, f"left out, {why}") for which, why in file.header.get("left_out", {}).items()]
+        for one in file.header["statistics"]:
+            reasons += [(one["name"], f"{count} {why} left out") for why, count in one["dropped"].items()]
+        notes += [f"{name}, {statistic_kind(which).heading}: {reason}" for which, reason in reasons]
+    return notes
 
 
 def ceiling_cells(file: Description | None, name: str) -> list[Any]:
     """What `CEILING` heads, of one statistic."""
-    found = [one for one in file.header["statistics"] if one["name"] == name] if file else []
-    if not found:
-        return [None] * len(CEILING)
-    return [found[0]["observed"], found[0]["null"]["adjusted"], (found[0]["within_class"] or {}).get("adjusted")]
+    one = next((one for one in file.header["statistics"] if one["name"] == name), None) if file else None
+    within = (one and one["within_class"]) or {}
+    return [one["observed"], one["null"]["adjusted"], within.get("adjusted")] if one else [None] * len(CEILING)
 
 
 def ceiling_note(file: Description) -> str:
-    """What the ceiling is of."""
+    """What the ceiling is of, by the names of the images' files or data sets."""
+    inputs = [one for stage in file.history for one in stage["inputs"] if one.get("option") == "--data"]
+    images = ", ".join(dict.fromkeys(f"{one['name']} {one['split']}".removesuffix("whole").strip() for one in inputs))
     return (
         f"noise ceiling: {file.header['sides'][0]['for']} masks beside themselves, fitted again from a start that differs by "
-        f"rounding (n = {file.header['n']}, {data_of(file)})"
+        f"rounding (n = {file.header['n']}{', ' if images else ''}{images})"
     )
 
 

@@ -279,7 +279,7 @@ def test_what_is_none_of_the_choices_is_bad_usage(line: str, run: Run, words: Ca
 @pytest.mark.parametrize("command", commands_with("--device"))
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])
 def test_device_that_is_not_there_is_refused_by_every_command(command: str, device: str, refused: Refused) -> None:
-    refused(f"{EVERYWHERE[command]} --device {device}", rf"--device {device}: expected auto, cpu, or a GPU")
+    refused(f"{EVERYWHERE[command]} --device {device}", rf"--device {device}: expected auto, cpu, cuda or cuda:N")
 
 
 @pytest.mark.parametrize("command", commands_with("--debug"))

@@ -102,7 +102,7 @@ def test_what_was_left_out_stands_below_the_table(compare: ModuleType) -> None:
     ceiling.header["statistics"][0]["dropped"] = {"duplicates": 3}
     ceiling.history[0]["inputs"] = [{"kind": "data", "name": "test.safetensors", "split": "whole", "option": "--data"}]
     table = compare.table1([pair, ceiling], compare.paper_table("table1"))
-    assert table.notes[-3].endswith("(n = 7, test.safetensors whole)")
+    assert table.notes[-3].endswith("(n = 7, test.safetensors)")
     assert table.notes[-2:] == [
         "FMN, CCA: left out, every correlation would be 1",
         "noise ceiling, IdCor: 3 duplicates left out",

@@ -155,7 +155,7 @@ def _read_csv(file: str) -> Arrays:
         counted = len(names) > 1 and names == [str(column) for column in range(len(names))]
         if counted:
             warn(
-                f"{file}: takes its first line, 0 to {len(names) - 1}, for a header; if it is a row, put a line of names over it"
+                f"{file}: treats its first line (0 to {len(names) - 1}) as a header; if it is data, add a line of names above it"
             )
         header = counted or line.startswith("#") or not all(map(_is_number, names))
         rows = _rows_below(stream, file) if header else itertools.chain([line], _rows_below(stream, file))
@@ -171,7 +171,7 @@ def _rows_below(stream: Iterable[str], file: str) -> Iterator[str]:
             without = without or number
         elif without:
             raise ArtifactError(
-                f"{file}: line {without} is blank or a comment, but rows are paired by their place: remove it or give it numbers"
+                f"{file}: line {without} is blank or a comment, but rows are paired by their place: remove it, or fill it in"
             )
         else:
             yield line

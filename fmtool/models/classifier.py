@@ -204,13 +204,13 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):  # of others torch may lack operations, or have only shapes
-            raise RuntimeError(f"fmtool runs on the CPU and with CUDA, not on {device.type}")
-        torch.zeros(1, device=device)
+        if device.type in ("cpu", "cuda"):  # of others torch may lack operations, or have only shapes
+            torch.zeros(1, device=device)
+            return device
+        reason = f"{device.type} isn't supported"
     except (RuntimeError, AssertionError) as error:
         reason = first_line(error)
-        raise ModelError(f"--device {name}: expected auto, cpu, or a GPU that torch can use ({reason})") from None
-    return device
+    raise ModelError(f"--device {name}: expected auto, cpu, cuda or cuda:N ({reason})")
 
 
 def predict(

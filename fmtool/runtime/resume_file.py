@@ -32,7 +32,9 @@ from fmtool.runtime.signals import Interrupts
 
 SECONDS_BETWEEN = 20.0  # commits: the most that SIGKILL can cost, below the minute that is promised
 SUFFIX = ".resume"
-PATIENCE = 60.0  # seconds that a commit waits for a reader of the file, such as a second command that looks into it
+PATIENCE = (
+    60_000  # milliseconds that a commit waits for a reader of the file, such as a second command that looks into it
+)
 PIECE = 2**28  # bytes of a state in one row, below SQLite's limit of 1e9
 TABLES = {  # with a checksum for each blob: SQLite detects damaged pages, but no flipped bit in a blob
     "work": "create table work (key text)",
@@ -272,10 +274,11 @@ def _opened(path: Path, target: str, key: str, restart: bool) -> sqlite3.Connect
     """The database with this key."""
     for attempt in (1, 2):
         try:
-            database = _connected(str(path), timeout=PATIENCE)
+            database = _connected(str(path), timeout=0)
             # no fsync: a killed process loses nothing that it handed to the operating system
             database.execute("pragma synchronous = off")
-            database.execute("begin immediate")
+            database.execute("begin immediate")  # another writer refuses this one at once
+            database.execute(f"pragma busy_timeout = {PATIENCE}")
             before = _key_in(database)
             if before is not None and (restart or before != key):
                 if not restart:

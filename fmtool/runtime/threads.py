@@ -39,7 +39,7 @@ def count(device: torch.device) -> int:
 @cache
 def keep_freed_memory() -> None:
     """Let malloc keep what one operation frees for the next one. Otherwise it goes back to the system, which hands it out again
-    page by page: a sixth of the time of ResNet-20's two passes. Nothing changes where the user has set it, or without glibc.
+    page by page: an eighth of the time of ResNet-20's two passes. Nothing changes where the user has set it, or without glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -178,14 +178,15 @@ def _joined(
 
 
 def _ready(model: Artifact, execution: Execution) -> ReadyModel:
-    """The model, ready to run; in batches of no more images than the fit of a network that depends on its batch has slots."""
+    """The model, ready to run; if its logits depend on the batch, with at most `LARGEST_UNPADDED` images in one."""
     ready = ready_model(model, execution, size=slot_count)
     most = fitting.LARGEST_UNPADDED
     if ready.classifier.padded or ready.batch <= most:
         return ready
     if execution.batch_size is not None:
         warn(
-            f"--batch-size {ready.batch}: {most} slots are the most for a network that depends on its batch: {most} are used"
+            f"--batch-size {ready.batch}: masks of a network whose logits depend on the batch are fitted at most {most} at a "
+            f"time: using {most}"
         )
     return replace(ready, batch=most)
 

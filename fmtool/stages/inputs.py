@@ -113,8 +113,7 @@ def check_attack(
     check_no_shard(attack)
     if not check_same_model(attack, model, allow_other_model) and chooses:
         warn(
-            f"{attack}: which images were right before the attack, and which attacks succeeded, was judged by the model that the "
-            f"file was made with, not by {model}"
+            f"{attack}: its images are chosen by the predictions of the model that the file was made with, not of {model}"
         )
     check_shape(attack.rows("images"), spec, str(attack))
     classes = len(spec.class_names)
@@ -150,6 +149,9 @@ def check_same_model(other: Artifact, model: Artifact, allow: bool) -> bool:
             "to use it anyway, pass --allow-other-model"
         )
     names, own = list(other.header["class_names"]), list(model.header["class_names"])
+    by_position = any(one.get("classes-by-position") for stage in other.history for one in stage["inputs"])
+    if by_position or len(names) != len(own):
+        return False  # the names are the data's, or the number of classes is refused next
     if names != own and sorted(names) == sorted(own):
         raise ArtifactError(
             f"{other}: has the classes of {model} in a different order, so its labels number other classes: "

@@ -112,7 +112,7 @@ def test_column_numbers_are_a_header(header: str, tmp_path: Path) -> None:
     delimiter = "\t" if "\t" in header else ","
     (tmp_path / "x.csv").write_text("\n".join([header, delimiter.join("567"), delimiter.join("012")]))
     with pytest.warns(
-        FmtoolWarning, match=r"takes its first line, 0 to 2, for a header; if it is a row, put a line of names"
+        FmtoolWarning, match=r"treats its first line \(0 to 2\) as a header; if it is data, add a line of names"
     ):
         assert read_matrix(f"{tmp_path}/x.csv")[0].tolist() == [[5, 6, 7], [0, 1, 2]]
 

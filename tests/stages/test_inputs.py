@@ -55,9 +55,7 @@ def test_status_of_another_model_is_told_where_it_chooses_images(files: Path, re
     check_attack(attack, model, spec, False, chooses=True)
     check_attack(attack, other, spec, True)
     assert not recwarn.list
-    told = (
-        "which images were right before the attack, and which attacks succeeded, was judged by the model that the file"
-    )
+    told = "its images are chosen by the predictions of the model that the file was made with, not of"
     for stage in (fmtool.fit_masks, fmtool.class_masks):
         with pytest.warns(FmtoolWarning, match=told):
             stage(other, attack, **FEW, execution=fmtool.Execution(allow_other_model=True))  # type: ignore[operator]

@@ -74,7 +74,7 @@ def test_slots_of_a_batch_dependent_network_have_a_most_which_is_told_and_record
     assert run("import-model", f"{module}:make", "--input-shape", "1,8,8", "-o", "model").code == 0
     few = ["--data", "digits", "--limit", 30, "--min-steps", 2, "--max-steps", 3, "--factory", f"{module}:make"]
     line = ["fit-masks", "model", "--for", "essential", *few, "--batch-dependent", "-o", "masks"]
-    told = "--batch-size 20: 16 slots are the most for a network that depends on its batch: 16 are used\n"
+    told = "at most 16 at a time: using 16\n"
     for batch, ran, said in ((["--batch-size", 20], 16, True), ([], 16, False), (["--batch-size", 8], 8, False)):
         outcome = run(*line, *batch)
         assert outcome.code == 0 and (told in outcome.err) is said, outcome.err

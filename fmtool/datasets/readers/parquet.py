@@ -31,18 +31,18 @@ def read(path: Path, name: str) -> Source:
     splits = _by_split(path, name) if path.is_dir() else {WHOLE: [path]}
     parquet = _library(name)
     parts: dict[str, Split] = {}
-    class_names, errors = set(), {}
+    class_names, errors = set(), list[str]()
     for split, files in splits.items():
         try:  # a split that isn't asked for may lack labels, as a competition's test split does
             parts[split], names = _read_split(parquet, files)
             class_names.add(names)
         except DataError as error:
-            errors[split] = f"the split {split}: {error}" if split else str(error)
+            errors.append(f"the split {split}: {error}" if split else str(error))
     if not parts:
-        raise DataError(f"{name}: {'; '.join(errors.values())}")
+        raise DataError(f"{name}: {'; '.join(errors)}")
     if len(class_names) > 1:
         raise DataError(f"{name}: its splits name different classes")
-    return Source(parts, class_names.pop(), tuple(errors.values()))
+    return Source(parts, class_names.pop(), tuple(errors))
 
 
 def _part_files(folder: Path) -> list[Path]:
