@@ -151,16 +151,20 @@ def _read_csv(file: str) -> Arrays:
         line = stream.readline()
         first = line.strip().removeprefix("#")  # np.savetxt writes one before its header
         delimiter = next((one for one in (",", ";", "\t") if one in first), ",")
-        names = [cell.strip().strip('"') for cell in first.split(delimiter)]
+        names = _cells(first, delimiter)
         counted = len(names) > 1 and names == [str(column) for column in range(len(names))]
         if counted:
             warn(
                 f"{file}: treats its first line (0 to {len(names) - 1}) as a header; if it is data, add a line of names above it"
             )
-        header = counted or line.startswith("#") or not all(map(_is_number, names))
+        header = counted or not all(map(_is_number, _cells(line.partition("#")[0], delimiter)))  # "" is no number
         rows = _rows_below(stream, file) if header else itertools.chain([line], _rows_below(stream, file))
         values = np.loadtxt(rows, delimiter=delimiter, ndmin=2, encoding="utf-8-sig", quotechar='"')
     return _columns(values, names, file) if header else {ONLY: values}
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    return [cell.strip().strip('"') for cell in line.strip().split(delimiter)]
 
 
 def _rows_below(stream: Iterable[str], file: str) -> Iterator[str]:

@@ -94,6 +94,7 @@ def test_a_matrix_among_vectors_is_taken_and_the_rest_named(tmp_path: Path) -> N
         ("1e-3,-2\n3,4\n", [[0.001, -2], [3, 4]], None),
         ("# label,a,b\n7,1,2\n8,3,4\n", [[1, 2], [3, 4]], [7, 8]),
         ("1,2\n3,4\n\n# end\n", [[1, 2], [3, 4]], None),
+        ("1,2 # first\n3,4\n", [[1, 2], [3, 4]], None),
         ("0\n1\n", [[0], [1]], None),
     ],
 )  # fmt: skip
