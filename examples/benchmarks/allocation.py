@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 import torch
-from common import arguments, bare_rate, classifiers, ratio, show, spread
+from common import SECONDS, arguments, bare_rate, classifiers, ratio, show, spread
 from passes import forward_rate
 
 from fmtool.runtime import threads
@@ -66,10 +66,8 @@ def figures(given: argparse.Namespace) -> dict[str, float]:
     """Images a second by what is timed, and page faults a pass."""
     _, ready, _ = classifiers(given)
     draw = torch.Generator().manual_seed(0)
-    images, labels = (
-        torch.rand(ready.batch, *ready.spec.input_shape, generator=draw),
-        torch.zeros(ready.batch, dtype=torch.int64),
-    )
+    images = torch.rand(ready.batch, *ready.spec.input_shape, generator=draw)
+    labels = torch.zeros(ready.batch, dtype=torch.int64)
     found: dict[str, float] = {}
     with threads.pool(ready.device) as pool:
         for compiled, form in ((False, "uncompiled"), (True, "compiled")):
@@ -80,7 +78,7 @@ def figures(given: argparse.Namespace) -> dict[str, float]:
                 work()
                 before = faults()
                 found[f"{name}, {form}"] = work()
-                passes = found[f"{name}, {form}"] * 3 / ready.batch  # in the 3 s of `rate`
+                passes = found[f"{name}, {form}"] * SECONDS / ready.batch
                 found[f"{name}, {form}{FAULTS}"] = (faults() - before) / passes
     return found
 

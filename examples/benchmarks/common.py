@@ -24,6 +24,7 @@ from fmtool.models.model_files import from_artifact
 from fmtool.runtime import threads
 from fmtool.stages.prepare import ReadyModel, ready_model
 
+SECONDS = 3.0  # that a rate is timed for, at least
 WAVES = 4  # images that go through a slot in the timing of full slots
 Work = Callable[[], float]  # runs something and gives its figure
 
@@ -57,7 +58,7 @@ def classifiers(given: argparse.Namespace) -> tuple[Classifier, ReadyModel, fmto
     return plain, run, model
 
 
-def rate(work: Callable[[], int], seconds: float = 3.0) -> float:
+def rate(work: Callable[[], int], seconds: float = SECONDS) -> float:
     """Units a second of `work`, which gives the units of one call, over at least so many seconds."""
     work()
     done, started = 0, time.perf_counter()
@@ -69,7 +70,13 @@ def rate(work: Callable[[], int], seconds: float = 3.0) -> float:
 
 
 def bare_rate(
-    run: ReadyModel, images: Tensor, labels: Tensor, batch: int, compiled: bool, pool: Executor, seconds: float = 3.0
+    run: ReadyModel,
+    images: Tensor,
+    labels: Tensor,
+    batch: int,
+    compiled: bool,
+    pool: Executor,
+    seconds: float = SECONDS,
 ) -> Work:
     """Images a second of the bare classifier's forward pass and input gradient, one batch in each worker of the pool."""
     options = FitOptions(0.5, batch, min_steps=1, max_steps=1, compile_=compiled)

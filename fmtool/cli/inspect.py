@@ -67,8 +67,8 @@ def inspect(
 ) -> None:
     """Show what files hold: kind, tensors, the result as a table, the spectrum of masks, and the stages that made them.
 
-    The digest is checked: a file that has been changed or damaged is refused. For data (anything that --data accepts) it shows the
-    format, split, images per class, shape, pixel range, and what was left out.
+    The digest is checked: a file that has been changed or damaged is refused. For data (anything that --data accepts) it shows
+    the format, split, images per class, shape, pixel range, and what was left out.
     """
     with working(None, quiet=quiet, debug=debug) as bar:
         if history and (spectrum or layers or form != "table"):
@@ -90,11 +90,10 @@ def inspect(
         return
     with working(None, quiet=quiet, debug=debug):
         descriptions = [describe(file, *(KINDS if spectrum else ())) for file in files]
-        for option in ("size", "layout", "pixel_range"):
-            if getattr(how, option) is not None:
-                raise FmtoolError(
-                    f"--{option.replace('_', '-')} applies to data, and {label(files[0])} is an fmtool file: leave the option out"
-                )
+        how.refuse(
+            ("size", "layout", "pixel_range"),
+            f"applies to data, and {label(files[0])} is an fmtool file: leave the option out",
+        )
         if spectrum:
             show(
                 spectrum_table(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -72,6 +72,13 @@ class DataOptions:
             progress=bar,
         )
 
+    def refuse(self, options: Sequence[str], why: str) -> None:
+        """FmtoolError if one of these options is given where there are no data that it could apply to."""
+        for option in options:
+            given = getattr(self, option)
+            if given is not None and given is not False:
+                raise FmtoolError(f"--{option.replace('_', '-')} {why}")
+
 
 def read_source(
     attack: str | None,
@@ -86,9 +93,10 @@ def read_source(
     how: the way in which --data is read.
     """
     if attack is not None and data is None:
-        for option in ("size", "rows", "layout", "pixel_range", "classes_by_position", "data_root"):
-            if getattr(how, option):
-                raise FmtoolError(f"--{option.replace('_', '-')} applies to --data; an attack file has its own images")
+        how.refuse(
+            ("size", "rows", "layout", "pixel_range", "classes_by_position", "data_root"),
+            "applies to --data; an attack file has its own images",
+        )
         from fmtool.artifacts import streaming
 
         return streaming.read(attack, "attack", progress=bar)

@@ -150,15 +150,14 @@ def check_same_model(other: Artifact, model: Artifact, allow: bool) -> bool:
         )
     names, own = list(other.header["class_names"]), list(model.header["class_names"])
     by_position = any(one.get("classes-by-position") for stage in other.history for one in stage["inputs"])
-    if by_position or len(names) != len(own):
-        return False  # the names are the data's, or the number of classes is refused next
-    if names != own and sorted(names) == sorted(own):
+    if names == own or by_position or len(names) != len(own):
+        return False  # where the names differ, they are the data's, or the number of classes is refused next
+    if sorted(names) == sorted(own):
         raise ArtifactError(
             f"{other}: has the classes of {model} in a different order, so its labels number other classes: "
             "make it again with this model"
         )
-    if names != own:
-        warn(f"{other}: its classes ({_some(names)}) are not the model's ({_some(own)}): labels are taken by position")
+    warn(f"{other}: its classes ({_some(names)}) are not the model's ({_some(own)}): labels are taken by position")
     return False
 
 
