@@ -77,9 +77,9 @@ def table2(files: Sequence[Description], paper: Paper) -> Table:
 
 
 def correlations(files: Sequence[Description], paper: Paper, name: str, *, by_model: bool) -> Table:
-    """Each statistic with its nulls, and beside it the noise ceiling of the same model, from a file of two fits of one mask."""
+    """Each statistic with its nulls, and beside it the noise ceiling of the same setting, from a file of two fits of one mask."""
     expect(files, "correlation")
-    ceilings = by(network, [file for file in files if is_ceiling(file.header["sides"])], "noise ceiling")
+    ceilings = by(setting, [file for file in files if is_ceiling(file.header["sides"])], "noise ceiling")
     columns = {
         "attack": "", **({"model": ""} if by_model else {}), "statistic": "", "paper": ".", "ours": ".", "paper p": ".2f",
         **null_columns(files), **(CEILING if ceilings else {}),
@@ -94,7 +94,7 @@ def correlations(files: Sequence[Description], paper: Paper, name: str, *, by_mo
             row.append(with_std(known.get(one["name"]), known.get(f"{one['name']} std"), ".2f"))
             row.append(with_std(one["observed"], one["details"].get("std"), ".3f"))
             row += [known.get(f"{one['name']} p"), *null_cells(one)]
-            rows.append([*row, *(ceiling_cells(ceilings.get(model), one["name"]) if ceilings else [])])
+            rows.append([*row, *(ceiling_cells(ceilings.get(setting(file)), one["name"]) if ceilings else [])])
     notes = [null_note(files), *map(ceiling_note, ceilings.values()), *left_out_notes(files)]
     return Table(f"{name}: correlation of essential and adversarial masks, the paper's and ours", columns, rows, notes)
 
@@ -105,10 +105,7 @@ def table3(files: Sequence[Description], paper: Paper) -> Table:
     found = [file for file in files if file.kind == "correlation"]
     expect(found, "correlation")
     expect(attacks, "attack")
-    ceilings = [file for file in found if is_ceiling(file.header["sides"])]
-    if len(ceilings) > 1:
-        raise FmtoolError(f"expected one noise ceiling, got {len(ceilings)}")
-    ceiling = ceilings[0] if ceilings else None
+    ceilings = by(setting, [file for file in found if is_ceiling(file.header["sides"])], "noise ceiling")
     success = {size: success_rate(file) for size, file in by(epsilon, attacks, "attack").items()}
     results = by(epsilon, [file for file in found if not is_ceiling(file.header["sides"])], "correlation")
     idcor = {size: statistic(file, "idcor") for size, file in results.items()}
@@ -116,18 +113,19 @@ def table3(files: Sequence[Description], paper: Paper) -> Table:
         raise FmtoolError(f"expected the attack file of each correlation, got none of epsilon {lonely[0]:.6g}")
     columns = {
         "epsilon": "", "paper success %": ".2f", "ours %": ".2f", "paper IdCor": ".2f", "ours": ".3f", "paper p": ".2f",
-        **null_columns(files), **(CEILING if ceiling else {}),
+        **null_columns(files), **(CEILING if ceilings else {}),
     }  # fmt: skip
     rows: list[list[Any]] = []
     for size in sorted(success):
         name, one = f"{255 * size:g}/255", idcor.get(size)
         row = paper.get(name, {})
-        theirs = [row.get(column) for column in ("success", "idcor", "idcor p")]
         ours = null_cells(one) if one else [None] * len(NULLS)
+        theirs = [row.get(column) for column in ("success", "idcor", "idcor p")]
         cells = [theirs[0], success[size], theirs[1], one and one["observed"], theirs[2], *ours]
-        rows.append([name, *cells, *(ceiling_cells(ceiling, "idcor") if ceiling else [])])
-    notes = ["success over the images that are right when clean", null_note(found), *map(ceiling_note, ceilings)]
-    notes += left_out_notes(found)
+        beside = ceilings.get(setting(results[size])) if one else None
+        rows.append([name, *cells, *(ceiling_cells(beside, "idcor") if ceilings else [])])
+    notes = ["success over the images that are right when clean", null_note(found)]
+    notes += [*map(ceiling_note, ceilings.values()), *left_out_notes(found)]
     return Table("Table 3: PGD with variable epsilon, the paper's and ours", columns, rows, notes)
 
 
@@ -196,7 +194,9 @@ def controls(files: Sequence[str]) -> Table:
     columns, rows = {"masks": "", "n": "d"}, []
     for file in files:
         with open(file, newline="") as lines:
-            kept = {line["control"]: (line["n"], _number(line["kept %"])) for line in csv.DictReader(lines)}
+            found = [(row["control"], row["n"], row["kept %"]) for row in csv.DictReader(lines)]
+        # the share is empty for a control of no image, such as the mask of another image of a class with one
+        kept = {name: (n, float(share) if share else None) for name, n, share in found}
         columns |= dict.fromkeys(kept, ".1f")
         rows.append((Path(file).stem.removeprefix("check-"), kept))
     shown = [
@@ -204,11 +204,6 @@ def controls(files: Sequence[str]) -> Table:
         for name, kept in rows
     ]
     return Table("Images that keep their class, %", columns, shown)
-
-
-def _number(cell: str) -> float | None:
-    """None for an empty cell: a control of no image, such as the mask of another image of a class with one."""
-    return float(cell) if cell else None
 
 
 TABLES: dict[str, Callable[[Sequence[Description], Paper], Table]] = {
@@ -252,7 +247,7 @@ def expect(files: Sequence[Description], *kinds: str) -> None:
 
 
 def by(key: Callable[[Description], Any], files: Sequence[Description], what: str) -> dict[Any, Description]:
-    """The files by their network or epsilon; FmtoolError for two of the same."""
+    """The files by their setting or epsilon; FmtoolError for two of the same."""
     found: dict[Any, Description] = {}
     for file in files:
         if key(file) in found:
@@ -266,6 +261,11 @@ def network(file: Description) -> str:
     stages = reversed(file.history)
     names = (plain_options(stage).get("architecture") or next(iter(stage.get("arguments", ())), "") for stage in stages)
     return next((str(name).rpartition(":")[2] for name in names if name), "-")
+
+
+def setting(file: Description) -> str:
+    """The network, and what sets a correlation apart from the paper's."""
+    return network(file) + place_of(file)
 
 
 def options_of(file: Description, command: str) -> Mapping[str, Any]:
@@ -292,7 +292,10 @@ def fitted_with(file: Description) -> str:
 
 def attack_of(file: Description) -> str:
     """The attack of a correlation's adversarial side."""
-    return next((str(side["attack"]) for side in file.header["sides"] if side["for"] == "adversarial"), "-")
+    found = {side["for"]: str(side["attack"]) for side in file.header["sides"]}
+    if found.keys() != {"essential", "adversarial"}:
+        raise FmtoolError(f"expected correlations of essential and adversarial masks, got one of {' and '.join(found)}")
+    return found["adversarial"]
 
 
 def place_of(file: Description) -> str:
@@ -305,11 +308,11 @@ def place_of(file: Description) -> str:
 
 def epsilon(file: Description) -> float:
     """That of the attack which made the file or led to it."""
-    attacks = (stage for stage in reversed(file.history) if stage["command"] == "attack")
-    bound = next((plain_options(stage).get("epsilon") for stage in attacks), None)
-    if bound is None:
-        raise FmtoolError("expected files of an attack with an epsilon")
-    return float(bound)
+    made = (plain_options(stage).get("epsilon") for stage in file.history if stage["command"] == "attack")
+    sizes = {float(size) for size in made if size is not None}
+    if len(sizes) != 1:
+        raise FmtoolError(f"expected files of an attack with an epsilon, got one that {len(sizes)} of them led to")
+    return sizes.pop()
 
 
 def success_rate(file: Description) -> float:
@@ -320,10 +323,9 @@ def success_rate(file: Description) -> float:
 
 def statistic(file: Description, name: str) -> Mapping[str, Any]:
     """One statistic's record."""
-    for one in file.header["statistics"]:
-        if one["name"] == name:
-            return one  # type: ignore[no-any-return]
-    raise FmtoolError(f"expected correlation files that hold {name}")
+    if name not in (found := {one["name"]: one for one in file.header["statistics"]}):
+        raise FmtoolError(f"expected correlation files that hold {name}")
+    return found[name]  # type: ignore[no-any-return]
 
 
 def null_columns(files: Sequence[Description]) -> dict[str, str]:

@@ -2,7 +2,8 @@
 # Set up .venv with the versions that the tests were written with, then lint, type-check and test, and list the slowest tests.
 # --fast: no type check, and no test that starts processes or computes for seconds (markers processes and slow).
 # --full: also the tests marked long (not those marked huge), the wheel among them, and those of LOWEST with the lowest versions that pyproject.toml
-# promises, in an environment of their own (5 GB more). All other arguments go to pytest.
+# promises, in an environment of their own (5 GB more). All other arguments go to pytest; without any, a process for each core shares
+# the test files, at most four.
 LOWEST="tests/artifacts tests/test_same_bytes.py tests/test_schema_1.py tests/attacks/test_foolbox.py tests/attacks/test_variants.py
   tests/cli/test_app.py tests/cli/test_correlate.py tests/cli/test_plot.py tests/correlation/statistics/test_idcor.py
   tests/correlation/statistics/test_idcor_skdim.py tests/datasets/readers
@@ -12,6 +13,10 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 mode=
 if [ "${1:-}" = --full ] || [ "${1:-}" = --fast ]; then mode=$1; shift; fi
 arguments=("$@")
+if [ $# = 0 ]; then
+  arguments=(--numprocesses auto --maxprocesses 4 --dist loadfile)
+  export OMP_WAIT_POLICY=PASSIVE  # or threads of one process wait for work on the core that another needs
+fi
 source "$here/../examples/setup.sh" "[test]" --constraint "$here/constraints.txt"
 cd "$root"
 ruff check .

@@ -63,6 +63,9 @@ def correlation(name: str, purposes: tuple[str, str], epsilon: float | None = No
     return Description("correlation", header, [model, attack], "", {}, {})
 
 
+PAIR = ("essential", "adversarial")
+
+
 def by_heading(table: Any) -> list[dict[str, Any]]:
     return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
 
@@ -78,7 +81,7 @@ def test_every_number_of_the_paper_is_in_its_text(shared_data: Path) -> None:
 
 
 def test_masks_of_a_layer_and_trimmed_ones_stand_beside_no_number_of_the_paper(compare: ModuleType) -> None:
-    plain, at_layer, trimmed = (correlation("fmn", ("essential", "adversarial")) for _ in range(3))
+    plain, at_layer, trimmed = (correlation("fmn", PAIR) for _ in range(3))
     for side in at_layer.header["sides"]:
         side["layer"] = "layer2"
     trimmed.header["trim"] = 0.001
@@ -88,7 +91,7 @@ def test_masks_of_a_layer_and_trimmed_ones_stand_beside_no_number_of_the_paper(c
 
 
 def test_table_1_sets_both_side_by_side_and_the_ceiling_beside_them(compare: ModuleType) -> None:
-    found = [correlation("fmn", ("essential", "adversarial")), correlation("fmn", ("essential", "essential"))]
+    found = [correlation("fmn", PAIR), correlation("fmn", ("essential", "essential"))]
     (row,) = by_heading(compare.table1(found, compare.paper_table("table1")))
     assert row["paper"] == "0.66" and row["ours"] == "0.250" and row["paper p"] == 0.01
     assert (row["n"], row["null mean"], row["adjusted"], row["within-class null"]) == (7, -0.5, 0.5, 0.1)
@@ -97,7 +100,7 @@ def test_table_1_sets_both_side_by_side_and_the_ceiling_beside_them(compare: Mod
 
 def test_what_was_left_out_stands_below_the_table(compare: ModuleType) -> None:
     """Also of the ceiling, whose images are named: they may be others."""
-    pair, ceiling = correlation("fmn", ("essential", "adversarial")), correlation("fmn", ("essential", "essential"))
+    pair, ceiling = correlation("fmn", PAIR), correlation("fmn", ("essential", "essential"))
     pair.header["left_out"] = {"cca": "every correlation would be 1"}
     ceiling.header["statistics"][0]["dropped"] = {"duplicates": 3}
     ceiling.history[0]["inputs"] = [{"kind": "data", "name": "test.safetensors", "split": "whole", "option": "--data"}]
@@ -121,7 +124,7 @@ def test_table_3_sets_the_papers_rows_beside_its_epsilons(compare: ModuleType, f
         history = [{"command": "attack", "options": {"--epsilon": number / 255}, "inputs": [], "versions": {}}]
         made = Artifact("attack", attacked.header, {**tensors, "status": status}, history)
         found.append(describe("made", data=serialise(made)[0]))
-    found.append(correlation("pgd", ("essential", "adversarial"), 8 / 255))
+    found.append(correlation("pgd", PAIR, 8 / 255))
     found.append(correlation("pgd", ("essential", "essential")))
     rows = by_heading(compare.table3(found, compare.paper_table("table3")))
     assert [row["epsilon"] for row in rows] == ["1/255", "2/255", "3/255", "8/255"]
@@ -129,47 +132,65 @@ def test_table_3_sets_the_papers_rows_beside_its_epsilons(compare: ModuleType, f
     assert [row["paper IdCor"] for row in rows] == [0.59, None, 0.53, 0.60]
     assert [row["ours %"] for row in rows] == pytest.approx([70, 99, 100, 100])
     assert rows[3]["ours"] == 0.25 and rows[0]["ours"] is None
-    assert {row["noise ceiling"] for row in rows} == {0.25}
+    assert [row["noise ceiling"] for row in rows] == [None, None, None, 0.25]  # beside results alone
 
 
-@pytest.mark.parametrize("kind", ["attack", "correlation", "alone", "ceiling"])
+@pytest.mark.parametrize("kind", ["attack", "correlation", "alone", "ceiling", "two attacks"])
 def test_table_3_refuses_what_it_would_leave_out(compare: ModuleType, files: Path, kind: str) -> None:
     stage = {"command": "attack", "options": {"--epsilon": 0.5}, "inputs": [], "versions": {}}
     attack = replace(describe(str(files / "fmn.safetensors")), history=[stage])
     result, ceiling = (
-        correlation("pgd", ("essential", "adversarial"), 0.5),
+        correlation("pgd", PAIR, 0.5),
         correlation("pgd", ("essential", "essential")),
     )
     given, message = {
         "attack": ([attack, attack, result], "expected one attack file of epsilon 0.5, got two"),
         "correlation": ([attack, result, result], "expected one correlation file of epsilon 0.5, got two"),
         "alone": (
-            [attack, result, correlation("pgd", ("essential", "adversarial"), 0.25)],
+            [attack, result, correlation("pgd", PAIR, 0.25)],
             "expected the attack file of each correlation, got none of epsilon 0.25",
         ),
-        "ceiling": ([attack, result, ceiling, ceiling], "expected one noise ceiling, got 2"),
+        "two attacks": (
+            [attack, replace(result, history=[*result.history, *correlation("pgd", PAIR, 0.25).history])],
+            "expected files of an attack with an epsilon, got one that 2 of them led to",
+        ),
+        "ceiling": ([attack, result, ceiling, ceiling], "expected one noise ceiling file of setting resnet20, got two"),
     }[kind]
     with pytest.raises(FmtoolError, match=message):
         compare.table3(given, compare.paper_table("table3"))
 
 
 def test_a_network_has_one_noise_ceiling(compare: ModuleType) -> None:
-    found = [
-        correlation("fmn", purposes) for purposes in (("essential", "adversarial"), *[("essential", "essential")] * 2)
-    ]
-    with pytest.raises(FmtoolError, match="expected one noise ceiling file of network resnet20, got two"):
+    found = [correlation("fmn", purposes) for purposes in (PAIR, *[("essential", "essential")] * 2)]
+    with pytest.raises(FmtoolError, match="expected one noise ceiling file of setting resnet20, got two"):
         compare.table1(found, compare.paper_table("table1"))
 
 
+def test_a_noise_ceiling_stands_beside_results_of_its_own_setting(compare: ModuleType) -> None:
+    plain, trimmed, ceiling = correlation("fmn", PAIR), correlation("fmn", PAIR), correlation("fmn", ("essential",) * 2)
+    trimmed.header["trim"] = 0.001
+    rows = by_heading(compare.table1([plain, trimmed, ceiling], compare.paper_table("table1")))
+    assert [row["noise ceiling"] for row in rows] == [0.25, None]
+
+
+@pytest.mark.parametrize("table", ["table1", "variants"])
+def test_masks_of_one_purpose_do_not_stand_beside_the_papers_numbers(compare: ModuleType, table: str) -> None:
+    """Two attacks, or two fits of an attack's masks from other seeds."""
+    two = correlation("fmn", ("adversarial",) * 2)
+    two.header["sides"][1]["perturb"] = 0.0
+    with pytest.raises(FmtoolError, match="expected correlations of essential and adversarial masks, got one of adv"):
+        getattr(compare, table)([two], compare.paper_table("table1"))
+
+
 def test_small_p_is_not_shown_as_0(compare: ModuleType) -> None:
-    one = correlation("fmn", ("essential", "adversarial"))
+    one = correlation("fmn", PAIR)
     one.header["permutations"] = 99_999
     table = compare.table1([one], compare.paper_table("table1"))
     assert table.columns["p"] == ".5f" and "p at least 0.00001" in table.notes[0]
 
 
 def test_variants_are_told_apart_by_their_options(compare: ModuleType) -> None:
-    plain, other = (correlation("fmn", ("essential", "adversarial")) for _ in range(2))
+    plain, other = (correlation("fmn", PAIR) for _ in range(2))
     of_masks = {"--lambda": 0.25, "--adapt-lambda": True, "--basis": "dct", "--objective": "label"}
     source = {"kind": "data", "name": "scaled-2.safetensors"}
     stages = [

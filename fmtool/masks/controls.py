@@ -8,7 +8,7 @@ channels. So every control has exactly the mask's l1 norm and its count of kept 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -29,17 +29,61 @@ def rearranged(masks: Tensor, scores: Tensor, ties: Tensor, basis: Basis) -> Ten
     masks, scores, ties (n, c, rows, columns): masks in [0, 1] and symmetric, scores read at one place of an orbit, ties random
     numbers that order orbits of equal score. Gives masks of the same shape.
     """
-    values, scores, ties = (one.flatten(2) for one in (masks, scores, ties))
+    scores, ties = scores.flatten(2), ties.flatten(2)
+
+    def move(values: Array, places: Tensor) -> Array:
+        score, tie = (one.index_select(2, places).flatten(1).numpy() for one in (scores, ties))
+        placed = np.zeros_like(values)
+        count = int((values > 0).sum(axis=1).max())  # zeros need no place: most of a mask is zeros
+        if count:
+            np.put_along_axis(placed, _first(score, tie, count), -np.sort(_smallest(-values, count)), axis=1)
+        return placed
+
+    return _moved(masks, basis, move)
+
+
+def scattered(masks: Tensor, generators: Sequence[torch.Generator], basis: Basis) -> Tensor:
+    """The masks' values on random orbits, each way of placing them as likely as any other.
+
+    masks (n, c, rows, columns) in [0, 1], symmetric; generators (n): each places a mask's values, whatever other masks there are.
+    """
+
+    def move(values: Array, places: Tensor) -> Array:
+        counts = (values > 0).sum(axis=1)
+        draws = np.zeros((len(values), counts.max()))
+        for row, (generator, count) in enumerate(zip(generators, counts.tolist(), strict=True)):
+            draws[row, :count] = torch.rand(count, generator=generator, dtype=torch.float64).numpy()
+        used = np.arange(draws.shape[1]) < counts[:, None]
+        placed = np.zeros_like(values)
+        placed[used.nonzero()[0], _distinct(draws, values.shape[1])[used]] = values[values > 0]
+        return placed
+
+    return _moved(masks, basis, move)
+
+
+def _moved(masks: Tensor, basis: Basis, move: Callable[[Array, Tensor], Array]) -> Tensor:
+    """Masks (n, c, rows, columns) whose values `move` places anew: from those of a group of orbits, (n, c * m), to the same."""
+    if not len(masks):
+        return masks
+    values = masks.flatten(2)
     moved = torch.zeros_like(values)
     for places, equals in _orbits(basis):
-        value, score, tie = (one.index_select(2, places).flatten(1).numpy() for one in (values, scores, ties))
-        count = int((value > 0).sum(axis=1).max()) if len(value) else 0  # zeros need no place: most of a mask is zeros
-        placed = np.zeros_like(value)
-        if count:
-            np.put_along_axis(placed, _first(score, tie, count), -np.sort(_smallest(-value, count)), axis=1)
+        placed = move(values.index_select(2, places).flatten(1).numpy(), places)
         for some in (places, equals):
             moved.index_copy_(2, some, torch.from_numpy(placed).view(*masks.shape[:2], len(places)))
     return moved.view(masks.shape)
+
+
+def _distinct(draws: Array, count: int) -> Array:
+    """(n, k) int32: in each row distinct numbers below `count`, in the order in which they are drawn, from (n, k) in [0, 1).
+
+    The first steps of a Fisher-Yates shuffle, for all rows at once.
+    """
+    rows, left = np.arange(len(draws)), np.broadcast_to(np.arange(count, dtype=np.int32), (len(draws), count)).copy()
+    for step, draw in enumerate(draws.T):
+        chosen = step + (draw * (count - step)).astype(np.int32)
+        left[rows, chosen], left[:, step] = left[:, step], left[rows, chosen]
+    return left[:, : draws.shape[1]]
 
 
 def _smallest(values: Array, count: int) -> Array:

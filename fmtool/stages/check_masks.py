@@ -60,13 +60,16 @@ class _Rows:
         """Images filtered by the values of their own masks, moved to the places with the highest scores."""
         return self.filter(images, controls.rearranged(own, scores, ties, self.basis))
 
-    def draw(self, row: int, what: int | str, *shape: int) -> Tensor:
-        """Uniform numbers in [0, 1), float64, from (seed, key, index, what) alone; what: one of `DRAWN_FOR`, or a number."""
+    def generator(self, row: int, what: int | str) -> torch.Generator:
+        """Of random numbers from (seed, key, index, what) alone; what: one of `DRAWN_FOR`, or a number."""
         number = DRAWN_FOR[what] if isinstance(what, str) else what
-        generator = torch.Generator().manual_seed(row_seed(self.seeds[row], number, 0))
-        return torch.rand(shape, generator=generator, dtype=torch.float64)
+        return torch.Generator().manual_seed(row_seed(self.seeds[row], number, 0))
 
-    def draws(self, rows: Tensor, what: int | str) -> Tensor:
+    def draw(self, row: int, what: str, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1), float64."""
+        return torch.rand(shape, generator=self.generator(row, what), dtype=torch.float64)
+
+    def draws(self, rows: Tensor, what: str) -> Tensor:
         """(b, c, rows, columns), a number for each entry of these rows' masks."""
         return torch.stack([self.draw(row, what, *self.masks.shape[1:]) for row in rows.tolist()])
 
@@ -211,7 +214,11 @@ def _same_values(rows: _Rows, every: Tensor, draws: int) -> dict[str, _Plan]:
     frequencies = rows.basis.frequencies
 
     def at_random(number: int) -> Way:
-        return lambda images, own, some: rows.moved(images, own, rows.draws(some, number), torch.zeros_like(own))
+        def way(images: Tensor, own: Tensor, some: Tensor) -> Tensor:
+            generators = [rows.generator(row, number) for row in some.tolist()]
+            return rows.filter(images, controls.scattered(own, generators, rows.basis))
+
+        return way
 
     def lowest(images: Tensor, own: Tensor, some: Tensor) -> Tensor:
         scores = -torch.from_numpy(frequencies).expand(own.shape)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from fmtool.masks.controls import (
     is_symmetric,
     partners,
     rearranged,
+    scattered,
     share,
     sign_flip_p,
 )
@@ -47,20 +50,54 @@ def test_orbits_are_those_of_the_full_spectrum(h: int, w: int) -> None:
     assert set(torch.cat([*once, *twice]).tolist()) == set(range(h * (w // 2 + 1)))
 
 
-@pytest.mark.parametrize(("h", "w"), SIZES)
-def test_rearranged_masks_keep_values_counts_and_symmetry_exactly(h: int, w: int) -> None:
-    masks = sparse_masks(5, 3, h, w, 0)
-    scores, ties = torch.rand(2, *masks.shape, generator=torch.Generator().manual_seed(1))
-    made = rearranged(masks, scores, ties, fourier(h, w))
+def check_same_values(made: Tensor, masks: Tensor, h: int, w: int) -> None:
+    """Values, counts and symmetry are exactly those of the masks, and values stay where they count as often."""
     assert made.shape == masks.shape and is_symmetric(made, fourier(h, w))
     assert np.array_equal(kept_entries(made, w), kept_entries(masks, w))
     assert torch.equal(to_full(made, w).flatten(1).sort().values, to_full(masks, w).flatten(1).sort().values)
     for places, mirrors in fourier(h, w).orbits():
-        before, after, score = (one.flatten(2)[..., places].flatten(1) for one in (masks, made, scores))
-        assert torch.equal(after.sort().values, before.sort().values)  # so that values stay where they count as often
+        before, after = (one.flatten(2)[..., places].flatten(1) for one in (masks, made))
+        assert torch.equal(after.sort().values, before.sort().values)
         assert torch.equal(made.flatten(2)[..., places], made.flatten(2)[..., mirrors])
+
+
+@pytest.mark.parametrize(("h", "w"), SIZES)
+def test_rearranged_masks_keep_their_values_in_the_order_of_the_scores(h: int, w: int) -> None:
+    masks = sparse_masks(5, 3, h, w, 0)
+    scores, ties = torch.rand(2, *masks.shape, generator=torch.Generator().manual_seed(1))
+    made = rearranged(masks, scores, ties, fourier(h, w))
+    check_same_values(made, masks, h, w)
+    for places, _ in fourier(h, w).orbits():
+        after, score = (one.flatten(2)[..., places].flatten(1) for one in (made, scores))
         in_order = after.gather(1, score.argsort(dim=1, descending=True))
         assert bool((in_order.diff(dim=1) <= 0).all())
+
+
+def generators(seeds: Iterable[int]) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+@pytest.mark.parametrize(("h", "w"), SIZES)
+def test_scattered_masks_keep_their_values_and_depend_on_their_own_generator_alone(h: int, w: int) -> None:
+    masks = sparse_masks(5, 3, h, w, 0)
+    masks[1] = 0
+    made = scattered(masks, generators(range(5)), fourier(h, w))
+    check_same_values(made, masks, h, w)
+    some = [3, 1, 0]
+    assert torch.equal(scattered(masks[some], generators(some), fourier(h, w)), made[some])
+    assert not len(scattered(masks[:0], [], fourier(h, w)))
+
+
+def test_every_way_of_scattering_is_as_likely() -> None:
+    """Two values of a 3x3 spectrum, whose entries but one form four orbits in each of two channels: 56 ways, by chi-square."""
+    mask = torch.zeros(2, 3, 2)
+    mask[0, 1, 1], mask[1, 0, 1] = 0.5, 1.0
+    n = 56 * 100
+    made = scattered(mask.expand(n, *mask.shape), generators(range(n)), fourier(3, 3))
+    orbits = made.flatten(2)[..., fourier(3, 3).orbits()[1][0]].flatten(1)
+    ways = Counter(zip((orbits == 0.5).long().argmax(1).tolist(), (orbits == 1).long().argmax(1).tolist(), strict=True))
+    assert len(ways) == 56 and all(half != one for half, one in ways)
+    assert stats.chisquare(list(ways.values())).pvalue > 0.001
 
 
 def test_ties_are_broken_by_the_draw_alone() -> None:
@@ -173,3 +210,4 @@ def test_the_first_places_are_those_of_a_whole_sort(count: int) -> None:
 def test_a_mask_of_zeros_has_nothing_to_move() -> None:
     zeros = torch.zeros(2, 3, 8, 5)
     assert torch.equal(rearranged(zeros, torch.rand(zeros.shape), torch.rand(zeros.shape), fourier(8, 8)), zeros)
+    assert torch.equal(scattered(zeros, generators(range(2)), fourier(8, 8)), zeros)
