@@ -374,7 +374,8 @@ def ceiling_cells(file: Description | None, name: str) -> list[Any]:
 
 def ceiling_note(file: Description) -> str:
     """What the ceiling is of, by the names of the images' files or data sets."""
-    inputs = [one for stage in file.history for one in stage["inputs"] if one.get("option") == "--data"]
+    stages = (stage for stage in file.history if stage["command"] != "train-model")
+    inputs = [one for stage in stages for one in stage["inputs"] if one.get("option") == "--data"]
     images = ", ".join(dict.fromkeys(f"{one['name']} {one['split']}".removesuffix("whole").strip() for one in inputs))
     return (
         f"noise ceiling: {file.header['sides'][0]['for']} masks beside themselves, fitted again from a start that differs by "
@@ -392,9 +393,7 @@ def cell_text(cell: Mapping[str, Any] | None) -> str | None:
 
 def with_std(value: float | None, std: float | None, form: str) -> str | None:
     """A mean, with its standard deviation if there is one."""
-    if value is None:
-        return None
-    return format(value, form) + (f" ± {std:{form}}" if std is not None else "")
+    return None if value is None else format(value, form) + (f" ± {std:{form}}" if std is not None else "")
 
 
 if __name__ == "__main__":

@@ -104,6 +104,8 @@ def test_what_was_left_out_stands_below_the_table(compare: ModuleType) -> None:
     pair.header["left_out"] = {"cca": "every correlation would be 1"}
     ceiling.header["statistics"][0]["dropped"] = {"duplicates": 3}
     ceiling.history[0]["inputs"] = [{"kind": "data", "name": "test.safetensors", "split": "whole", "option": "--data"}]
+    trained_on = {"kind": "data", "name": "cifar10", "split": "train", "option": "--data"}
+    ceiling.history.insert(0, {"command": "train-model", "options": {}, "inputs": [trained_on], "versions": {}})
     table = compare.table1([pair, ceiling], compare.paper_table("table1"))
     assert table.notes[-3].endswith("(n = 7, test.safetensors)")
     assert table.notes[-2:] == [

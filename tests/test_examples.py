@@ -252,6 +252,21 @@ def test_tables_are_copied_for_the_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
+def test_what_only_another_target_needs_is_kept(tmp_path: Path) -> None:
+    """Hours of masks and attacks: make removes what it takes for an intermediate file."""
+    for name in ("train.safetensors", "test.safetensors", "weights.th"):
+        (tmp_path / name).touch()
+    for targets in (
+        ["all", "table1-train", "table1-both"],
+        ["table3"],
+        ["table4"],
+        ["class-bases"],
+        ["bases", "objectives"],
+    ):
+        assert not [line for line in make(tmp_path, "-n", *targets).splitlines() if line.startswith("rm ")]
+
+
+@pytest.mark.processes
 def test_nothing_is_rebuilt_when_nothing_has_changed(built: Path) -> None:
     assert commands(make(built, "-n")) == []
 

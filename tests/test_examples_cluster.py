@@ -50,6 +50,20 @@ def test_a_task_that_fails_leaves_nothing_merged(files: Path, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_failed_task_is_resumed_alone_by_the_lines_that_name_it(files: Path, whole: bytes, tmp_path: Path) -> None:
+    def run(*line: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(line, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+
+    (tmp_path / "out.2-of-2").mkdir()  # where the second one can't write
+    done = run(FOLDER / "local.sh", "2", "out", *words(files))
+    assert done.returncode == 1 and sorted(path.name for path in tmp_path.iterdir()) == ["out.1-of-2", "out.2-of-2"]
+    task, merge = re.findall(r"^local.sh: .*: ((?:SLURM_|fmtool ).*)$", done.stderr, flags=re.MULTILINE)
+    (tmp_path / "out.2-of-2").rmdir()
+    for line in (task, f"{sys.executable} -m {merge}"):
+        assert run("bash", "-c", line).returncode == 0
+    assert (tmp_path / "out").read_bytes() == whole
+
+
 def task(tmp_path: Path, line: list[str], **slurm: int) -> subprocess.CompletedProcess[str]:
     """Run array.sbatch as Slurm does."""
     given = {name if name == "SHARDS" else f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in slurm.items()}

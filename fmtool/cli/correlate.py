@@ -167,7 +167,7 @@ def check_plot(plot: str | None, several: bool) -> None:
     from fmtool.plotting import figure
 
     check_target(plot)
-    figure.check_suffix(plot)
+    figure.check_suffix(plot, "--plot")
     if several:
         raise FmtoolError(
             "--plot draws one curve: give only one of --class-subsets, --subsample and several --trim thresholds, or use `fmtool plot`"

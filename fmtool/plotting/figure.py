@@ -71,11 +71,11 @@ def render(figure: Figure, form: str, dpi: int) -> bytes:
     return content.getvalue()
 
 
-def check_suffix(target: str) -> str:
+def check_suffix(target: str, option: str = "--output") -> str:
     """The target's suffix in lower case; an error if it is not one of `SUFFIXES`."""
     suffix = Path(target).suffix.lower()
     if suffix not in SUFFIXES:
-        raise FmtoolError(f"--output {target}: expected a name that ends in {', '.join(SUFFIXES)}")
+        raise FmtoolError(f"{option} {target}: expected a name that ends in {', '.join(SUFFIXES)}")
     return suffix
 
 

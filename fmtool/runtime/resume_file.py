@@ -25,7 +25,7 @@ from typing import Any
 from torch import Tensor
 
 from fmtool.artifacts.locks import NO_LOCKS, lock
-from fmtool.artifacts.output import is_stream, sweep
+from fmtool.artifacts.output import check_target, is_stream, sweep
 from fmtool.errors import ArtifactError, DataError, DivergedError, FmtoolError, FmtoolWarning, ModelError, warn
 from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors, pack, size_of, unpack
 from fmtool.runtime.signals import Interrupts
@@ -169,9 +169,10 @@ def resuming(
 
     restart: always start over. rank: this process's rank and the number of processes that make the target together, each with its
     own file. holds_rows: keep rows even without a target, in an unnamed file that is deleted with the process. After an error,
-    Ctrl-C, SIGTERM or SIGHUP the file stays, and a warning says how to resume. ArtifactError if another command is writing the
-    same target, or the file can't be created.
+    Ctrl-C, SIGTERM or SIGHUP the file stays, and a warning says how to resume. ArtifactError if the target can't be written,
+    another command is writing it, or the file can't be created.
     """
+    check_target(target)
     if target is None or is_stream(target):
         with _nameless(target or "") if holds_rows else contextlib.nullcontext(NO_JOURNAL) as journal:
             yield journal

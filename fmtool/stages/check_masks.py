@@ -28,6 +28,7 @@ from fmtool.stages.options import DEFAULT_EXECUTION, PLACE_DRAWS, Execution
 from fmtool.stages.prepare import Place, ReadyModel, place_of, ready_model
 
 LOWEST, LARGEST = "lowest frequencies", "largest magnitudes of the image"
+INTO = "mask of another class as it is, into that class"
 SAME, OTHER = "mask of another image of the same class", "mask of another image of another class"
 # Purposes of an image's random draws, besides 0, 1, ... for its random places; fixed, so that results stay the same.
 DRAWN_FOR = {
@@ -42,13 +43,17 @@ DRAWN_FOR = {
 
 @dataclass(frozen=True)
 class _Rows:
-    """Which images are filtered by which masks: row numbers in two files, targets, keys and indices, and seeds, (n) each."""
+    """Which images are filtered by which masks: row numbers in two files, targets, true labels, predictions of the images as they
+    are, keys and indices, and seeds, (n) each.
+    """
 
     images: Rows
     places: Tensor
     masks: Rows
     owners: Tensor
     targets: Tensor
+    labels: Tensor
+    seen: Tensor
     names: list[tuple[int, int]]
     seeds: list[int]
     basis: Basis
@@ -258,9 +263,7 @@ def _of_another_image(rows: _Rows) -> dict[str, _Plan]:
     return {
         SAME: control(SAME, partners(same=True)),
         OTHER: control(OTHER, others),
-        "mask of another class as it is, into that class": _Plan(
-            (others >= 0).nonzero().flatten(), whole, rows.targets[others]
-        ),
+        INTO: _into(rows, torch.where(others >= 0, rows.targets[others], -1), whole),
     }
 
 
@@ -277,8 +280,16 @@ def _of_another_class(rows: _Rows, classes: Tensor) -> dict[str, _Plan]:
     ways: list[Way] = [lambda images, _, some: rows.filter(images, rows.masks[others[some]])]
     return {
         "mask of another class as it is": _Plan(some, ways, rows.targets),
-        "mask of another class as it is, into that class": _Plan(some, ways, classes[others.clamp(max=count - 1)]),
+        INTO: _into(rows, torch.where(others < count, classes[others.clamp(max=count - 1)], -1), ways),
     }
+
+
+def _into(rows: _Rows, classes: Tensor, ways: list[Way]) -> _Plan:
+    """Do images turn into the `classes` (n) of masks of others, -1 for none? Those that are of that class, or taken for it
+    without a mask, are left out: nothing would have turned them.
+    """
+    new = (classes >= 0) & (classes != rows.labels) & (classes != rows.seen)
+    return _Plan(new.nonzero().flatten(), ways, classes)
 
 
 def _of_images(attack: Artifact, masks: Artifact, seed: int, basis: Basis) -> _Rows:
@@ -299,8 +310,7 @@ def _of_images(attack: Artifact, masks: Artifact, seed: int, basis: Basis) -> _R
         raise ArtifactError(
             f"{masks}: its targets are not the classes that {attack} turned the images into: they belong to another attack file"
         )
-    images = attack.rows("images" if essential else "adversarial")
-    return _rows(attack, images, places, masks, owners, targets, seed, basis)
+    return _rows(attack, "images" if essential else "adversarial", places, masks, owners, targets, seed, basis)
 
 
 def _of_classes(attack: Artifact, masks: Artifact, seed: int, basis: Basis) -> _Rows:
@@ -313,12 +323,12 @@ def _of_classes(attack: Artifact, masks: Artifact, seed: int, basis: Basis) -> _
         raise MaskError(f"{masks}: has no mask of any class of {attack}'s images")
     if len(places) < len(labels):
         warn(f"{len(labels) - len(places)} of {len(labels)} images are of classes without a mask, and are left out")
-    return _rows(attack, attack.rows("images"), places, masks, owner[labels[places]], labels[places], seed, basis)
+    return _rows(attack, "images", places, masks, owner[labels[places]], labels[places], seed, basis)
 
 
 def _rows(
     attack: Artifact,
-    images: Rows,
+    which: str,
     places: Tensor,
     masks: Artifact,
     owners: Tensor,
@@ -328,7 +338,11 @@ def _rows(
 ) -> _Rows:
     names = image_names(attack["key"][places], attack["index"][places])
     seeds = [row_seed(seed, *name) for name in names]
-    return _Rows(images, places, masks.rows("masks"), owners, targets, names, seeds, basis)
+    seen = attack[{"images": "clean_predictions", "adversarial": "adversarial_predictions"}[which]][places]
+    of_masks = masks.rows("masks")
+    return _Rows(
+        attack.rows(which), places, of_masks, owners, targets, attack["labels"][places], seen, names, seeds, basis
+    )
 
 
 def _check_masks_fit(masks: Artifact, basis: Basis, ready: ReadyModel, place: Place) -> Array:

@@ -69,6 +69,10 @@ def correlate(
     """
     execution.refuse("correlate", "batch_size", "factory", "allow_other_model", "shard", "ranks")
     names = _names(statistics, row_normalise, dimension)
+    if draws != SUBSET_DRAWS and not (class_subsets or subsample):
+        raise StatisticError(
+            "--draws applies to --class-subsets and --subsample: add one of them, or leave the option out"
+        )
     thresholds = _thresholds(trim)
     rows = _rows(a, b, labels, pool, thresholds)
     device = pick_device(execution.device)

@@ -15,6 +15,7 @@ from fmtool.artifacts.history import plain_options, stage
 from fmtool.artifacts.rows import check_range, image_names, shard_of
 from fmtool.errors import ArtifactError, warn
 from fmtool.stages.heatmap import MEANS, means, summed_filters
+from fmtool.stages.inputs import was_compiled
 from fmtool.stages.options import DEFAULT_EXECUTION, Execution
 
 # kind -> the stages whose options must agree: the newest of each that is in the history
@@ -160,6 +161,11 @@ def _check_alike(other: Artifact, first: Artifact) -> None:
         _check_same(_options(other, made_by), _options(first, made_by), both, f" of {made_by}", option=True)
     _check_same(_fields(other), _fields(first), both)
     _check_same(_layout(other), _layout(first), both, " of the tensors")
+    if first.kind == "attack" and was_compiled(other) != was_compiled(first):
+        raise ArtifactError(
+            f"{both}: one attack ran the compiled network, the other did not, and later stages run what the attack ran: "
+            "make both with --compile, or both with --no-compile"
+        )
     for made_by in MAKERS[first.kind]:
         one, two = _newest(other, made_by), _newest(first, made_by)
         _check_same(_model_of(one), _model_of(two), both, f" of {made_by}")

@@ -46,8 +46,8 @@ def _notes(check: MaskCheck) -> list[str]:
         f"{WHAT[check.about]} The masks keep a median of {check.kept_entries:g} of {check.entries} entries.",
         "Controls put the same values on as many other entries of the full spectrum, symmetrically; the mask of another "
         f"class is used unchanged; random places: mean of {check.draws} draws.",
-        "Into that class: how often the other mask turns the image into the other class. Where that is as often as masks keep "
-        "theirs, they create their class rather than find it.",
+        "Into that class: how often the other mask turns images into its class, of those neither of that class nor taken for it. "
+        "Where that is as often as masks keep theirs, they create their class rather than find it.",
         "low, high: 95 % intervals over images, Wilson's for shares, normal for paired differences in percentage points.",
         f"p: one-sided, that masks keep their class more often than the control; {check.flips} sign flips over images, floor "
         f"{1 / (1 + check.flips):.3g}.",

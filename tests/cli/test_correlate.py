@@ -81,7 +81,15 @@ def test_thresholds_are_a_curve_whose_points_are_those_of_each_alone(
     assert table["rows"][2]["observed"] is None and any(
         "cosine, threshold 0.99: no value" in note for note in table["notes"]
     )
-    assert table["notes"][1] == "cosine, threshold 0.5: left out 6 all zero"
+    kept, empty = ({side: {} for side in sides} for _ in range(2))
+    for side in sides:
+        masks = fmtool.read(str(side))
+        names = list(zip(masks["key"].tolist(), masks["index"].tolist(), strict=True))
+        kept[side] = dict(zip(names, masks["preserved"].tolist(), strict=True))
+        empty[side] = dict(zip(names, (masks["masks"] <= 0.5).flatten(1).all(1).tolist(), strict=True))
+    pairs = [name for name in kept[sides[0]] if all(kept[side].get(name) for side in sides)]
+    zero = sum(any(empty[side][name] for side in sides) for name in pairs)
+    assert zero and table["notes"][1] == f"cosine, threshold 0.5: left out {zero} all zero"
     curve = fmtool.read(str(output), "correlation")
     assert curve.header["trim"] == 0.5
     entries = curve.header["curves"]["trim"]
@@ -179,7 +187,8 @@ def test_the_picture_is_drawn_in_the_same_call(sides: tuple[Path, Path], run: Ru
         ),
         ("--no-row-normalise --statistics cka", "--no-row-normalise applies to idcor only"),
         ("--statistics cka,dcorr", "unknown statistic 'dcorr' (did you mean 'dcor'?)"),
-        ("--plot picture.bmp", "picture.bmp: expected a name that ends in .png, .pdf, .svg"),
+        ("--draws 50 --statistics cosine", "--draws applies to --class-subsets and --subsample: add one of them"),
+        ("--plot picture.bmp", "--plot picture.bmp: expected a name that ends in .png, .pdf, .svg"),
         ("--plot a.png --class-subsets --subsample 5", "--plot draws one curve"),
         ("--plot a.png --trim 0,0.1 --subsample 5", "--plot draws one curve"),
         ("--trim 0,x", "--trim 0,x: expected numbers with commas between them, like 0,1e-5,1e-3"),

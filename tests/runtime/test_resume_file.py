@@ -375,9 +375,15 @@ def test_what_is_committed_is_on_disk_and_what_is_not_is_not(tmp_path: Path) -> 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     with (
-        pytest.raises(ArtifactError, match=r"x: the resume file \.x\.resume can't be written"),
+        pytest.raises(ArtifactError, match="x: the folder 'missing' does not exist"),
         resuming(str(tmp_path / "missing" / "x"), WORK),
     ):
+        pass
+
+
+def test_a_folder_is_no_target(tmp_path: Path) -> None:
+    """It is no pipe either, for which all would be computed without a file to resume from."""
+    with pytest.raises(ArtifactError, match="is a folder, expected a file name"), resuming(str(tmp_path), WORK):
         pass
 
 

@@ -126,7 +126,7 @@ def test_class_masks_filter_every_clean_image_by_its_true_classs(files: Path) ->
         "mask of another class as it is",
         "mask of another class as it is, into that class",
     ]
-    assert rest[-1].n == rest[-2].n == found.n and len(rest) == 5
+    assert rest[-2].n == found.n and len(rest) == 5
     two = {name: tensor[:2] for name, tensor in masks.tensors.items()}
     with pytest.warns(FmtoolWarning, match="of classes without a mask"):
         found = fmtool.check_masks(model, attack, dataclasses.replace(masks, tensors=two), draws=1)
@@ -134,8 +134,40 @@ def test_class_masks_filter_every_clean_image_by_its_true_classs(files: Path) ->
     other = masks["masks"][1 - attack["labels"][some]]
     ends = run.classifier(filter_images(attack["images"][some], other)).argmax(1)  # of two masks, the other one
     assert found.n == int(some.sum())
-    for control, target in zip(found.controls[-2:], (attack["labels"][some], 1 - attack["labels"][some]), strict=True):
-        assert control.kept.value == pytest.approx(float((ends == target).double().mean()))
+    labels, new = attack["labels"][some], attack["clean_predictions"][some] != 1 - attack["labels"][some]
+    kept, into = found.controls[-2:]
+    assert kept.kept.value == pytest.approx(float((ends == labels).double().mean()))
+    assert into.n == int(new.sum()) and into.kept.value == pytest.approx(
+        float((ends != labels)[new & (ends < 2)].sum() / new.sum())
+    )
+
+
+def test_images_that_are_taken_for_the_other_class_anyway_are_not_turned_into_it(files: Path) -> None:
+    """Masks of ones change nothing, whatever the network takes images for."""
+    model, attack, masks = (load(files, name) for name in ("model", "fmn", "plain"))
+    wrong = (attack["labels"] + 1) % 10
+    mistaken = dataclasses.replace(
+        attack, tensors={**attack.tensors, "labels": wrong, "clean_predictions": attack["labels"]}
+    )
+    two = torch.tensor([0, 1])
+    ones = {
+        **{name: tensor[two] for name, tensor in masks.tensors.items()},
+        "masks": torch.ones_like(masks["masks"][two]),
+    }
+    with pytest.warns(FmtoolWarning, match="of classes without a mask"):
+        found = fmtool.check_masks(model, mistaken, dataclasses.replace(masks, tensors=ones), draws=1)
+    into = found.controls[-1]
+    assert into.n == int((wrong == 0).sum()) < found.n and into.kept.value < 0.1
+
+
+def test_adversarial_images_that_fall_back_to_their_label_are_not_turned_into_it(files: Path) -> None:
+    """Of two masks, the other one's class is the true label of the first image."""
+    model, attack, masks = (load(files, name) for name in ("model", "fmn", "adversarial"))
+    labels, targets = masks["labels"].tolist(), masks["targets"].tolist()
+    first, second = next((a, b) for a in range(len(labels)) for b in range(len(labels)) if targets[b] == labels[a])
+    two = {name: tensor[[first, second]] for name, tensor in masks.tensors.items()}
+    found = fmtool.check_masks(model, attack, dataclasses.replace(masks, tensors=two), draws=1)
+    assert found.controls[-2].n == 2 and found.controls[-1].n == int(labels[second] != targets[first])
 
 
 @pytest.mark.slow

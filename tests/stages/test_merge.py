@@ -144,6 +144,7 @@ def test_what_differs_in_more_than_its_images_is_refused(model: Artifact, halves
             "option 'seed' of attack is 1 and 0",
         ),
         ([one, with_header(two, defense="abc")], "defense is abc and None"),
+        ([one, with_options(two, {"--compile": True})], "make both with --compile, or both with --no-compile"),
         ([masks[0], longer], "option 'max_steps' of fit-masks is 31 and 30"),
         ([masks[0], with_options(masks[1], {"--perturb": 0.1})], "option 'perturb' of fit-masks is 0.1 and 0.0"),
         ([masks[0], dataclasses.replace(masks[1], history=transferred)], "model of attack is abc and "),
