@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fmtool.artifacts.files import describe
+from fmtool.artifacts.descriptions import describe
 from fmtool.artifacts.format import Description
 from fmtool.artifacts.history import plain_options
 from fmtool.artifacts.output import write_bytes

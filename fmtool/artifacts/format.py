@@ -21,7 +21,6 @@ from fmtool.artifacts.schema import FIELDS, FRAME, OPTIONAL_TENSORS, TENSORS, WE
 from fmtool.errors import ArtifactError, first_line
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from torch import Tensor
 
@@ -99,7 +98,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Description:
-    """A file's header, read without torch. shapes: tensor name -> (dtype, shape)."""
+    """A file's header, read without torch unless the file is large. shapes: tensor name -> (dtype, shape)."""
 
     kind: str
     header: dict[str, Any]
@@ -109,12 +108,27 @@ class Description:
     offsets: dict[str, int]  # of the tensors' first bytes, from the end of the header
     schema: int = SCHEMA
     data: bytes = b""
+    in_file: Mapping[str, Rows] | None = None  # the tensors of a large file, which has no `data` in memory
 
-    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
-        """The tensors as NumPy arrays; none of a model, whose weights may have a dtype that NumPy does not know."""
+    def arrays(self) -> dict[str, Any]:
+        """The tensors as `arrays_of` gives them; none of a model, whose weights may have a dtype that NumPy does not know."""
         from safetensors.numpy import load
 
-        return load(self.data) if self.kind != "model" else {}
+        if self.kind == "model":
+            return {}
+        return load(self.data) if self.in_file is None else arrays_of(self.in_file)
+
+
+def arrays_of(tensors: Mapping[str, Rows]) -> dict[str, Any]:
+    """Tensors as NumPy arrays, for tables; of those that lie in a file, images and masks stay there, as rows."""
+    from torch import Tensor
+
+    arrays: dict[str, Any] = {}
+    for name, rows in tensors.items():
+        if not isinstance(rows, Tensor) and len(rows.shape) == 1:
+            rows = rows[:]
+        arrays[name] = rows.numpy() if isinstance(rows, Tensor) else rows
+    return arrays
 
 
 def serialise(artifact: Artifact) -> tuple[bytes, str]:

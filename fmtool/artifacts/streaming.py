@@ -14,7 +14,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor
 from fmtool.artifacts import files
 from fmtool.artifacts.format import (
     Artifact,
+    Description,
     Rows,
     TensorsByRow,
     describe_header,
@@ -159,6 +160,18 @@ class FileTensors(TensorsByRow):
 
 def read(source: str, *kinds: str, progress: Progress | None = None) -> Artifact:
     """As `files.read`, but the tensors stay in the file. Standard input and pipes are copied to a temporary file first."""
+    one, tensors = _opened(source, kinds, progress)
+    return Artifact(one.kind, one.header, tensors, one.history, files.label(source), one.digest)
+
+
+def describe(source: str, *kinds: str) -> Description:
+    """As `files.describe`, but the tensors stay in the file."""
+    one, tensors = _opened(source, kinds, None)
+    return replace(one, in_file={name: tensors.rows(name) for name in tensors})
+
+
+def _opened(source: str, kinds: Sequence[str], progress: Progress | None) -> tuple[Description, FileTensors]:
+    """A file's header, checked with its digest, and its tensors."""
     name = files.label(source)
     regular = source != STREAM and os.path.isfile(source)
     path = source if regular else _spool(source)
@@ -178,8 +191,7 @@ def read(source: str, *kinds: str, progress: Progress | None = None) -> Artifact
     end = header_end(bytes(_read_at(file, 0, 8, name)))
     head = bytes(_read_at(file, 0, end, name))
     one = describe_header(head, _chunks(file, end, size, name, progress), name, *kinds)
-    tensors = FileTensors(_rows_in(file, one.offsets, one.shapes, end, name))
-    return Artifact(one.kind, one.header, tensors, one.history, name, one.digest)
+    return one, FileTensors(_rows_in(file, one.offsets, one.shapes, end, name))
 
 
 def _check_layout(file: Handle, path: str) -> None:

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from fmtool.artifacts import replay
-from fmtool.artifacts.files import describe, is_pipe, label
+from fmtool.artifacts.descriptions import describe
+from fmtool.artifacts.files import is_pipe, label
 from fmtool.artifacts.format import Description
 from fmtool.artifacts.output import STREAM
 from fmtool.cli import options

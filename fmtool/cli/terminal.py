@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from fmtool.artifacts import files
+from fmtool.artifacts.format import arrays_of
 from fmtool.artifacts.output import STDOUT
 from fmtool.errors import printable
 from fmtool.tables.registry import table_of
@@ -30,14 +31,8 @@ def save(artifact: Artifact, output: str | None, form: str = "table") -> None:
 
 def show_result(artifact: Artifact, output: str | None, form: str) -> None:
     """Print an artifact's table: to standard output, or to standard error when that carries the file."""
-    from torch import Tensor
-
-    arrays: dict[str, Any] = {}
-    for name in artifact.tensors if artifact.kind != "model" else ():
-        rows = artifact.rows(name)
-        if not isinstance(rows, Tensor) and len(rows.shape) == 1:
-            rows = rows[:]
-        arrays[name] = rows.numpy() if isinstance(rows, Tensor) else rows  # rows of a large file stay in it
+    tensors = {name: artifact.rows(name) for name in artifact.tensors if artifact.kind != "model"}
+    arrays = arrays_of(tensors) if tensors else {}
     show(table_of(artifact.kind, artifact.header, arrays), form, to_stderr=output in STDOUT)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -11,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from fmtool.artifacts import history
-from fmtool.artifacts.files import describe, label, looks_like_artifact, read_bytes
-from fmtool.artifacts.format import Artifact, Description, check_layout
+from fmtool.artifacts.descriptions import describe
+from fmtool.artifacts.files import label, looks_like_artifact, read_bytes
+from fmtool.artifacts.format import check_layout
 from fmtool.artifacts.output import STREAM
 from fmtool.artifacts.progress import Progress
 from fmtool.errors import ArtifactError, FmtoolError
 from fmtool.tables.table import Table
-
-LARGE = 2**30  # bytes of a file that is not read into memory
 
 
 @dataclass
@@ -86,7 +84,7 @@ def _examined(file: str) -> Examined:
         return Examined(name)
     try:
         if file == STREAM or looks_like_artifact(file) or not os.path.isfile(file):
-            one = _read(file)
+            one = describe(file)
             return Examined(name, one.kind, [one.digest], one.history)
         if Path(file).suffix == ".safetensors":
             check_layout(read_bytes(file), name)
@@ -101,16 +99,6 @@ def _named(file: str) -> bool:
     from fmtool.datasets.registry import DATASETS
 
     return file in DATASETS and not os.path.exists(file)
-
-
-def _read(file: str) -> Artifact | Description:
-    """Large files are checked piece by piece, for which importing torch is worthwhile."""
-    if os.path.isfile(file) and os.path.getsize(file) > LARGE:
-        from fmtool.artifacts import streaming
-
-        with contextlib.suppress(KeyError):  # of a number type that is read only whole
-            return streaming.read(file)
-    return describe(file)
 
 
 def _sha256(file: str) -> str:

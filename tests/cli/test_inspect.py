@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from conftest import Run
 
 from fmtool.artifacts.files import describe
@@ -61,3 +62,26 @@ def test_inspect_shows_how_high_the_frequencies_are(files: Path, run: Run) -> No
         refused.code == 1 and "expected a masks or attack or class-masks file, got a file of kind model" in refused.err
     )
     assert run("inspect", "--spectrum", "--history", paths[0]).code == 1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["fmn"], ["essential"], ["plain"], ["heatmap"], ["model"], ["correlation"], ["defense"],
+        ["essential", "adversarial", "--format", "csv"],
+        ["fmn", "--spectrum", "--format", "json"],
+        ["essential", "adversarial", "--spectrum", "--format", "markdown"],
+        ["fmn", "--history"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_large_files_are_not_read_into_memory(
+    given: list[str], files: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And look the same."""
+    there = [path.stem for path in files.iterdir()]
+    line = ["inspect", *(files / f"{word}.safetensors" if word in there else word for word in given)]
+    small = run(*line)
+    monkeypatch.setattr("fmtool.artifacts.descriptions.LARGE", 0)
+    monkeypatch.setattr("fmtool.artifacts.files.read_bytes", lambda source: pytest.fail(f"{source} is read whole"))
+    assert run(*line) == small and small.code == 0

@@ -60,8 +60,8 @@ def test_large_files_are_checked_a_piece_at_a_time(
     (tmp_path / "changed").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     paths = [*(files / f"{name}.safetensors" for name in NAMES), tmp_path / "changed"]
     at_once = rows(run, *paths, code=1)
-    monkeypatch.setattr("fmtool.stages.verify.LARGE", 0)
-    monkeypatch.delattr("fmtool.artifacts.files.describe")
+    monkeypatch.setattr("fmtool.artifacts.descriptions.LARGE", 0)
+    monkeypatch.setattr("fmtool.artifacts.files.read_bytes", lambda source: pytest.fail(f"{source} is read whole"))
     assert rows(run, *paths, code=1) == at_once
 
 
