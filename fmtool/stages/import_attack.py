@@ -29,7 +29,12 @@ from fmtool.stages.inputs import data_header, fitted_data, inputs_of, rows_of
 from fmtool.stages.options import DEFAULT_EXECUTION, Execution
 from fmtool.stages.prepare import ready_model
 
-NAMES = ("adversarial", "adversarials", "adv", "adv_complete", "adv_inputs", "adv_images", "x_adv", "images", "x")
+# Names, in upper or lower case, of adversarial images beside others; "images" and "x" may be the clean ones.
+NAMES = (
+    *("adversarial", "adversarials", "adversarial_images", "adversarial_inputs", "adversarial_examples"),
+    *("adv", "advs", "adv_complete", "adv_inputs", "adv_images", "adv_examples"),
+    *("x_adv", "x_adversarial", "images_adv", "images_adversarial", "perturbed", "perturbed_images", "x_perturbed"),
+)
 COMPARED = 64  # images whose nearest clean image is looked for
 
 
@@ -108,13 +113,13 @@ def _arrays(content: bytes, path: str) -> tuple[Tensor, Tensor | None]:
     named = values if isinstance(values, Mapping) else {"adversarial": values}
     arrays = {str(key): value for key, value in named.items() if isinstance(value, Tensor | np.ndarray)}
     many = [key for key, value in arrays.items() if value.ndim == 4]
-    chosen = next((key for key in NAMES if key in many), many[0] if len(many) == 1 else None)
-    if chosen is None:
+    named_so = many if len(many) == 1 else [key for key in many if key.lower() in NAMES]
+    if len(named_so) != 1:
         holds = ", ".join(f"{key} {list(value.shape)}" for key, value in arrays.items()) or "no tensors"
         raise ArtifactError(
-            f"{path}: expected images (n, c, h, w), named adversarial if there are several; it holds {holds}"
+            f"{path}: expected images (n, c, h, w), one named adversarial if there are several; it holds {holds}"
         )
-    return as_tensor(arrays[chosen], path), as_tensor(arrays["index"], path) if "index" in arrays else None
+    return as_tensor(arrays[named_so[0]], path), as_tensor(arrays["index"], path) if "index" in arrays else None
 
 
 def _read(content: bytes, path: str) -> Any:
@@ -187,7 +192,9 @@ def _by_index(images: Tensor, index: Tensor, data: Data, path: str) -> Tensor:
 
 
 def _check_order(adversarial: Tensor, images: Tensor, path: str) -> None:
-    """Warn where most adversarial images are nearer to another clean image than to their own."""
+    """Warn where most adversarial images are nearer to another clean image than to their own, or all are clean ones."""
+    if torch.equal(adversarial, images):
+        warn(f"{path}: no image differs from its clean one: are these the adversarial images?")
     rows = torch.arange(0, len(images), math.ceil(len(images) / COMPARED))
     distances = torch.cdist(adversarial[rows].flatten(1), images.flatten(1))
     own = distances[torch.arange(len(rows)), rows]

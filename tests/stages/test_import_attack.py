@@ -228,3 +228,26 @@ def test_only_the_arrays_that_are_needed_must_be_numbers(moved: Any, tmp_path: P
     for file in (path, swapped):
         found = fmtool.import_attack(model, data, adversarial=str(file))
         assert int((found["status"] == 0).sum()) > 20
+
+
+def test_clean_images_beside_the_adversarial_ones_are_not_taken_for_them(moved: Any, tmp_path: Path) -> None:
+    """Generic names may be those of the clean images."""
+    model, data, images = moved
+    clean, path = data.pixels(), tmp_path / "a.pt"
+    for generic, name in (("x", "x_adversarial"), ("images", "perturbed"), ("x", "X_adv"), ("images", "adv_images")):
+        torch.save({generic: clean, name: images}, path)
+        found = fmtool.import_attack(model, data, adversarial=str(path))
+        assert torch.equal(found["adversarial"], images), name
+    for names in (("x", "moved"), ("images", "x"), ("adv", "x_adv")):
+        torch.save(dict(zip(names, (clean, images), strict=True)), path)
+        holds = ", ".join(rf"{name} \[40, 1, 8, 8\]" for name in names)
+        with pytest.raises(ArtifactError, match=f"one named adversarial if there are several; it holds {holds}"):
+            fmtool.import_attack(model, data, adversarial=str(path))
+    torch.save({"images": images, "labels": data.labels}, path)
+    assert torch.equal(fmtool.import_attack(model, data, adversarial=str(path))["adversarial"], images)
+
+
+def test_images_that_are_all_clean_are_told(moved: Any, tmp_path: Path) -> None:
+    model, data, _ = moved
+    with pytest.warns(FmtoolWarning, match="no image differs from its clean one: are these the adversarial images"):
+        fmtool.import_attack(model, data, adversarial=write(tmp_path / "a.npy", data.pixels()))
