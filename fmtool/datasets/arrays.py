@@ -19,6 +19,7 @@ CLASS_NAMES = ("class_names", "label_names", "fine_label_names", "classes")  # i
 LAYOUTS = {"nchw": "channels first", "nhwc": "channels last", "nhw": "grey, without an axis of channels"}
 CHANNELS = (1, 3)
 RANGE_SLACK = 1e-6  # undoing a normalisation exceeds [0, 1] by some 3e-8, which is clamped; more is an error
+FAINT = 16  # of 255: bytes that never exceed this are probably of another range, whose white would be almost black
 REMEDIES = ((-1.0, 1.0), (0.0, 255.0), (0.0, 65535.0))  # pixel ranges to suggest
 
 
@@ -72,7 +73,7 @@ def as_images(images: Any, layout: str | None, pixel_range: tuple[float, float] 
     """(n, c, h, w), uint8 or float32 in [0, 1], of images of any layout and number type.
 
     layout: one of `LAYOUTS`, or None if the shape is unambiguous. pixel_range: the range of the numbers;
-    None for uint8, or floats in [0, 1]. DataError for anything that would have to be guessed.
+    None for uint8 up to 255, or floats in [0, 1]. DataError for anything that would have to be guessed.
     """
     import torch
 
@@ -102,6 +103,18 @@ def as_images(images: Any, layout: str | None, pixel_range: tuple[float, float] 
             raise DataError(f"--pixel-range {range_text(pixel_range)}: expected two numbers, the lower one first")
         values.sub_(low).div_(high - low)
     return _within_unit(values, pixel_range, source)
+
+
+def check_white(images: Any, source: str) -> None:
+    """DataError for an array of uint8 without a pixel above `FAINT`: 0 and 1, say, are hardly grey values of 255."""
+    import numpy as np
+
+    values = np.asarray(images)
+    if values.dtype == np.uint8 and values.size and 0 < (most := int(values.max())) <= FAINT:
+        raise DataError(
+            f"{source}: images are uint8 from {int(values.min())} to {most}: "
+            f"expected --pixel-range 0,{most} if {most} is white, or 0,255 if all of them are so dark"
+        )
 
 
 def as_tensor(values: Any, source: str) -> Tensor:

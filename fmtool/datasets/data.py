@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from fmtool.artifacts.progress import Progress
-from fmtool.datasets.arrays import as_images, range_text
+from fmtool.datasets.arrays import FAINT, as_images, check_white, range_text
 from fmtool.datasets.encoded_rows import EncodedRows
 from fmtool.datasets.labels import numbered
 from fmtool.datasets.readers.registry import SHORT, read_path
@@ -221,7 +221,11 @@ def _array_images(
         inside = rows[(rows >= start) & (rows < start + len(part))] - start
         whole = len(inside) == len(part)
         some = part if whole else part[inside.numpy() if not isinstance(part, torch.Tensor) else inside]
-        taken.append(as_images(some, layout, pixel_range, name))
+        images = as_images(some, layout, pixel_range, name)
+        in_bytes = pixel_range is None and not images.is_floating_point() and images.numel()
+        if in_bytes and int(images.max()) <= FAINT and name not in DATASETS:
+            check_white(part, name)  # the whole array, as the chosen images alone may be dark
+        taken.append(images)
         start += len(part)
     if len({(one.shape[1:], one.dtype) for one in taken}) > 1:
         raise DataError(f"{name}: its splits hold images of different shapes or types")

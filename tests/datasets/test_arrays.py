@@ -119,6 +119,32 @@ def test_numbers_that_would_have_to_be_guessed_are_errors(
         as_images(values.reshape(1, 1, 1, 2), None, pixel_range, "x")
 
 
+@pytest.mark.parametrize("white", [1, 16])
+@pytest.mark.parametrize("suffix", [".npz", ".pt"])
+def test_bytes_whose_white_is_not_255_are_asked_for(white: int, suffix: str, tmp_path: Path) -> None:
+    """They would be almost black."""
+    path, images = str(tmp_path / f"d{suffix}"), (PIXELS > 127).astype(np.uint8) * white
+    named = {"images": images, "labels": LABELS}
+    np.savez(path, **named) if suffix == ".npz" else torch.save(
+        {k: torch.from_numpy(v) for k, v in named.items()}, path
+    )
+    told = f"images are uint8 from 0 to {white}: expected --pixel-range 0,{white} if {white} is white, or 0,255 if all"
+    with pytest.raises(DataError, match=told):
+        load(path)
+    assert torch.equal(load(path, pixel_range=(0, white)).images, torch.from_numpy(images) / white)
+    assert np.array_equal(load(path, pixel_range=(0, 255)).images, images)
+
+
+def test_dark_images_among_bright_ones_are_taken_as_they_are(tmp_path: Path) -> None:
+    images = PIXELS.copy()
+    images[:5] = 1
+    np.savez(tmp_path / "d.npz", images=images, labels=LABELS)
+    assert load(str(tmp_path / "d.npz"), rows=(0, 5)).images.unique().tolist() == [1]
+    for dark in (np.zeros_like(PIXELS), PIXELS > 255):
+        np.savez(tmp_path / "d.npz", images=dark, labels=LABELS)
+        assert load(str(tmp_path / "d.npz")).images.unique().tolist() == [0]
+
+
 def test_pixel_ranges_are_read_from_text() -> None:
     assert parse_range("0,255") == (0, 255) and parse_range("-1,1") == (-1, 1)
     for text in ("", "255", "0,1,2", "a,b"):
