@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ from fmtool.models.registry import ARCHITECTURES, ROBUSTBENCH, Configuration, in
 SMALL_IMAGES = (3, 32, 32)
 IMAGENET_IMAGES = (3, 224, 224)
 LARGEST_NORMALISED = 1.0  # of mean and std: images are in [0, 1]
+PUBLISHED = re.compile(r"-([0-9a-f]{8,})\.pth$")  # torchvision's files: the first digits of their sha256
 # usual suffixes of checkpoints: a source that has one and doesn't exist is a missing file, not an unknown architecture
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".th", ".safetensors", ".bin", ".ckpt", ".tar", ".pkl")
 
@@ -110,6 +112,7 @@ def import_model(
     shape = _input_shape(input_shape, origin.architecture, wanted)
     if mean is None and std is None and wanted is not None:
         mean, std = wanted.mean, wanted.std
+        _warn_of_normalisation(origin, wanted)
     elif origin.architecture.startswith(ROBUSTBENCH):
         warn(f"{origin.architecture} normalises its images itself: --mean and --std are applied before that")
     _check_normalisation(mean, std, shape[0])
@@ -302,6 +305,29 @@ def _check_normalisation(mean: Sequence[float] | None, std: Sequence[float] | No
         warn(
             "--mean and --std exceed 1, but images are in [0, 1]: divide them by 255 if they are for pixels of 0 to 255"
         )
+
+
+def _warn_of_normalisation(origin: Origin, wanted: Configuration) -> None:
+    """Say which normalisation a checkpoint gets that may have been trained with another one, or without any."""
+    if not origin.checkpoint or wanted.mean is None or wanted.std is None or _is_published(origin):
+        return
+    mean, std = (",".join(f"{value:g}" for value in values) for values in (wanted.mean, wanted.std))
+    none, one = (",".join(value * len(wanted.mean)) for value in "01")
+    library = "timm" if in_collection(origin.architecture) else "torchvision"
+    warn(
+        f"{origin.checkpoint.path}: images are normalised as for {library}'s own weights (--mean {mean} --std {std}): "
+        f"if it was trained otherwise, pass its --mean and --std, or --mean {none} --std {one} for images in [0, 1]"
+    )
+
+
+def _is_published(origin: Origin) -> bool:
+    """Whether the checkpoint is torchvision's own file for this architecture, whose names end in the start of their digest."""
+    if in_collection(origin.architecture) or not origin.checkpoint:
+        return False
+    digest = origin.checkpoint.record()["digest"]
+    entries = networks.load_torchvision().get_model_weights(origin.architecture)
+    starts = [match[1] for entry in entries if (match := PUBLISHED.search(entry.url))]
+    return any(digest.startswith(start) for start in starts)
 
 
 def _check_classes(classes: list[int], outputs: int) -> None:

@@ -49,7 +49,11 @@ def test_local_state_dict_of_a_torchvision_network_brings_its_normalisation(
     checkpoint = tmp_path / "weights.pth"
     torch.save(own.state_dict(), checkpoint)
     source = [checkpoint, "--architecture", name] if as_source else [name, "--weights", checkpoint]
-    assert run("import-model", *source, "--input-shape", "3,64,64", "-o", tmp_path / "model").code == 0
+    outcome = run("import-model", *source, "--input-shape", "3,64,64", "-o", tmp_path / "model")
+    assert outcome.code == 0
+    (line,) = [line for line in outcome.err.splitlines() if "normalised" in line]
+    told = "images are normalised as for torchvision's own weights (--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225)"
+    assert f"{checkpoint}: {told}" in line and "or --mean 0,0,0 --std 1,1,1 for images in [0, 1]" in line
     model = fmtool.read(str(tmp_path / "model"))
     assert model.header["mean"] == IMAGENET_MEAN and model.header["std"] == IMAGENET_STD
     assert len(model.header["class_names"]) == outputs
@@ -67,7 +71,8 @@ def test_normalisation_of_a_local_state_dict_can_be_told_otherwise(run: Run, tmp
 
     torch.save(torchvision.models.get_model(NETWORK, weights=None).state_dict(), tmp_path / "weights.pth")
     line = ["import-model", NETWORK, "--weights", tmp_path / "weights.pth", "--input-shape", "3,64,64"]
-    assert run(*line, "--mean", "0,0,0", "--std", "1,1,1", "-o", tmp_path / "model").code == 0
+    outcome = run(*line, "--mean", "0,0,0", "--std", "1,1,1", "-o", tmp_path / "model")
+    assert outcome.code == 0 and "normalised" not in outcome.err
     header = fmtool.read(str(tmp_path / "model")).header
     assert header["mean"] == [0, 0, 0] and header["std"] == [1, 1, 1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ import torch
 
 import fmtool
 from fmtool.errors import FmtoolWarning, ModelError
+from fmtool.models import networks
 from fmtool.models.registry import ARCHITECTURES
-from fmtool.stages.import_model import Checkpoint, Origin, read_source
+from fmtool.stages.import_model import Checkpoint, Origin, _is_published, read_source
 
 SMALL: dict[str, Any] = {"weights": "none", "input_shape": (1, 8, 8)}
 
@@ -106,3 +108,16 @@ def test_fresh_weights_are_those_of_the_seed_and_the_history_says_how() -> None:
     assert (stage["command"], stage["seed"], stage["inputs"]) == ("import-model", 3, [])
     assert stage["options"]["--weights"] == "none" and stage["options"]["--keep-classes"] == [4, 2]
     assert stage["arguments"] == ["resnet8"]
+
+
+def test_torchvisions_own_files_are_known_by_their_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They need no line about their normalisation; another architecture's file does."""
+    start = hashlib.sha256(b"weights").hexdigest()[:10]
+    published = {
+        "a": [SimpleNamespace(url=f"https://host/a-{start}.pth")],
+        "b": [SimpleNamespace(url="b-12345678.pth")],
+    }
+    library = SimpleNamespace(get_model_weights=published.__getitem__)
+    monkeypatch.setattr(networks, "load_torchvision", lambda: library)
+    for name, content, expected in (("a", b"weights", True), ("a", b"other", False), ("b", b"weights", False)):
+        assert _is_published(Origin(name, "file", Checkpoint("w.pth", content))) is expected
