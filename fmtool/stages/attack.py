@@ -64,7 +64,7 @@ def attack(
     shared = shard is not None or ranks.of > 1
     _check_draws(name, foolbox_attack, starts, shared)
     ready = ready_model(model, execution)
-    data = fitted_data(data, ready.spec)
+    data = fitted_data(data, ready.spec, model)
     norm = foolbox.norm_of(foolbox_attack)
     if epsilon is not None:
         if not hasattr(type(foolbox_attack), "distance"):

@@ -154,7 +154,7 @@ def _checked(
         raise MaskError("--robust needs an attack file: data alone has no adversarial images")
     ready = ready_model(model, execution)
     if isinstance(source, Data):
-        return ready, fitted_data(source, ready.spec)
+        return ready, fitted_data(source, ready.spec, model)
     check_attack(source, model, ready.spec, execution.allow_other_model, chooses=True)
     return ready, source
 

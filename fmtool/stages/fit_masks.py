@@ -200,7 +200,7 @@ def _fitted(
         return source
     if for_ == "adversarial":
         raise MaskError("--for adversarial needs an attack file: data alone has no adversarial images")
-    return fitted_data(source, ready.spec)
+    return fitted_data(source, ready.spec, model)
 
 
 def _chosen(

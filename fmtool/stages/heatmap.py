@@ -50,7 +50,7 @@ def heatmap(
     ready = ready_model(
         model, execution, dependent="a heat map fills batches with versions of one image, and can't run it"
     )
-    data = fitted_data(data, ready.spec)
+    data = fitted_data(data, ready.spec, model)
     _, h, w = ready.spec.input_shape
     norm_in_effect = numerics.default_norm(h, w) if norm is None else float(norm)
     count = len(numerics.distinct_frequencies(h, w)[0])

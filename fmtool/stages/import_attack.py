@@ -74,7 +74,7 @@ def import_attack(
 def _judged(model: Artifact, data: Data, given: _File, *, name: str, execution: Execution) -> Artifact:
     """The images of the file as an attack; `restart` of the execution changes nothing, as nothing is saved before the end."""
     ready = ready_model(model, execution)
-    data = fitted_data(data, ready.spec)
+    data = fitted_data(data, ready.spec, model)
     images = data.pixels()
     matched = _matched(*_arrays(given.content, given.path), data, given.path)
     _check_order(matched, images, given.path)

@@ -16,17 +16,25 @@ from fmtool.datasets.rows import in_parts, with_channels
 from fmtool.errors import ArtifactError, DataError, warn
 from fmtool.masks.basis import Basis
 from fmtool.models.model_files import Specification
-from fmtool.models.registry import INPUT
+from fmtool.models.registry import INPUT, is_factory
 
+FOLDERS = ("folders", "zips")  # formats whose classes are folders
 NAMES_SHOWN = 3  # of the classes of data and of a model that don't belong together
 
 
-def fitted_data(data: Data, spec: Specification) -> Data:
+def fitted_data(data: Data, spec: Specification, model: Artifact | None = None) -> Data:
     """The data adapted to the model: its number of channels, and labels that are its outputs; a warning reports changes.
 
+    model: the file of `spec`, whose history tells whether its classes have been named; None if they have.
     DataError if the images don't have the model's input shape, or the classes have other names than the model's.
     """
     data = fitted_images(data, spec)
+    if model is not None and _may_be_in_other_order(data, model):
+        warn(
+            f"{data.name}: its folders are numbered by value ({_some(data.class_names)}), but for a network trained with "
+            f"torchvision's ImageFolder they are in the order of text ({_some(sorted(data.class_names))}): if the model is "
+            "one, import it again with --class-names in that order, else pass --classes-by-position"
+        )
     data = _with_labels_of(data, spec.class_names)
     if len(data):
         least, most = int(data.labels.min()), int(data.labels.max())
@@ -82,6 +90,17 @@ def _with_labels_of(data: Data, names: Sequence[str]) -> Data:
     number = {name: row for row, name in enumerate(names)}
     places = torch.tensor([number[name] for name in own], dtype=torch.int64)
     return replace(data, labels=places[data.labels], class_names=tuple(names))
+
+
+def _may_be_in_other_order(data: Data, model: Artifact) -> bool:
+    """Whether folders named by whole numbers meet a model, trained elsewhere, that hasn't been told its classes' names."""
+    names = data.class_names
+    if data.classes_by_position or data.format not in FOLDERS or list(names) == sorted(names):
+        return False
+    newest = model.history[-1] if model.history else {}
+    elsewhere = bool(newest.get("inputs")) or is_factory(str(model.header.get("architecture")))
+    unnamed = newest.get("command") == "import-model" and "--class-names" not in newest["options"]
+    return elsewhere and unnamed
 
 
 def _some(names: Sequence[str]) -> str:

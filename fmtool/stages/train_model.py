@@ -199,7 +199,7 @@ def _start(
                 "--head-only replaces its last layer"
             )
         else:
-            data = fitted_data(data, spec)
+            data = fitted_data(data, spec, base)
         spec = dataclasses.replace(spec, accuracy=None)  # the base's, of other weights
     if len(data) < 2:
         warn(f"{data.name}: trains on {len(data)} image")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from safetensors.torch import save_file
 import fmtool
 from fmtool.datasets.data import Data
 from fmtool.errors import DataError, FmtoolWarning
-from fmtool.models.model_files import Specification
+from fmtool.models.model_files import Specification, specification
+from fmtool.models.registry import ARCHITECTURES
 from fmtool.stages.inputs import fitted_data
 
 NAMES = ("cat", "dog", "owl", "yak")
@@ -71,6 +73,46 @@ def test_a_model_without_names_takes_labels_by_position_and_says_so() -> None:
     assert len(told) == 1
     with pytest.warns(FmtoolWarning, match="in a different order"):  # numbers are names where both have them
         assert fitted_data(_data(("0", "2", "1", "3"), [1, 2]), _model(("0", "1", "2", "3"))).labels.tolist() == [2, 1]
+
+
+@pytest.mark.parametrize("suffix", ["", ".zip"])
+def test_folders_numbered_by_value_are_told_of_a_model_from_elsewhere(suffix: str, tmp_path: Path) -> None:
+    """ImageFolder sorts 10 before 2, and a model that doesn't name its classes can't tell; its names can."""
+    names = [str(number) for number in range(11)]
+    for name in names:
+        (tmp_path / "set" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (int(name), 0, 0)).save(tmp_path / "set" / name / "1.png")
+    shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path / "set")
+    data = fmtool.load_data(str(tmp_path / f"set{suffix}"))
+    torch.save(ARCHITECTURES["resnet8"].build(3, 11).state_dict(), tmp_path / "w.pt")
+
+    def labels(data: Data, **options: Any) -> list[int]:
+        model = fmtool.import_model(
+            "resnet8", **{"weights": str(tmp_path / "w.pt"), "input_shape": (3, 8, 8), **options}
+        )
+        found: list[int] = fitted_data(data, specification(model.header, "model"), model).labels.tolist()
+        return found
+
+    told = r"by value \(0, 1, 2, ...\), .* in the order of text \(0, 1, 10, ...\): .* with --class-names in that order"
+    with pytest.warns(FmtoolWarning, match=told):
+        assert labels(data) == list(range(11))
+    with pytest.warns(FmtoolWarning, match="in a different order from the model: labels are matched by name"):
+        assert labels(data, class_names=sorted(names)) == [0, 1, *range(3, 11), 2]
+    labels(data, class_names=names)
+    labels(replace(data, classes_by_position=True))
+
+
+def test_folders_of_which_both_orders_are_the_same_need_no_line(tmp_path: Path) -> None:
+    """Nor do those of a model that was made here, or of random weights."""
+    few = replace(_data(tuple("0123"), [0, 1]), format="folders")
+    many = replace(_data(tuple(map(str, range(11))), [0, 1]), format="folders")
+    torch.save(ARCHITECTURES["resnet8"].build(3, 4).state_dict(), tmp_path / "w.pt")
+    model = fmtool.import_model("resnet8", weights=str(tmp_path / "w.pt"), input_shape=(3, 4, 4))
+    fresh = fmtool.import_model("resnet8", weights="none", input_shape=(3, 4, 4))
+    trained = replace(model, history=[*model.history, {"command": "train-model", "options": {}, "inputs": [{}]}])
+    for data, one in ((few, model), (many, fresh), (many, trained)):
+        spec = Specification("resnet8", len(data.class_names), (3, 4, 4), data.class_names)
+        assert fitted_data(data, spec, one) is data
 
 
 def test_data_without_names_are_taken_by_position() -> None:
