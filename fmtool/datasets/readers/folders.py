@@ -76,7 +76,7 @@ def from_tree(tree: Tree, read_file: Callable[[str], bytes], name: str) -> Sourc
     """Files as images of classes and splits: SPLIT/CLASS/.../FILE or CLASS/.../FILE, within a folder around everything.
 
     Classes are numbered by `in_order`, files by folder and name as torchvision sorts them. Images outside class folders are left
-    out and counted; DataError for a class or split without images and for a folder beside the splits.
+    out and counted; DataError for a class or split without images, for a folder beside the splits and for splits within classes.
     """
     images = [file for file in tree.files if is_image(PurePosixPath(file))]
     for file in tree.files:
@@ -90,6 +90,7 @@ def from_tree(tree: Tree, read_file: Callable[[str], bytes], name: str) -> Sourc
     if not any(classes.values()):
         raise DataError(f"{name}: holds no images, expected one folder of images per class")
     _check_folders(classes, name)
+    _check_outermost(classes.get(WHOLE, {}), name)
     class_folders = in_order(one for members in classes.values() for one in members)
     number = {one: row for row, one in enumerate(class_folders)}
     parts = {}
@@ -173,6 +174,17 @@ def _check_folders(classes: Mapping[str, Mapping[str, Sequence[str]]], name: str
             raise DataError(
                 f"{name}: {split} holds class {strange}, which train doesn't: expected the same class folders, or none"
             )
+
+
+def _check_outermost(classes: Mapping[str, Sequence[str]], name: str) -> None:
+    """DataError for CLASS/SPLIT/.../FILE, as MVTec AD has it: every class holds splits alone, or several beside other folders."""
+    within = [{split_named(file.split("/")[1]) for file in files} for files in classes.values()]
+    if within and all(None not in splits or len(splits - {None}) > 1 for splits in within):
+        one = printable_name(next(iter(classes)))
+        inner = ", ".join(sorted({split for splits in within for split in splits if split}))
+        raise DataError(
+            f"{name}: its class folders hold splits ({inner}) themselves: expected splits that hold classes, as in train/{one}"
+        )
 
 
 def _place(file: str) -> tuple[str, str]:

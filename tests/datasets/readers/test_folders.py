@@ -321,6 +321,29 @@ def test_a_split_whose_only_folder_is_no_class_of_training_is_an_error(both: Sou
             load(f"{source}:train")
 
 
+@pytest.mark.parametrize("around", ["", "set of/"])
+@pytest.mark.parametrize("more", [[], ["bottle/ground_truth/broken/1.png", "cable/ground_truth/bent/1.png"]])
+def test_splits_within_classes_are_an_error(around: str, more: list[str], both: Sources, tmp_path: Path) -> None:
+    """MVTec AD, whose training and test images would be one whole."""
+    names = ["bottle/train/good/1.png", "bottle/test/broken/1.png", "cable/Train/good/1.png", "cable/test/1.png"]
+    for number, name in enumerate([*names, *more]):
+        _picture(tmp_path / "set" / f"{around}{name}", number)
+    told = (
+        r"class folders hold splits \(test, train\) themselves: expected splits that hold classes, as in train/bottle$"
+    )
+    for source in both(tmp_path / "set"):
+        with pytest.raises(DataError, match=told):
+            load(source)
+
+
+@pytest.mark.parametrize("other", ["cable/1.png", "cable/bent/1.png"])
+def test_a_folder_within_a_class_may_be_called_train(other: str, both: Sources, tmp_path: Path) -> None:
+    for number, name in enumerate(["bottle/train/1.png", "bottle/test/1.png", other]):
+        _picture(tmp_path / "set" / name, number)
+    for source in both(tmp_path / "set"):
+        assert load(source).class_names == ("bottle", "cable")
+
+
 def test_a_class_may_be_called_train(both: Sources, tmp_path: Path) -> None:
     for number, name in enumerate(["train/1.png", "bus/1.png", "plane/1.png"]):
         _picture(tmp_path / "set" / name, number)
