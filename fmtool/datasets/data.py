@@ -36,8 +36,9 @@ class Data:
     """Labelled images of one split, on the CPU.
 
     images: (n, c, h, w), uint8 or float32 in [0, 1]: a tensor, or rows that are decoded on demand. labels, index, key:
-    (n) int64: the class, the position in the whole split, and the first 8 bytes of the sha256 of the image's pixels. class_names:
-    empty if the source has none. digest: sha256 over images and labels. size to classes_by_position: the arguments of `load`.
+    (n) int64: the class, the position in the whole split, and the first 8 bytes of the sha256 of the image's pixels, uint8 where
+    its file has 8 bits. class_names: empty if the source has none. digest: sha256 over images and labels. size to
+    classes_by_position: the arguments of `load`.
     reach: the least and the largest label of the whole split, if its classes have no names.
     format, splits, left_out: the detected format, images per split, and a line for each kind of thing that was not used.
     """
@@ -115,10 +116,10 @@ def load(
     for line in source.left_out:
         warn(f"{name}: left out {line}")
     row, label, index = _rows_of(labels, chosen, rows, limit, name)
-    images = _images(source, chosen, row, size, layout, pixel_range, name, progress)
+    images, shallow = _images(source, chosen, row, size, layout, pixel_range, name, progress)
     if not len(images):
         raise DataError(f"{spec}: holds no images")
-    key, digest = keys_and_digest(images, label, progress)
+    key, digest = keys_and_digest(images, label, progress, shallow)
     return Data(
         images,
         label,
@@ -193,8 +194,11 @@ def _images(
     pixel_range: tuple[float, float] | None,
     name: str,
     progress: Progress | None,
-) -> Rows:
-    """The images of these rows: of files, rows that are decoded when they are read; of arrays, a tensor."""
+) -> tuple[Rows, Tensor | None]:
+    """The images of these rows: of files, rows that are decoded when they are read; of arrays, a tensor.
+
+    And which of them are 8-bit pictures that became floats, if any picture has more bits.
+    """
     parts = [source.splits[split].images for split in chosen]
     if isinstance(parts[0], Encoded):
         for option, value in (("layout", layout), ("pixel-range", pixel_range)):
@@ -202,8 +206,8 @@ def _images(
                 raise DataError(f"{name}: --{option} applies to arrays, but these are image files")
         files = [(part, file) for part in parts for file in part.names]
         encoded = EncodedRows([files[row] for row in rows.tolist()], name, size, progress)
-        return encoded.decoded(progress) if encoded.small() else encoded
-    return _array_images(parts, rows, size, layout, pixel_range, name)
+        return encoded.decoded(progress) if encoded.small() else encoded, encoded.shallow
+    return _array_images(parts, rows, size, layout, pixel_range, name), None
 
 
 def _array_images(

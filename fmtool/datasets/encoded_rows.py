@@ -54,7 +54,9 @@ class EncodedRows:
             if progress:
                 progress("looking at images", len(looks), len(self.files))
         self.size = self._common_size(looks, size)
-        self.dtype: torch.dtype = torch.float32 if any(one.deep for one in looks) else torch.uint8
+        deep = torch.tensor([one.deep for one in looks], dtype=torch.bool)
+        self.shallow = ~deep if deep.any() else None  # (n) bool, rows of float images that their files have in 8 bits
+        self.dtype: torch.dtype = torch.uint8 if self.shallow is None else torch.float32
         self.shape = (len(self.files), 3, self.size[1], self.size[0])
         self.pixels = self._kept_pixels()
         self.there = bytearray(len(self.files))  # 1 for rows whose pixels are kept

@@ -35,14 +35,23 @@ def row_keys(images: Tensor) -> Tensor:
     return torch.tensor([int.from_bytes(key, "little", signed=True) for key in keys], dtype=torch.int64)
 
 
-def keys_and_digest(images: Rows, labels: Tensor, progress: Progress | None = None) -> tuple[Tensor, str]:
-    """`row_keys` of all images, and the sha256 over images and labels as hexadecimal digits; reads some images at a time."""
+def keys_and_digest(
+    images: Rows, labels: Tensor, progress: Progress | None = None, shallow: Tensor | None = None
+) -> tuple[Tensor, str]:
+    """`row_keys` of all images, and the sha256 over images and labels as hexadecimal digits; reads some images at a time.
+
+    shallow: (n) bool, the rows of float images that were 8-bit pictures; their keys are those of the uint8 pixels, as without
+    deeper pictures beside them.
+    """
     import torch
 
     digest, keys = hashlib.sha256(), [torch.zeros(0, dtype=torch.int64)]
     for start, some in in_parts(images):
         digest.update(some.numpy().data)
         keys.append(row_keys(some))
+        if shallow is not None:
+            here = shallow[start : start + len(some)]
+            keys[-1][here] = row_keys((some[here] * 255).round().to(torch.uint8))
         if progress:
             progress("reading images", start + len(some), len(images))
     digest.update(labels.numpy().data)

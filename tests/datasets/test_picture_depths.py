@@ -15,7 +15,9 @@ from conftest import pixel_key
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from fmtool.datasets import encoded_rows
 from fmtool.datasets.data import load
+from fmtool.datasets.encoded_rows import EncodedRows
 from fmtool.errors import DataError, FmtoolWarning
 
 Array = np.ndarray[Any, Any]
@@ -81,6 +83,27 @@ def test_one_deep_picture_makes_all_of_them_floats(tmp_path: Path) -> None:
     found = load(str(tmp_path / "set"))
     assert np.allclose(found.images[0].numpy(), shallow.transpose(2, 0, 1) / 255, rtol=0, atol=1e-7)
     assert load(str(tmp_path / "set"), limit=1).images.dtype == torch.uint8  # of what is taken none is deep
+
+
+@pytest.mark.parametrize("size", [None, 4])
+@pytest.mark.parametrize("lazy", [True, False])
+def test_a_picture_has_the_same_key_whatever_lies_beside_it(
+    size: int | None, lazy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An 8-bit picture has that of its bytes also among floats, where --limit may leave the deep ones out or not."""
+    if lazy:
+        monkeypatch.setattr(encoded_rows, "IN_MEMORY", 100)
+    every = np.arange(256, dtype=np.uint8).reshape(16, 16)  # each value of a byte
+    for number in (0, 2, 3):
+        path = Path(_folder(tmp_path, f"{number}.png", b"")) / "a" / f"{number}.png"
+        Image.fromarray(np.stack([np.roll(every, number + shift) for shift in range(3)], axis=2)).save(path)
+    source = _folder(tmp_path, "1.png", _png16(np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)))
+    whole, first, rest = load(source, size=size), load(source, size=size, limit=1), load(source, size=size, rows=(2, 4))
+    assert isinstance(whole.images, EncodedRows) == lazy
+    assert whole.images.dtype == torch.float32 and first.images.dtype == rest.images.dtype == torch.uint8
+    assert torch.equal(whole.key[[0, 2, 3]], torch.cat([first.key, rest.key]))
+    assert int(whole.key[1]) == pixel_key(whole.images[1].numpy())
+    assert torch.equal(whole.pixels()[[0, 2, 3]], torch.cat([first.pixels(), rest.pixels()]))
 
 
 def test_deep_pictures_are_squeezed_as_deep_ones(tmp_path: Path) -> None:
