@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from fmtool.artifacts.format import Rows
 from fmtool.artifacts.progress import Progress
 from fmtool.datasets.rows import to_float
 from fmtool.errors import ModelError, first_line, warn
+from fmtool.models.copies import copied
 from fmtool.models.equivalence import Form, Reference
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal, each
@@ -90,7 +90,7 @@ def prepare(classifier: Classifier, device: torch.device, shape: Sequence[int]) 
     them. shape: that of its images (c, h, w). A step that changes logits or input gradients by more than rounding is skipped,
     and a warning says why.
     """
-    given = duplicate(classifier, shape).eval().requires_grad_(False).to(device)
+    given = copied(classifier).eval().requires_grad_(False).to(device)
     reference, ready = Reference(given, shape, device), given
     form: Form = _as_it_is
     for kind, step, effect in STEPS:
@@ -114,7 +114,7 @@ def _one_after_the_other(first: Form, second: Form) -> Form:
 
 def channels_last(classifier: Classifier) -> Classifier:
     """A copy in the layout for which oneDNN's and cuDNN's convolutions are fastest."""
-    changed = copy.deepcopy(classifier)
+    changed = copied(classifier)
     changed.memory_format = torch.channels_last
     changed.network.to(memory_format=torch.channels_last)
     return changed
@@ -122,27 +122,13 @@ def channels_last(classifier: Classifier) -> Classifier:
 
 def lay_out(classifier: Classifier, shape: Sequence[int], device: torch.device) -> None:
     """Put a classifier on `device` in the faster layout for training, in place, if it computes the same function there."""
-    frozen = duplicate(classifier, shape).eval().requires_grad_(False)
+    frozen = copied(classifier).eval().requires_grad_(False)
     _, reason = Reference(frozen, shape, device).compared(channels_last)
     if reason:
         warn(f"the network is trained without the faster channels-last layout: {reason}")
     else:
         classifier.memory_format = torch.channels_last
         classifier.network.to(memory_format=torch.channels_last)
-
-
-def duplicate(classifier: Classifier, shape: Sequence[int]) -> Classifier:
-    """A deep copy. ModelError if the network can't be copied."""
-    try:
-        return copy.deepcopy(classifier)
-    except Exception:  # weight norm keeps results of the last forward pass, with their graph, in the network
-        with torch.no_grad():
-            where = next((parameter.device for parameter in classifier.parameters()), torch.device("cpu"))
-            classifier(torch.full((2, *shape), 0.5, device=where))
-    try:
-        return copy.deepcopy(classifier)
-    except Exception as error:
-        raise ModelError(f"the network can't be copied: {type(error).__name__}: {error}") from error
 
 
 def fold_batch_norms(classifier: Classifier) -> Classifier:
@@ -153,11 +139,11 @@ def fold_batch_norms(classifier: Classifier) -> Classifier:
     from torch.fx import symbolic_trace
     from torch.fx.experimental.optimization import fuse
 
-    folded = copy.deepcopy(classifier)  # tracing may leave proxies in a network
+    folded = copied(classifier)  # tracing may leave proxies in a network
     try:
         calls = [node.target for node in symbolic_trace(folded.network).graph.nodes if node.op == "call_module"]
         weighted = [name for name in calls if list(folded.network.get_submodule(str(name)).parameters(recurse=False))]
-        network = fuse(folded.network)
+        network = fuse(folded.network, inplace=True)  # a copy of proxies would fail
     except Exception as error:  # tracing runs a third-party forward on proxies, which may raise any exception
         raise ModelError(f"torch.fx can't trace its forward ({first_line(error)})") from error
     if len(set(weighted)) < len(weighted):  # `fuse` would merge into it twice

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fmtool.errors import ModelError, first_line
+from fmtool.models.copies import copied
 
 # Images a batch and their brightest pixel: networks may branch on either.
 BATCHES = ((2, 1.0), (1, 0.3), (3, 1.0))
@@ -75,7 +75,7 @@ class Reference:
         """Whether both agree in float64; False if the network is too large for that, fails or computes in float32."""
         if sum(tensor.numel() for tensor in [*self.network.parameters(), *self.network.buffers()]) > LARGEST_IN_FLOAT64:
             return False
-        exact = copy.deepcopy(self.network).double()
+        exact = copied(self.network).double()
         images = self.batches[0].double().to(self.device)
         expected, actual = passes(exact, images), passes(form(exact), images)
         return (

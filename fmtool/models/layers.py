@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from torch.fx import Graph, GraphModule, Node, Proxy, Tracer
 from fmtool.artifacts.format import Rows
 from fmtool.datasets.rows import to_float
 from fmtool.errors import ModelError, first_line
-from fmtool.models.classifier import Classifier, duplicate, prepare
+from fmtool.models.classifier import Classifier, prepare
+from fmtool.models.copies import copied
 from fmtool.models.equivalence import Reference, passes
 from fmtool.models.registry import INPUT, shown_layers
 
@@ -55,7 +55,7 @@ def layers_of(classifier: Classifier, shape: Sequence[int]) -> list[Layer]:
 
     shape: that of an image. Empty if the network fails. The classifier isn't changed.
     """
-    own = duplicate(classifier, shape).eval().requires_grad_(False)
+    own = copied(classifier).eval().requires_grad_(False)
     device = next((tensor.device for tensor in [*own.parameters(), *own.buffers()]), torch.device("cpu"))
     outputs: dict[str, list[tuple[int, ...]]] = {}
     modules = {name: module for name, module in own.network.named_modules() if name}
@@ -88,7 +88,7 @@ def cut(classifier: Classifier, layer: str, shape: Sequence[int], device: torch.
     shape: that of an image. ModelError, with the names of layers that would do, if it can't be cut there, or if the halves
     together are not the classifier: activations and their input gradients, logits and their gradients for the activations.
     """
-    given = duplicate(classifier, shape).eval().requires_grad_(False).to(device)
+    given = copied(classifier).eval().requires_grad_(False).to(device)
     layers = {one.name: one for one in layers_of(given, shape)}
     known = layer in dict(given.network.named_modules()) and layer
     missing = "it gives no tensor" if known else "the network has no such layer"
@@ -279,12 +279,12 @@ def _traced(network: nn.Module) -> tuple[_Traced | None, str]:
 
 def _split(classifier: Classifier, layer: str) -> tuple[Classifier, Classifier]:
     """Copies: images to the layer's output, and that to logits."""
-    front = copy.deepcopy(classifier)  # tracing may leave proxies in a network
+    front = copied(classifier)  # tracing may leave proxies in a network
     network, front.network = front.network, nn.Identity()
     traced, reason = _traced(network)
     if traced is None:
         raise ModelError(reason)
-    rest = copy.deepcopy(front)
+    rest = copied(front)
     front.network, rest.network = (half.eval().requires_grad_(False) for half in traced.halves(layer))
     front.keep_classes = None
     rest.mean = rest.std = None

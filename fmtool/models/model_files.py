@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,8 @@ from fmtool.artifacts import files, schema
 from fmtool.artifacts.format import Artifact, serialise
 from fmtool.errors import ModelError
 from fmtool.models import checkpoints, networks
-from fmtool.models.classifier import Classifier, duplicate
+from fmtool.models.classifier import Classifier
+from fmtool.models.copies import copied
 from fmtool.models.equivalence import BATCHES, Reference
 from fmtool.models.layers import layers_of
 from fmtool.models.registry import is_factory
@@ -161,11 +161,11 @@ def check_file(model: Artifact, classifier: Classifier) -> None:
         written, factory=str(model.header["architecture"]), arguments=model.header.get("arguments")
     )
     shape, cpu = spec.input_shape, torch.device("cpu")
-    given, other = (duplicate(one, shape).cpu().eval().requires_grad_(False) for one in (classifier, again))
+    given, other = (copied(one).cpu().eval().requires_grad_(False) for one in (classifier, again))
     given.memory_format = torch.contiguous_format
     given.network.to(memory_format=torch.contiguous_format)
     reference = Reference(given, shape, cpu, BATCHES[:1])
-    _, difference = reference.compared(lambda one: other if one is given else copy.deepcopy(other).double())
+    _, difference = reference.compared(lambda one: other if one is given else copied(other).double())
     if difference and not reference.compared(lambda one: one)[1]:
         raise ModelError(f"a model file can't hold this network; built again from the file alone, {difference}")
 

@@ -21,7 +21,8 @@ from fmtool.artifacts.format import Artifact
 from fmtool.errors import ModelError, warn
 from fmtool.models import networks, zoos
 from fmtool.models.checkpoints import is_own, load_weights, outputs_of, read_weights
-from fmtool.models.classifier import Classifier, duplicate
+from fmtool.models.classifier import Classifier
+from fmtool.models.copies import copied
 from fmtool.models.inspection import check_outputs, warn_of_flags
 from fmtool.models.model_files import (
     Specification,
@@ -132,7 +133,7 @@ def import_model(
     )
     classifier = Classifier(network, mean, std, classes).eval()
     check_output(classifier, spec, count)
-    frozen = duplicate(classifier, shape).requires_grad_(False)
+    frozen = copied(classifier).requires_grad_(False)
     warn_of_flags(frozen, shape, torch.device("cpu"))
     options: dict[str, Any] = {
         "--weights": origin.weights if origin.weights in ("default", "none") and not pretrained else None,

@@ -1,0 +1,38 @@
+"""Copies of networks, which may hold results of their last forward pass."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fmtool.errors import ModelError
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class _Detached(TorchFunctionMode):
+    """In the body, deep copies of tensors with a graph are made without it; torch refuses to copy them."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: Any = (), options: dict[str, Any] | None = None
+    ) -> Any:
+        if function is Tensor.__deepcopy__ and not arguments[0].is_leaf:
+            tensor, memo = arguments
+            memo[id(tensor)] = tensor.detach().clone()
+            return memo[id(tensor)]
+        return function(*arguments, **(options or {}))
+
+
+def copied(network: Network) -> Network:
+    """A deep copy, in which activations that a forward pass left in the network, as weight norm does, have no graph.
+
+    ModelError if the network can't be copied.
+    """
+    try:
+        with _Detached():
+            return copy.deepcopy(network)
+    except Exception as error:  # third-party code may raise any exception
+        raise ModelError(f"the network can't be copied: {type(error).__name__}: {error}") from error

@@ -1,0 +1,103 @@
+"""Copies of networks that hold what their forward pass computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Run
+from torch import Tensor, nn
+
+import fmtool
+from fmtool.models.classifier import Classifier, prepare
+from fmtool.models.copies import copied
+from fmtool.models.layers import cut
+
+CPU = torch.device("cpu")
+SHAPE = (1, 8, 8)
+KEEPING = """
+import torch
+from torch import nn
+
+class Keeping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm, self.head = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 10)
+        self.seen = {}
+
+    def forward(self, images):
+        self.features = self.norm(self.conv(images)).relu()
+        self.seen["logits"] = [self.head(self.features.mean(dim=(2, 3)))]
+        return self.seen["logits"][0]
+
+def make():
+    return Keeping()
+"""
+
+
+class Keeping(nn.Module):
+    """Keeps its activations, for whoever wants to look at them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm, self.head = nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, 5)
+        self.seen: dict[str, list[Tensor]] = {}
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.features = self.norm(self.conv(images)).relu()
+        self.seen["logits"] = [self.head(self.features.mean(dim=(2, 3)))]
+        return self.seen["logits"][0]
+
+
+def test_kept_activations_are_copied_without_their_graph() -> None:
+    network = Keeping().eval()
+    logits = network(torch.rand(2, *SHAPE))
+    copy = copied(network)
+    assert torch.equal(copy.seen["logits"][0], logits) and copy.seen["logits"][0].is_leaf
+    assert logits.requires_grad and network.seen["logits"][0] is logits  # the network itself keeps the graph
+    assert all(one is not other for one, other in zip(network.parameters(), copy.parameters(), strict=True))
+    logits.sum().backward()
+    assert network.conv.weight.grad is not None and copy.conv.weight.grad is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_network_that_keeps_activations_is_prepared_whole_and_cut() -> None:
+    """Without a word: neither its batch norm nor its layout is left as it was."""
+    network = Keeping().eval()
+    images = torch.rand(3, *SHAPE)
+    expected = network(images).detach()
+    for classifier in (Classifier(network), Classifier(network, [0.0], [1.0])):
+        ready = prepare(classifier, CPU, SHAPE)
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in ready.network.modules())
+        assert ready.memory_format == torch.channels_last
+        torch.testing.assert_close(ready(images), expected)
+    halves = cut(Classifier(network), "norm", SHAPE, CPU)
+    torch.testing.assert_close(halves.rest(halves.front(images)), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::fmtool.errors.FmtoolWarning")
+def test_stages_run_a_network_that_keeps_activations(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "network_that_keeps.py").write_text(KEEPING)
+    name = "network_that_keeps:make"
+    assert run("import-model", name, "--input-shape", "1,8,8", "-o", "model").code == 0
+    trained = run(
+        *("train-model", "--from", "model", "--factory", name, "--data", "digits:train"),
+        *("--epochs", "1", "--limit", "64", "-o", "trained"),
+    )
+    assert trained.code == 0, trained.err
+    attacked = run(
+        *("attack", "trained", "--factory", name, "--data", "digits:test", "--limit", "40", "--attack", "fmn"),
+        *("--attack-option", "steps=5", "-o", "attacked"),
+    )
+    assert attacked.code == 0, attacked.err
+    fitted = run(
+        *("fit-masks", "trained", "attacked", "--for", "essential", "--factory", name),
+        *("--min-steps", "3", "--max-steps", "5", "-o", "masks"),
+    )
+    assert fitted.code == 0, fitted.err
+    assert len(fmtool.read("masks")["masks"])
