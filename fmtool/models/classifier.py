@@ -12,6 +12,7 @@ from fmtool.artifacts.format import Rows
 from fmtool.artifacts.progress import Progress
 from fmtool.datasets.rows import to_float
 from fmtool.errors import ModelError, first_line, warn
+from fmtool.models import replicas
 from fmtool.models.copies import copied
 from fmtool.models.equivalence import Form, Reference
 from fmtool.runtime import threads
@@ -65,7 +66,7 @@ class Classifier(nn.Module):
         else:
             own = images.clone(memory_format=self.memory_format)
         try:
-            return self.network(own)
+            return replicas.forward(self.network, own)
         except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError):
             raise
         except Exception as error:  # third-party code may raise any exception

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -26,13 +27,13 @@ class _Detached(TorchFunctionMode):
         return function(*arguments, **(options or {}))
 
 
-def copied(network: Network) -> Network:
+def copied(network: Network, shared: Iterable[Tensor] = ()) -> Network:
     """A deep copy, in which activations that a forward pass left in the network, as weight norm does, have no graph.
 
-    ModelError if the network can't be copied.
+    shared: tensors that the copy has in common with the network. ModelError if the network can't be copied.
     """
     try:
         with _Detached():
-            return copy.deepcopy(network)
+            return copy.deepcopy(network, {id(tensor): tensor for tensor in shared})
     except Exception as error:  # third-party code may raise any exception
         raise ModelError(f"the network can't be copied: {type(error).__name__}: {error}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -29,6 +30,9 @@ MALLOC = (
     (-1, 2**29, "MALLOC_TRIM_THRESHOLD_", "glibc.malloc.trim_threshold"),
     (-3, 2**25, "MALLOC_MMAP_THRESHOLD_", "glibc.malloc.mmap_threshold"),
 )
+
+
+_worker = threading.local()
 
 
 def count(device: torch.device) -> int:
@@ -53,19 +57,27 @@ def keep_freed_memory() -> None:
 @contextmanager
 def pool(device: torch.device, workers: int | None = None) -> Iterator[ThreadPoolExecutor]:
     """Threads that run submitted work; on the CPU each uses one torch thread. After an error, work not yet started is dropped."""
+    number = workers or count(device)
 
     def set_up() -> None:
+        if number > 1:
+            _worker.own = {}
         if device.type == "cpu":
             torch.set_num_threads(1)
         elif device.index is not None:
             torch.cuda.set_device(device)  # set per thread: streams and graphs are created on it
 
     keep_freed_memory()
-    executor = ThreadPoolExecutor(workers or count(device), thread_name_prefix="fmtool", initializer=set_up)
+    executor = ThreadPoolExecutor(number, thread_name_prefix="fmtool", initializer=set_up)
     try:
         yield executor
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def own() -> dict[Any, Any] | None:
+    """What this worker keeps for itself as long as its pool lasts; None in a thread that has no fellow workers."""
+    return getattr(_worker, "own", None)
 
 
 @contextmanager
