@@ -23,7 +23,7 @@ from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
 from fmtool.datasets.rows import in_parts, take
 from fmtool.masks.two_pass import OneMask, TwoPass
 from fmtool.models import compiling
-from fmtool.models.classifier import filled, predict
+from fmtool.models.classifier import NO_CLASS, filled, predict
 from fmtool.models.compiled_classifier import labelled
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal, each
@@ -96,13 +96,15 @@ def run(
         )
         for start, some in in_parts(candidates):
             adversarial[left[start : start + len(some)]] = some
-        left = left[predict(two_pass, candidates, batch, device, journal, f"try {number}", progress) == wanted]
+        predictions = predict(two_pass, candidates, batch, device, journal, f"try {number}", progress, strict=False)
+        left = left[(predictions == wanted) | (predictions == NO_CLASS)]
         if number < restarts:
             withstood = len(left)
         counts = {"tries": number + 1, "flat": flat, "withstood": withstood}
         state = {"left": left, **{name: torch.tensor(count) for name, count in counts.items()}}
         journal.finish(TRIES, state)
-    predictions = predict(two_pass, adversarial, batch, device, journal, "adversarial", progress)
+    predictions = predict(two_pass, adversarial, batch, device, journal, "adversarial", progress, strict=False)
+    foolbox.take_back_(adversarial, predictions, images, clean)
     status[(status == OK) & (predictions == labels)] = FAILED
     result = Attacked(adversarial, clean, predictions, status)
     return Adaptive(result, len(attacked) - withstood, withstood - len(left), flat)

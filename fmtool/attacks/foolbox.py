@@ -26,7 +26,7 @@ from fmtool.artifacts.scratch import Overlay, changeable
 from fmtool.attacks.random_starts import seeded, starts
 from fmtool.attacks.registry import ATTACKS, FAILED, NORMS, OK, WRONG_BEFORE
 from fmtool.errors import AttackError, unknown, warn
-from fmtool.models.classifier import filled, predict
+from fmtool.models.classifier import NO_CLASS, filled, predict
 from fmtool.models.compiled_classifier import Loss, labelled
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal, as_tensor, from_tensor
@@ -43,7 +43,8 @@ FAULTS = {
 
 @dataclass(frozen=True)
 class Attacked:
-    """adversarial (n, c, h, w) float32 in [0, 1]: as the attack returned them, or the image itself where status is 1;
+    """adversarial (n, c, h, w) float32 in [0, 1]: as the attack returned them, or the image itself where status is 1 and
+    where the classifier gives no finite logits for what it returned;
     clean_predictions, adversarial_predictions, status (n) int64; success is judged on the stored float32 image.
     """
 
@@ -154,9 +155,18 @@ def run(
         progress=progress,
         journal=journal,
     )
-    predictions = predict(classifier, adversarial, batch, device, journal, "adversarial", progress)
+    predictions = predict(classifier, adversarial, batch, device, journal, "adversarial", progress, strict=False)
+    take_back_(adversarial, predictions, images, clean)
     status[(status == OK) & (predictions == labels)] = FAILED
     return Attacked(adversarial, clean, predictions, status)
+
+
+def take_back_(adversarial: Tensor | Overlay, predictions: Tensor, images: Rows, clean: Tensor) -> None:
+    """Put clean images, with their predictions (n), in place of adversarial ones of `NO_CLASS`, which then are failed attacks."""
+    rows = (predictions == NO_CLASS).nonzero().flatten()
+    if len(rows):
+        adversarial[rows], predictions[rows] = images[rows], clean[rows]
+        warn(f"{len(rows)} images count as failed attacks: their adversarial images give logits that are not finite")
 
 
 # Over 60 lines, a third of them signature and docstring.

@@ -29,7 +29,7 @@ from fmtool.masks.objectives import Objective, objective
 from fmtool.masks.optimisation import Adam, FitOptions, l1_norm, per_mask, settled, unimproved
 from fmtool.masks.slots import Level, Slots, SlotState, fit_waiting
 from fmtool.models import compiling
-from fmtool.models.classifier import is_padded
+from fmtool.models.classifier import classes_of, is_padded
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal
 
@@ -233,7 +233,7 @@ def _stepper(
         losses, logits, slope = passes(basis.synthesise(slots.masks, slots.coefficients), targets, slots.unfiltered)
         lambda_ = _of_an_entry(slots, basis, fitted_for)
         losses = losses.double() + lambda_ * l1_norm(slots.masks, weights).double()
-        slots.keeps_target.copy_(logits.argmax(1) == targets)
+        slots.keeps_target.copy_(classes_of(logits) == targets)
         slots.preserved.copy_(torch.where(active, slots.keeps_target, slots.preserved))
         gradient = basis.gradient(slope, slots.masks, slots.coefficients)
         gradient.addcmul_(slots.masks.sign(), per_mask(lambda_, gradient))
@@ -263,7 +263,7 @@ def _judge(
         losses = fitted_for.loss(logits, slots.targets, slots.unfiltered).double()
         losses += _of_an_entry(slots, basis, fitted_for) * l1_norm(slots.masks, weights).double()
         slots.losses.copy_(_rolled(slots.losses, losses))
-        slots.keeps_target.copy_(logits.argmax(1) == slots.targets)
+        slots.keeps_target.copy_(classes_of(logits) == slots.targets)
         slots.converged.copy_(slots.active & unimproved(slots.losses, options, slots.steps))
         slots.active.copy_(slots.active & ~slots.converged)
         slots.checked.copy_(~slots.active)

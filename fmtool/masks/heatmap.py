@@ -23,7 +23,7 @@ from fmtool.datasets.rows import to_float
 from fmtool.masks import radial
 from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.registry import FILTERS, FOURIER
-from fmtool.models.classifier import padded
+from fmtool.models.classifier import classes_of, padded, refuse_unclassified
 from fmtool.runtime import threads
 from fmtool.runtime.journal import Journal
 
@@ -104,6 +104,7 @@ class Evaluation:
 
         change(rows, numbers) gives images (m, c, h, w): rows (m) and numbers (m) say which version of which image. A batch is
         always full, so that a result depends on its image alone. Blocks of images are parts of the journal under this name.
+        ModelError if logits are not finite.
         """
         n, block = len(labels), max(1, BATCHES * self.batch // max(changes, 1))
 
@@ -112,7 +113,7 @@ class Evaluation:
             rows, numbers = jobs // changes, jobs % changes
             some = padded(change(rows, numbers), self.batch).to(self.device)
             logits = self.classifier(some)[: len(jobs)].cpu()
-            return F.cross_entropy(logits, labels[rows], reduction="none").float(), logits.argmax(1)
+            return F.cross_entropy(logits, labels[rows], reduction="none").float(), classes_of(logits)
 
         with threads.pool(self.device) as pool:
             for start in range(0, n, block):
@@ -124,6 +125,7 @@ class Evaluation:
                     losses, predictions = (torch.cat(values) for values in zip(*results, strict=True))
                     part = {"losses": losses, "predictions": predictions}
                     self.journal.finish(f"{name} {start}", part)
+                refuse_unclassified(part["predictions"].view(end - start, changes), name, start)
                 if self.progress is not None:
                     self.progress(name, end, n)
                 yield from zip(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fmtool.masks.basis import Basis
-from fmtool.models.classifier import is_padded
+from fmtool.models.classifier import NO_CLASS, classes_of, is_padded
 
 
 class TwoPass(nn.Module):
@@ -26,11 +26,13 @@ class TwoPass(nn.Module):
         self.register_buffer("masks", every)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, c, h, w) to (n, k). The gradient is that of the second pass through the selected mask: selecting has none."""
+        """(n, c, h, w) to (n, k), NaN where the first pass gives no class. The gradient is that of the second pass through the
+        selected mask: selecting has none.
+        """
         with torch.no_grad():
-            first = self.classifier(images).argmax(1)
-        logits: Tensor = self.classifier(self.basis.filter(images, self.masks[first]))
-        return logits
+            first = classes_of(self.classifier(images))
+        logits: Tensor = self.classifier(self.basis.filter(images, self.masks[first.clamp(min=0)]))
+        return logits.masked_fill((first == NO_CLASS)[:, None], torch.nan)
 
 
 class OneMask(nn.Module):

@@ -22,6 +22,7 @@ from fmtool.runtime.journal import NO_JOURNAL, Journal, each
 CPU_BATCH_PIXELS = 32 * 3 * 32 * 32
 GPU_BATCH_PIXELS = 1024 * 3 * 32 * 32
 READING_AHEAD = 2  # workers of a pass on a GPU: one reads while the other computes
+NO_CLASS = -1  # of an image whose logits are not all finite
 SMALLEST_BATCH, LARGEST_BATCH = 8, {"cpu": 256, "cuda": 2048}
 
 
@@ -208,17 +209,19 @@ def predict(
     journal: Journal = NO_JOURNAL,
     name: str = "predictions",
     progress: Progress | None = None,
+    *,
+    strict: bool = True,
 ) -> Tensor:
     """(n) int64 predictions on the CPU, in batches padded to `size` images, so that a row's result depends on that row alone.
 
     images (n, c, h, w): uint8, or float in [0, 1]. journal: where to resume from; each batch is a part, under this name.
+    ModelError if there are images of `NO_CLASS`; unless strict, these are among the predictions.
     """
 
     @torch.no_grad()
     def batch(start: int) -> Tensor:
         some = to_float(images[start : start + size])
-        classes: Tensor = classifier(filled(classifier, some, size).to(device)).argmax(1).cpu()
-        return classes[: len(some)]
+        return classes_of(classifier(filled(classifier, some, size).to(device)))[: len(some)].cpu()
 
     # written into one tensor: small results that stay among large temporary ones would keep malloc from using their memory again
     predictions, done = torch.zeros(len(images), dtype=torch.int64), 0
@@ -228,7 +231,25 @@ def predict(
             done += len(some)
             if progress:
                 progress(f"classifying, {name}", done, len(images))
+    if strict:
+        refuse_unclassified(predictions, name)
     return predictions
+
+
+def classes_of(logits: Tensor) -> Tensor:
+    """(n) int64: the class of each image's logits (n, k), `NO_CLASS` where they are not all finite. NaN counts as the largest."""
+    return torch.where(logits.isfinite().all(dim=1), logits.argmax(1), NO_CLASS)
+
+
+def refuse_unclassified(predictions: Tensor, name: str, first: int = 0) -> None:
+    """ModelError if an image has `NO_CLASS` among its predictions (n) or (n, m). first: the first image's row."""
+    lost = predictions == NO_CLASS
+    rows = (lost if lost.ndim == 1 else lost.any(dim=1)).nonzero().flatten().tolist()
+    if rows:
+        raise ModelError(
+            f"{name}: the network gives logits that are not finite for {len(rows)} of {len(predictions)} images, "
+            f"first for row {first + rows[0]}"
+        )
 
 
 def filled(classifier: nn.Module, rows: Tensor, size: int) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 from fmtool.artifacts import files
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import stage
+from fmtool.attacks.foolbox import take_back_
 from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
 from fmtool.datasets.arrays import RANGE_SLACK, as_tensor
 from fmtool.datasets.data import Data
@@ -88,7 +89,9 @@ def _judged(model: Artifact, data: Data, given: _File, *, name: str, execution: 
     if moved:
         warn(f"{moved} images that the model gets wrong without an attack were attacked too: their clean image is kept")
         matched[before] = images[before]
-    predictions = predict(ready.classifier, matched, ready.batch, ready.device, name="adversarial", progress=progress)
+    options: dict[str, Any] = {"name": "adversarial", "progress": progress, "strict": False}
+    predictions = predict(ready.classifier, matched, ready.batch, ready.device, **options)
+    take_back_(matched, predictions, images, clean)
     status[(status == OK) & (predictions == data.labels)] = FAILED
     recorded = {"--name": name, **ready.recorded()}
     entry = {"option": "--adversarial", "name": Path(given.path).name, "split": "", "digest": given.digest}

@@ -1,0 +1,164 @@
+"""Images whose logits are NaN or infinite have no class, in every pass; torch's argmax takes NaN for the largest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from attacking import attack
+from torch import Tensor, nn
+
+from fmtool.attacks.adaptive import run as attack_two_passes
+from fmtool.attacks.foolbox import build
+from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
+from fmtool.errors import FmtoolWarning, ModelError
+from fmtool.masks.basis import basis_for
+from fmtool.masks.fitting import fit_masks
+from fmtool.masks.heatmap import Evaluation, sensitivity
+from fmtool.masks.optimisation import FitOptions
+from fmtool.masks.two_pass import TwoPass
+from fmtool.models.classifier import NO_CLASS, Classifier, classes_of, predict
+from fmtool.runtime.journal import NO_JOURNAL
+
+CPU = torch.device("cpu")
+IMAGES = 0.2 + 0.6 * torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+STEPS: dict[str, Any] = {"steps": 4, "rel_stepsize": 0.25}  # the last one takes dark pixels to 0
+
+
+class Logarithm(nn.Module):
+    """Has no logits for images with a pixel of 0, as such images attacks make; without them its classes are 1 and 2."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.flatten(1)
+        light = (-x.log()).mean(dim=1, keepdim=True) - 0.8
+        return torch.cat([0 * light - 9, light, -light], dim=1)
+
+
+class Standardised(nn.Module):
+    """Standardises each image, which divides 0 by 0 in one of a single colour."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.flatten(1)
+        return ((x - x.mean(dim=1, keepdim=True)) / x.std(dim=1, keepdim=True))[:, :3]
+
+
+def logarithm() -> Classifier:
+    return Classifier(Logarithm()).eval()
+
+
+def with_zeros(*rows: int) -> Tensor:
+    images = IMAGES.clone()
+    images[list(rows), 0, 0, 0] = 0
+    return images
+
+
+def test_nan_and_infinity_are_no_class() -> None:
+    nan, inf = torch.nan, torch.inf
+    logits = torch.tensor([[0.0, 1, 2], [0, nan, 2], [nan, nan, nan], [0, inf, 0], [1, 0, -inf]])
+    assert classes_of(logits).tolist() == [2] + [NO_CLASS] * 4
+
+
+def test_clean_images_without_a_class_are_counted_in_one_line() -> None:
+    with pytest.raises(
+        ModelError, match=r"^clean: the network gives logits that are not finite for 2 of 20 images, first for row 7$"
+    ):
+        predict(logarithm(), with_zeros(7, 13), 8, CPU, name="clean")
+    assert predict(logarithm(), with_zeros(7, 13), 8, CPU, strict=False).eq(NO_CLASS).nonzero().flatten().tolist() == [
+        7,
+        13,
+    ]
+    images = IMAGES.clone()
+    images[3] = 0.5
+    with pytest.raises(ModelError, match="for 1 of 20 images, first for row 3"):
+        predict(Classifier(Standardised()).eval(), images, 8, CPU)
+
+
+def check_taken_back(adversarial: Tensor, clean: Tensor, predictions: Tensor, status: Tensor, labels: Tensor) -> None:
+    zero = (adversarial == 0).flatten(1).any(dim=1)
+    assert not zero.any() and (predictions >= 1).all()
+    assert torch.equal(status == FAILED, (clean == labels) & (predictions == labels))
+    assert torch.equal(adversarial[status == FAILED], IMAGES[status == FAILED])
+    assert set(status.tolist()) == {OK, FAILED, WRONG_BEFORE}
+
+
+def labels_of(network: Classifier) -> Tensor:
+    labels = predict(network, IMAGES, 8, CPU)
+    labels[0] = 0  # wrong before
+    return labels
+
+
+def test_an_attack_that_ends_there_has_failed() -> None:
+    """Class 2 turns into 1 by darkening, down to 0 for some images; class 1 into 2 by brightening."""
+    network = logarithm()
+    labels = labels_of(network)
+    with pytest.warns(
+        FmtoolWarning, match="images count as failed attacks: their adversarial images give logits that are not"
+    ):
+        attacked = attack(network, IMAGES, labels, "pgd", epsilon=0.25, random_start=False, **STEPS)
+    check_taken_back(
+        *(torch.as_tensor(attacked.adversarial[:]), attacked.clean_predictions, attacked.adversarial_predictions),
+        *(attacked.status, labels),
+    )
+
+
+def two_pass(network: Classifier) -> TwoPass:
+    basis = basis_for("fourier", 4, 4)
+    return TwoPass(network, torch.ones(1, 1, *basis.shape), torch.tensor([1]), 3, basis).eval()
+
+
+@pytest.mark.filterwarnings("ignore:.*failed attacks:fmtool.errors.FmtoolWarning")
+def test_an_adaptive_attack_that_ends_there_has_failed() -> None:
+    network = logarithm()
+    labels, (made, _) = labels_of(network), build("pgd", {"random_start": False, **STEPS})
+    found = attack_two_passes(
+        *(two_pass(network), IMAGES, labels, made), epsilon=0.25, restarts=1, batch=8, device=CPU,
+        row_seeds=lambda *_: list(range(len(IMAGES))),
+    )  # fmt: skip
+    result = found.attacked
+    check_taken_back(
+        *(torch.as_tensor(result.adversarial[:]), result.clean_predictions, result.adversarial_predictions),
+        *(result.status, labels),
+    )
+    assert found.by_two_pass + found.by_class_masks == int((result.status == OK).sum())
+
+
+def test_two_passes_give_no_class_where_the_first_gives_none() -> None:
+    class First(nn.Module):
+        """NaN for images with a pixel of 0, in the first pass only."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            dark = (images == 0).flatten(1).any(dim=1, keepdim=True)
+            return torch.where(dark, torch.nan, images.flatten(1)[:, :3])
+
+    basis = basis_for("fourier", 4, 4)
+    masks = torch.zeros(3, 1, *basis.shape)
+    masks[:, 0, 0, 0] = 1  # the mean alone, which is not 0
+    network = TwoPass(First(), masks, torch.arange(3), 3, basis).eval()
+    found = classes_of(network(with_zeros(4, 5)))
+    assert (found == NO_CLASS).nonzero().flatten().tolist() == [4, 5]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_mask_whose_image_has_no_class_does_not_keep_it(precision: str) -> None:
+    """The target is 0, which argmax gives for NaN."""
+
+    class Dark(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            x = images.flatten(1)
+            return torch.where(x.mean(dim=1, keepdim=True) > 0.5, torch.nan, x[:, :3])
+
+    images = torch.cat([IMAGES[:2] * 0.2, IMAGES[:2] * 0.2 + 0.6])
+    images[:, 0, 0, 0] += 0.2
+    options = FitOptions(lambda_=0.01, batch=4, min_steps=2, max_steps=3, precision=precision)
+    fitted = fit_masks(Classifier(Dark()).eval(), images, torch.zeros(4, dtype=torch.int64), options)
+    for kept in (fitted.preserved, fitted.preserved_stored):
+        assert kept.tolist() == [True, True, False, False]
+
+
+def test_noise_that_leaves_no_class_ends_a_heat_map() -> None:
+    asked = Evaluation(logarithm(), 8, CPU, None, NO_JOURNAL)
+    with pytest.raises(ModelError, match=r"^clean images: .* for 1 of 20 images, first for row 7$"):
+        sensitivity(asked, with_zeros(7), torch.ones(20, dtype=torch.int64), range(20), 0.1, filters=False)
+    with pytest.raises(ModelError, match=r"^noise of each frequency: the network gives logits that are not finite for"):
+        sensitivity(asked, IMAGES, torch.ones(20, dtype=torch.int64), range(20), 3.0, filters=False)
