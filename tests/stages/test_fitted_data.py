@@ -170,13 +170,14 @@ def test_a_grey_folder_in_another_order_scores_as_the_array_it_was_made_of(
     """Through the command line: classes by other folders' order, luma of grey pictures, the options in the history."""
     digits = fmtool.load_data("digits:test", limit=40)
     pixels = (digits.images * 255).round().to(torch.uint8)
-    names = [f"{(label + 3) % 10}" for label in range(10)]  # the folder's own order of the same classes
+    order = torch.tensor([3, 0, 1, 2, 4, 5, 6, 7, 8, 9])  # of the same classes; by position most images stay right
+    names = [str(label) for label in order.tolist()]
     save_file(
         {"images": pixels, "labels": digits.labels},
         tmp_path / "whole.safetensors",
         {"class_names": json.dumps(list("0123456789"))},
     )
-    shifted = (digits.labels - 3) % 10
+    shifted = order.argsort()[digits.labels]
     save_file({"images": pixels, "labels": shifted}, tmp_path / "other.safetensors", {"class_names": json.dumps(names)})
     for row, image in enumerate(pixels):
         path = tmp_path / "folder" / str(int(digits.labels[row])) / f"{row:02d}.png"
@@ -199,7 +200,7 @@ def test_a_grey_folder_in_another_order_scores_as_the_array_it_was_made_of(
         "-o",
         tmp_path / "attack",
     )
-    assert outcome.code == 0 and json.loads(outcome.out)["rows"][0]["clean accuracy %"] < 50
+    assert outcome.code == 0 and json.loads(outcome.out)["rows"][0]["clean accuracy %"] < accuracies[0] - 20
     history = run("inspect", "--history", tmp_path / "attack").out
     assert "--classes-by-position" in history and "--rows 0:30" in history
     assert run("verify", tmp_path / "attack", tmp_path / "other.safetensors", files / "model.safetensors").code == 0
