@@ -57,7 +57,7 @@ def import_model(
         typer.Option(
             "--mean",
             metavar="R,G,B",
-            help="Put the normalisation (image - mean) / std inside the model. A torchvision name brings that of torchvision's weights, also for a checkpoint.",
+            help="Put the normalisation (image - mean) / std inside the model. Without it, a torchvision architecture gets the normalisation of torchvision's own weights, even with a checkpoint.",
         ),
     ] = None,
     std: Annotated[str | None, typer.Option("--std", metavar="R,G,B", help="See --mean.")] = None,
