@@ -19,6 +19,7 @@ from torch import Tensor
 from fmtool.masks import radial
 from fmtool.masks.basis import Array, Basis
 
+DENSE = 8  # where more than one place in so many gets a value, all places are put in a random order
 FLIPS = 999  # of signs, in a test of paired differences
 TIE = 1e-9  # sums of differences closer than this are ties that differ by rounding only
 
@@ -49,13 +50,19 @@ def scattered(masks: Tensor, generators: Sequence[torch.Generator], basis: Basis
     """
 
     def move(values: Array, places: Tensor) -> Array:
-        counts = (values > 0).sum(axis=1)
-        draws = np.zeros((len(values), counts.max()))
+        size, counts = values.shape[1], (values > 0).sum(axis=1)
+        few = counts <= size // DENSE
+        draws = np.zeros((len(values), counts[few].max(initial=0)))
+        ways = np.zeros((len(values), counts.max()), dtype=np.int64)
         for row, (generator, count) in enumerate(zip(generators, counts.tolist(), strict=True)):
-            draws[row, :count] = torch.rand(count, generator=generator, dtype=torch.float64).numpy()
-        used = np.arange(draws.shape[1]) < counts[:, None]
+            if few[row]:
+                draws[row, :count] = torch.rand(count, generator=generator, dtype=torch.float64).numpy()
+            else:
+                ways[row, :count] = torch.randperm(size, generator=generator)[:count].numpy()
+        ways[few, : draws.shape[1]] = _distinct(draws[few], size)
+        used = np.arange(ways.shape[1]) < counts[:, None]
         placed = np.zeros_like(values)
-        placed[used.nonzero()[0], _distinct(draws, values.shape[1])[used]] = values[values > 0]
+        placed[used.nonzero()[0], ways[used]] = values[values > 0]
         return placed
 
     return _moved(masks, basis, move)

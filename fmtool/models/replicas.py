@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import dis
+import sys
 import threading
 from collections import deque
-from types import FunctionType, MethodType
+from collections.abc import Iterator
+from functools import cache
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from fmtool.errors import ModelError
 from fmtool.models.copies import copied
@@ -31,7 +35,7 @@ _turn = threading.RLock()
 
 def forward(network: nn.Module, images: Tensor) -> Any:
     """What the network gives for images in this thread: itself in a thread that has no fellow workers, else through a replica."""
-    if torch.compiler.is_compiling() or (replicas := threads.own()) is None:
+    if _is_traced() or (replicas := threads.own()) is None:
         return network(images)
     if id(network) not in replicas:
         with _turn:
@@ -41,6 +45,12 @@ def forward(network: nn.Module, images: Tensor) -> Any:
         return replica(images)
     with _turn:
         return network(images)
+
+
+def _is_traced() -> bool:
+    """Whether the compiler, or torch.fx, records this pass: a copy could not be made, or would become part of the record."""
+    recorder = sys.modules.get("torch.fx.experimental.proxy_tensor")
+    return torch.compiler.is_compiling() or (recorder is not None and recorder.get_proxy_mode() is not None)
 
 
 def _replica(network: nn.Module) -> nn.Module | None:
@@ -59,9 +69,13 @@ def _replica(network: nn.Module) -> nn.Module | None:
 
 
 def _is_stateless(module: nn.Module) -> bool:
-    """Whether it is one of torch's own layers, or a graph of these, as it comes."""
+    """Whether it is one of torch's own layers, or a graph of these that reads no buffer of its own, which it might also fill."""
     hooked = any(getattr(module, hooks) for hooks in HOOKS)
-    return type(module).__module__.startswith(STATELESS) and not hooked and "forward" not in vars(module)
+    own = type(module).__module__.startswith(STATELESS) and not hooked and "forward" not in vars(module)
+    if not own or not isinstance(module, GraphModule):
+        return own
+    weights = dict(module.named_parameters())
+    return all(str(node.target) in weights for node in module.graph.nodes if node.op == "get_attr")
 
 
 def _stores_outside(module: nn.Module) -> bool:
@@ -77,22 +91,47 @@ def _stores_outside(module: nn.Module) -> bool:
     seen: set[int] = set()
     while waiting:
         function = waiting.pop()
-        function = function.__func__ if isinstance(function, MethodType) else function
+        function = function.fget if isinstance(function, property) else getattr(function, "__func__", function)
         if not isinstance(function, FunctionType) or id(function) in seen:
             continue
         seen.add(id(function))
-        names, cells = function.__code__.co_names, _contents(function)
+        names, cells = _names(function.__code__), _contents(function)
         of_classes = [vars(one)[name] for one in classes for name in names if name in vars(one)]
         of_module = [function.__globals__.get(name) for name in names]
         if (
             hasattr(function, "_torchdynamo_orig_callable")
-            or any(instruction.opname == "STORE_GLOBAL" for instruction in dis.get_instructions(function))
+            or _sets_global(function.__code__)
             or any(isinstance(value, Tensor | nn.Module) or _is_store(value) for value in (*cells, *of_classes))
-            or any(_is_store(value) for value in of_module)
+            or any(_is_store(value) or _may_store(value) for value in of_module)
         ):
             return True
         waiting += [*cells, *of_classes]
     return False
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """A function's code, and that of the functions within it."""
+    yield code
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _codes(inner)
+
+
+@cache
+def _names(code: CodeType) -> tuple[str, ...]:
+    """The attributes and variables of its module that a function names."""
+    return tuple(dict.fromkeys(name for one in _codes(code) for name in one.co_names))
+
+
+@cache
+def _sets_global(code: CodeType) -> bool:
+    """Whether a function assigns to a variable of its module."""
+    return any(step.opname == "STORE_GLOBAL" for one in _codes(code) for step in dis.get_instructions(one))
+
+
+def _may_store(value: Any) -> bool:
+    """Whether it is a network outside the one that is copied, of other layers than torch's own."""
+    return isinstance(value, nn.Module) and not all(_is_stateless(module) for module in value.modules())
 
 
 def _contents(function: FunctionType) -> list[Any]:

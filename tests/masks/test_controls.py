@@ -77,8 +77,12 @@ def generators(seeds: Iterable[int]) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
+@pytest.mark.parametrize("dense", [1, 4, 8])
 @pytest.mark.parametrize(("h", "w"), SIZES)
-def test_scattered_masks_keep_their_values_and_depend_on_their_own_generator_alone(h: int, w: int) -> None:
+def test_scattered_masks_keep_their_values_and_depend_on_their_own_generator_alone(
+    h: int, w: int, dense: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controls, "DENSE", dense)
     masks = sparse_masks(5, 3, h, w, 0)
     masks[1] = 0
     made = scattered(masks, generators(range(5)), fourier(h, w))
@@ -88,8 +92,10 @@ def test_scattered_masks_keep_their_values_and_depend_on_their_own_generator_alo
     assert not len(scattered(masks[:0], [], fourier(h, w)))
 
 
-def test_every_way_of_scattering_is_as_likely() -> None:
+@pytest.mark.parametrize("dense", [1, 8])
+def test_every_way_of_scattering_is_as_likely(dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two values of a 3x3 spectrum, whose entries but one form four orbits in each of two channels: 56 ways, by chi-square."""
+    monkeypatch.setattr(controls, "DENSE", dense)
     mask = torch.zeros(2, 3, 2)
     mask[0, 1, 1], mask[1, 0, 1] = 0.5, 1.0
     n = 56 * 100

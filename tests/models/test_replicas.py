@@ -1,4 +1,4 @@
-"""Networks that store something during their forward pass, in worker threads that certainly meet between writing and reading."""
+"""Networks that store something during their forward pass, in threads that almost certainly meet between writing and reading."""
 
 from __future__ import annotations
 
@@ -116,6 +116,34 @@ class ByAHook(Stored):
         return self.take()
 
 
+class ByAClassMethod(Stored):
+    everywhere: ClassVar[list[Tensor]] = []
+
+    @classmethod
+    def push(cls, x: Tensor) -> None:
+        cls.everywhere.append(x)
+
+    def store(self, x: Tensor) -> None:
+        self.push(x)
+
+    def read(self) -> Tensor:
+        return self.everywhere.pop()
+
+
+class InAListWithinAFunction(InItsModule):
+    def store(self, x: Tensor) -> None:
+        for store in [lambda one: GLOBAL.append(one)]:
+            store(x)
+
+
+OUTSIDE = Stored()
+
+
+class InANetworkOutside(Stored):
+    def forward(self, images: Tensor) -> Tensor:
+        return OUTSIDE(images)  # type: ignore[no-any-return]
+
+
 class NotCopied(Stored):
     def __deepcopy__(self, memo: object) -> None:
         raise RuntimeError("holds a lock")
@@ -135,13 +163,13 @@ def parametrised() -> nn.Module:
     return network
 
 
+TAKING_TURNS = (
+    InItsClass, ByAClassMethod, InItsModule, InAListWithinAFunction, InANetworkOutside, InAVariable, ByAHook, NotCopied,
+)  # fmt: skip
 KINDS: dict[str, Callable[[], nn.Module]] = {
     "weight norm": weight_normed,
     "parametrised": parametrised,
-    **{
-        kind.__name__: kind
-        for kind in (Stored, InAnAttribute, InABuffer, InItsClass, InItsModule, InAVariable, ByAHook, NotCopied)
-    },
+    **{kind.__name__: kind for kind in (Stored, InAnAttribute, InABuffer, *TAKING_TURNS)},
 }
 IMAGES, LABELS = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 8
 FEW = FitOptions(lambda_=0.1, batch=4, min_steps=2, max_steps=4)
@@ -183,7 +211,10 @@ def check(name: str, of: str, set_threads: Callable[[int], None]) -> None:
     set_threads(4)
     together = PASSES[of](classifier(name))
     for one, other in zip(alone, together, strict=True):
-        assert torch.equal(one.nan_to_num(-1), other.nan_to_num(-1))
+        if of == "of_fit_masks":  # in other slots, where a row of a product may be rounded otherwise
+            torch.testing.assert_close(one, other, equal_nan=True, rtol=0, atol=1e-5)
+        else:
+            assert torch.equal(one.nan_to_num(-1), other.nan_to_num(-1))
 
 
 @pytest.mark.filterwarnings("ignore::fmtool.errors.FmtoolWarning")
@@ -222,15 +253,38 @@ def test_replicas_share_the_weights_and_last_as_long_as_their_pool() -> None:
         assert pool.submit(threads.own).result() is None
 
 
-@pytest.mark.parametrize("name", ["InItsClass", "InItsModule", "InAVariable", "ByAHook", "NotCopied"])
+@pytest.mark.parametrize("name", KINDS)
 def test_where_copies_do_not_help_workers_take_turns(name: str) -> None:
-    assert in_two_workers(classifier(name).network) == [None, None]
+    expected = name in [kind.__name__ for kind in TAKING_TURNS]
+    assert [replica is None for replica in in_two_workers(classifier(name).network)] == [expected, expected]
 
 
 def test_a_graph_of_torchs_layers_stores_nothing() -> None:
     """So that prepared networks, which most are, are not copied at all."""
     network = prepare(Classifier(ARCHITECTURES["resnet8"].build(1, 10)), CPU, (1, 8, 8)).network
     assert in_two_workers(network) == [network, network]
+
+
+class Quantised(nn.Module):
+    """Scales its activations by their maximum, which it keeps in a buffer; torch.fx records that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.last = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(144, 8)
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x)).relu()
+        self.scale.copy_(x.abs().max())
+        return self.last((x / self.scale).flatten(1))
+
+
+def test_a_graph_that_fills_a_buffer_is_copied() -> None:
+    network = prepare(Classifier(Quantised()).eval(), CPU, (1, 8, 8)).network
+    assert isinstance(network, torch.fx.GraphModule)
+    one, other = in_two_workers(network)
+    assert len({id(network), id(one), id(other)}) == 3 and None not in (one, other)
+    assert one.scale is not network.scale and one.conv.weight is network.conv.weight
 
 
 def test_settings_and_layers_of_a_network_are_no_stores() -> None:
