@@ -163,6 +163,15 @@ def test_standard_input_is_read_once_when_the_batch_is_halved(
     assert hashlib.sha256(content).hexdigest() in [entry["digest"] for entry in found.history[-1]["inputs"]]
 
 
+def test_bytes_of_another_white_are_told(files: Path, tmp_path: Path) -> None:
+    """0 and 1 would be almost black after division by 255."""
+    model, data = fmtool.read(str(files / "model.safetensors")), fmtool.load_data("digits:test", limit=40)
+    path = write(tmp_path / "a.npy", data.pixels().round().byte())
+    told = r"a\.npy: images are uint8 from 0 to 1, expected 0 to 255, or float32 in \[0, 1\]: divide them by the value of white"
+    with pytest.raises(ArtifactError, match=told):
+        fmtool.import_attack(model, data, adversarial=path)
+
+
 def test_eight_bits_are_told(moved: Any, tmp_path: Path) -> None:
     model, data, images = moved
     with pytest.warns(FmtoolWarning, match="8 bits a pixel"):
