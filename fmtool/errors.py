@@ -37,6 +37,10 @@ class DivergedError(ModelError):
     """Training has made weights that are infinite or NaN, as it would again."""
 
 
+class UnclassifiedError(ModelError):
+    """The network gives images logits that are not finite, as it would again."""
+
+
 class AttackError(FmtoolError):
     """An attack is unknown, has no such option, or can't run on this classifier."""
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fmtool.artifacts.format import Rows
 from fmtool.artifacts.progress import Progress
 from fmtool.datasets.rows import to_float
-from fmtool.errors import ModelError, first_line, warn
+from fmtool.errors import ModelError, UnclassifiedError, first_line, warn
 from fmtool.models import replicas
 from fmtool.models.copies import copied
 from fmtool.models.equivalence import Form, Reference
@@ -215,7 +215,7 @@ def predict(
     """(n) int64 predictions on the CPU, in batches padded to `size` images, so that a row's result depends on that row alone.
 
     images (n, c, h, w): uint8, or float in [0, 1]. journal: where to resume from; each batch is a part, under this name.
-    ModelError if there are images of `NO_CLASS`; unless strict, these are among the predictions.
+    UnclassifiedError if there are images of `NO_CLASS`; unless strict, these are among the predictions.
     """
 
     @torch.no_grad()
@@ -242,11 +242,11 @@ def classes_of(logits: Tensor) -> Tensor:
 
 
 def refuse_unclassified(predictions: Tensor, name: str, first: int = 0) -> None:
-    """ModelError if an image has `NO_CLASS` among its predictions (n) or (n, m). first: the first image's row."""
+    """UnclassifiedError if an image has `NO_CLASS` among its predictions (n) or (n, m). first: the first image's row."""
     lost = predictions == NO_CLASS
     rows = (lost if lost.ndim == 1 else lost.any(dim=1)).nonzero().flatten().tolist()
     if rows:
-        raise ModelError(
+        raise UnclassifiedError(
             f"{name}: the network gives logits that are not finite for {len(rows)} of {len(predictions)} images, "
             f"first for row {first + rows[0]}"
         )

@@ -26,7 +26,16 @@ from torch import Tensor
 
 from fmtool.artifacts.locks import NO_LOCKS, lock
 from fmtool.artifacts.output import check_target, is_stream, sweep
-from fmtool.errors import ArtifactError, DataError, DivergedError, FmtoolError, FmtoolWarning, ModelError, warn
+from fmtool.errors import (
+    ArtifactError,
+    DataError,
+    DivergedError,
+    FmtoolError,
+    FmtoolWarning,
+    ModelError,
+    UnclassifiedError,
+    warn,
+)
 from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors, pack, size_of, unpack
 from fmtool.runtime.signals import Interrupts
 
@@ -217,7 +226,7 @@ def _comes_again(error: BaseException) -> bool:
     """
     files = isinstance(error, ArtifactError | DataError | ModelError)  # data were read once before the work began
     fault = files or isinstance(error.__cause__, RuntimeError)
-    return isinstance(error, DivergedError) or (isinstance(error, FmtoolError) and not fault)
+    return isinstance(error, DivergedError | UnclassifiedError) or (isinstance(error, FmtoolError) and not fault)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from fmtool.attacks.adaptive import run as attack_two_passes
 from fmtool.attacks.foolbox import build
 from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
-from fmtool.errors import FmtoolWarning, ModelError
+from fmtool.errors import FmtoolWarning, ModelError, UnclassifiedError
 from fmtool.masks.basis import basis_for
 from fmtool.masks.fitting import fit_masks
 from fmtool.masks.heatmap import Evaluation, sensitivity
@@ -20,6 +21,7 @@ from fmtool.masks.optimisation import FitOptions
 from fmtool.masks.two_pass import TwoPass
 from fmtool.models.classifier import NO_CLASS, Classifier, classes_of, predict
 from fmtool.runtime.journal import NO_JOURNAL
+from fmtool.runtime.resume_file import resuming
 
 CPU = torch.device("cpu")
 IMAGES = 0.2 + 0.6 * torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -72,6 +74,15 @@ def test_clean_images_without_a_class_are_counted_in_one_line() -> None:
     images[3] = 0.5
     with pytest.raises(ModelError, match="for 1 of 20 images, first for row 3"):
         predict(Classifier(Standardised()).eval(), images, 8, CPU)
+
+
+@pytest.mark.parametrize(("error", "stays"), [(ModelError, True), (UnclassifiedError, False)])
+def test_they_would_end_the_work_again(error: type[ModelError], stays: bool, tmp_path: Path) -> None:
+    """So nothing is kept to resume from; other errors of a network may be a device's."""
+    with pytest.raises(error), resuming(str(tmp_path / "out"), {}) as journal:
+        journal.finish("clean 0", {"values": torch.ones(1)})
+        raise error("of the network")
+    assert bool(list(tmp_path.iterdir())) == stays
 
 
 def check_taken_back(adversarial: Tensor, clean: Tensor, predictions: Tensor, status: Tensor, labels: Tensor) -> None:
