@@ -252,6 +252,12 @@ def refuse_unclassified(predictions: Tensor, name: str, first: int = 0) -> None:
         )
 
 
+def warn_unclassified(count: int, of: int, images: str, effect: str) -> None:
+    """Warn of a number of images of `NO_CLASS`, if there are any, and of what comes of it."""
+    if count:
+        warn(f"{count} of {of} {images} give logits that are not finite: {effect}")
+
+
 def filled(classifier: nn.Module, rows: Tensor, size: int) -> Tensor:
     """Rows `padded`, or unchanged for a classifier whose logits depend on the whole batch."""
     return padded(rows, size) if is_padded(classifier) else rows

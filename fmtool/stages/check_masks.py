@@ -21,7 +21,7 @@ from fmtool.masks import controls
 from fmtool.masks.basis import Array, Basis, basis_of
 from fmtool.masks.controls import Control, MaskCheck
 from fmtool.masks.registry import layer_of
-from fmtool.models.classifier import NO_CLASS, predict
+from fmtool.models.classifier import NO_CLASS, predict, warn_unclassified
 from fmtool.stages.device_faults import halving
 from fmtool.stages.inputs import check_attack, check_masks_shape, check_same_model, was_compiled
 from fmtool.stages.options import DEFAULT_EXECUTION, PLACE_DRAWS, Execution
@@ -195,8 +195,8 @@ def _ends(
     every = _Chained([_Seen(rows, plan.rows, way) for plan in planned.values() for way in plan.ways])
     shown = progress and (lambda _, done, total: progress("checking masks", done, total))
     predictions = predict(classifier, every, ready.batch, ready.device, progress=shown, strict=False)
-    if lost := int((predictions == NO_CLASS).sum()):
-        warn(f"{lost} of {len(predictions)} filtered images give logits that are not finite: they end in no class")
+    lost = int((predictions == NO_CLASS).sum())
+    warn_unclassified(lost, len(predictions), "filtered images", "they end in no class")
     of_ways = iter(torch.split(predictions, list(map(len, every.parts))))
     return {
         name: torch.stack([(next(of_ways) == plan.targets[plan.rows]).double() for _ in plan.ways]).mean(dim=0)

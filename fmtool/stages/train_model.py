@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import stage, with_option
@@ -14,7 +15,15 @@ from fmtool.datasets.data import Data
 from fmtool.datasets.registry import DATASETS
 from fmtool.errors import ModelError, unknown, warn
 from fmtool.models import compiling, training
-from fmtool.models.classifier import Classifier, batch_size, pick_device, predict, prepare
+from fmtool.models.classifier import (
+    NO_CLASS,
+    Classifier,
+    batch_size,
+    pick_device,
+    predict,
+    prepare,
+    warn_unclassified,
+)
 from fmtool.models.model_files import (
     Specification,
     build,
@@ -101,13 +110,19 @@ def train_model(
         if test_data is not None:
             prepared = prepare(classifier, device, spec.input_shape)
             predictions = predict(
-                prepared, test_data.images, forward_batch, device, journal, "test", execution.progress
+                *(prepared, test_data.images, forward_batch, device, journal, "test", execution.progress), strict=False
             )
-            accuracy = float((predictions == test_data.labels).double().mean())
-            spec = dataclasses.replace(spec, accuracy=accuracy)
+            spec = dataclasses.replace(spec, accuracy=_accuracy(predictions, test_data.labels))
         result = to_artifact(classifier, spec, history)
         check_file(result, classifier)
         return execution.write(result)
+
+
+def _accuracy(predictions: Tensor, labels: Tensor) -> float:
+    """The share of predictions (n) that is right; a warning counts `NO_CLASS`, as an odd image must not cost the training."""
+    lost = int((predictions == NO_CLASS).sum())
+    warn_unclassified(lost, len(labels), "images of --test-data", "they count as wrong")
+    return float((predictions == labels).double().mean())
 
 
 def _check_options(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import factory
 
 import fmtool
 from fmtool.errors import FmtoolWarning, ModelError
@@ -51,6 +52,22 @@ def test_training_on_from_a_models_weights(files: Path) -> None:
     torch.testing.assert_close(made["linear.weight"], model["linear.weight"], atol=1e-3, rtol=0)
     assert [stage["command"] for stage in made.history] == ["train-model", "train-model"]
     assert model.header["accuracy"] is not None and made.header["accuracy"] is None
+
+
+def test_an_odd_test_image_counts_as_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network standardises each image, which divides 0 by 0 in one of a single colour."""
+    forward = "x = images.flatten(1)\nreturn self.linear((x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True))"
+    (tmp_path / "standardising.py").write_text(factory(forward))
+    monkeypatch.syspath_prepend(tmp_path)
+    data, test = (fmtool.load_data(f"digits:{split}", limit=50) for split in ("train", "test"))
+    pixels = test.pixels().clone()
+    pixels[4] = 0.5
+    told = "^1 of 50 images of --test-data give logits that are not finite: they count as wrong$"
+    with pytest.warns(FmtoolWarning, match=told):
+        made = fmtool.train_model(
+            data, dataclasses.replace(test, images=pixels), architecture="standardising:make", epochs=1
+        )
+    assert 0 <= made.header["accuracy"] <= 0.98
 
 
 def test_impossible_requests(files: Path) -> None:
