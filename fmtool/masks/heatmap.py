@@ -23,7 +23,7 @@ from fmtool.datasets.rows import to_float
 from fmtool.masks import radial
 from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.registry import FILTERS, FOURIER
-from fmtool.models.classifier import classes_of, padded, refuse_unclassified
+from fmtool.models.classifier import NO_CLASS, classes_of, padded, refuse_unclassified, warn_unclassified
 from fmtool.runtime import threads
 from fmtool.runtime.journal import Journal
 
@@ -79,8 +79,8 @@ def filter_masks(basis: Basis) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """wrong (n, h, f) bool and loss (n, h, f) float32 of each image under noise of each frequency; clean_wrong (n) bool;
-    filtered_right (n, 3, radii) bool, without filters (n, 3, 0).
+    """wrong (n, h, f) bool and loss (n, h, f) float32 of each image under noise of each frequency, wrong and NaN where that
+    leaves no class; clean_wrong (n) bool; filtered_right (n, 3, radii) bool, without filters (n, 3, 0).
     """
 
     wrong: Tensor
@@ -104,7 +104,6 @@ class Evaluation:
 
         change(rows, numbers) gives images (m, c, h, w): rows (m) and numbers (m) say which version of which image. A batch is
         always full, so that a result depends on its image alone. Blocks of images are parts of the journal under this name.
-        ModelError if logits are not finite.
         """
         n, block = len(labels), max(1, BATCHES * self.batch // max(changes, 1))
 
@@ -125,7 +124,6 @@ class Evaluation:
                     losses, predictions = (torch.cat(values) for values in zip(*results, strict=True))
                     part = {"losses": losses, "predictions": predictions}
                     self.journal.finish(f"{name} {start}", part)
-                refuse_unclassified(part["predictions"].view(end - start, changes), name, start)
                 if self.progress is not None:
                     self.progress(name, end, n)
                 yield from zip(
@@ -139,6 +137,7 @@ def sensitivity(
     """Ask the classifier about images (n, c, h, w), uint8 or float in [0, 1], with labels (n) int64.
 
     row_seeds: one number an image, from which its signs are drawn; norm: V, the l2 norm for each channel.
+    UnclassifiedError if there are images without a class as they are; changed ones are wrong, and a warning counts them.
     """
     n, (c, h, w) = len(labels), images.shape[1:]
     frequencies, inverse = distinct_frequencies(int(h), int(w))
@@ -161,15 +160,24 @@ def sensitivity(
     def signs_of(row: int) -> Tensor:
         return signs(row_seeds[row], len(frequencies), int(c))
 
-    clean_predictions = [predicted for _, predicted in evaluation.each("clean images", 1, labels, clean)]
+    predicted = [predictions for _, predictions in evaluation.each("clean images", 1, labels, clean)]
+    clean_predictions = torch.cat([*predicted, labels[:0]])
+    refuse_unclassified(clean_predictions, "clean images")
     wrong = torch.zeros(n, *inverse.shape, dtype=torch.bool)
-    loss = torch.zeros(n, *inverse.shape)
+    loss, lost = torch.zeros(n, *inverse.shape), 0
     results = evaluation.each("noise of each frequency", len(frequencies), labels, noisy)
     for row, (losses, predictions) in enumerate(results):
-        wrong[row], loss[row] = (predictions != labels[row])[inverse], losses[inverse]
+        no_class = predictions == NO_CLASS
+        lost += int(no_class.sum())
+        wrong[row], loss[row] = (predictions != labels[row])[inverse], losses.masked_fill(no_class, torch.nan)[inverse]
+    effect = "they count as wrong, and mean losses leave them out"
+    warn_unclassified(lost, n * len(frequencies), "noisy images", effect)
     masks, radii = filter_masks(basis)
     right = torch.zeros(n, len(FILTERS), len(radii) if filters else 0, dtype=torch.bool)
     if filters:
+        lost = 0
         for row, (_, predictions) in enumerate(evaluation.each("filters", len(masks), labels, filtered)):
+            lost += int((predictions == NO_CLASS).sum())
             right[row] = (predictions == labels[row]).reshape(len(FILTERS), len(radii))
-    return Sensitivity(wrong, loss, (torch.cat([*clean_predictions, labels[:0]]) != labels), right)
+        warn_unclassified(lost, n * len(masks), "filtered images", "they count as wrong")
+    return Sensitivity(wrong, loss, clean_predictions != labels, right)

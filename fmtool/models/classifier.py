@@ -241,14 +241,13 @@ def classes_of(logits: Tensor) -> Tensor:
     return torch.where(logits.isfinite().all(dim=1), logits.argmax(1), NO_CLASS)
 
 
-def refuse_unclassified(predictions: Tensor, name: str, first: int = 0) -> None:
-    """UnclassifiedError if an image has `NO_CLASS` among its predictions (n) or (n, m). first: the first image's row."""
-    lost = predictions == NO_CLASS
-    rows = (lost if lost.ndim == 1 else lost.any(dim=1)).nonzero().flatten().tolist()
+def refuse_unclassified(predictions: Tensor, name: str) -> None:
+    """UnclassifiedError if there are images of `NO_CLASS` among the predictions (n)."""
+    rows = (predictions == NO_CLASS).nonzero().flatten().tolist()
     if rows:
         raise UnclassifiedError(
             f"{name}: the network gives logits that are not finite for {len(rows)} of {len(predictions)} images, "
-            f"first for row {first + rows[0]}"
+            f"first for row {rows[0]}"
         )
 
 

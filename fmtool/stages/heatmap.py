@@ -82,10 +82,12 @@ def heatmap(
 
 
 def means(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors `MEANS` (h, f) float32 over all rows, summed in float64 in their order."""
+    """The tensors `MEANS` (h, f) float32 over all rows, summed in float64 in their order; images without a loss are left out of
+    its mean.
+    """
     return {
         "error_rate": rows["wrong"].mean(dim=0, dtype=torch.float64).float(),
-        "mean_loss": rows["loss"].mean(dim=0, dtype=torch.float64).float(),
+        "mean_loss": rows["loss"].nanmean(dim=0, dtype=torch.float64).float(),
     }
 
 

@@ -101,6 +101,9 @@ def bands_table(header: Header, arrays: Arrays) -> Table:
         "bands of radial frequency in cycles per pixel, the zero frequency alone; frequencies: of the full spectrum; 95 %: mean "
         "+- 1.96 s / sqrt(n) over the images."
     )
+    known, n = bands.loss.n, bands.error.n
+    if known < n:
+        note += f" Mean loss: over the {known} of {n} images whose logits are finite under noise of every frequency."
     return Table("Errors against radial frequency", columns, rows, [note], {"95 %": ENDS})
 
 

@@ -16,12 +16,13 @@ from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
 from fmtool.errors import FmtoolWarning, ModelError, UnclassifiedError
 from fmtool.masks.basis import basis_for
 from fmtool.masks.fitting import fit_masks
-from fmtool.masks.heatmap import Evaluation, sensitivity
+from fmtool.masks.heatmap import Evaluation, distinct_frequencies, sensitivity
 from fmtool.masks.optimisation import FitOptions
 from fmtool.masks.two_pass import TwoPass
 from fmtool.models.classifier import NO_CLASS, Classifier, classes_of, predict
 from fmtool.runtime.journal import NO_JOURNAL
 from fmtool.runtime.resume_file import resuming
+from fmtool.stages.heatmap import means
 
 CPU = torch.device("cpu")
 IMAGES = 0.2 + 0.6 * torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -63,7 +64,8 @@ def test_nan_and_infinity_are_no_class() -> None:
 
 def test_clean_images_without_a_class_are_counted_in_one_line() -> None:
     with pytest.raises(
-        ModelError, match=r"^clean: the network gives logits that are not finite for 2 of 20 images, first for row 7$"
+        UnclassifiedError,
+        match=r"^clean: the network gives logits that are not finite for 2 of 20 images, first for row 7$",
     ):
         predict(logarithm(), with_zeros(7, 13), 8, CPU, name="clean")
     assert predict(logarithm(), with_zeros(7, 13), 8, CPU, strict=False).eq(NO_CLASS).nonzero().flatten().tolist() == [
@@ -167,9 +169,34 @@ def test_a_mask_whose_image_has_no_class_does_not_keep_it(precision: str) -> Non
         assert kept.tolist() == [True, True, False, False]
 
 
-def test_noise_that_leaves_no_class_ends_a_heat_map() -> None:
+def test_clean_images_without_a_class_end_a_heat_map() -> None:
+    """They are counted over all blocks of images, of which the journal has one each."""
     asked = Evaluation(logarithm(), 8, CPU, None, NO_JOURNAL)
-    with pytest.raises(ModelError, match=r"^clean images: .* for 1 of 20 images, first for row 7$"):
-        sensitivity(asked, with_zeros(7), torch.ones(20, dtype=torch.int64), range(20), 0.1, filters=False)
-    with pytest.raises(ModelError, match=r"^noise of each frequency: the network gives logits that are not finite for"):
-        sensitivity(asked, IMAGES, torch.ones(20, dtype=torch.int64), range(20), 3.0, filters=False)
+    many = with_zeros(7, 13).repeat(30, 1, 1, 1)
+    with pytest.raises(UnclassifiedError, match=r"^clean images: .* for 60 of 600 images, first for row 7$"):
+        sensitivity(asked, many, torch.ones(600, dtype=torch.int64), range(600), 0.1, filters=False)
+
+
+def test_noise_that_leaves_no_class_is_wrong_and_has_no_loss() -> None:
+    asked, labels = Evaluation(logarithm(), 8, CPU, None, NO_JOURNAL), torch.ones(20, dtype=torch.int64)
+    told = r"^(\d+) of 200 noisy images give logits that are not finite: they count as wrong, and mean losses leave them out$"
+    with pytest.warns(FmtoolWarning, match=told) as caught:
+        found = sensitivity(asked, IMAGES, labels, range(20), 1.2, filters=False)
+    lost = found.loss.isnan()
+    distinct = distinct_frequencies(4, 4)[0]
+    assert int(lost[:, distinct[:, 0], distinct[:, 1]].sum()) == int(str(caught[0].message).split()[0])
+    assert lost.any() and not lost.all() and found.wrong[lost].all()
+    kept = means({"wrong": found.wrong, "loss": found.loss})["mean_loss"]
+    y, x = lost.any(dim=0).nonzero()[0].tolist()
+    known = found.loss[~lost[:, y, x], y, x].double()
+    assert float(kept[y, x]) == pytest.approx(float(known.sum() / len(known)))
+
+
+def test_filters_that_leave_no_class_are_wrong() -> None:
+    """The first low-pass and the first band-pass filter leave the mean alone, which can't be standardised."""
+    asked, labels = Evaluation(Classifier(Standardised()).eval(), 8, CPU, None, NO_JOURNAL), torch.arange(20) % 3
+    exact = (IMAGES * 256).round() / 256  # so that no rounding makes differences between the pixels
+    with pytest.warns(FmtoolWarning, match=r"^40 of \d+ filtered images give .* finite: they count as wrong$"):
+        found = sensitivity(asked, exact, labels, range(20), 0.1, filters=True)
+    right = found.filtered_right
+    assert not right[:, [0, 2], 0].any() and right.any()

@@ -38,6 +38,19 @@ def test_the_main_table_is_a_mean_over_the_full_spectrum() -> None:
     assert row == pytest.approx([2, 0.5, 50, 100 * (1 + 0.5 + 0.5 + 2 * 0.5) / 16, 0, 100, 1 + 2 * 3 / 16])
 
 
+def test_images_without_a_loss_are_counted_below_the_bands() -> None:
+    """Under one kind of noise the first image has no class."""
+    loss = LOSS.copy()
+    loss[0, 1, 1] = np.nan
+    table = bands_table(header(), {**arrays(), "loss": loss})
+    assert table.notes[0].endswith(
+        " Mean loss: over the 1 of 2 images whose logits are finite under noise of every frequency."
+    )
+    assert "Mean loss" not in bands_table(header(), arrays()).notes[0] and all(
+        math.isfinite(row[-1]) for row in table.rows
+    )
+
+
 def test_the_worst_frequencies_stand_once_for_their_negatives() -> None:
     table = worst_table(header(), arrays())
     assert [row[:4] for row in table.rows[:3]] == [
