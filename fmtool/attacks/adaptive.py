@@ -23,7 +23,7 @@ from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
 from fmtool.datasets.rows import in_parts, take
 from fmtool.masks.two_pass import OneMask, TwoPass
 from fmtool.models import compiling
-from fmtool.models.classifier import NO_CLASS, filled, predict
+from fmtool.models.classifier import NO_CLASS, filled, predict, warn_unclassified
 from fmtool.models.compiled_classifier import labelled
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal, each
@@ -36,8 +36,9 @@ class Adaptive:
     """The result of both ways together, and of each.
 
     attacked: predictions and status are the two-pass classifier's; if every try failed, the adversarial image is the
-    last one's. by_two_pass: images that (a) fooled; by_class_masks: images that (a) didn't fool and (b) did. flat: images
-    without any gradient at the first start of (a), which PGD can't follow.
+    last one's, or the clean one where that has no class. An image that has none when clean is wrong before, and both its
+    predictions are recorded as the class after its label. by_two_pass: images that (a) fooled; by_class_masks: images that (a)
+    didn't fool and (b) did. flat: images without any gradient at the first start of (a), which PGD can't follow.
     """
 
     attacked: Attacked
@@ -66,7 +67,8 @@ def run(
     row_seeds: gives a number per image from which its random start is drawn, for ("restart", its number) in (a) and ("mask",
     the class) in (b); journal: where to resume from.
     """
-    clean = predict(two_pass, images, batch, device, journal, "clean", progress)
+    clean = predict(two_pass, images, batch, device, journal, "clean", progress, strict=False)
+    unclassified = _count_as_wrong_(clean, labels, len(two_pass.masks))
     status = torch.where(clean == labels, OK, WRONG_BEFORE)
     attacked = (status == OK).nonzero().flatten()
     tries = _tries(two_pass, restarts)
@@ -104,10 +106,21 @@ def run(
         state = {"left": left, **{name: torch.tensor(count) for name, count in counts.items()}}
         journal.finish(TRIES, state)
     predictions = predict(two_pass, adversarial, batch, device, journal, "adversarial", progress, strict=False)
+    predictions[unclassified] = clean[unclassified]
     foolbox.take_back_(adversarial, predictions, images, clean)
     status[(status == OK) & (predictions == labels)] = FAILED
     result = Attacked(adversarial, clean, predictions, status)
     return Adaptive(result, len(attacked) - withstood, withstood - len(left), flat)
+
+
+def _count_as_wrong_(clean: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Put the class after the label, of this many, in place of `NO_CLASS` among the predictions (n) of clean images, as files
+    hold classes only. Gives the rows (m) of these images.
+    """
+    rows = (clean == NO_CLASS).nonzero().flatten()
+    warn_unclassified(len(rows), len(clean), "clean images", "they count as wrong before the attack")
+    clean[rows] = (labels[rows] + 1) % classes
+    return rows
 
 
 def _tries(two_pass: TwoPass, restarts: int) -> list[tuple[str, int, nn.Module]]:

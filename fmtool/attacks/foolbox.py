@@ -162,8 +162,9 @@ def run(
 
 
 def take_back_(adversarial: Tensor | Overlay, predictions: Tensor, images: Rows, clean: Tensor) -> None:
-    """Put clean images, with their predictions (n), in place of adversarial ones of `NO_CLASS`, which then are failed attacks."""
+    """Put clean images, with their classes (n), in place of adversarial ones of `NO_CLASS`, which then are failed attacks."""
     rows = (predictions == NO_CLASS).nonzero().flatten()
+    assert not (clean == NO_CLASS).any()
     if len(rows):
         adversarial[rows], predictions[rows] = images[rows], clean[rows]
         warn(f"{len(rows)} images count as failed attacks: their adversarial images give logits that are not finite")

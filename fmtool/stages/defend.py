@@ -18,13 +18,14 @@ from fmtool.datasets.rows import take
 from fmtool.errors import ArtifactError, warn
 from fmtool.masks.basis import basis_of
 from fmtool.masks.two_pass import TwoPass
-from fmtool.models.classifier import predict
+from fmtool.models.classifier import NO_CLASS, predict, warn_unclassified
 from fmtool.stages.device_faults import halving
 from fmtool.stages.inputs import check_attack, check_masks_shape, check_same_model, was_compiled
 from fmtool.stages.options import DEFAULT_EXECUTION, Execution
 from fmtool.stages.prepare import ReadyModel, ready_model
 
 NO_CELL = -1  # in `predictions`, where a row has no cell
+UNCLASSIFIED = -2  # in `predictions`, of an image without a class: NO_CLASS is NO_CELL's number
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,9 @@ def defend(
     Every row is about the images that all attack files share. A cell's `accuracy` is the share right after the second pass over
     all n; `accuracy_right_before`, the authors' figure, counts only those that the model gets right when clean, over the same n.
     Adaptive attacks come last, and have cells only in the columns of the masks that they were made against. `worst` is right
-    when clean and under every other attack, image by image; `clean_drop` the clean accuracy that a column loses. The network runs
-    compiled on the images of an attack that ran it compiled, and on the clean ones as the first attack did.
+    when clean and under every other attack, image by image; `clean_drop` the clean accuracy that a column loses. An image whose
+    logits are not finite is wrong in that cell. The network runs compiled on the images of an attack that ran it compiled, and on
+    the clean ones as the first attack did.
     """
     execution.refuse("defend", "shard", "ranks")
     if not attacked or not class_masks:
@@ -78,14 +80,18 @@ def defend(
     predictions = torch.full((len(rows), len(columns), len(labels)), NO_CELL)
     cells = [(number, *cell) for number, row in enumerate(rows.values()) for cell in row.cells.items()]
     for done, (row, column, (images, form)) in enumerate(cells, start=1):
-        predictions[row, column] = predict(
+        predicted = predict(
             defenses[form][column],
             images,
             ready.batch,
             ready.device,
             name=f"cell {done} of {len(cells)}",
             progress=execution.progress,
+            strict=False,
         )
+        predictions[row, column] = predicted.where(predicted != NO_CLASS, UNCLASSIFIED)
+    lost = int((predictions == UNCLASSIFIED).sum())
+    warn_unclassified(lost, len(cells) * len(labels), "images in the table's cells", "they count as wrong there")
     header = {
         "rows": list(rows),
         "columns": columns,

@@ -169,6 +169,26 @@ def test_a_mask_whose_image_has_no_class_does_not_keep_it(precision: str) -> Non
         assert kept.tolist() == [True, True, False, False]
 
 
+@pytest.mark.filterwarnings("ignore:.*failed attacks:fmtool.errors.FmtoolWarning")
+def test_clean_images_without_a_class_are_wrong_before_an_adaptive_attack() -> None:
+    network, images = logarithm(), with_zeros(7, 13)
+    labels, (made, _) = labels_of(network), build("pgd", {"random_start": False, **STEPS})
+    labels[13] = 2  # the class after it is 0
+    with pytest.warns(FmtoolWarning) as told:
+        found = attack_two_passes(
+            *(two_pass(network), images, labels, made), epsilon=0.25, restarts=1, batch=8, device=CPU,
+            row_seeds=lambda *_: list(range(len(IMAGES))),
+        ).attacked  # fmt: skip
+    counts = [line for line in map(str, (one.message for one in told)) if "before" in line]
+    assert counts == ["2 of 20 clean images give logits that are not finite: they count as wrong before the attack"]
+    assert found.status[[7, 13]].tolist() == [WRONG_BEFORE] * 2
+    assert torch.equal(torch.as_tensor(found.adversarial[:])[[7, 13]], images[[7, 13]])
+    for predictions in (found.clean_predictions, found.adversarial_predictions):
+        assert predictions[[7, 13]].tolist() == [int(labels[7] + 1) % 3, 0] and (predictions >= 0).all()
+    failed = int((found.status == FAILED).sum())
+    assert any(str(one.message).startswith(f"{failed} images count as failed") for one in told)
+
+
 def test_clean_images_without_a_class_end_a_heat_map() -> None:
     """They are counted over all blocks of images, of which the journal has one each."""
     asked = Evaluation(logarithm(), 8, CPU, None, NO_JOURNAL)

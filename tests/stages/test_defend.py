@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import factory
 from half_spectrum import filter_images
-from small_files import load
+from small_files import changed, load
 
 import fmtool
 from fmtool.artifacts.format import Artifact
+from fmtool.attacks.registry import WRONG_BEFORE
 from fmtool.errors import ArtifactError, FmtoolWarning
+from fmtool.models.classifier import predict
+from fmtool.stages.defend import UNCLASSIFIED
 from fmtool.stages.prepare import ready_model
 
 
@@ -152,3 +156,38 @@ def test_images_that_one_attack_file_lacks_are_counted_once(files: Path) -> None
     ]
     with pytest.warns(FmtoolWarning, match="^35 images are not in every attack file and are left out$"):
         assert fmtool.defend(model, halves, masks).header["n"] == 10
+
+
+def test_images_without_a_class_are_wrong_in_their_cell(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network standardises each image, and the masks of some classes, or of all, leave nothing of an image."""
+    forward = "x = images.flatten(1)\nreturn self.linear((x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True))"
+    (tmp_path / "of_one_scale.py").write_text(factory(forward))
+    monkeypatch.syspath_prepend(tmp_path)
+    data, robust = fmtool.load_data("digits:test", limit=40), load(files, "robust")
+    model = fmtool.import_model("of_one_scale:make", input_shape=(1, 8, 8), class_names=data.class_names)
+    how = fmtool.Execution(device="cpu", factory="of_one_scale:make", allow_other_model=True)
+    own = dataclasses.replace(how, allow_other_model=False)
+    ready = ready_model(model, own)
+    data = dataclasses.replace(data, labels=predict(ready.classifier, data.images, ready.batch, ready.device))
+    emptied = sorted(set(data.labels.tolist()))[::2]
+    masks = torch.ones_like(robust["masks"])
+    masks[[robust["classes"].tolist().index(k) for k in emptied]] = 0
+    some, none = changed(robust, masks=masks), changed(robust, masks=torch.zeros_like(masks))
+    lost = torch.isin(data.labels, torch.tensor(emptied))
+    attack = fmtool.attack(model, data, attack="LinfFastGradientAttack", epsilon=0.01, execution=own)
+    told = r"^\d+ of 240 images in the table's cells give logits that are not finite: they count as wrong there$"
+    with pytest.warns(FmtoolWarning, match=told):
+        found = fmtool.defend(model, [attack], [some, none], execution=how)
+    predictions, (clean, _) = found["predictions"], found.header["matrix"]
+    assert torch.equal(predictions[0, 1] == UNCLASSIFIED, lost) and (predictions[:, 2] == UNCLASSIFIED).all()
+    assert [cell["accuracy"] for cell in clean] == pytest.approx([1, float((~lost).double().mean()), 0])
+    with pytest.warns(FmtoolWarning, match=f"^{int(lost.sum())} of 40 clean images .* wrong before the attack$"):
+        adaptive = fmtool.attack(
+            model, data, defense=some, epsilon=0.01, restarts=1, attack_options={"steps": 2}, execution=how
+        )
+    assert torch.equal(adaptive["status"] == WRONG_BEFORE, lost)
+    with pytest.warns(FmtoolWarning, match="table's cells"):
+        found = fmtool.defend(model, [adaptive], [some], execution=how)
+    assert found.header["matrix"][1][0] is None and found.header["matrix"][1][1]["adaptive"]
