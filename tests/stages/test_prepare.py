@@ -81,13 +81,20 @@ def test_slots_of_a_batch_dependent_network_have_a_most_which_is_told_and_record
         assert fmtool.read("masks").history[-1]["options"]["--batch-size"] == ran
 
 
+class Seen(list[tuple[int, int]]):
+    """One list for a network and its copies, as each worker thread may run one."""
+
+    def __deepcopy__(self, memo: object) -> Seen:
+        return self
+
+
 class OfSizes(nn.Module):
     """Records how many images come at a time, and how many of them are the first image again."""
 
     def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(64, 10)
-        self.seen: list[tuple[int, int]] = []
+        self.seen = Seen()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
