@@ -311,9 +311,7 @@ def epsilon(file: Description) -> float:
     made = (plain_options(stage).get("epsilon") for stage in file.history if stage["command"] == "attack")
     sizes = {float(size) for size in made if size is not None}
     if len(sizes) != 1:
-        raise FmtoolError(
-            f"expected files of an attack with an epsilon, got one with {len(sizes)} epsilons in its history"
-        )
+        raise FmtoolError(f"expected files of an attack with one epsilon, got one with {len(sizes)} in its history")
     return sizes.pop()
 
 

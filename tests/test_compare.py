@@ -154,7 +154,7 @@ def test_table_3_refuses_what_it_would_leave_out(compare: ModuleType, files: Pat
         ),
         "two attacks": (
             [attack, replace(result, history=[*result.history, *correlation("pgd", PAIR, 0.25).history])],
-            "expected files of an attack with an epsilon, got one with 2 epsilons in its history",
+            "expected files of an attack with one epsilon, got one with 2 in its history",
         ),
         "ceiling": ([attack, result, ceiling, ceiling], "expected one noise ceiling file of setting resnet20, got two"),
     }[kind]
