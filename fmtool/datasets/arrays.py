@@ -105,14 +105,24 @@ def as_images(images: Any, layout: str | None, pixel_range: tuple[float, float] 
     return _within_unit(values, pixel_range, source)
 
 
-def check_white(images: Any, source: str) -> None:
-    """DataError for an array of uint8 without a pixel above `FAINT`: 0 and 1, say, are hardly grey values of 255."""
+def faint_range(images: Any) -> tuple[int, int] | None:
+    """The least and the largest value of an array of uint8 without a pixel above `FAINT`: 0 and 1, say, are hardly grey values
+    of 255. None for all others.
+    """
     import numpy as np
 
     values = np.asarray(images)
     if values.dtype == np.uint8 and values.size and 0 < (most := int(values.max())) <= FAINT:
+        return int(values.min()), most
+    return None
+
+
+def check_white(images: Any, source: str) -> None:
+    """DataError for an array with a `faint_range`."""
+    if (found := faint_range(images)) is not None:
+        least, most = found
         raise DataError(
-            f"{source}: images are uint8 from {int(values.min())} to {most}: "
+            f"{source}: images are uint8 from {least} to {most}: "
             f"expected --pixel-range 0,{most} if {most} is white, or 0,255 if all of them are so dark"
         )
 

@@ -20,7 +20,7 @@ from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import stage
 from fmtool.attacks.foolbox import take_back_
 from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
-from fmtool.datasets.arrays import FAINT, RANGE_SLACK, as_tensor
+from fmtool.datasets.arrays import RANGE_SLACK, as_tensor, faint_range
 from fmtool.datasets.data import Data
 from fmtool.errors import ArtifactError, AttackError, first_line, warn
 from fmtool.models.classifier import predict
@@ -154,7 +154,11 @@ def _numpy(content: bytes, path: str) -> Any:
 def _matched(images: Tensor, index: Tensor | None, data: Data, path: str) -> Tensor:
     """(n, c, h, w) float32 in [0, 1], in the data's order."""
     shape = tuple(data.images.shape)
-    _check_white(images, path)
+    if (found := faint_range(images)) is not None:
+        raise ArtifactError(
+            f"{path}: images are uint8 from {found[0]} to {found[1]}, expected 0 to 255, or float32 in [0, 1]: "
+            "divide them by the value of white, and store them as float32"
+        )
     if index is not None:
         images = _by_index(images, index, data, path)
     if tuple(images.shape) != shape:
@@ -171,15 +175,6 @@ def _matched(images: Tensor, index: Tensor | None, data: Data, path: str) -> Ten
         hint = ": undo the normalisation" if low < 0 else ": divide them by 255" if 2 < high <= 255 else ""
         raise ArtifactError(f"{path}: images range from {low:.6g} to {high:.6g}, expected [0, 1]{hint}")
     return images.float().clamp(0, 1).contiguous()
-
-
-def _check_white(images: Tensor, path: str) -> None:
-    """ArtifactError for uint8 without a pixel above `FAINT`, as `arrays.check_white`: they are divided by 255."""
-    if images.dtype == torch.uint8 and images.numel() and 0 < (most := int(images.max())) <= FAINT:
-        raise ArtifactError(
-            f"{path}: images are uint8 from {int(images.min())} to {most}, expected 0 to 255, or float32 in [0, 1]: "
-            "divide them by the value of white, and store them as float32"
-        )
 
 
 def _by_index(images: Tensor, index: Tensor, data: Data, path: str) -> Tensor:
