@@ -14,7 +14,7 @@ mode=
 if [ "${1:-}" = --full ] || [ "${1:-}" = --fast ]; then mode=$1; shift; fi
 arguments=("$@")
 if [ $# = 0 ]; then
-  arguments=(--numprocesses auto --maxprocesses 4 --dist loadfile)
+  arguments=(--numprocesses auto --maxprocesses 4 --dist worksteal)
   export OMP_WAIT_POLICY=PASSIVE  # or threads of one process wait for work on the core that another needs
 fi
 source "$here/../examples/setup.sh" "[test]" --constraint "$here/constraints.txt"
