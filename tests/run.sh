@@ -3,7 +3,7 @@
 # --fast: no type check, and no test that starts processes or computes for seconds (markers processes and slow).
 # --full: also the tests marked long (not those marked huge), the wheel among them, and those of LOWEST with the lowest versions that pyproject.toml
 # promises, in an environment of their own (5 GB more). All other arguments go to pytest; without any, a process for each core shares
-# the test files, at most four.
+# the tests, at most four.
 LOWEST="tests/artifacts tests/test_same_bytes.py tests/test_schema_1.py tests/attacks/test_foolbox.py tests/attacks/test_variants.py
   tests/cli/test_app.py tests/cli/test_correlate.py tests/cli/test_plot.py tests/correlation/statistics/test_idcor.py
   tests/correlation/statistics/test_idcor_skdim.py tests/datasets/readers
