@@ -144,6 +144,16 @@ def test_imagenette_runs_without_a_download(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
+@pytest.mark.parametrize(("given", "fits"), [([], 5), (["CEILING="], 4)])
+def test_imagenettes_table_is_made_without_the_noise_ceiling(tmp_path: Path, given: list[str], fits: int) -> None:
+    done = subprocess.run(
+        ["make", "-n", "-f", str(IMAGENETTE), "MODELS=efficientnet_lite0", "DATA=sample.zip", *given, "table2"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.count("fmtool fit-masks") == fits and done.stdout.count("--perturb") == fits - 4
+
+
+@pytest.mark.processes
 def test_imagenettes_squeezenet_comes_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "squeezenet.safetensors").touch()
     done = subprocess.run(
