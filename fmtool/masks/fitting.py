@@ -7,8 +7,8 @@ entry what the full spectrum's loop computes). Each worker thread has a batch of
 A finished image leaves its slot to the next one, and the batch is padded. Where the classifier's gradient for an image depends
 on that image alone (it does for ResNet-20 on a CPU), a mask is bitwise the same in any slot and beside any other images: an
 interrupted fit continues from the state of its slots in any others, and images can be divided among processes. A few steps at the
-start test whether this holds, and a warning says if it doesn't. Images need 501 to some 4,000 steps, so the last ones would
-keep whole batches busy: they continue in a narrower batch, but only if those steps give the same bits there too.
+start test whether this holds, and a warning says if it doesn't. Images need 501 to some 5,000 steps, so the last ones would
+keep whole batches busy: they continue in ever narrower batches, but only if those steps give the same bits there too.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.fit_queue import Fit, Job
 from fmtool.masks.objectives import Objective, objective
 from fmtool.masks.optimisation import Adam, FitOptions, l1_norm, per_mask, settled, unimproved
-from fmtool.masks.slots import Level, Slots, SlotState, fit_waiting
+from fmtool.masks.slots import Level, Levels, Slots, SlotState, fit_waiting
 from fmtool.models import compiling
 from fmtool.models.classifier import classes_of, is_padded
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal
 
+Known = Sequence[tuple[int, Tensor]]  # rows and their images (c, h, w)
 REPORT_EVERY = 0.2  # seconds between calls of `progress`
-SMALLEST = 4  # slots of the narrowest batch
-# likewise, compiled: a processor's vector has up to 16 numbers, and trying fewer slots costs a compilation
-SMALLEST_COMPILED = 16
+# slots of the batches in which the last images continue, uncompiled and compiled, where each more costs a compilation
+NARROWER = {False: (128, 64, 32, 16, 8, 4), True: (32, 4)}
 LARGEST_UNPADDED = 256  # slots, for networks that allow no idle ones: there is a batch of every size below
-TRIAL_STEPS = 8  # that a narrower batch must take to the same bits
+TRIAL_IMAGES, TRIAL_STEPS = 4, 8  # that a narrower batch must take to the same bits
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ def fit_each(
     with threads.pool(device) as pool:
         if job.left:
             levels = pool.submit(_levels, classifier, images, targets, options, device).result()
-            compiling.record_form(levels[0].options.compile_, options.compile_, journal)
-            options = levels[0].options
+            compiling.record_form(levels.first.options.compile_, options.compile_, journal)
+            options = levels.first.options
         count = threads.count(device) if job.left else 0
         share = -(-job.left // max(count, 1))  # so that few images are divided among all workers
         jobs = [pool.submit(work) for _ in range(count)]
@@ -144,11 +144,9 @@ def fit_each(
     return options.compile_
 
 
-def _levels(
-    classifier: nn.Module, images: Rows, targets: Tensor, options: FitOptions, device: torch.device
-) -> list[Level]:
-    """The full batch and, on the CPU, ever narrower ones, each half as wide, as long as the first images' first steps are bitwise
-    the same. For a network whose logits depend on the batch, one for every size.
+def _levels(classifier: nn.Module, images: Rows, targets: Tensor, options: FitOptions, device: torch.device) -> Levels:
+    """The full batch and, on the CPU, ever narrower ones, as long as the first images' first steps are bitwise the same. For a
+    network whose logits depend on the batch, one for every size.
     """
 
     def level(size: int) -> Level:
@@ -157,49 +155,56 @@ def _levels(
         uncompiled = Level(replace(sized, compile_=False), plain, unfiltered, judge)
         if not options.compile_:
             return uncompiled
-        slots = filled(uncompiled)
+        slots = filled(uncompiled, known[:size])
         slots.step()  # before it, an objective that compares with the unfiltered image has a gradient of mere rounding
         state = slots.state
         compiled = compiling.compiled(lambda *state: plain(SlotState(*state)), *state, precision=options.precision)
         ran = compiled and replace(uncompiled, options=sized, advance=lambda state: compiled(*state))
         return ran or uncompiled
 
-    def filled(level: Level, *, turned: bool = False) -> Slots:
-        """The first images in the first slots, or, if turned, in the last slots, beside other images."""
+    def filled(level: Level, some: Known, *, turned: bool = False) -> Slots:
+        """These images in the first slots, or, if turned, in the last slots, beside other images."""
         slots, batch = Slots(images.shape[1:], images.dtype, level, device), level.options.batch
-        for number in range(batch if turned else min(batch, known)):
-            slots.start(batch - 1 - number if turned else number, (number % known, images[number % known], {}), targets)
+        for number in range(batch if turned else len(some)):
+            slots.start(batch - 1 - number if turned else number, (*some[number % len(some)], {}), wrong)
         return slots
 
     def trial(level: Level, *, turned: bool = False) -> list[Tensor]:
-        """The state of the first images after a few steps."""
-        slots = filled(level, turned=turned)
-        for _ in range(TRIAL_STEPS):
-            slots.step()
-        slots.judge()
-        return [(values.flip(0) if turned else values)[:known] for values in slots.state]
+        """The state of the first images after a few steps, in as many batches as they need."""
+        batches = []
+        for start in range(0, len(known), level.options.batch):
+            some = known[start : start + level.options.batch]
+            slots = filled(level, some, turned=turned)
+            for _ in range(TRIAL_STEPS):
+                slots.step()
+            slots.judge()
+            batches.append([(values.flip(0) if turned else values)[: len(some)] for values in slots.state])
+        return [torch.cat(values) for values in zip(*batches, strict=True)]
 
     def same(some: list[Tensor], others: list[Tensor]) -> bool:
         # a window of losses that isn't full holds NaN
         return all(bool(((a == b) | (a != a) & (b != b)).all()) for a, b in zip(some, others, strict=True))
 
+    def narrower(size: int) -> Level | None:
+        made = level(size)
+        return made if same(trial(made), expected) else None
+
     unfiltered = _unfiltered(classifier, options, device)
     basis = basis_for(options.basis, *images.shape[2:])
     judge = _judge(classifier, options, basis, images.dtype, device) if options.judged else None
+    # a network that is sure of the target has a gradient near 0, which hides its rounding
+    wrong = (targets == 0).long()
+    # read now: workers read under the job's lock
+    known = [(row, images[row]) for row in range(min(options.batch, TRIAL_IMAGES, len(images)))]
     if not is_padded(classifier):  # each batch holds the unfinished images and no other: no idle slots
-        return [level(size) for size in range(min(options.batch, LARGEST_UNPADDED), 0, -1)]
-    known = min(options.batch, SMALLEST, len(images))
-    levels = [level(options.batch)]
-    expected = trial(levels[0])
-    if not same(trial(levels[0], turned=True), expected):
+        largest = min(options.batch, LARGEST_UNPADDED)
+        return Levels(level(largest), range(1, largest), level)
+    first = level(options.batch)
+    expected = trial(first)
+    if not same(trial(first, turned=True), expected):
         warn("here an image's steps depend on its position in the batch: resumed and sharded runs may differ bitwise")
-    smallest = SMALLEST_COMPILED if levels[0].options.compile_ else SMALLEST
-    while device.type == "cpu" and (size := levels[-1].options.batch // 2) >= smallest:
-        half = level(size)
-        if not same(trial(half), expected):
-            break
-        levels.append(half)
-    return levels
+    narrow = NARROWER[first.options.compile_] if device.type == "cpu" else ()
+    return Levels(first, [size for size in narrow if size < options.batch], narrower)
 
 
 def _unfiltered(classifier: nn.Module, options: FitOptions, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -224,7 +229,7 @@ def _stepper(
     Finished slots keep their mask, step count and the results of their last step.
     """
     fitted_for = objective(options.objective)
-    passes = compiling.input_gradient(classifier, options.precision, device, fitted_for.loss)
+    passes = compiling.input_gradient(classifier, options.precision, device, fitted_for.losses)
     weights = basis.weights(dtype, device)
 
     def step(slots: SlotState) -> None:
@@ -260,7 +265,7 @@ def _judge(
     @torch.no_grad()
     def judge(slots: SlotState) -> None:
         logits = classifier(basis.synthesise(slots.masks, slots.coefficients))
-        losses = fitted_for.loss(logits, slots.targets, slots.unfiltered).double()
+        losses = fitted_for.losses(logits, slots.targets, slots.unfiltered).double()
         losses += _of_an_entry(slots, basis, fitted_for) * l1_norm(slots.masks, weights).double()
         slots.losses.copy_(_rolled(slots.losses, losses))
         slots.keeps_target.copy_(classes_of(logits) == slots.targets)

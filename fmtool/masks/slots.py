@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -75,6 +76,34 @@ class Level:
     judge: Callable[[SlotState], None] | None = None
 
 
+class Levels:
+    """The full batch of a fit, and the narrower ones in which its last images continue, each made when it is first needed.
+
+    sizes: of the narrower ones. make: a size to its level, or None if its steps would give other bits: it is then left out.
+    """
+
+    def __init__(self, first: Level, sizes: Iterable[int], make: Callable[[int], Level | None]) -> None:
+        self.first, self.make, self.lock = first, make, threading.Lock()
+        self.made: dict[int, Level | None] = dict.fromkeys(sizes)
+
+    def narrower(self, busy: int, width: int) -> Level | None:
+        """The narrowest level with `busy` slots or more, if it has fewer than `width`; None while another worker makes one, which
+        may take long.
+        """
+        if not self.lock.acquire(blocking=False):
+            return None
+        try:
+            size = min((size for size in self.made if busy <= size < width), default=None)
+            if size is None:
+                return None
+            made = self.made[size] = self.made[size] or self.make(size)
+            if made is None:
+                del self.made[size]
+            return made
+        finally:
+            self.lock.release()
+
+
 class Slots:
     """A worker's batch. Slots without an image compute idly.
 
@@ -107,7 +136,7 @@ class Slots:
         if self.level.judge is not None:
             self.level.judge(self.state)
 
-    def run(self, job: Job, share: int, levels: Sequence[Level]) -> Slots | None:
+    def run(self, job: Job, share: int, levels: Levels) -> Slots | None:
         """Fit waiting images, `share` of them at first, until none is left and every slot has finished, or the job is stopped.
 
         Once no image waits, and a narrower level has slots enough for what is left, returns that level's batch, which continues.
@@ -126,9 +155,9 @@ class Slots:
             if saved != job.asked:
                 saved = job.asked
                 job.save(self.begun())
-            narrower = [level for level in levels if busy <= level.options.batch < len(self.row)]
+            narrower = levels.narrower(busy, len(self.row)) if busy < len(self.row) else None
             if narrower:  # then no image waits for this worker, or it would be in a slot
-                narrow = Slots(self.shape, self.state.masks.dtype, narrower[-1], self.device)
+                narrow = Slots(self.shape, self.state.masks.dtype, narrower, self.device)
                 narrow.take_over(self)
                 return narrow
             for _ in range(steps):
@@ -198,13 +227,13 @@ class Slots:
 
 
 def fit_waiting(
-    job: Job, share: int, levels: Sequence[Level], shape: Sequence[int], dtype: torch.dtype, device: torch.device
+    job: Job, share: int, levels: Levels, shape: Sequence[int], dtype: torch.dtype, device: torch.device
 ) -> None:
-    """Fit a job's waiting images, (c, h, w) each, in the first of the levels, and the last images in ever narrower ones.
+    """Fit a job's waiting images, (c, h, w) each, in the full batch, and the last images in ever narrower ones.
 
     A wider batch is let go of before the next one takes a step, as there may be hundreds of them.
     """
-    slots: Slots | None = Slots(shape, dtype, levels[0], device)
+    slots: Slots | None = Slots(shape, dtype, levels.first, device)
     while slots is not None:
         slots, share = slots.run(job, share, levels), 0
 

@@ -175,13 +175,13 @@ def batch_size(shape: Sequence[int], device: torch.device) -> int:
 
 
 def slot_count(shape: Sequence[int], device: torch.device) -> int:
-    """Slots of a batch in which each image stays as long as it needs: on a CPU a quarter of `batch_size`.
+    """Slots of a batch in which each image stays as long as it needs: on a CPU half of `batch_size`.
 
-    A compiled step of ResNet-20 is as fast an image there, and the last images, which take thousands of steps, end in a quarter
-    of the time.
+    A compiled step of ResNet-20 takes as long an image there, and less time passes until the last images, which take thousands
+    of steps, can continue in a narrower batch.
     """
     whole = batch_size(shape, device)
-    return max(whole // 4, SMALLEST_BATCH) if device.type == "cpu" else whole
+    return max(whole // 2, SMALLEST_BATCH) if device.type == "cpu" else whole
 
 
 def pick_device(name: str) -> torch.device:

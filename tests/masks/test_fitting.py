@@ -212,12 +212,15 @@ def test_real_network_and_images_bitwise_and_early_steps(shared_data: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("compile_", "narrower"), [(False, {4, 8}), pytest.param(True, {4}, marks=pytest.mark.processes)]
+)
 def test_the_last_images_go_on_in_a_narrower_batch_to_the_same_bits(
-    trained: tuple[nn.Module, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+    trained: tuple[nn.Module, Tensor, Tensor], compile_: bool, narrower: set[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The images' steps differ; the masks are those of whole batches to the end, for every number of images."""
     classifier, images, labels = trained
-    options = FitOptions(0.1, 16, min_steps=60, max_steps=400, tolerance=1e-3)
+    options = FitOptions(0.1, 16, min_steps=60, max_steps=400, tolerance=1e-3, compile_=compile_)
     sizes: list[int] = []
     take_over = slots.Slots.take_over
 
@@ -227,8 +230,8 @@ def test_the_last_images_go_on_in_a_narrower_batch_to_the_same_bits(
 
     monkeypatch.setattr(slots.Slots, "take_over", watched)
     narrowed = [fit_masks(classifier, images[:n], labels[:n], options) for n in (1, 5, 21, 37)]
-    assert set(sizes) == {4, 8}  # a batch of 16 slots with fewer busy than 9
-    monkeypatch.setattr(fitting, "SMALLEST", 16)
+    assert set(sizes) == narrower
+    monkeypatch.setattr(fitting, "NARROWER", {compile_: ()})
     whole = fit_masks(classifier, images[:37], labels[:37], options)
     assert len(set(whole.steps.tolist())) > 5
     for n, found in zip((1, 5, 21, 37), narrowed, strict=True):
@@ -239,15 +242,21 @@ def test_the_last_images_go_on_in_a_narrower_batch_to_the_same_bits(
 class HangsOnItsBatch(nn.Module):
     """Rounds otherwise in another shape of batch."""
 
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
     def forward(self, images: Tensor) -> Tensor:
-        score = images.mean(dim=(1, 2, 3)) * (1 + 1e-6 * len(images))
+        score = self.scale * images.mean(dim=(1, 2, 3)) * (1 + 1e-6 * len(images))
         return torch.stack([score, -score], dim=1)
 
 
-def test_a_network_that_rounds_otherwise_in_a_narrower_batch_keeps_the_whole_one() -> None:
+@pytest.mark.parametrize("scale", [1.0, 200.0])  # so sure of the target that its loss is 0
+def test_a_network_that_rounds_otherwise_in_a_narrower_batch_keeps_the_whole_one(scale: float) -> None:
     images, targets = torch.rand(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64)
-    levels = fitting._levels(HangsOnItsBatch(), images, targets, FitOptions(0.1, 16, MIN_STEPS, MAX_STEPS), CPU)
-    assert [level.options.batch for level in levels] == [16]
+    levels = fitting._levels(HangsOnItsBatch(scale), images, targets, FitOptions(0.1, 16, MIN_STEPS, MAX_STEPS), CPU)
+    assert levels.first.options.batch == 16 and levels.narrower(1, 16) is None and levels.narrower(1, 16) is None
+    assert not levels.made
 
 
 class ReadsOneFrequency(nn.Module):

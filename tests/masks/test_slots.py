@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fmtool.masks.fit_queue import Fit, Job
 from fmtool.masks.optimisation import FitOptions
-from fmtool.masks.slots import HALVINGS, Level, Slots, SlotState, fit_waiting
+from fmtool.masks.slots import HALVINGS, Level, Levels, Slots, SlotState, fit_waiting
 from fmtool.runtime.journal import NO_JOURNAL, Journal
 
 CPU, SHAPE = torch.device("cpu"), (1, 4, 4)
@@ -46,7 +46,7 @@ def test_every_image_is_fitted_whatever_the_number_of_slots() -> None:
     for batch in (1, 2, 8):
         stored: dict[int, Fit] = {}
         slots = Slots(SHAPE, torch.float32, level(batch), CPU)
-        slots.run(job([4, 0, 5, 2], stored), batch, ())
+        slots.run(job([4, 0, 5, 2], stored), batch, Levels(level(1), (), level))
         assert {row: fit.steps for row, fit in stored.items()} == {4: 6, 0: 2, 5: 7, 2: 4}
         assert all(fit.loss == fit.steps and fit.lambda_ == 0.5 for fit in stored.values())
         assert slots.free() == list(range(batch))
@@ -87,7 +87,7 @@ def test_the_last_images_move_to_a_batch_that_is_wide_enough() -> None:
         counting()(state)
 
     stored: dict[int, Fit] = {}
-    levels = [level(batch, watching) for batch in (4, 2, 1)]
+    levels = Levels(level(4, watching), (2, 1), lambda batch: level(batch, watching))
     fit_waiting(job([0, 1, 4, 5], stored), 4, levels, SHAPE, torch.float32, CPU)
     assert {row: fit.steps for row, fit in stored.items()} == {0: 2, 1: 3, 4: 6, 5: 7}
     assert widths == [4, 4, 4, 2, 2, 2, 1]
@@ -95,6 +95,22 @@ def test_the_last_images_move_to_a_batch_that_is_wide_enough() -> None:
     three = Job(IMAGES, torch.tensor([0, 0, 0, 5]), range(4), stored.__setitem__, None, NO_JOURNAL)
     fit_waiting(three, 4, levels, SHAPE, torch.float32, CPU)
     assert widths == [4, 4, 1, 1, 1, 1, 1]  # the narrowest that is wide enough
+
+
+def test_a_narrower_batch_is_made_once_when_it_is_needed_and_by_one_worker() -> None:
+    made: list[int] = []
+
+    def make(batch: int) -> Level | None:
+        made.append(batch)
+        assert levels.narrower(1, 16) is None  # as another worker would ask, which goes on in its own batch
+        return None if batch == 2 else level(batch)
+
+    levels = Levels(level(16), (8, 4, 2), make)
+    assert levels.narrower(9, 16) is None and levels.narrower(2, 2) is None and not made
+    assert levels.narrower(2, 16) is None  # it would give other bits
+    narrower = levels.narrower(2, 16)
+    assert narrower is not None and narrower.options.batch == 4 and levels.narrower(1, 8) is narrower
+    assert levels.narrower(5, 16) is not narrower and made == [2, 4, 8]
 
 
 def test_a_wider_batch_is_let_go_of_before_a_narrower_one_runs() -> None:
@@ -108,7 +124,7 @@ def test_a_wider_batch_is_let_go_of_before_a_narrower_one_runs() -> None:
         counting()(state)
 
     stored: dict[int, Fit] = {}
-    levels = [level(batch, watching) for batch in (4, 3, 2, 1)]
+    levels = Levels(level(4, watching), (3, 2, 1), lambda batch: level(batch, watching))
     fit_waiting(job([0, 1, 3, 5], stored), 4, levels, SHAPE, torch.float32, CPU)
     assert widths == [[4], [4], [3], [2], [2], [1], [1]] and len(stored) == 4
 
@@ -126,7 +142,7 @@ def test_a_job_that_is_stopped_saves_what_it_has_begun() -> None:
 
     stored: dict[int, Fit] = {}
     waiting = job([0, 3, 5], stored, Saves())
-    Slots(SHAPE, torch.float32, level(2, stopping), CPU).run(waiting, 2, ())
+    Slots(SHAPE, torch.float32, level(2, stopping), CPU).run(waiting, 2, Levels(level(2), (), level))
     assert set(saved) == {0, 3} and not stored
 
 
@@ -135,7 +151,9 @@ def test_lambda_is_halved_until_the_target_is_kept() -> None:
     advance = counting(lambda state: (state.targets == 1) & (state.lambda_ < 0.1))
     for adapt, expected in ((True, {1: 0.0625, 2: 0.5 / 2**HALVINGS}), (False, {1: 0.5, 2: 0.5})):
         stored: dict[int, Fit] = {}
-        Slots(SHAPE, torch.float32, level(2, advance, adapt_lambda=adapt), CPU).run(job([1, 2], stored), 2, ())
+        Slots(SHAPE, torch.float32, level(2, advance, adapt_lambda=adapt), CPU).run(
+            job([1, 2], stored), 2, Levels(level(1), (), level)
+        )
         assert {row: fit.lambda_ for row, fit in stored.items()} == expected
         assert [stored[row].preserved_stored for row in (1, 2)] == [adapt, False]
         assert [stored[row].steps for row in (1, 2)] == [3, 4]  # of the last fit
