@@ -61,7 +61,7 @@ STAGES = {
 
 def found_size(command: str) -> int:
     """The images per batch that a stage begins with, of the size of the digits."""
-    return 64 if command == "fit-masks" else 256
+    return 128 if command == "fit-masks" else 256
 
 
 @pytest.mark.slow

@@ -33,12 +33,11 @@ from fmtool.models.classifier import classes_of, is_padded
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal
 
-Known = Sequence[tuple[int, Tensor]]  # rows and their images (c, h, w)
 REPORT_EVERY = 0.2  # seconds between calls of `progress`
 # slots of the batches in which the last images continue, uncompiled and compiled, where each more costs a compilation
 NARROWER = {False: (128, 64, 32, 16, 8, 4), True: (32, 4)}
 LARGEST_UNPADDED = 256  # slots, for networks that allow no idle ones: there is a batch of every size below
-TRIAL_IMAGES, TRIAL_STEPS = 4, 8  # that a narrower batch must take to the same bits
+TRIAL_IMAGES, TRIAL_STEPS = 4, 8  # that a narrower batch, of no fewer slots, must take to the same bits
 
 
 @dataclass(frozen=True)
@@ -155,31 +154,27 @@ def _levels(classifier: nn.Module, images: Rows, targets: Tensor, options: FitOp
         uncompiled = Level(replace(sized, compile_=False), plain, unfiltered, judge)
         if not options.compile_:
             return uncompiled
-        slots = filled(uncompiled, known[:size])
+        slots = filled(uncompiled)
         slots.step()  # before it, an objective that compares with the unfiltered image has a gradient of mere rounding
         state = slots.state
         compiled = compiling.compiled(lambda *state: plain(SlotState(*state)), *state, precision=options.precision)
         ran = compiled and replace(uncompiled, options=sized, advance=lambda state: compiled(*state))
         return ran or uncompiled
 
-    def filled(level: Level, some: Known, *, turned: bool = False) -> Slots:
-        """These images in the first slots, or, if turned, in the last slots, beside other images."""
+    def filled(level: Level, *, turned: bool = False) -> Slots:
+        """The first images in the first slots, or, if turned, in the last slots, beside other images."""
         slots, batch = Slots(images.shape[1:], images.dtype, level, device), level.options.batch
-        for number in range(batch if turned else len(some)):
-            slots.start(batch - 1 - number if turned else number, (*some[number % len(some)], {}), wrong)
+        for number in range(batch if turned else min(batch, len(known))):
+            slots.start(batch - 1 - number if turned else number, (*known[number % len(known)], {}), wrong)
         return slots
 
     def trial(level: Level, *, turned: bool = False) -> list[Tensor]:
-        """The state of the first images after a few steps, in as many batches as they need."""
-        batches = []
-        for start in range(0, len(known), level.options.batch):
-            some = known[start : start + level.options.batch]
-            slots = filled(level, some, turned=turned)
-            for _ in range(TRIAL_STEPS):
-                slots.step()
-            slots.judge()
-            batches.append([(values.flip(0) if turned else values)[: len(some)] for values in slots.state])
-        return [torch.cat(values) for values in zip(*batches, strict=True)]
+        """The state of the first images after a few steps."""
+        slots = filled(level, turned=turned)
+        for _ in range(TRIAL_STEPS):
+            slots.step()
+        slots.judge()
+        return [(values.flip(0) if turned else values)[: len(known)] for values in slots.state]
 
     def same(some: list[Tensor], others: list[Tensor]) -> bool:
         # a window of losses that isn't full holds NaN
