@@ -144,7 +144,7 @@ def fit_each(
 
 
 def _levels(classifier: nn.Module, images: Rows, targets: Tensor, options: FitOptions, device: torch.device) -> Levels:
-    """The full batch and, on the CPU, ever narrower ones, as long as the first images' first steps are bitwise the same. For a
+    """The full batch and, on the CPU, those narrower ones in which the first images' first steps are bitwise the same. For a
     network whose logits depend on the batch, one for every size.
     """
 
@@ -187,10 +187,12 @@ def _levels(classifier: nn.Module, images: Rows, targets: Tensor, options: FitOp
     unfiltered = _unfiltered(classifier, options, device)
     basis = basis_for(options.basis, *images.shape[2:])
     judge = _judge(classifier, options, basis, images.dtype, device) if options.judged else None
-    # a network that is sure of the target has a gradient near 0, which hides its rounding
-    wrong = (targets == 0).long()
     # read now: workers read under the job's lock
     known = [(row, images[row]) for row in range(min(options.batch, TRIAL_IMAGES, len(images)))]
+    # a network that is sure of the target has a gradient near 0, which hides its rounding
+    with torch.no_grad():
+        classes = classifier(torch.stack([image for _, image in known]).to(device)).shape[1]
+    wrong = (targets + 1) % classes
     if not is_padded(classifier):  # each batch holds the unfinished images and no other: no idle slots
         largest = min(options.batch, LARGEST_UNPADDED)
         return Levels(level(largest), range(1, largest), level)

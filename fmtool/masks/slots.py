@@ -155,7 +155,7 @@ class Slots:
             if saved != job.asked:
                 saved = job.asked
                 job.save(self.begun())
-            narrower = levels.narrower(busy, len(self.row)) if busy < len(self.row) else None
+            narrower = levels.narrower(busy, len(self.row))
             if narrower:  # then no image waits for this worker, or it would be in a slot
                 narrow = Slots(self.shape, self.state.masks.dtype, narrower, self.device)
                 narrow.take_over(self)

@@ -177,8 +177,8 @@ def batch_size(shape: Sequence[int], device: torch.device) -> int:
 def slot_count(shape: Sequence[int], device: torch.device) -> int:
     """Slots of a batch in which each image stays as long as it needs: on a CPU half of `batch_size`.
 
-    A compiled step of ResNet-20 takes as long an image there, and less time passes until the last images, which take thousands
-    of steps, can continue in a narrower batch.
+    A compiled step of ResNet-20 takes about as long an image there, and less time passes until the last images, which take
+    thousands of steps, can continue in a narrower batch.
     """
     whole = batch_size(shape, device)
     return max(whole // 2, SMALLEST_BATCH) if device.type == "cpu" else whole

@@ -259,6 +259,17 @@ def test_a_network_that_rounds_otherwise_in_a_narrower_batch_keeps_the_whole_one
     assert not levels.made
 
 
+class HasOneClass(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean(dim=(1, 2, 3))[:, None]
+
+
+def test_a_network_of_one_class_is_tried_without_a_wrong_one() -> None:
+    images, targets = torch.rand(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64)
+    found = fit_masks(HasOneClass(), images, targets, FitOptions(0.1, 8, min_steps=3, max_steps=5))
+    assert found.preserved.all()
+
+
 class ReadsOneFrequency(nn.Module):
     """Two logits: the real part of one frequency of one channel, and its negative."""
 

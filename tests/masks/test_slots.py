@@ -41,12 +41,17 @@ def job(rows: Sequence[int], stored: dict[int, Fit], journal: Journal = NO_JOURN
     return Job(IMAGES, TARGETS, rows, stored.__setitem__, None, journal)
 
 
+def alone() -> Levels:
+    """No narrower batch."""
+    return Levels(level(1), (), level)
+
+
 def test_every_image_is_fitted_whatever_the_number_of_slots() -> None:
     """Each in as many steps as it takes, however long the others take."""
     for batch in (1, 2, 8):
         stored: dict[int, Fit] = {}
         slots = Slots(SHAPE, torch.float32, level(batch), CPU)
-        slots.run(job([4, 0, 5, 2], stored), batch, Levels(level(1), (), level))
+        slots.run(job([4, 0, 5, 2], stored), batch, alone())
         assert {row: fit.steps for row, fit in stored.items()} == {4: 6, 0: 2, 5: 7, 2: 4}
         assert all(fit.loss == fit.steps and fit.lambda_ == 0.5 for fit in stored.values())
         assert slots.free() == list(range(batch))
@@ -142,7 +147,7 @@ def test_a_job_that_is_stopped_saves_what_it_has_begun() -> None:
 
     stored: dict[int, Fit] = {}
     waiting = job([0, 3, 5], stored, Saves())
-    Slots(SHAPE, torch.float32, level(2, stopping), CPU).run(waiting, 2, Levels(level(2), (), level))
+    Slots(SHAPE, torch.float32, level(2, stopping), CPU).run(waiting, 2, alone())
     assert set(saved) == {0, 3} and not stored
 
 
@@ -151,9 +156,7 @@ def test_lambda_is_halved_until_the_target_is_kept() -> None:
     advance = counting(lambda state: (state.targets == 1) & (state.lambda_ < 0.1))
     for adapt, expected in ((True, {1: 0.0625, 2: 0.5 / 2**HALVINGS}), (False, {1: 0.5, 2: 0.5})):
         stored: dict[int, Fit] = {}
-        Slots(SHAPE, torch.float32, level(2, advance, adapt_lambda=adapt), CPU).run(
-            job([1, 2], stored), 2, Levels(level(1), (), level)
-        )
+        Slots(SHAPE, torch.float32, level(2, advance, adapt_lambda=adapt), CPU).run(job([1, 2], stored), 2, alone())
         assert {row: fit.lambda_ for row, fit in stored.items()} == expected
         assert [stored[row].preserved_stored for row in (1, 2)] == [adapt, False]
         assert [stored[row].steps for row in (1, 2)] == [3, 4]  # of the last fit
