@@ -23,10 +23,10 @@ from fmtool.runtime import resume_file
 # what a user runs, but saved more often, so that a test is short; a shell's background jobs are started deaf to Ctrl-C
 OFTEN = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from fmtool.runtime import resume_file; resume_file.SECONDS_BETWEEN = 0.3; from fmtool.__main__ import main; main()"
+    "from fmtool.runtime import resume_file; resume_file.SECONDS_BETWEEN = 0.2; from fmtool.__main__ import main; main()"
 )
-FIT = "fit-masks MODEL FMN --for essential --lambda 0.1 --limit 60 --min-steps 3500 --max-steps 4000 --batch-size 16"
-LONG = FIT.replace("3500", "60000").replace("4000", "60000")  # never over before it is stopped
+FIT = "fit-masks MODEL FMN --for essential --lambda 0.1 --limit 40 --min-steps 2000 --max-steps 2500 --batch-size 16"
+LONG = FIT.replace("2000", "60000").replace("2500", "60000")  # never over before it is stopped
 ATTACK = "attack MODEL --data digits --limit 240 --attack fmn --attack-option steps=200 --batch-size 8"
 SAVED = "fmtool: warning: progress is saved: run the same command again to resume"
 
@@ -81,7 +81,7 @@ def test_killed_five_times_it_gives_the_bytes_of_an_uninterrupted_run(line: str,
         process = begin(line, files, target)
         for _ in range(draw.randint(0, 2)):
             saved(process, target.with_name(".target.resume"))
-        time.sleep(draw.uniform(0, 0.3))
+        time.sleep(draw.uniform(0, 0.2))
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL and not target.exists()

@@ -28,15 +28,15 @@ from fmtool.runtime import resume_file
 from fmtool.runtime.journal import NO_JOURNAL, Journal
 
 KILLS = 5
-# Some 3 s of work each. MODEL, ATTACK, A and B stand for files.
+# Some seconds of work each. MODEL, ATTACK, A and B stand for files.
 COMMANDS = {
     "class-masks": "class-masks MODEL --data digits --limit 100 --min-steps 500 --max-steps 500",
-    "robust": "class-masks MODEL ATTACK --robust --min-steps 350 --max-steps 350",
-    "correlate": "correlate A B --statistics idcor,svcca --permutations 600 --class-subsets --subsample 60,150 --draws 3",
+    "robust": "class-masks MODEL ATTACK --robust --min-steps 200 --max-steps 200",
+    "correlate": "correlate A B --statistics idcor,svcca --permutations 200 --class-subsets --subsample 60,150 --draws 3",
     "trim": "correlate ESSENTIAL ADVERSARIAL --statistics svcca,cka --permutations 3000 --trim 0,0.5",
     "train-model": "train-model --data digits --architecture resnet8 --recipe one-cycle --epochs 10 --batch-size 32 "
     "--augment flip-crop --limit 700",
-    "head-only": "train-model --data digits --from MODEL --head-only --epochs 300 --batch-size 16",
+    "head-only": "train-model --data digits --from MODEL --head-only --epochs 80 --batch-size 16",
 }
 
 
