@@ -156,8 +156,13 @@ def _levels(classifier: nn.Module, images: Rows, targets: Tensor, options: FitOp
             return uncompiled
         slots = filled(uncompiled)
         slots.step()  # before it, an objective that compares with the unfiltered image has a gradient of mere rounding
-        state = slots.state
-        compiled = compiling.compiled(lambda *state: plain(SlotState(*state)), *state, precision=options.precision)
+        # without a narrower batch the network goes on compiled
+        compiled = compiling.compiled(
+            lambda *state: plain(SlotState(*state)),
+            *slots.state,
+            precision=options.precision,
+            warn=size == options.batch,
+        )
         ran = compiled and replace(uncompiled, options=sized, advance=lambda state: compiled(*state))
         return ran or uncompiled
 
@@ -182,7 +187,10 @@ def _levels(classifier: nn.Module, images: Rows, targets: Tensor, options: FitOp
 
     def narrower(size: int) -> Level | None:
         made = level(size)
-        return made if same(trial(made), expected) else None
+        form = (
+            made.options.compile_ == first.options.compile_
+        )  # else it couldn't be compiled, and would round otherwise some day
+        return made if form and same(trial(made), expected) else None
 
     unfiltered = _unfiltered(classifier, options, device)
     basis = basis_for(options.basis, *images.shape[2:])

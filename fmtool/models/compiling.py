@@ -97,12 +97,14 @@ def input_gradient(
     return plain
 
 
-def compiled(function: Callable[..., Any], *inputs: Tensor, precision: str = "float32") -> Callable[..., Any] | None:
+def compiled(
+    function: Callable[..., Any], *inputs: Tensor, precision: str = "float32", warn: bool = True
+) -> Callable[..., Any] | None:
     """A function of tensors, which it may change in place, as one graph for the shapes, dtypes and device of `inputs`.
 
     It may take gradients within: those are traced beside the rest, so that the compiler merges across both and keeps only
-    what is read. None, with a warning, if it can't be compiled, or gives different results for these inputs or darker images.
-    precision: the precision of the function, a name of `PRECISIONS`.
+    what is read. None if it can't be compiled, or gives different results for these inputs or darker images.
+    precision: the precision of the function, a name of `PRECISIONS`. warn: say why, if None.
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -120,11 +122,13 @@ def compiled(function: Callable[..., Any], *inputs: Tensor, precision: str = "fl
     except (MemoryError, torch.OutOfMemoryError):  # which a smaller batch may mend
         raise
     except Exception as error:  # a missing compiler, or an unsupported third-party network
-        cannot(error)
+        if warn:
+            cannot(error)
         return None
     pairs = [*zip(results[1], results[0], strict=True), *zip(results[3], results[2], strict=True)]
     if not all(close(*pair, SAME[precision]) for pair in pairs):
-        cannot("it computes something else")
+        if warn:
+            cannot("it computes something else")
         return None
 
     def call(*inputs: Tensor) -> Any:

@@ -50,8 +50,8 @@ PURPOSES = {
     "adversarial": "adversarial images, to keep the class that the attack turned them into (M_A)",
 }
 # Of two ResNet-20 on CIFAR-10, whose largest logits lie 19 and 10 above the mean of all, 75 % of essential masks keep theirs
-# where the penalty of a mask of ones is 81 times that height, and 22, 66, 95 and 100 % where it is 154, 61, 31 and 15 times. At 38
-# times, 87 % do, and 78 and 98 % with the logits doubled and halved: near PENALTY, lambda may be taken in proportion to the height.
+# where the penalty of a mask of ones is 81 times that height, and 22, 66, 95 and 100 % where it is 154, 61, 31 and 15 times;
+# at 38 times, 87 % do, and 78 and 98 % with the logits doubled and halved: lambda may be taken in proportion to the height.
 PENALTY = 30.0
 HEIGHT_IMAGES = 256  # that the height is the median of
 LEAST_PERTURB = 2**-25  # 1 - 2^-25 and anything nearer to 1 rounds to 1 in float32

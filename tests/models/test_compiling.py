@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 import fmtool
 from fmtool.errors import FmtoolWarning, ModelError
+from fmtool.masks import fitting
 from fmtool.masks.fitting import fit_masks
 from fmtool.masks.optimisation import FitOptions
 from fmtool.models import compiling, training
@@ -63,6 +65,25 @@ def test_a_network_that_cannot_be_compiled_runs_as_it_is(monkeypatch: pytest.Mon
     with pytest.warns(FmtoolWarning, match="^the network can't be compiled and runs uncompiled: no compiler$"):
         found = fit_masks(classifier, images, targets, dataclasses.replace(options, compile_=True))
     assert torch.equal(found.masks, plain.masks)
+
+
+@pytest.mark.processes
+def test_a_narrower_batch_that_cannot_be_compiled_is_left_out_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network runs compiled all the same, in the batch that it began with."""
+    graphs: list[object] = []
+
+    def once(traced: object, **_: object) -> object:
+        if graphs:
+            raise RuntimeError("no compiler")
+        graphs.append(traced)
+        return traced
+
+    classifier = random_resnet(3, torch.float32)
+    images, targets = drawn(3, torch.float32)
+    monkeypatch.setattr(torch, "compile", once)
+    levels = fitting._levels(classifier, images, targets, FitOptions(0.05, 16, 3, 6, compile_=True), CPU)
+    with warnings.catch_warnings(action="error"):
+        assert levels.first.options.compile_ and levels.narrower(1, 16) is None
 
 
 @pytest.mark.processes
