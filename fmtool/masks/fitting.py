@@ -31,11 +31,13 @@ from fmtool.masks.slots import Level, Levels, Slots, SlotState, fit_waiting
 from fmtool.models import compiling
 from fmtool.models.classifier import classes_of, is_padded
 from fmtool.runtime import threads
+from fmtool.runtime.failures import out_of_memory
 from fmtool.runtime.journal import NO_JOURNAL, Journal
 
 REPORT_EVERY = 0.2  # seconds between calls of `progress`
 # slots of the batches in which the last images continue, uncompiled and compiled, where each more costs a compilation
 NARROWER = {False: (128, 64, 32, 16, 8, 4), True: (32, 4)}
+COMPILES_BESIDE = "2.14"  # the first version of torch in which a thread may compile while another runs compiled code
 LARGEST_UNPADDED = 256  # slots, for networks that allow no idle ones: there is a batch of every size below
 TRIAL_IMAGES, TRIAL_STEPS = 4, 8  # that a narrower batch, of no fewer slots, must take to the same bits
 
@@ -155,7 +157,6 @@ def _levels(classifier: nn.Module, images: Rows, targets: Tensor, options: FitOp
         if not options.compile_:
             return uncompiled
         slots = filled(uncompiled)
-        slots.step()  # before it, an objective that compares with the unfiltered image has a gradient of mere rounding
         # without a narrower batch the network goes on compiled
         compiled = compiling.compiled(
             lambda *state: plain(SlotState(*state)),
@@ -171,6 +172,7 @@ def _levels(classifier: nn.Module, images: Rows, targets: Tensor, options: FitOp
         slots, batch = Slots(images.shape[1:], images.dtype, level, device), level.options.batch
         for number in range(batch if turned else min(batch, len(known))):
             slots.start(batch - 1 - number if turned else number, (*known[number % len(known)], {}), wrong)
+        slots.state.unfiltered.zero_()
         return slots
 
     def trial(level: Level, *, turned: bool = False) -> list[Tensor]:
@@ -179,36 +181,43 @@ def _levels(classifier: nn.Module, images: Rows, targets: Tensor, options: FitOp
         for _ in range(TRIAL_STEPS):
             slots.step()
         slots.judge()
-        return [(values.flip(0) if turned else values)[: len(known)] for values in slots.state]
+        return [(values.flip(0) if turned else values)[: len(known)].clone() for values in slots.state]
 
     def same(some: list[Tensor], others: list[Tensor]) -> bool:
         # a window of losses that isn't full holds NaN
         return all(bool(((a == b) | (a != a) & (b != b)).all()) for a, b in zip(some, others, strict=True))
 
     def narrower(size: int) -> Level | None:
-        made = level(size)
-        form = (
-            made.options.compile_ == first.options.compile_
-        )  # else it couldn't be compiled, and would round otherwise some day
-        return made if form and same(trial(made), expected) else None
+        try:
+            made = level(size)
+            # one that couldn't be compiled would round otherwise some day
+            fits = made.options.compile_ == options.compile_ and same(trial(made), expected)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            return None  # the wider batch, which fitted, goes on
+        return made if fits else None
 
     unfiltered = _unfiltered(classifier, options, device)
     basis = basis_for(options.basis, *images.shape[2:])
     judge = _judge(classifier, options, basis, images.dtype, device) if options.judged else None
     # read now: workers read under the job's lock
     known = [(row, images[row]) for row in range(min(options.batch, TRIAL_IMAGES, len(images)))]
-    # a network that is sure of the target has a gradient near 0, which hides its rounding
+    # a network that is sure of the target has a gradient near 0, which hides its rounding; so has a mask of ones for an objective
+    # that compares with the unfiltered image's logits, for which `filled` puts zeros
     with torch.no_grad():
         classes = classifier(torch.stack([image for _, image in known]).to(device)).shape[1]
     wrong = (targets + 1) % classes
     if not is_padded(classifier):  # each batch holds the unfinished images and no other: no idle slots
         largest = min(options.batch, LARGEST_UNPADDED)
-        return Levels(level(largest), range(1, largest), level)
+        return Levels(level(largest), range(1, largest), level, wait=True)
     first = level(options.batch)
+    options = replace(options, compile_=first.options.compile_)
     expected = trial(first)
     if not same(trial(first, turned=True), expected):
         warn("here an image's steps depend on its position in the batch: resumed and sharded runs may differ bitwise")
-    narrow = NARROWER[first.options.compile_] if device.type == "cpu" else ()
+    threaded = not options.compile_ or torch.__version__ >= COMPILES_BESIDE
+    narrow = NARROWER[options.compile_] if device.type == "cpu" and threaded else ()
     return Levels(first, [size for size in narrow if size < options.batch], narrower)
 
 

@@ -80,28 +80,34 @@ class Levels:
     """The full batch of a fit, and the narrower ones in which its last images continue, each made when it is first needed.
 
     sizes: of the narrower ones. make: a size to its level, or None if its steps would give other bits: it is then left out.
+    wait: while another worker makes a level, rather than go on in a wider one.
     """
 
-    def __init__(self, first: Level, sizes: Iterable[int], make: Callable[[int], Level | None]) -> None:
-        self.first, self.make, self.lock = first, make, threading.Lock()
-        self.made: dict[int, Level | None] = dict.fromkeys(sizes)
+    def __init__(
+        self, first: Level, sizes: Iterable[int], make: Callable[[int], Level | None], *, wait: bool = False
+    ) -> None:
+        self.first, self.sizes, self.make, self.wait = first, sorted(sizes), make, wait
+        self.made: dict[int, Level | None] = {}
+        self.lock = threading.Lock()  # of the making
 
-    def narrower(self, busy: int, width: int) -> Level | None:
-        """The narrowest level with `busy` slots or more, if it has fewer than `width`; None while another worker makes one, which
-        may take long.
+    def narrower(self, busy: int, width: int, before: Callable[[], None]) -> Level | None:
+        """The narrowest level with `busy` slots or more, if it has fewer than `width`; while another worker makes one, of those
+        made already. before: called before one is made, which may take long.
         """
-        if not self.lock.acquire(blocking=False):
-            return None
-        try:
-            size = min((size for size in self.made if busy <= size < width), default=None)
-            if size is None:
-                return None
-            made = self.made[size] = self.made[size] or self.make(size)
-            if made is None:
-                del self.made[size]
-            return made
-        finally:
-            self.lock.release()
+        for size in self.sizes:
+            if not busy <= size < width:
+                continue
+            if size not in self.made and self.lock.acquire(blocking=self.wait):
+                try:
+                    if size not in self.made:
+                        before()
+                        self.made[size] = self.make(size)
+                finally:
+                    self.lock.release()
+            level = self.made.get(size)
+            if level is not None:
+                return level
+        return None
 
 
 class Slots:
@@ -155,7 +161,7 @@ class Slots:
             if saved != job.asked:
                 saved = job.asked
                 job.save(self.begun())
-            narrower = levels.narrower(busy, len(self.row))
+            narrower = levels.narrower(busy, len(self.row), lambda: job.save(self.begun()))
             if narrower:  # then no image waits for this worker, or it would be in a slot
                 narrow = Slots(self.shape, self.state.masks.dtype, narrower, self.device)
                 narrow.take_over(self)

@@ -16,6 +16,7 @@ from fmtool.models import replicas
 from fmtool.models.copies import copied
 from fmtool.models.equivalence import Form, Reference
 from fmtool.runtime import threads
+from fmtool.runtime.failures import device_lost, out_of_memory
 from fmtool.runtime.journal import NO_JOURNAL, Journal, each
 
 # Pixels per batch at which a CPU core (32 images of 3x32x32) or a GPU is fastest; see `batch_size`.
@@ -68,10 +69,8 @@ class Classifier(nn.Module):
             own = images.clone(memory_format=self.memory_format)
         try:
             return replicas.forward(self.network, own)
-        except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError):
-            raise
         except Exception as error:  # third-party code may raise any exception
-            if isinstance(error, RuntimeError) and "CUDA error" in str(error):  # older versions have no class for this
+            if out_of_memory(error) or device_lost(error):
                 raise
             reason = next(iter(str(error).strip().splitlines()), "without a message")
             raise ModelError(f"the network's forward raised {type(error).__name__}: {reason}") from error

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fmtool.errors import FmtoolWarning, ModelError, first_line, unknown
 from fmtool.models import code_cache
 from fmtool.models.registry import PRECISIONS
+from fmtool.runtime.failures import out_of_memory
 from fmtool.runtime.journal import Journal
 
 # Numbers that go through the network, images times passes (forward or backward) times entries an image, from which compiling
@@ -119,9 +120,9 @@ def compiled(
                 for changed in (_copies(inputs), _copies(inputs), _darker(inputs), _darker(inputs)):
                     one = (function, graph)[len(results) % 2]
                     results.append([*changed, *(one(*changed) or ())])
-    except (MemoryError, torch.OutOfMemoryError):  # which a smaller batch may mend
-        raise
     except Exception as error:  # a missing compiler, or an unsupported third-party network
+        if out_of_memory(error):  # which a smaller batch may mend
+            raise
         if warn:
             cannot(error)
         return None

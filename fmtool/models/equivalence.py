@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fmtool.errors import ModelError, first_line
 from fmtool.models.copies import copied
+from fmtool.runtime.failures import device_lost, out_of_memory
 
 # Images a batch and their brightest pixel: networks may branch on either.
 BATCHES = ((2, 1.0), (1, 0.3), (3, 1.0))
@@ -101,9 +102,9 @@ def passes(network: Forward, images: Tensor, seed: int = 0) -> Passes:
             gradient = None
             if logits.requires_grad:
                 (gradient,) = torch.autograd.grad((logits * combined).sum(), images, allow_unused=True)
-    except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError):
-        raise
     except Exception as error:  # third-party code may raise any exception
+        if out_of_memory(error) or device_lost(error):
+            raise
         return Passes(torch.zeros(0), torch.zeros(0), error)
     return Passes(logits.detach(), torch.zeros_like(images) if gradient is None else gradient)
 

@@ -48,9 +48,11 @@ def forward(network: nn.Module, images: Tensor) -> Any:
 
 
 def _is_traced() -> bool:
-    """Whether the compiler, or torch.fx, records this pass: a copy could not be made, or would become part of the record."""
+    """Whether the compiler, or torch.fx, records this pass: a copy could not be made, or would become part of the record. Not
+    whether another thread compiles, which `torch.compiler.is_compiling` may say.
+    """
     recorder = sys.modules.get("torch.fx.experimental.proxy_tensor")
-    return torch.compiler.is_compiling() or (recorder is not None and recorder.get_proxy_mode() is not None)
+    return torch.compiler.is_dynamo_compiling() or (recorder is not None and recorder.get_proxy_mode() is not None)
 
 
 def _replica(network: nn.Module) -> nn.Module | None:

@@ -18,6 +18,7 @@ from fmtool.models import compiling
 from fmtool.models.classifier import Classifier, lay_out
 from fmtool.models.networks import last_layer
 from fmtool.runtime import threads
+from fmtool.runtime.failures import out_of_memory
 from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors, as_tensor, each, from_tensor
 
 MOMENTUM = 0.9  # A.2
@@ -309,9 +310,9 @@ class _Update:
             try:
                 with compiling.quiet():
                     reason: object = "" if self._same(inputs) else "it computes something else"
-            except (MemoryError, torch.OutOfMemoryError):
-                raise
             except Exception as error:
+                if out_of_memory(error):
+                    raise
                 reason = error
             if reason:
                 compiling.cannot(reason)

@@ -19,6 +19,7 @@ from fmtool.models.classifier import BatchSize, batch_size, pick_device
 from fmtool.models.model_files import specification
 from fmtool.runtime import resume_file
 from fmtool.runtime.distributed import ALONE
+from fmtool.runtime.failures import device_lost, out_of_memory
 from fmtool.runtime.journal import Journal, as_tensor, from_tensor
 from fmtool.stages.options import DEFAULT_EXECUTION, Execution
 
@@ -29,25 +30,6 @@ SAVED = (
     "with a smaller --batch-size it starts over"
 )
 Stage = TypeVar("Stage", bound=Callable[..., Any])
-
-
-def out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or its cause, is a lack of device or system memory."""
-    if error is None:
-        return False
-    # torch has no error class for the CPU
-    here = isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: can't allocate" in str(
-        error
-    )
-    return here or out_of_memory(error.__cause__)
-
-
-def device_lost(error: BaseException | None) -> bool:
-    """Whether an error, or its cause, is a GPU failure."""
-    if error is None:
-        return False
-    here = isinstance(error, torch.AcceleratorError) or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
-    return here or device_lost(error.__cause__)
 
 
 @contextmanager

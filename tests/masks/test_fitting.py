@@ -18,6 +18,7 @@ from fmtool.errors import FmtoolWarning, MaskError
 from fmtool.masks import fitting, slots
 from fmtool.masks.fitting import FittedMasks, fit_masks, perturbed
 from fmtool.masks.optimisation import FitOptions
+from fmtool.masks.registry import OBJECTIVES
 from fmtool.stages.options import MAX_STEPS, MIN_STEPS, default_lambda
 from fmtool.tables.masks import masks_table
 
@@ -211,9 +212,14 @@ def test_real_network_and_images_bitwise_and_early_steps(shared_data: Path) -> N
         torch.testing.assert_close(to_full(found.masks[row], 32), reference.mask, rtol=0, atol=1e-9)
 
 
+compiles_beside = pytest.mark.skipif(
+    torch.__version__ < fitting.COMPILES_BESIDE, reason="this torch can't compile beside compiled code that runs"
+)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("compile_", "narrower"), [(False, {4, 8}), pytest.param(True, {4}, marks=pytest.mark.processes)]
+    ("compile_", "narrower"), [(False, {4, 8}), pytest.param(True, {4}, marks=[pytest.mark.processes, compiles_beside])]
 )
 def test_the_last_images_go_on_in_a_narrower_batch_to_the_same_bits(
     trained: tuple[nn.Module, Tensor, Tensor], compile_: bool, narrower: set[int], monkeypatch: pytest.MonkeyPatch
@@ -251,12 +257,30 @@ class HangsOnItsBatch(nn.Module):
         return torch.stack([score, -score], dim=1)
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("scale", [1.0, 200.0])  # so sure of the target that its loss is 0
-def test_a_network_that_rounds_otherwise_in_a_narrower_batch_keeps_the_whole_one(scale: float) -> None:
+def test_a_network_that_rounds_otherwise_in_a_narrower_batch_keeps_the_whole_one(scale: float, objective: str) -> None:
     images, targets = torch.rand(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64)
-    levels = fitting._levels(HangsOnItsBatch(scale), images, targets, FitOptions(0.1, 16, MIN_STEPS, MAX_STEPS), CPU)
-    assert levels.first.options.batch == 16 and levels.narrower(1, 16) is None and levels.narrower(1, 16) is None
-    assert not levels.made
+    options = FitOptions(0.1, 16, MIN_STEPS, MAX_STEPS, objective=objective)
+    levels = fitting._levels(HangsOnItsBatch(scale), images, targets, options, CPU)
+    assert levels.first.options.batch == 16 and levels.narrower(1, 16, int) is levels.narrower(1, 16, int) is None
+
+
+class NeedsMemory(nn.Module):
+    """Too much of it for batches of 4."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) == 4:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        score = images.mean(dim=(1, 2, 3))
+        return torch.stack([score, -score], dim=1)
+
+
+def test_a_narrower_batch_for_which_there_is_no_memory_is_left_out() -> None:
+    images, targets = torch.rand(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64)
+    levels = fitting._levels(NeedsMemory(), images, targets, FitOptions(0.1, 16, MIN_STEPS, MAX_STEPS), CPU)
+    narrower = levels.narrower(1, 16, int)
+    assert narrower is not None and narrower.options.batch == 8
 
 
 class HasOneClass(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 import torch
@@ -104,18 +104,39 @@ def test_the_last_images_move_to_a_batch_that_is_wide_enough() -> None:
 
 def test_a_narrower_batch_is_made_once_when_it_is_needed_and_by_one_worker() -> None:
     made: list[int] = []
+    saved: list[int] = []
+
+    def before() -> None:
+        saved.append(len(made))
 
     def make(batch: int) -> Level | None:
         made.append(batch)
-        assert levels.narrower(1, 16) is None  # as another worker would ask, which goes on in its own batch
+        # as another worker would ask, which goes on in its own batch, or in one that is there
+        assert levels.narrower(1, 16, before) is levels.made.get(4)
         return None if batch == 2 else level(batch)
 
     levels = Levels(level(16), (8, 4, 2), make)
-    assert levels.narrower(9, 16) is None and levels.narrower(2, 2) is None and not made
-    assert levels.narrower(2, 16) is None  # it would give other bits
-    narrower = levels.narrower(2, 16)
-    assert narrower is not None and narrower.options.batch == 4 and levels.narrower(1, 8) is narrower
-    assert levels.narrower(5, 16) is not narrower and made == [2, 4, 8]
+    assert levels.narrower(9, 16, before) is None and levels.narrower(2, 2, before) is None and not made
+    narrower = levels.narrower(2, 16, before)  # 2 would give other bits
+    assert narrower is not None and narrower.options.batch == 4 and levels.narrower(1, 8, before) is narrower
+    assert levels.narrower(5, 16, before) is not narrower and made == [2, 4, 8] and saved == [0, 1, 2]
+
+
+def test_what_is_begun_is_saved_before_a_narrower_batch_is_made() -> None:
+    """Which may take longer than a cluster waits between its two signals."""
+    kept: list[list[int]] = []
+
+    class Saves(Journal):
+        def save_rows(self, states: Mapping[int, Mapping[str, Tensor]]) -> None:
+            kept.append(sorted(states))
+
+    def make(batch: int) -> Level:
+        assert kept == [[2, 3]]
+        return level(batch)
+
+    images = Job(IMAGES, torch.tensor([0, 0, 4, 5]), range(4), lambda *_: None, None, Saves())
+    fit_waiting(images, 4, Levels(level(4), (2,), make), SHAPE, torch.float32, CPU)
+    assert len(kept) == 1
 
 
 def test_a_wider_batch_is_let_go_of_before_a_narrower_one_runs() -> None:

@@ -83,7 +83,33 @@ def test_a_narrower_batch_that_cannot_be_compiled_is_left_out_without_a_word(mon
     monkeypatch.setattr(torch, "compile", once)
     levels = fitting._levels(classifier, images, targets, FitOptions(0.05, 16, 3, 6, compile_=True), CPU)
     with warnings.catch_warnings(action="error"):
-        assert levels.first.options.compile_ and levels.narrower(1, 16) is None
+        assert levels.first.options.compile_ and levels.narrower(1, 16, int) is None
+
+
+@pytest.mark.processes
+def test_a_network_that_cannot_be_compiled_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[object] = []
+
+    def broken(*_: object, **__: object) -> None:
+        tried.append(_)
+        raise RuntimeError("no compiler")
+
+    images, targets = drawn(3, torch.float32)
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.warns(FmtoolWarning, match="can't be compiled"):
+        options = FitOptions(0.05, 16, 3, 6, compile_=True)
+        levels = fitting._levels(random_resnet(3, torch.float32), images, targets, options, CPU)
+    narrower = levels.narrower(1, 16, int)
+    assert narrower is not None and not narrower.options.compile_ and len(tried) == 1
+
+
+@pytest.mark.processes
+def test_no_narrower_batch_is_compiled_where_that_stops_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda traced, **_: traced)
+    monkeypatch.setattr(fitting, "COMPILES_BESIDE", "1000.0")
+    images, targets = drawn(3, torch.float32)
+    options = FitOptions(0.05, 16, 3, 6, compile_=True)
+    assert not fitting._levels(random_resnet(3, torch.float32), images, targets, options, CPU).sizes
 
 
 @pytest.mark.processes

@@ -12,9 +12,10 @@ import torch
 import fmtool
 from fmtool.errors import FmtoolWarning, ModelError
 from fmtool.runtime.distributed import Ranks
+from fmtool.runtime.failures import device_lost, out_of_memory
 from fmtool.runtime.journal import unpack
 from fmtool.stages import device_faults
-from fmtool.stages.device_faults import device_errors, device_lost, halving, out_of_memory
+from fmtool.stages.device_faults import device_errors, halving
 from fmtool.stages.options import Execution
 
 
