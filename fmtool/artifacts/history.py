@@ -119,6 +119,29 @@ def plain_options(stage: Stage) -> dict[str, Any]:
     return plain
 
 
+CHOICE = {"limit", "factory"}  # options that only select images, or allow a model to be loaded
+ROUNDING = {"batch_size", "compile", "device"}  # options that change nothing but rounding
+
+
+def options_of(made: Stage) -> dict[str, Any]:
+    """A stage's options and seed, as far as they decide what it makes of an image."""
+    options = {name: value for name, value in plain_options(made).items() if name not in CHOICE | ROUNDING}
+    return {**options, "seed": made.get("seed")}
+
+
+def other_attack(one: Sequence[Stage], two: Sequence[Stage]) -> str:
+    """How the newest attacks of two histories differ, as text; empty if they don't, or if one has none."""
+    commands = ("attack", "import-attack")
+    first, second = (
+        next((made for made in reversed(all_) if made["command"] in commands), None) for all_ in (one, two)
+    )
+    if first is None or second is None:
+        return ""
+    ours, theirs = options_of(first), options_of(second)
+    names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    return ", ".join(f"{name} {ours.get(name)} and {theirs.get(name)}" for name in names)
+
+
 def title(entry: Mapping[str, Any]) -> str:
     """A history's input as tables and trees show it: kind, name and split of data, the digest's first digits, limit and size."""
     words = [str(entry[key]) for key in ("kind", "name", "split") if entry.get(key)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,7 +161,20 @@ def _read_csv(file: str) -> Arrays:
         header = counted or not all(map(_is_number, _cells(line.partition("#")[0], delimiter)))  # "" is no number
         rows = _rows_below(stream, file) if header else itertools.chain([line], _rows_below(stream, file))
         values = np.loadtxt(rows, delimiter=delimiter, ndmin=2, encoding="utf-8-sig", quotechar='"')
-    return _columns(values, names, file) if header else {ONLY: values}
+    found = _columns(values, names, file) if header else {ONLY: values}
+    _warn_of_a_counter(found[ONLY], file)
+    return found
+
+
+def _warn_of_a_counter(matrix: np.ndarray[Any, Any], file: str) -> None:
+    """Two files that count their rows are alike, whatever else they hold."""
+    first = matrix[:, 0] - matrix[:1, 0]
+    if len(matrix) > 2 and matrix[0, 0] in (0, 1) and (first == range(len(matrix))).all():
+        last = matrix[0, 0] + len(matrix) - 1
+        warn(
+            f"{file}: its first column counts the rows, from {matrix[0, 0]:g} to {last:g}, and is used as data; if it is none, "
+            "remove it, or name it Unnamed: 0"
+        )
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
@@ -182,13 +196,16 @@ def _rows_below(stream: Iterable[str], file: str) -> Iterator[str]:
 
 
 def _columns(values: np.ndarray[Any, Any], names: list[str], file: str) -> Arrays:
-    """The matrix and the labels of columns with names; a column without one counts the rows, as pandas writes it."""
+    """The matrix and the labels of columns with names; a column without one, for which pandas reads and then writes Unnamed: 0,
+    counts the rows.
+    """
     if len(names) != values.shape[1]:
         raise ArtifactError(f"{file}: has {len(names)} names for {values.shape[1]} columns")
     labels = [k for k, name in enumerate(names) if name.lower() in LABEL_COLUMNS]
-    index = [k for k, name in enumerate(names) if not name]
+    index = [k for k, name in enumerate(names) if not name or re.fullmatch(r"Unnamed: \d+", name)]
     if index:
-        warn(f"{file}: leaves out the column without a name, which counts the rows")
+        named = names[index[0]] or "without a name"
+        warn(f"{file}: leaves out the column {named}, which counts the rows")
     matrix = [k for k in range(len(names)) if k not in (*labels, *index)]
     if len(labels) > 1 or not matrix:
         raise ArtifactError(f"{file}: expected columns of numbers and at most one of labels, got {', '.join(names)}")

@@ -19,14 +19,12 @@ from fmtool.artifacts.progress import Progress
 from fmtool.artifacts.scratch import Overlay, changeable
 from fmtool.attacks import foolbox, random_starts
 from fmtool.attacks.foolbox import Attacked
+from fmtool.attacks.gradients import flat_gradients
 from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
 from fmtool.datasets.rows import in_parts, take
 from fmtool.masks.two_pass import OneMask, TwoPass
-from fmtool.models import compiling
-from fmtool.models.classifier import NO_CLASS, filled, predict, warn_unclassified
-from fmtool.models.compiled_classifier import labelled
-from fmtool.runtime import threads
-from fmtool.runtime.journal import NO_JOURNAL, Journal, each
+from fmtool.models.classifier import NO_CLASS, predict, warn_unclassified
+from fmtool.runtime.journal import NO_JOURNAL, Journal
 
 TRIES = "tries"  # the part of the journal that counts the finished tries and their results
 
@@ -61,12 +59,13 @@ def run(
     device: torch.device,
     progress: Progress | None = None,
     journal: Journal = NO_JOURNAL,
+    others: bool = False,
 ) -> Adaptive:
     """Attack the images that `two_pass` (eval mode, frozen, on `device`) gets right, in batches padded to `batch`.
 
     images (n, c, h, w) float32 in [0, 1]; labels (n) int64; attack: PGD of `foolbox.build`; epsilon: the l-inf bound;
     row_seeds: gives a number per image from which its random start is drawn, for ("restart", its number) in (a) and ("mask",
-    the class) in (b); journal: where to resume from.
+    the class) in (b); journal: where to resume from; others: whether another process attacks other images.
     """
     clean = predict(two_pass, images, batch, device, journal, "clean", progress, strict=False)
     unclassified = _count_as_wrong_(clean, labels, len(two_pass.masks))
@@ -95,6 +94,7 @@ def run(
             progress=_as(f"attacking, {'start' if what == 'restart' else what} {of[0]} of {of[1]}", progress),
             journal=journal,
             trial=number,
+            others=others or number > 0,  # those that withstood so far are few
             numbers=left.tolist(),
         )
         for start, some in in_parts(candidates):
@@ -160,27 +160,3 @@ class _Begun:
         if not self.random or not seeds:
             return some
         return (some + self.epsilon * random_starts.starts(some.shape[1:], seeds)).clamp(0, 1)
-
-
-def flat_gradients(
-    classifier: nn.Module,
-    images: Rows,
-    labels: Tensor,
-    batch: int,
-    device: torch.device,
-    journal: Journal = NO_JOURNAL,
-) -> int:
-    """How many images have a cross-entropy whose gradient is exactly 0 in every pixel. images (n, c, h, w), labels (n)."""
-
-    passes = compiling.input_gradient(classifier, device=device)
-
-    def one_batch(start: int) -> Tensor:
-        rows = slice(start, start + batch)
-        some, targets = (filled(classifier, one[rows], batch).to(device) for one in (images, labels))
-        with labelled(targets):
-            _, _, gradient = passes(some, targets)
-        return (gradient == 0).flatten(1).all(dim=1)[: len(images) - start].sum().cpu()
-
-    with threads.pool(device) as pool:
-        counts = each(journal, "flat", range(0, len(images), batch), lambda starts: pool.map(one_batch, starts))
-        return sum(int(count) for count in counts)

@@ -23,6 +23,7 @@ from fmtool.artifacts.format import Rows
 from fmtool.artifacts.progress import Progress
 from fmtool.artifacts.schema import LARGEST_NUMBER
 from fmtool.artifacts.scratch import Overlay, changeable
+from fmtool.attacks import gradients
 from fmtool.attacks.random_starts import seeded, starts
 from fmtool.attacks.registry import ATTACKS, FAILED, NORMS, OK, WRONG_BEFORE
 from fmtool.errors import AttackError, unknown, warn
@@ -133,16 +134,18 @@ def run(
     device: torch.device,
     progress: Progress | None = None,
     journal: Journal = NO_JOURNAL,
+    others: bool = False,
 ) -> Attacked:
     """Attack the images that `classifier` (eval mode, frozen, on `device`) gets right, in batches padded to `batch`.
 
     images (n, c, h, w) float32 in [0, 1]; labels (n) int64; epsilon: the l-inf bound, or None for an attack that minimises
-    the perturbation; row_seeds: one number per image, from which its random start is drawn; journal: where to resume from.
+    the perturbation; row_seeds: one number per image, from which its random start is drawn; journal: where to resume from;
+    others: whether another process attacks other images.
     """
     clean = predict(classifier, images, batch, device, journal, "clean", progress)
     status = torch.where(clean == labels, OK, WRONG_BEFORE)
     adversarial = changeable(images)
-    perturb_(
+    unsure = perturb_(
         classifier,
         adversarial,
         labels,
@@ -154,10 +157,14 @@ def run(
         device=device,
         progress=progress,
         journal=journal,
+        others=others,
     )
     predictions = predict(classifier, adversarial, batch, device, journal, "adversarial", progress, strict=False)
     take_back_(adversarial, predictions, images, clean)
     status[(status == OK) & (predictions == labels)] = FAILED
+    failed = int((status[sorted(unsure)] == FAILED).sum())
+    if failed:
+        warn(f"{failed} failed attacks met gradients that are not finite: these images may only seem robust")
     return Attacked(adversarial, clean, predictions, status)
 
 
@@ -186,19 +193,25 @@ def perturb_(
     journal: Journal = NO_JOURNAL,
     trial: int = 0,
     numbers: Sequence[int] | None = None,
-) -> None:
+    others: bool = False,
+) -> set[int]:
     """Replace the images of `rows` (m) int64, which are distinct, by the attack's results, in place.
 
     The other arguments are those of `run`; images, labels and row_seeds are of all n images. An image is recorded under its
     number, its row unless given, with the trial's; a batch that is not whole there is attacked again, with the same mates. Images
-    for which the attack finds no starting point, or no finite image, stay as they are; AttackError where that is all of them.
+    for which the attack finds no starting point, or no finite image, stay as they are; AttackError where that is all of them, and
+    no others are attacked elsewhere.
+    Returns the rows of other images for which a gradient was not finite: the sign of NaN is 0, and PGD stays where it is.
     """
     names = range(len(images)) if numbers is None else numbers
     # an attack that may draw from a global generator takes its batches one after the other
     keyed = draws_for_each_image(attack)
     failures: dict[int, AttackError] = {}  # by row
+    unsure: set[int] = set()
     batches = [
-        some for some in threads.batches(rows, batch) if not _restored(images, some, names, trial, journal, failures)
+        some
+        for some in threads.batches(rows, batch)
+        if not _restored(images, some, names, trial, journal, failures, unsure)
     ]
     done = len(rows) - sum(len(some) for some in batches)
 
@@ -211,6 +224,7 @@ def perturb_(
             filled(classifier, images[some], batch).to(device),
             filled(classifier, labels[some], batch).to(device),
         )
+        bad = gradients.watch(len(inputs[0]), device)
         with seeded(seeds[0], device) if not keyed else contextlib.nullcontext(), labelled(inputs[1]):
             try:
                 perturbed = _attack_batch(classifier, started, *inputs, epsilon)[: len(some)].cpu()
@@ -219,6 +233,7 @@ def perturb_(
                     failures[int(some)] = error
                     return images[some]
                 return torch.cat([one_batch(half) for half in some.chunk(2)])
+        unsure.update(some[bad[: len(some)].cpu()].tolist())
         for slot in (~perturbed.isfinite()).flatten(1).any(dim=1).nonzero().flatten().tolist():
             failures[int(some[slot])] = AttackError(
                 f"attack {type(attack).__name__} returned images that are not finite"
@@ -233,6 +248,8 @@ def perturb_(
         for part, row in zip(parts, some.tolist(), strict=True):
             if row in failures:
                 part["failure"] = as_tensor(str(failures[row]))
+            if row in unsure:
+                part["unsure"] = torch.tensor(True)
         if not failures.keys() >= set(some.tolist()):  # else it may be the attack that can't run here at all
             journal.finish_all(dict(zip((str(names[row]) for row in some.tolist()), parts, strict=True)))
         done += len(some)
@@ -244,9 +261,10 @@ def perturb_(
         _run_batches(pool, classifier, batches, one_batch, store)
     if failures:
         first = failures[min(failures)]
-        if len(failures) == len(rows):
+        if len(failures) == len(rows) and not others:
             raise first
         warn(f"{len(failures)} of {len(rows)} images count as failed attacks: {first}")
+    return unsure - failures.keys()
 
 
 def _run_batches(
@@ -262,9 +280,10 @@ def _run_batches(
     """
     stop, jobs = threading.Event(), {}
 
-    def look(*_: Any) -> None:
+    def look(_: nn.Module, inputs: tuple[Tensor]) -> None:
         if stop.is_set():
             raise _StoppedError
+        gradients.look_at(inputs[0])
 
     hook = classifier.register_forward_pre_hook(look)
     try:
@@ -299,14 +318,16 @@ def _restored(
     trial: int,
     journal: Journal,
     failures: dict[int, AttackError],
+    unsure: set[int],
 ) -> bool:
-    """Whether a whole batch was attacked before the run was interrupted; if so, restore its images and failures."""
+    """Whether a whole batch was attacked before the run was interrupted; if so, restore its images and what is known of them."""
     recorded = {row: journal.part(str(names[row])) for row in some.tolist()}
     parts = {row: part for row, part in recorded.items() if part is not None and int(part["trial"]) == trial}
     if len(parts) < len(some):
         return False
     images[some] = torch.stack([part["adversarial"] for part in parts.values()])
     failures |= {row: AttackError(from_tensor(part["failure"])) for row, part in parts.items() if "failure" in part}
+    unsure |= {row for row, part in parts.items() if "unsure" in part}
     return True
 
 

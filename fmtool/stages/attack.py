@@ -92,7 +92,13 @@ def attack(
         if shared:
             first = some_of(whole, range(min(len(whole), SLOTS_TRIED)))
             warn_of_slots(target, first.pixels(), first.labels, ready, loss)
-        common: dict[str, Any] = {"epsilon": epsilon, "progress": execution.progress, "journal": journal}
+        others = shard is not None or ranks.of > 1
+        common: dict[str, Any] = {
+            "epsilon": epsilon,
+            "progress": execution.progress,
+            "journal": journal,
+            "others": others,
+        }
         attacked, counts = _shared_out(
             data, execution, lambda some: _attacked(target, ready, some, foolbox_attack, starts, seed, common)
         )
@@ -218,7 +224,9 @@ def _against(defense: Artifact, restarts: int, counts: list[int]) -> dict[str, A
     """The header field that says which masks were attacked and how many images each way fooled."""
     by_two_pass, by_class_masks, flat = counts
     if flat:
-        warn(f"{flat} images have a zero gradient where the attack starts: they may only seem robust")
+        warn(
+            f"{flat} images have a gradient that is zero or not finite where the attack starts: they may only seem robust"
+        )
     return {
         "digest": defense.digest,
         "robust": defense.header["robust"],

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fmtool.artifacts.format import Artifact, Rows
+from fmtool.artifacts.history import other_attack
 from fmtool.artifacts.progress import Progress
 from fmtool.artifacts.rows import ROWS_OF_FILE, check_no_shard, check_range, check_unit, image_names, join
 from fmtool.attacks.registry import title
@@ -161,6 +162,7 @@ def check_masks(
     check_attack(attack, model, ready.spec, execution.allow_other_model)
     check_no_shard(masks)
     check_same_model(masks, model, execution.allow_other_model)
+    same = attack.input_digest("model") == model.digest
     basis = basis_of(masks.header, masks)
     place = place_of(layer_of(masks.header), model, ready, execution)
     kept_entries = _check_masks_fit(masks, basis, ready, place)
@@ -168,14 +170,18 @@ def check_masks(
     rows = (_of_classes if by_class else _of_images)(attack, masks, seed, basis)
     rows = replace(rows, images=place.of(rows.images))
     every = torch.arange(len(rows.targets))
+    network = ready.network(was_compiled(attack), place=place)
+    if not same:  # the file's predictions are another model's
+        seen = _Seen(rows, every, _unfiltered)
+        rows = replace(rows, seen=predict(network, seen, ready.batch, ready.device, strict=False))
     fitted = "mask of its class" if by_class else "fitted mask"
     planned: dict[str, _Plan] = {
-        "no filter": _Plan(every, [lambda images, *_: images], rows.targets),
+        "no filter": _Plan(every, [_unfiltered], rows.targets),
         fitted: _Plan(every, [lambda images, own, _: rows.filter(images, own)], rows.targets),
         **_same_values(rows, every, draws),
         **(_of_another_class(rows, masks["classes"]) if by_class else _of_another_image(rows)),
     }
-    ends = _ends(ready.network(was_compiled(attack), place=place), ready, rows, planned, execution.progress)
+    ends = _ends(network, ready, rows, planned, execution.progress)
     return MaskCheck(
         about="class" if by_class else masks.header["for"],
         attack=masks.header["attack"],
@@ -186,6 +192,10 @@ def check_masks(
         entries=place.shape[0] * basis.entries,
         controls=[_control(name, ends[fitted][plan.rows], ends[name], fitted, seed) for name, plan in planned.items()],
     )
+
+
+def _unfiltered(images: Tensor, *_: Tensor) -> Tensor:
+    return images
 
 
 def _ends(
@@ -312,6 +322,9 @@ def _of_images(attack: Artifact, masks: Artifact, seed: int, basis: Basis) -> _R
         raise ArtifactError(
             f"{masks}: its targets are not the classes that {attack} turned the images into: they belong to another attack file"
         )
+    other = "" if essential else other_attack(masks.history, attack.history)
+    if other:
+        raise ArtifactError(f"{masks} and {attack} belong to different attacks: {other}")
     return _rows(attack, "images" if essential else "adversarial", places, masks, owners, targets, seed, basis)
 
 

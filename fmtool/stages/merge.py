@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fmtool.artifacts import streaming
 from fmtool.artifacts.format import Artifact
-from fmtool.artifacts.history import plain_options, stage
+from fmtool.artifacts.history import ROUNDING, options_of, plain_options, stage
 from fmtool.artifacts.rows import check_range, image_names, shard_of
 from fmtool.errors import ArtifactError, warn
 from fmtool.stages.heatmap import MEANS, means, summed_filters
@@ -26,14 +26,12 @@ MAKERS = {
     "class-masks": ("class-masks", "attack", "import-attack"),
 }
 OF_CLASSES = ("class-masks",)  # kinds whose rows are classes; only shards of one job can be merged
-CHOICE = {"limit", "factory"}  # options that only select images, or allow a model to be loaded
 UNSAID = {
     "perturb": 0.0,
     "basis": "fourier",
     "layer": "input",
     "objective": "label",
 }  # values implied by files that are older than the option
-ROUNDING = {"batch_size", "compile", "device"}  # options that change nothing but rounding
 LISTED = 5  # missing shards that a message names
 
 
@@ -198,9 +196,7 @@ def _model_of(stage: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _options(file: Artifact, command: str) -> dict[str, Any]:
-    newest = _newest(file, command)
-    options = {name: value for name, value in plain_options(newest).items() if name not in CHOICE | ROUNDING}
-    return {**UNSAID, **options, "seed": newest.get("seed")}
+    return {**UNSAID, **options_of(_newest(file, command))}
 
 
 def _fields(file: Artifact) -> dict[str, Any]:

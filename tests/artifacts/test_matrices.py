@@ -107,6 +107,21 @@ def test_csv_with_and_without_names(
     assert found.tolist() == rows and (None if numbers is None else numbers.tolist()) == labels
 
 
+@pytest.mark.parametrize("name", ["", "Unnamed: 0"])
+def test_a_counter_that_pandas_wrote_is_left_out(name: str, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(f"{name},a,b\n0,1,2\n1,3,4\n2,5,6\n")
+    with pytest.warns(FmtoolWarning, match="leaves out the column"):
+        assert read_matrix(f"{tmp_path}/x.csv")[0].tolist() == [[1, 2], [3, 4], [5, 6]]
+
+
+@pytest.mark.parametrize("text", ["0,5\n1,7\n2,6\n", "id,a\n1,5\n2,7\n3,6\n"])
+def test_another_counter_is_used_and_told(text: str, tmp_path: Path) -> None:
+    """Two files that have one are alike, whatever else they hold."""
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.warns(FmtoolWarning, match=r"its first column counts the rows, from [01] to [23], and is used as data"):
+        assert read_matrix(f"{tmp_path}/x.csv")[0].shape == (3, 2)
+
+
 @pytest.mark.parametrize("header", ["0,1,2", "0\t1\t2", '"0","1","2"'])
 def test_column_numbers_are_a_header(header: str, tmp_path: Path) -> None:
     """As pandas writes for columns without names."""

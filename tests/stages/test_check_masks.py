@@ -193,6 +193,35 @@ def test_masks_of_absent_images_are_left_out_with_a_warning(files: Path) -> None
 
 
 @pytest.mark.slow
+def test_what_is_taken_for_a_class_is_decided_by_the_model_that_runs(files: Path) -> None:
+    """Another one than the file's, which takes every image for one class: masks turn nothing into it, and nothing away."""
+    model, attack, essential = (load(files, name) for name in ("model", "fmn", "essential"))
+    bias = model["linear.bias"].clone()
+    bias[0] += 1e6
+    zero = changed(model, **{"linear.bias": bias})
+    found = fmtool.check_masks(zero, attack, essential, draws=1, execution=fmtool.Execution(allow_other_model=True))
+    into = found.controls[-1]
+    assert into.name.endswith("into that class") and into.n > 0 and into.kept.value == 0
+
+
+@pytest.mark.slow
+def test_adversarial_masks_of_another_attack_are_refused(files: Path) -> None:
+    """Even where it turned the images into the same classes; how many images there were changes nothing."""
+    model, attack, masks = (load(files, name) for name in ("model", "fmn", "adversarial"))
+
+    def of(**options: object) -> fmtool.Artifact:
+        history = [
+            {**made, "options": {**made["options"], **options}} if made["command"] == "attack" else made
+            for made in attack.history
+        ]
+        return dataclasses.replace(attack, history=history)
+
+    with pytest.raises(ArtifactError, match=r"belong to different attacks: epsilon None and 0\.5"):
+        fmtool.check_masks(model, of(**{"--epsilon": 0.5}), masks, draws=1)
+    assert fmtool.check_masks(model, of(**{"--limit": 7}), masks, draws=1).n == len(masks["labels"])
+
+
+@pytest.mark.slow
 def test_what_does_not_belong_together_is_refused(files: Path) -> None:
     model, attack, essential, adversarial, plain = (
         load(files, name) for name in ("model", "fmn", "essential", "adversarial", "plain")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fmtool.correlation.statistics.base import Options, Prepared, require_rows
+from fmtool.correlation.statistics.base import Options, Prepared, require_rows, within_range
 from fmtool.correlation.statistics.canonical import MIN_ROWS, Directions, forced_of, left_singular, prepared_of
 from fmtool.errors import StatisticError
 
@@ -23,7 +23,7 @@ def all_directions(data: Tensor, what: str) -> Tensor:
     varies = data.amin(dim=0) != data.amax(dim=0)
     if not varies.any():
         raise StatisticError(f"cca needs rows that vary, but those of {what} are all the same")
-    used = data[:, varies]
+    used = within_range(data[:, varies], data.abs().max())
     directions, sizes = left_singular(used - used.mean(dim=0))
     significant = sizes > max(data.shape) * torch.finfo(data.dtype).eps * sizes[0]
     return directions[:, significant].contiguous()

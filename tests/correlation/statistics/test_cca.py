@@ -77,3 +77,10 @@ def test_errors() -> None:
         cca(normal(2, 4), normal(2, 4))
     with pytest.raises(StatisticError, match=r"^cca needs rows that vary, but those of y are all the same$"):
         cca(normal(9, 4), torch.ones(9, 4, dtype=torch.float64))
+
+
+def test_entries_near_the_largest_number_change_nothing() -> None:
+    """Whose sums overflow."""
+    x, y = (torch.randn(40, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in (0, 1))
+    huge = x * (1.7e308 / float(x.abs().max()))
+    assert cca(huge, y).observed == pytest.approx(cca(x, y).observed, abs=1e-12)
