@@ -115,41 +115,6 @@ def test_failures_are_counted_after_a_resumption_too(monkeypatch: pytest.MonkeyP
     assert set(journal.parts) == set("0123")
 
 
-class Contrast(nn.Module):
-    """Two classes by brightness, and a contrast whose square root has no gradient where images are of one grey."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        brightness = images.mean(dim=(1, 2, 3))
-        contrast = (images - brightness[:, None, None, None]).square().mean(dim=(1, 2, 3)).sqrt()
-        score = 0.5 - brightness + 0 * contrast
-        return torch.stack([score, -score], dim=1)
-
-
-@pytest.mark.parametrize(("name", "epsilon"), [("fmn", None), ("LinfBasicIterativeAttack", 0.01)])
-def test_failed_attacks_on_images_without_a_finite_gradient_are_counted(name: str, epsilon: float | None) -> None:
-    """Foolbox returns the image itself, or takes the sign of NaN for 0: such images look robust."""
-    images = 0.2 + 0.2 * torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    images[1], images[4] = 0.25, 0.125
-    options = {"steps": 20} if name == "fmn" else {"random_start": False}
-    with pytest.warns(FmtoolWarning, match="^2 failed attacks met gradients that are not finite"):
-        found = attack(
-            Contrast().eval(), images, torch.zeros(6, dtype=torch.int64), name, epsilon=epsilon, batch=4, **options
-        )
-    assert found.status[[1, 4]].tolist() == [2, 2]
-
-
-def test_a_share_of_images_that_all_fail_is_counted_where_others_are_attacked() -> None:
-    images, labels = torch.full((2, 1, 4, 4), 0.25), torch.zeros(2, dtype=torch.int64)
-    made, _ = attacks.build("deepfool", {})
-    given: Any = (Contrast().eval(), images, labels, made)
-    options: dict[str, Any] = {"epsilon": None, "row_seeds": [0, 1], "batch": 4, "device": CPU}
-    with pytest.raises(AttackError, match="returned images that are not finite"):
-        attacks.run(*given, **options)
-    with pytest.warns(FmtoolWarning, match="2 of 2 images count as failed attacks"):
-        found = attacks.run(*given, **options, others=True)
-    assert found.status.tolist() == [2, 2] and torch.equal(torch.as_tensor(found.adversarial[:]), images)
-
-
 @pytest.mark.parametrize("name", ["L1AdamBasicIterativeAttack", "L2AdamBasicIterativeAttack", "L2FMNAttack"])
 def test_what_foolbox_does_not_do_is_told(name: str) -> None:
     with pytest.warns(FmtoolWarning, match=f"attack {name}: Foolbox "):

@@ -12,7 +12,6 @@ import torch
 import fmtool
 from fmtool.errors import FmtoolWarning, ModelError
 from fmtool.runtime.distributed import Ranks
-from fmtool.runtime.failures import device_lost, out_of_memory
 from fmtool.runtime.journal import unpack
 from fmtool.stages import device_faults
 from fmtool.stages.device_faults import device_errors, halving
@@ -83,32 +82,6 @@ def test_memory_is_free_when_half_the_batch_is_tried(files: Path) -> None:
 def test_bugs_stay_bugs() -> None:
     with pytest.raises(RuntimeError, match="shapes"), device_faults.device_errors():
         raise RuntimeError("shapes don't match")
-
-
-def caused(cause: BaseException) -> Exception:
-    """An error of ours that another one led to."""
-    try:
-        raise ModelError("ours") from cause
-    except ModelError as error:
-        return error
-
-
-@pytest.mark.parametrize(
-    ("error", "memory", "lost"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory."), True, False),
-        (MemoryError(), True, False),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"), True, False),
-        (RuntimeError("CUDA error: device-side assert triggered"), False, True),
-        (torch.AcceleratorError("CUDA error: unspecified launch failure"), False, True),
-        (RuntimeError("shapes don't match"), False, False),
-        (ValueError("CUDA error"), False, False),
-    ],
-)
-def test_errors_are_known_by_their_class_or_text_also_as_a_cause(error: Exception, memory: bool, lost: bool) -> None:
-    for one in (error, caused(error), caused(caused(error))):
-        assert (out_of_memory(one), device_lost(one)) == (memory, lost)
-    assert not out_of_memory(None) and not device_lost(None)
 
 
 def test_advice_and_reason_are_in_one_line() -> None:
