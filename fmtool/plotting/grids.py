@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fmtool.artifacts.format import Artifact
+from fmtool.artifacts.history import other_attack
 from fmtool.artifacts.rows import join
 from fmtool.attacks.registry import masks_title, title
 from fmtool.datasets.rows import spread
@@ -75,8 +76,8 @@ def fitted_to(masks: Artifact, attack: Artifact) -> bool:
     if masks.header["for"] == "essential":
         return True
     inputs = [entry["digest"] for stage in masks.history for entry in stage["inputs"]]
-    alike: bool = masks.header["attack"] == attack.header["attack"]
-    return alike and (not attack.header.get("defense") or attack.digest in inputs)
+    alike = masks.header["attack"] == attack.header["attack"] and not other_attack(masks.history, attack.history)
+    return alike and bool(not attack.header.get("defense") or attack.digest in inputs)
 
 
 def class_mask_grid(files: Sequence[Artifact]) -> Figure:

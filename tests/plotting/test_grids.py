@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 
 import numpy as np
@@ -84,6 +85,10 @@ def test_filtered_images_are_what_the_masks_leave(load: Load) -> None:
         turned = filter_images(adversary, adversarial["masks"][places[2][column]])
         for row, expected in enumerate((image, adversary, kept, turned)):
             np.testing.assert_allclose(shown[3 * row + column], expected[0].clamp(0, 1).numpy(), atol=1e-6)
+    history = [{**made, "seed": 7} if made["command"] == "attack" else made for made in attack.history]
+    other = dataclasses.replace(attack, history=history)
+    with pytest.raises(FmtoolError, match=r"masks of FMN's images, which .* doesn't hold"):
+        draw([other, adversarial], 3)
 
 
 def test_class_masks_are_named(load: Load) -> None:
