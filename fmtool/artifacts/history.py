@@ -19,6 +19,9 @@ DATA_FIELDS = {
     "split",
     "digest",
 }  # of an input that is data; its other fields selected the images
+CHOICE = {"limit", "factory"}  # options that only select images, or allow a model to be loaded
+ROUNDING = {"batch_size", "compile", "device"}  # options that change nothing but rounding
+ATTACKS = ("attack", "import-attack")  # commands that make a file of adversarial images
 SHORT = 12  # digits of a digest to show
 DISTRIBUTIONS = {"fmtool": "fourier-masks", "torch": "torch", "foolbox": "foolbox"}  # what can change a result's bytes
 
@@ -119,8 +122,9 @@ def plain_options(stage: Stage) -> dict[str, Any]:
     return plain
 
 
-CHOICE = {"limit", "factory"}  # options that only select images, or allow a model to be loaded
-ROUNDING = {"batch_size", "compile", "device"}  # options that change nothing but rounding
+def newest(history: Sequence[Stage], *commands: str) -> Stage | None:
+    """The newest stage of these commands; None if there is none."""
+    return next((made for made in reversed(history) if made["command"] in commands), None)
 
 
 def options_of(made: Stage) -> dict[str, Any]:
@@ -131,10 +135,7 @@ def options_of(made: Stage) -> dict[str, Any]:
 
 def other_attack(one: Sequence[Stage], two: Sequence[Stage]) -> str:
     """How the newest attacks of two histories differ, as text; empty if they don't, or if one has none."""
-    commands = ("attack", "import-attack")
-    first, second = (
-        next((made for made in reversed(all_) if made["command"] in commands), None) for all_ in (one, two)
-    )
+    first, second = newest(one, *ATTACKS), newest(two, *ATTACKS)
     if first is None or second is None:
         return ""
     ours, theirs = options_of(first), options_of(second)

@@ -168,11 +168,10 @@ def _read_csv(file: str) -> Arrays:
 
 def _warn_of_a_counter(matrix: np.ndarray[Any, Any], file: str) -> None:
     """Two files that count their rows are alike, whatever else they hold."""
-    first = matrix[:, 0] - matrix[:1, 0]
-    if len(matrix) > 2 and matrix[0, 0] in (0, 1) and (first == range(len(matrix))).all():
-        last = matrix[0, 0] + len(matrix) - 1
+    first = matrix[:, 0].tolist()
+    if len(first) > 2 and any(first == list(range(start, start + len(first))) for start in (0, 1)):
         warn(
-            f"{file}: its first column counts the rows, from {matrix[0, 0]:g} to {last:g}, and is used as data; if it is none, "
+            f"{file}: its first column counts the rows, from {first[0]:g} to {first[-1]:g}, and is used as data; if it is none, "
             "remove it, or name it Unnamed: 0"
         )
 

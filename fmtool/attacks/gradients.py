@@ -31,7 +31,9 @@ def look_at(images: Tensor) -> None:
 
 
 def _note_(bad: Tensor, gradient: Tensor) -> None:
-    bad |= ~gradient.isfinite().flatten(1).all(dim=1)
+    bad |= (0 * gradient).flatten(1).sum(
+        dim=1
+    ) != 0  # NaN unless all are finite; in every step, and isfinite takes longer
 
 
 def flat_gradients(

@@ -77,7 +77,7 @@ def fitted_to(masks: Artifact, attack: Artifact) -> bool:
         return True
     inputs = [entry["digest"] for stage in masks.history for entry in stage["inputs"]]
     alike = masks.header["attack"] == attack.header["attack"] and not other_attack(masks.history, attack.history)
-    return alike and bool(not attack.header.get("defense") or attack.digest in inputs)
+    return alike and (not attack.header.get("defense") or attack.digest in inputs)
 
 
 def class_mask_grid(files: Sequence[Artifact]) -> Figure:

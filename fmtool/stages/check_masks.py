@@ -159,10 +159,9 @@ def check_masks(
     if draws < 1:
         raise MaskError(f"--draws {draws}: expected a number of at least 1")
     ready = ready_model(model, execution)
-    check_attack(attack, model, ready.spec, execution.allow_other_model)
+    same = check_attack(attack, model, ready.spec, execution.allow_other_model)
     check_no_shard(masks)
     check_same_model(masks, model, execution.allow_other_model)
-    same = attack.input_digest("model") == model.digest
     basis = basis_of(masks.header, masks)
     place = place_of(layer_of(masks.header), model, ready, execution)
     kept_entries = _check_masks_fit(masks, basis, ready, place)

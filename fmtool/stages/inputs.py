@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fmtool.artifacts.format import Artifact, Rows
+from fmtool.artifacts.history import ATTACKS, newest
 from fmtool.artifacts.rows import ROWS, check_no_shard, check_range
 from fmtool.datasets.data import Data
 from fmtool.datasets.rows import in_parts, with_channels
@@ -121,8 +122,9 @@ def check_attack(
     *,
     adaptive: bool = False,
     chooses: bool = False,
-) -> None:
+) -> bool:
     """Check that the attack was made on this model, that its images fit, and that its values are valid.
+    Whether it was made on this model, which allow_other_model leaves open.
 
     adaptive: also accept an attack on the two-pass classifier. chooses: its `status` chooses images; a warning says if that is
     another model's.
@@ -130,7 +132,8 @@ def check_attack(
     if attack.header.get("defense") and not adaptive:
         raise ArtifactError(f"{attack}: was made against the two-pass defence: its predictions are not the model's")
     check_no_shard(attack)
-    if not check_same_model(attack, model, allow_other_model) and chooses:
+    same = check_same_model(attack, model, allow_other_model)
+    if not same and chooses:
         warn(
             f"{attack}: its images are chosen by the predictions of the model that the file was made with, not of {model}"
         )
@@ -146,6 +149,7 @@ def check_attack(
             low, high = (float(v) for v in some.aminmax())
             if not (low >= 0 and high <= 1):
                 raise ArtifactError(f"{attack}: {name} range from {low:.6g} to {high:.6g}, expected [0, 1]")
+    return same
 
 
 def was_compiled(attack: Artifact) -> bool:
@@ -153,8 +157,8 @@ def was_compiled(attack: Artifact) -> bool:
 
     FMN's images are so close to the boundary that different rounding may undo them.
     """
-    makers = [entry for entry in attack.history if entry["command"] in ("attack", "import-attack")]
-    return bool(makers) and makers[-1]["options"].get("--compile") is True
+    maker = newest(attack.history, *ATTACKS)
+    return maker is not None and maker["options"].get("--compile") is True
 
 
 def check_same_model(other: Artifact, model: Artifact, allow: bool) -> bool:

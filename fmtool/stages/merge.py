@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fmtool.artifacts import streaming
 from fmtool.artifacts.format import Artifact
-from fmtool.artifacts.history import ROUNDING, options_of, plain_options, stage
+from fmtool.artifacts.history import ATTACKS, ROUNDING, newest, options_of, plain_options, stage
 from fmtool.artifacts.rows import check_range, image_names, shard_of
 from fmtool.errors import ArtifactError, warn
 from fmtool.stages.heatmap import MEANS, means, summed_filters
@@ -20,10 +20,10 @@ from fmtool.stages.options import DEFAULT_EXECUTION, Execution
 
 # kind -> the stages whose options must agree: the newest of each that is in the history
 MAKERS = {
-    "attack": ("attack", "import-attack"),
-    "masks": ("fit-masks", "attack", "import-attack"),
+    "attack": ATTACKS,
+    "masks": ("fit-masks", *ATTACKS),
     "heatmap": ("heatmap",),
-    "class-masks": ("class-masks", "attack", "import-attack"),
+    "class-masks": ("class-masks", *ATTACKS),
 }
 OF_CLASSES = ("class-masks",)  # kinds whose rows are classes; only shards of one job can be merged
 UNSAID = {
@@ -186,8 +186,7 @@ def _check_same(
 
 def _newest(file: Artifact, command: str) -> dict[str, Any]:
     """The newest stage of this command that led to a file."""
-    newest: dict[str, Any] = next((stage for stage in reversed(file.history) if stage["command"] == command), {})
-    return {"options": {}, "versions": {}, "inputs": [], **newest}
+    return {"options": {}, "versions": {}, "inputs": [], **(newest(file.history, command) or {})}
 
 
 def _model_of(stage: Mapping[str, Any]) -> dict[str, str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -120,6 +123,22 @@ def test_a_narrower_batch_is_made_once_when_it_is_needed_and_by_one_worker() -> 
     narrower = levels.narrower(2, 16, before)  # 2 would give other bits
     assert narrower is not None and narrower.options.batch == 4 and levels.narrower(1, 8, before) is narrower
     assert levels.narrower(5, 16, before) is not narrower and made == [2, 4, 8] and saved == [0, 1, 2]
+
+
+def test_a_worker_whose_batch_has_no_idle_slots_waits_for_a_narrower_one() -> None:
+    """In a wider one, slots without an image would change the logits of the others."""
+    making = threading.Event()
+
+    def make(batch: int) -> Level:
+        making.set()
+        time.sleep(0.2)
+        return level(batch)
+
+    levels = Levels(level(4), (2,), make, wait=True)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(levels.narrower, 2, 4, int)
+        assert making.wait(10)
+        assert levels.narrower(2, 4, int) is first.result() is not None
 
 
 def test_what_is_begun_is_saved_before_a_narrower_batch_is_made() -> None:

@@ -319,3 +319,12 @@ def test_a_classifier_is_copied_and_pickled_after_its_passes() -> None:
     expected = predict(network, IMAGES, 2, CPU)
     for again in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
         assert torch.equal(predict(again, IMAGES, 2, CPU), expected)
+
+
+def test_a_worker_has_its_replica_also_while_another_thread_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch has one flag for the whole process."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    network = InAnAttribute().eval().requires_grad_(False)
+    with threads.pool(CPU, 2) as pool:
+        pool.submit(replicas.forward, network, torch.rand(2, 1, 8, 8)).result()
+    assert not hasattr(network, "h")
