@@ -27,14 +27,14 @@ WRITING = (
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code: 0; 1 bad input, one line; 2 bad usage; 130 Ctrl-C; bugs traceback."""
-    from fmtool.cli import app
+    from fmtool.cli import parser
     from fmtool.errors import FmtoolError
     from fmtool.runtime import distributed
 
     try:
         distributed.refuse_ranks(next((word for word in arguments if not word.startswith("-")), ""), SHARED)
         try:
-            app(list(arguments), prog_name="fmtool")
+            parser(list(arguments), prog_name="fmtool")
         finally:
             sys.stdout.flush()  # here, where an error still becomes one line
     except SystemExit as stop:

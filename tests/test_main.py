@@ -18,12 +18,12 @@ from fmtool.errors import FmtoolError
 
 
 def raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The application raises this, whatever it is asked to do."""
+    """The parser raises this, whatever it is asked to do."""
 
-    def app(*_: object, **__: object) -> None:
+    def parser(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("fmtool.cli.app", app)
+    monkeypatch.setattr("fmtool.cli.parser", parser)
 
 
 def debugged() -> FmtoolError:

@@ -123,3 +123,5 @@ for command in (
     app.command(
         name.replace("_", "-"), cls=_Command, short_help=command.SUMMARY, epilog=options.example(command.EXAMPLE)
     )(getattr(command, name))
+
+parser = typer.main.get_command(app)  # kept: an application that is called builds all its commands anew each time
