@@ -143,6 +143,25 @@ def other_attack(one: Sequence[Stage], two: Sequence[Stage]) -> str:
     return ", ".join(f"{name} {ours.get(name)} and {theirs.get(name)}" for name in names)
 
 
+def shares_images(one: Sequence[Stage], two: Sequence[Stage]) -> bool:
+    """Whether the newest attacks or class masks of two histories were made from the same images, or from one split of a source
+    with splits, unless --rows chose two ranges of it.
+    """
+    return any(_overlap(ours, theirs) for ours in _data_of(one) for theirs in _data_of(two))
+
+
+def _data_of(history: Sequence[Stage]) -> list[Mapping[str, Any]]:
+    made = newest(history, *ATTACKS) or newest(history, "class-masks")
+    return [entry for entry in (made or {"inputs": []})["inputs"] if entry.get("kind") == "data"]
+
+
+def _overlap(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
+    if one["digest"] == two["digest"]:
+        return True
+    same = one.get("split") not in (None, "", "whole") and all(one[key] == two.get(key) for key in ("name", "split"))
+    return same and (one.get("rows") == two.get("rows") or not (one.get("rows") and two.get("rows")))
+
+
 def title(entry: Mapping[str, Any]) -> str:
     """A history's input as tables and trees show it: kind, name and split of data, the digest's first digits, limit and size."""
     words = [str(entry[key]) for key in ("kind", "name", "split") if entry.get(key)]

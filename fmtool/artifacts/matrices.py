@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 LABELS = "labels"  # integers (n) beside the matrix
 LABEL_COLUMNS = ("label", "labels", "class")  # of a .csv with a header
 ONLY = ""  # the name of a matrix that is alone in its file
-SHOWN = 8  # names of matrices in a message
+SHOWN = 8  # names of matrices, or rows, in a message
+WIDEST = 8  # bytes of a number that torch takes
 
 
 def read_matrix(source: str, data: bytes | None = None) -> tuple[Tensor, Tensor | None]:
@@ -96,9 +97,9 @@ def _as_tensor(values: Any, source: str) -> Tensor:
     import torch
 
     if isinstance(values, torch.Tensor):
-        return values.detach().cpu()
-    if values.dtype.kind not in "biufc" or values.dtype.itemsize > 16:
-        raise ArtifactError(f"{label(source)}: holds {values.dtype}, expected numbers")
+        return values.detach().cpu().to_dense()
+    if values.dtype.kind not in "biufc" or values.dtype.itemsize > WIDEST * (1 + (values.dtype.kind == "c")):
+        raise ArtifactError(f"{label(source)}: holds {values.dtype}, expected numbers of at most {8 * WIDEST} bits")
     return torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("="), order="C", copy=True))
 
 
@@ -160,16 +161,25 @@ def _read_csv(file: str) -> Arrays:
             )
         header = counted or not all(map(_is_number, _cells(line.partition("#")[0], delimiter)))  # "" is no number
         rows = _rows_below(stream, file) if header else itertools.chain([line], _rows_below(stream, file))
-        values = np.loadtxt(rows, delimiter=delimiter, ndmin=2, encoding="utf-8-sig", quotechar='"')
+        below = next(iter(rows), None)
+        if below is None:
+            raise ArtifactError(f"{file}: holds no rows of numbers")
+        values = np.loadtxt(
+            itertools.chain([below], rows), delimiter=delimiter, ndmin=2, encoding="utf-8-sig", quotechar='"'
+        )
     found = _columns(values, names, file) if header else {ONLY: values}
     _warn_of_a_counter(found[ONLY], file)
     return found
 
 
+def _counts(column: list[float]) -> bool:
+    return any(column == list(range(start, start + len(column))) for start in (0, 1))
+
+
 def _warn_of_a_counter(matrix: np.ndarray[Any, Any], file: str) -> None:
     """Two files that count their rows are alike, whatever else they hold."""
     first = matrix[:, 0].tolist()
-    if len(first) > 2 and any(first == list(range(start, start + len(first))) for start in (0, 1)):
+    if len(first) > 2 and _counts(first):
         warn(
             f"{file}: its first column counts the rows, from {first[0]:g} to {first[-1]:g}, and is used as data; if it is none, "
             "remove it, or name it Unnamed: 0"
@@ -203,7 +213,13 @@ def _columns(values: np.ndarray[Any, Any], names: list[str], file: str) -> Array
     labels = [k for k, name in enumerate(names) if name.lower() in LABEL_COLUMNS]
     index = [k for k, name in enumerate(names) if not name or re.fullmatch(r"Unnamed: \d+", name)]
     if index:
-        named = names[index[0]] or "without a name"
+        named, numbers = names[index[0]] or "without a name", values[:, index[0]].tolist()
+        if not _counts(numbers):
+            some = ", ".join(f"{number:g}" for number in numbers[:SHOWN])
+            raise ArtifactError(
+                f"{file}: the column {named} names the rows ({some}, ...), but rows are paired by their place: sort both files "
+                "by it and remove it, or name it if it is data"
+            )
         warn(f"{file}: leaves out the column {named}, which counts the rows")
     matrix = [k for k in range(len(names)) if k not in (*labels, *index)]
     if len(labels) > 1 or not matrix:

@@ -73,7 +73,9 @@ def join(files: Sequence[Artifact]) -> list[Tensor]:
         if len(place) != len(names):
             raise ArtifactError(f"{file}: contains an image twice (key and index are the same)")
         places.append(place)
-    shared = [name for name in places[0] if all(name in place for place in places[1:])]
-    if not shared:
-        raise ArtifactError(f"{files[0]} and {files[1]} share no image")
+    shared = list(places[0])
+    for number, place in enumerate(places[1:], start=1):
+        shared = [name for name in shared if name in place]
+        if not shared:
+            raise ArtifactError(f"{', '.join(map(str, files[:number]))} and {files[number]} share no image")
     return [torch.tensor([place[name] for name in shared]) for place in places]

@@ -41,7 +41,8 @@ TYPE = re.compile(
     r" <[^|<>]*>|(?<= )[<\[]([^<>\[\]]*\|[^<>\[\]]*)[>\]]"
 )  # a type of the parser, or its list of choices
 
-# metavars of what a command reads, and of --output
+WRITTEN = ("output", "plot")  # options that name a file that a command makes
+# metavars of what a command reads, and of those
 READ = {"SOURCE", "FILE", "MODEL", "ATTACK", "MASKS", "CLASSMASKS", "A", "B"}
 
 app = typer.Typer(
@@ -87,7 +88,7 @@ class _Command(TyperCommand):
         """Refuse to read standard input twice, and to replace a file that is being read (except in `merge`, which adds to it)."""
         output = ctx.params.get("output")
         read = [one.name for one in self.params if set((one.metavar or "?").replace(".", "").split()) <= READ]
-        given = [value for name, value in ctx.params.items() if name != "output" and name in read]
+        given = [value for name, value in ctx.params.items() if name not in WRITTEN and name in read]
         flat = [one for value in given for one in (value if isinstance(value, list | tuple) else [value])]
         if flat.count(STREAM) > 1:
             raise FmtoolError("'-' is given several times, but standard input holds one file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -134,7 +135,7 @@ def correlate(
     """
     with working(output, quiet=quiet, debug=debug) as bar:
         thresholds = options.numbers(trim, "--trim", float, ", like 0,1e-5,1e-3") or []
-        check_plot(plot, class_subsets + (subsample is not None) + (len(thresholds) > 1) > 1)
+        check_plot(plot, output, class_subsets + (subsample is not None) + (len(thresholds) > 1) > 1)
         (x, labels_x), (y, labels_y) = read_side(a), read_side(b)
         correlation = fmtool.correlate(
             x,
@@ -160,13 +161,15 @@ def correlate(
     show(correlation_tables(correlation.header), form, to_stderr=output in STDOUT)
 
 
-def check_plot(plot: str | None, several: bool) -> None:
-    """Refuse a picture that can't be written, or of an unknown format, before the work is done."""
+def check_plot(plot: str | None, output: str | None, several: bool) -> None:
+    """Refuse a picture that can't be written, of an unknown format, or in the place of the result, before the work is done."""
     if plot is None:
         return
     from fmtool.plotting import figure
 
     check_target(plot)
+    if output is not None and os.path.realpath(plot) == os.path.realpath(output):
+        raise FmtoolError(f"--plot and --output name the same file, {plot}")
     figure.check_suffix(plot, "--plot")
     if several:
         raise FmtoolError(

@@ -16,6 +16,7 @@ from fmtool.errors import ArtifactError
 from fmtool.masks import radial
 from fmtool.masks.basis import basis_for
 from fmtool.masks.registry import FILTERS, FOURIER
+from fmtool.plotting.grids import fitted_to
 from fmtool.plotting.spectra import GAMMA, mean_amplitude, mean_mask
 from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, plain_axes
 from fmtool.tables.heatmaps import band_means, check_maps
@@ -111,6 +112,8 @@ def _in_order(files: Sequence[Artifact]) -> tuple[Artifact, Artifact, Artifact, 
         raise ArtifactError(
             "--figure compare: expected essential and adversarial masks, got two of one purpose"
         ) from None
+    if not fitted_to(ordered[2], ordered[3]):
+        raise ArtifactError(f"--figure compare: {ordered[2]} is not fitted to the images of {ordered[3]}")
     models, sizes = {str(file.input_digest("model")) for file in files}, set()
     for file in files:
         sizes.add(tuple(file.rows("images").shape[2:]) if file.kind == "attack" else tuple(file.header["image_size"]))

@@ -272,12 +272,16 @@ def _nameless(target: str) -> Iterator[Journal]:
 
 
 def _sweep_ranks(target: Path, processes: int) -> None:
-    """Remove resume files left by a different number of processes."""
-    name = re.escape(target.name)
+    """Remove resume files left by a different number of processes, and say so."""
+    name, counts = re.escape(target.name), set()
     for path in target.parent.glob(f".{glob.escape(target.name)}.*"):
         match = re.fullmatch(rf"\.{name}\.\d+-of-(\d+){re.escape(SUFFIX)}(-journal)?", path.name)
         if match and int(match[1]) != processes:
+            counts.add(int(match[1]))
             path.unlink(missing_ok=True)
+    for count in sorted(counts):
+        text = f"{target}: what {count} processes have saved is of no use to {processes} and is removed"
+        warnings.warn(FmtoolWarning(text), stacklevel=5)
 
 
 def _opened(path: Path, target: str, key: str, restart: bool) -> sqlite3.Connection:
@@ -292,7 +296,11 @@ def _opened(path: Path, target: str, key: str, restart: bool) -> sqlite3.Connect
             before = _key_in(database)
             if before is not None and (restart or before != key):
                 if not restart:
-                    why = "belongs to other inputs or options" if before else "is damaged"
+                    why = (
+                        "belongs to other inputs or options, or to another number of processes"
+                        if before
+                        else "is damaged"
+                    )
                     warnings.warn(FmtoolWarning(f"{target}: starting over: the saved progress {why}"), stacklevel=4)
                 for table in TABLES:
                     database.execute(f"drop table if exists {table}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fmtool.artifacts.format import Artifact, Rows
-from fmtool.artifacts.history import stage
+from fmtool.artifacts.history import shares_images, stage
 from fmtool.artifacts.rows import ROWS, check_no_shard, check_range, check_unit, image_names, join
 from fmtool.attacks import registry
 from fmtool.datasets.rows import take
@@ -66,6 +66,9 @@ def defend(
         check_attack(file, model, ready.spec, execution.allow_other_model, adaptive=True)
     for file in class_masks:
         check_class_masks(file, model, ready, execution.allow_other_model)
+        seen = [str(one) for one in attacked if shares_images(file.history, one.history)]
+        if seen:
+            warn(f"{file}: fitted to images from the same data as {', '.join(seen)}: it may do worse on unseen ones")
 
     def defenses_of(network: nn.Module) -> list[nn.Module]:
         return [network, *(two_pass(file, ready, network) for file in class_masks)]

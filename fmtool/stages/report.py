@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from fmtool.artifacts.format import Artifact
@@ -119,7 +120,7 @@ def _pictures_of_attacks(files: Kinds) -> list[Picture]:
 
 
 def _pictures_of_heatmaps(files: Kinds) -> list[Picture]:
-    """One of each, and where there are files of the same model to set beside the first, all together."""
+    """One of each, and where there are files of the same model and of one attack to set beside the first, all together."""
     pictures = [
         Picture([file], "heatmap", f"{file}: errors under noise of each frequency") for file in files["heatmap"]
     ]
@@ -131,13 +132,13 @@ def _pictures_of_heatmaps(files: Kinds) -> list[Picture]:
         and file.header.get("basis", FOURIER) == FOURIER
         and layer_of(file.header) == INPUT
     ]
-    firsts: dict[str, Artifact] = {}
+    named: dict[str, list[Artifact]] = {"essential": [], "adversarial": [], "attack": []}
     for file in alike:
-        firsts.setdefault(str(file.header["for"] if file.kind == "masks" else file.kind), file)
-    if len(firsts) == 3:
-        pictures.append(
-            Picture([first, *firsts.values()], "compare", "Heat map, masks and perturbations of the same model")
-        )
+        named[file.header["for"] if file.kind == "masks" else file.kind].append(file)
+    caption = "Heat map, masks and perturbations of the same model"
+    for essential, masks, attack in product(*named.values()):
+        if fitted_to(masks, attack):
+            return [*pictures, Picture([first, essential, masks, attack], "compare", caption)]
     return pictures
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from fmtool.artifacts import history
 from fmtool.artifacts.format import Artifact
-from fmtool.artifacts.history import option_words, stage
+from fmtool.artifacts.history import option_words, shares_images, stage
 from fmtool.cli import app
 
 DATA = {"option": "--data", "name": "digits", "split": "test", "digest": "d" * 64, "limit": 9}
@@ -126,3 +126,37 @@ def test_a_changed_copy_has_a_digest_of_its_own() -> None:
     stored = dataclasses.replace(TINY, stored_digest="e" * 64)
     assert stored.digest == "e" * 64
     assert dataclasses.replace(stored, name="elsewhere").digest == TINY.digest
+
+
+@pytest.mark.parametrize(
+    ("theirs", "shared"),
+    [
+        ({"digest": "d"}, True),
+        ({"digest": "e", "limit": 9}, True),
+        ({"digest": "e", "split": "train"}, False),
+        ({"digest": "e", "name": "other"}, False),
+        ({"digest": "e", "rows": "0:9"}, True),
+    ],
+)
+def test_two_histories_share_images(theirs: dict[str, Any], shared: bool) -> None:
+    """By the data of the newest attack or class masks, not of the model that both use."""
+    data = {"kind": "data", "name": "digits", "split": "test", "digest": "d"}
+    trained = stage_of("train-model", {**data, "split": "train", "digest": "t"})
+    one = [trained, stage_of("attack", data)]
+    two = [trained, stage_of("class-masks", {**data, **theirs})]
+    assert shares_images(one, two) is shares_images(two, one) is shared
+    assert not shares_images([trained], one)
+
+
+def test_ranges_of_rows_share_images_only_if_they_are_alike() -> None:
+    def part(rows: str, digest: str, split: str = "test") -> list[dict[str, Any]]:
+        data = {"kind": "data", "name": "digits", "split": split, "digest": digest, "rows": rows}
+        return [stage_of("attack", data)]
+
+    assert not shares_images(part("0:9", "d"), part("9:18", "e"))
+    assert shares_images(part("0:9", "d"), part("0:9", "e"))
+    assert not shares_images(part("0:9", "d", "whole"), part("0:9", "e", "whole"))
+
+
+def stage_of(command: str, data: dict[str, Any]) -> dict[str, Any]:
+    return {"command": command, "options": {}, "inputs": [{"kind": "model", "digest": "m"}, data]}

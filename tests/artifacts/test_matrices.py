@@ -114,6 +114,32 @@ def test_a_counter_that_pandas_wrote_is_left_out(name: str, tmp_path: Path) -> N
         assert read_matrix(f"{tmp_path}/x.csv")[0].tolist() == [[1, 2], [3, 4], [5, 6]]
 
 
+def test_a_column_that_names_the_rows_is_refused(tmp_path: Path) -> None:
+    """As pandas writes the index of sorted or chosen rows: left out, they would be paired with others' by their place."""
+    (tmp_path / "x.csv").write_text(",a,b\n2,1,2\n0,3,4\n1,5,6\n")
+    with pytest.raises(
+        ArtifactError, match=r"the column without a name names the rows \(2, 0, 1, ...\), but rows are paired"
+    ):
+        read_matrix(f"{tmp_path}/x.csv")
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n", ",a,b\n"])
+def test_a_csv_without_rows_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(ArtifactError, match=r"x.csv: holds no rows of numbers$"):
+        read_matrix(f"{tmp_path}/x.csv")
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
+def test_sparse_tensors_are_read_and_numbers_too_wide_for_torch_are_refused(tmp_path: Path) -> None:
+    torch.save(torch.eye(3).to_sparse(), tmp_path / "x.pt")
+    assert read_matrix(f"{tmp_path}/x.pt")[0].tolist() == torch.eye(3).tolist()
+    np.save(tmp_path / "x.npy", np.eye(3, dtype=np.longdouble))
+    if np.dtype(np.longdouble).itemsize > 8:
+        with pytest.raises(ArtifactError, match=r"holds float\d+, expected numbers of at most 64 bits$"):
+            read_matrix(f"{tmp_path}/x.npy")
+
+
 @pytest.mark.parametrize("text", ["0,5\n1,7\n2,6\n", "id,a\n1,5\n2,7\n3,6\n"])
 def test_another_counter_is_used_and_told(text: str, tmp_path: Path) -> None:
     """Two files that have one are alike, whatever else they hold."""

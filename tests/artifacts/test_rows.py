@@ -26,6 +26,8 @@ def test_files_without_a_common_image_or_with_one_twice_are_refused() -> None:
     a = file("a", [1], [0])
     with pytest.raises(ArtifactError, match="a and b share no image"):
         rows.join([a, file("b", [1], [1])])
+    with pytest.raises(ArtifactError, match=r"^a, b and c share no image$"):
+        rows.join([a, file("b", [1], [0]), file("c", [2], [0]), file("d", [1], [0])])
     with pytest.raises(ArtifactError, match="b: contains an image twice"):
         rows.join([a, file("b", [1, 1], [0, 0])])
 

@@ -189,6 +189,7 @@ def test_the_picture_is_drawn_in_the_same_call(sides: tuple[Path, Path], run: Ru
         ("--statistics cka,dcorr", "unknown statistic 'dcorr' (did you mean 'dcor'?)"),
         ("--draws 50 --statistics cosine", "--draws applies to --class-subsets and --subsample: add one of them"),
         ("--plot picture.bmp", "--plot picture.bmp: expected a name that ends in .png, .pdf, .svg"),
+        ("--plot out.safetensors", "--plot and --output name the same file, out.safetensors"),
         ("--plot a.png --class-subsets --subsample 5", "--plot draws one curve"),
         ("--plot a.png --trim 0,0.1 --subsample 5", "--plot draws one curve"),
         ("--trim 0,x", "--trim 0,x: expected numbers with commas between them, like 0,1e-5,1e-3"),

@@ -70,6 +70,10 @@ def test_files_that_can_not_be_compared_are_told(load: Load) -> None:
             [heat, with_header(essential, basis="dct"), adversarial, attack],
             "masks in the basis dct have no frequencies",
         ),
+        (
+            [heat, essential, adversarial, with_header(attack, attack="pgd")],
+            "adversarial.* is not fitted to the images of .*fmn",
+        ),
         ([with_header(heat, image_size=[4, 4]), essential, adversarial, attack], "got several sizes of images"),
         ([replace(heat, history=[]), essential, adversarial, attack], "got several models"),
     ):

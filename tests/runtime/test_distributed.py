@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import Run
 
-from fmtool.errors import FmtoolError
+from fmtool.errors import FmtoolError, FmtoolWarning
 from fmtool.runtime import distributed
 from fmtool.runtime.distributed import ALONE, VARIABLES, Ranks
+from fmtool.runtime.resume_file import resuming
 
 FIT = "fit-masks MODEL FMN --for essential --limit 24 --lambda 0.1 --min-steps 600 --max-steps 900 --batch-size 8"
 ATTACK = "attack MODEL --data digits --limit 61 --attack fmn --batch-size 8"
@@ -88,6 +90,17 @@ def test_a_process_that_dies_ends_the_job_which_then_goes_on(files: Path, tmp_pa
     subprocess.run(whole, check=True, capture_output=True, env=ONE_THREAD, timeout=300)
     assert target.read_bytes() == (tmp_path / "whole").read_bytes()
     assert left(tmp_path) == ["target", "whole"]
+
+
+def test_the_saved_work_of_another_number_of_processes_is_removed_with_a_line(tmp_path: Path) -> None:
+    target, work = str(tmp_path / "x"), {"work": 1}
+    saved = pytest.warns(FmtoolWarning, match="progress is saved")
+    with pytest.raises(KeyboardInterrupt), saved, resuming(target, work, rank=(1, 2)) as journal:
+        journal.finish_row(0, {"mask": torch.zeros(2)})
+        raise KeyboardInterrupt
+    told = "x: what 2 processes have saved is of no use to 1 and is removed$"
+    with pytest.warns(FmtoolWarning, match=told), resuming(target, work):
+        assert left(tmp_path) == [".x.resume"]
 
 
 def children(process: int) -> Iterator[int]:

@@ -191,3 +191,12 @@ def test_images_without_a_class_are_wrong_in_their_cell(
     with pytest.warns(FmtoolWarning, match="table's cells"):
         found = fmtool.defend(model, [adaptive], [some], execution=how)
     assert found.header["matrix"][1][0] is None and found.header["matrix"][1][1]["adaptive"]
+
+
+def test_masks_fitted_to_the_images_that_they_defend_are_told(files: Path) -> None:
+    model, attack, robust, plain = (load(files, name) for name in ("model", "fmn", "robust", "plain"))
+    with pytest.warns(FmtoolWarning) as told:
+        fmtool.defend(model, [attack], [robust, plain])
+    assert [str(one.message) for one in told] == [
+        f"{robust}: fitted to images from the same data as {attack}: it may do worse on unseen ones"
+    ]
