@@ -39,13 +39,20 @@ def from_names(arrays: Mapping[str, Any], source: str, class_names: tuple[str, .
         else:
             left_out.append(name)
     _check_pairs(images, labels, arrays, source)
-    splits = {split: Split(arrays[names[0]], arrays[labels[split][0]]) for split, names in images.items()}
+    splits = {
+        split: Split(_whole(arrays[names[0]], source), arrays[labels[split][0]]) for split, names in images.items()
+    }
     for split, part in splits.items():
         if _ndim(part.labels) == 0 or len(part.images) != len(part.labels):
             sizes = f"{len(part.images)} images and {len(part.labels) if _ndim(part.labels) else 'no'} labels"
             raise DataError(f"{source}: holds {sizes}{f' in {split}' if split else ''}, expected as many of both")
     notes = (f"{len(left_out)} arrays that are neither images nor labels ({', '.join(left_out)})",) if left_out else ()
     return Source(splits, class_names, notes)
+
+
+def _whole(images: Any, source: str) -> Any:
+    """Images as one array, also those that come as a list."""
+    return images if hasattr(images, "ndim") else as_tensor(images, source)
 
 
 def _check_pairs(
@@ -133,7 +140,7 @@ def as_tensor(values: Any, source: str) -> Tensor:
     import torch
 
     if isinstance(values, torch.Tensor):
-        return values.detach()
+        return values.detach().to_dense()
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
         raise DataError(f"{source}: holds images of type {array.dtype}, expected numbers")

@@ -13,21 +13,24 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from fmtool.artifacts.progress import Progress
+from fmtool.artifacts.rows import image_names
 from fmtool.datasets.arrays import FAINT, as_images, check_white, range_text
 from fmtool.datasets.encoded_rows import EncodedRows
+from fmtool.datasets.image_files import check_size
 from fmtool.datasets.labels import numbered
 from fmtool.datasets.readers.registry import SHORT, read_path
 from fmtool.datasets.registry import DATA_ROOT, DATASETS
 from fmtool.datasets.rows import keys_and_digest, row_range, spread, take, to_float
 from fmtool.datasets.source import Encoded, Source
 from fmtool.datasets.splits import choose, parse_spec
-from fmtool.errors import DataError, unknown, warn
+from fmtool.errors import DataError, first_line, unknown, warn
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fmtool.artifacts.format import Rows
 
+UNLABELLED = -1  # the label of every image of a split whose labels are kept back, as Hugging Face's ImageNet has it
 MOST_CLASSES = 2**20  # of data without class names: larger labels are no numbers of classes
 
 
@@ -120,6 +123,11 @@ def load(
     if not len(images):
         raise DataError(f"{spec}: holds no images")
     key, digest = keys_and_digest(images, label, progress, shallow)
+    twice = len(key) - len(set(image_names(key, index))) if len(chosen) > 1 else 0
+    if twice:
+        raise DataError(
+            f"{spec}: {twice} images are at the same place in two of {', '.join(chosen)}: name one split, like {name}:{chosen[0]}"
+        )
     return Data(
         images,
         label,
@@ -229,24 +237,34 @@ def _array_images(
         in_bytes = pixel_range is None and not images.is_floating_point() and images.numel()
         if in_bytes and int(images.max()) <= FAINT and name not in DATASETS:
             check_white(part, name)  # the whole array, as the chosen images alone may be dark
+        if images.is_floating_point() and images.numel() and (most := float(images.max())) <= FAINT / 255:
+            warn(f"{name}: no pixel is brighter than {most:.2g}, where 1 is white: is that right, and --pixel-range?")
         taken.append(images)
         start += len(part)
     if len({(one.shape[1:], one.dtype) for one in taken}) > 1:
         raise DataError(f"{name}: its splits hold images of different shapes or types")
     images = torch.cat(taken) if len(taken) > 1 else taken[0]
-    return _squeeze(images, size) if size is not None and images.shape[-2:] != (size, size) else images
+    return _squeeze(images, size, name) if size is not None and images.shape[-2:] != (size, size) else images
 
 
-def _squeeze(images: Tensor, size: int) -> Tensor:
+def _squeeze(images: Tensor, size: int, name: str) -> Tensor:
     from torchvision.transforms.v2.functional import resize
 
-    squeezed: Tensor = resize(images, [size, size], antialias=True)
+    check_size(size, size, name)
+    try:
+        squeezed: Tensor = resize(images, [size, size], antialias=True)
+    except RuntimeError as error:  # too little memory, for example
+        raise DataError(
+            f"{name}: {len(images)} images can't be resized to {size}x{size}: {first_line(error)}"
+        ) from None
     return squeezed.clamp(0, 1) if squeezed.is_floating_point() else squeezed
 
 
 def _check_labels(labels: Mapping[str, Tensor], class_names: tuple[str, ...], source: str) -> None:
     top = len(class_names) or MOST_CLASSES
-    for values in labels.values():
+    for split, values in labels.items():
+        if len(values) and int(values.max()) == int(values.min()) == UNLABELLED:
+            raise DataError(f"{source}: {split or 'it'} has no labels, all are {UNLABELLED}: expected labelled images")
         if len(values) and (int(values.min()) < 0 or int(values.max()) >= top):
             raise DataError(
                 f"{source}: labels range from {int(values.min())} to {int(values.max())}, expected 0 to {top - 1}"

@@ -175,7 +175,7 @@ def test_only_the_split_that_is_read_must_have_labels_in_range(tmp_path: Path) -
     path = tmp_path / "some.npz"
     np.savez(path, x_train=images, y_train=np.array([0, 1, 0, 1]), x_test=images, y_test=np.full(4, -1))
     assert len(load(f"{path}:train")) == 4
-    with pytest.raises(DataError, match="labels range from -1 to -1"):
+    with pytest.raises(DataError, match="test has no labels, all are -1: expected labelled images"):
         load(f"{path}:test")
 
 
@@ -184,3 +184,37 @@ def test_labels_that_number_no_classes_are_refused(tmp_path: Path) -> None:
     np.savez(path, images=np.zeros((2, 8, 8, 3), dtype=np.uint8), labels=np.array([0, 1_500_000_000]))
     with pytest.raises(DataError, match="labels range from 0 to 1500000000, expected 0 to 1048575"):
         load(str(path))
+
+
+def test_images_that_two_splits_share_are_refused_in_all_of_them(tmp_path: Path) -> None:
+    """A copy of val that stands for test, say: later stages tell images apart by content and place."""
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    path, labels = tmp_path / "some.npz", np.array([0, 1, 0, 1])
+    np.savez(
+        path, x_train=images[::-1], y_train=labels, x_test=images, y_test=labels, x_val=images[:3], y_val=labels[:3]
+    )
+    assert len(load(f"{path}:val")) == 3
+    with pytest.raises(
+        DataError, match=r"3 images are at the same place in two of test, \w+, \w+: name one split, like .*:test$"
+    ):
+        load(f"{path}:all")
+
+
+def test_images_almost_without_light_are_told(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).random((4, 8, 8, 3), dtype=np.float32)
+    np.savez(tmp_path / "some.npz", images=images, labels=np.array([0, 1, 0, 1]))
+    with pytest.warns(FmtoolWarning, match=r"no pixel is brighter than 0.0039, where 1 is white"):
+        load(str(tmp_path / "some.npz"), pixel_range=(0, 255))
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [(20_000, "is more than the .* pixels of an image"), (1_000, "1797 images can't be resized to 1000x1000")],
+)
+def test_images_of_a_size_that_fits_nowhere_are_one_line(size: int, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr("torchvision.transforms.v2.functional.resize", full)
+    with pytest.raises(DataError, match=told):
+        load("digits:all", size=size)

@@ -125,6 +125,14 @@ def test_classes_without_names_are_numbers(tmp_path: Path) -> None:
     assert made.header["class_names"] == ["0", "1", "2", "3"]
 
 
+def test_a_few_images_leave_the_network_all_classes_of_their_data(tmp_path: Path) -> None:
+    torch.save({"images": torch.zeros(6, 8, 8, dtype=torch.uint8), "labels": torch.arange(6)}, tmp_path / "d.pt")
+    with pytest.warns(FmtoolWarning, match="its classes are called 0 to 5$"):
+        some = fmtool.load_data(str(tmp_path / "d.pt"), rows=(0, 3))
+        made = fmtool.train_model(some, architecture="resnet8", recipe="one-cycle", epochs=1)
+    assert len(made.header["class_names"]) == 6
+
+
 def test_training_that_diverges_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And leaves nothing to resume from, which would end likewise."""
     monkeypatch.setattr(resume_file, "SECONDS_BETWEEN", 0)

@@ -106,7 +106,8 @@ def _class_names(folder: Path, batches: list[str]) -> tuple[str, ...]:
             return tuple(_text(name) for name in names)
     for file in TEXT_META:
         if (folder / file).is_file():
-            return tuple((folder / file).read_text(errors="replace").split())
+            lines = (folder / file).read_text(errors="replace").splitlines()
+            return tuple(printable_name(line.strip()) for line in lines if line.strip())
     return CIFAR10 if any(TEN.fullmatch(name) for name in batches) else ()
 
 

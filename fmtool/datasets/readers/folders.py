@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from fmtool.datasets.image_files import is_hidden, is_image
 from fmtool.datasets.labels import in_order, printable_name
 from fmtool.datasets.source import WHOLE, Encoded, Source, Split
-from fmtool.datasets.splits import TRAIN, split_named
-from fmtool.errors import DataError
+from fmtool.datasets.splits import TRAIN, split_in, split_named
+from fmtool.errors import DataError, warn
 
 SHOWN = 3  # names in a warning about what was left out
 
@@ -125,6 +125,7 @@ def _below(names: Iterable[str], prefix: str) -> list[str]:
 def _splits(folders: Sequence[str], images: Sequence[str], name: str) -> dict[str, str]:
     """Split -> prefix of its folder; `WHOLE` -> "" if the top folders are classes."""
     tops = list(dict.fromkeys(one.split("/")[0] for one in folders))
+    _check_compound(tops, images, name)
     named = {top: split for top in tops if (split := split_named(top))}
     holding = {top: [file for file in images if file.startswith(f"{top}/")] for top in named}
     with_classes = [top for top in named if any(file.count("/") > 1 for file in holding[top])]
@@ -148,6 +149,18 @@ def _splits(folders: Sequence[str], images: Sequence[str], name: str) -> dict[st
     return splits
 
 
+def _check_compound(tops: Sequence[str], images: Sequence[str], name: str) -> None:
+    """DataError for training_set/CLASS/FILE beside test_set/CLASS/FILE: as classes they would be training and test."""
+    depths = {top: {file.count("/") > 1 for file in images if file.startswith(f"{top}/")} for top in tops}
+    within = {top: split_in(top)[0] for top in tops if not split_named(top) and depths[top] == {True}}
+    seeming = [top for top, split in within.items() if split]
+    if len({within[top] for top in seeming}) > 1:
+        raise DataError(
+            f"{name}: {' and '.join(map(printable_name, seeming))} seem to be splits: expected "
+            f"{' and '.join(str(within[top]) for top in seeming)}, or one of them as --data"
+        )
+
+
 def _classes(
     folders: Sequence[str], images: Sequence[str], top: str, tree: Tree, around: str, name: str
 ) -> dict[str, list[str]]:
@@ -166,14 +179,19 @@ def _classes(
 
 
 def _check_folders(classes: Mapping[str, Mapping[str, Sequence[str]]], name: str) -> None:
-    """DataError for a split whose only folder is no class of training, as Tiny ImageNet's val/images; classes may differ else."""
+    """DataError for a split without a class of training, as Tiny ImageNet's val/images; a warning of other new classes."""
     train = classes.get(TRAIN, {})
     for split, members in classes.items():
-        if len(train) > 1 and len(members) == 1 and not train.keys() & members.keys():
-            strange = printable_name(*members)
-            raise DataError(
-                f"{name}: {split} holds class {strange}, which train doesn't: expected the same class folders, or none"
-            )
+        new = [printable_name(one) for one in members if one not in train]
+        if len(train) < 2 or not new:
+            continue
+        some = (
+            f"{'class' if len(new) == 1 else 'classes'} {', '.join(new[:SHOWN])}{', ...' if len(new) > SHOWN else ''}"
+        )
+        what = f"{name}: {split} holds {some}, which train doesn't"
+        if len(new) == len(members):
+            raise DataError(f"{what}: expected the same class folders, or none")
+        warn(what)
 
 
 def _check_outermost(classes: Mapping[str, Sequence[str]], name: str) -> None:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from fmtool.datasets.source import WHOLE, Encoded, Source, Split
 from fmtool.datasets.splits import split_in, split_named
-from fmtool.errors import DataError
+from fmtool.errors import DataError, warn
 
 SUFFIX = ".parquet"
 PART = re.compile(r"(?P<split>.*?)-?(?P<number>\d{5})-of-(?P<of>\d{5})(-[0-9a-f]+)?")
 NUMBER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d+")  # of a file in a series: a UUID, or digits
 IMAGE_COLUMNS = ("image", "img", "images", "jpg", "png", "picture")
+INDEX = re.compile(r"__index_level_\d+__")  # what pandas adds to number its rows
+GROUPS_KEPT = 2  # row groups whose encoded images stay in memory
 LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class", "cls", "y")
 
 
@@ -113,7 +116,8 @@ def _check_parts(files: Sequence[Path], name: str) -> None:
 
 def _read_split(parquet: Any, files: Sequence[Path]) -> tuple[Split, tuple[str, ...]]:
     """Encoded images and labels, in the files' order, and the class names of the files' own metadata."""
-    columns: list[tuple[Path, str]] = []
+    groups: list[tuple[Path, int, str]] = []  # file, row group and column of images
+    ends: list[int] = []  # of the groups, in rows of the split
     labels: list[Any] = []
     class_names: tuple[str, ...] | None = None
     for file in files:
@@ -125,25 +129,29 @@ def _read_split(parquet: Any, files: Sequence[Path]) -> tuple[Split, tuple[str, 
                 raise DataError(f"{file.name} names different classes from the parts before it")
             class_names = names
             labels += content.read(columns=[label])[label].to_pylist()
-        columns.append((file, image))
+            for number in range(content.num_row_groups):
+                groups.append((file, number, image))
+                ends.append(content.metadata.row_group(number).num_rows + (ends[-1] if ends else 0))
     if not labels:
         raise DataError("holds no images")
     if None in labels:
         raise DataError(f"row {labels.index(None)} has no label")
+    if label not in LABEL_COLUMNS and not class_names:
+        warn(f"{files[0].name}: takes the labels from the column {label}")
     reading = Lock()
 
-    @cache
-    def rows() -> list[tuple[Any, int]]:
-        chunks = []
-        for file, image in columns:
-            with parquet.ParquetFile(file) as content:
-                chunks += content.read(columns=[image])[image].chunks
-        return [(chunk, row) for chunk in chunks for row in range(len(chunk))]
+    @lru_cache(GROUPS_KEPT)
+    def images_of(group: int) -> Any:
+        file, number, image = groups[group]
+        with parquet.ParquetFile(file) as content:
+            return content.read_row_group(number, columns=[image])[image]
 
     def encoded(number: str) -> bytes:
-        with reading:  # the images of a split that isn't asked for are never read
-            chunk, row = rows()[int(number)]
-        value = chunk[row].as_py()
+        row = int(number)
+        group = bisect_right(ends, row)
+        with reading:  # only groups with images that are asked for are read, each by one thread
+            images = images_of(group)
+        value = images[row - ends[group] + len(images)].as_py()
         content = value.get("bytes") if isinstance(value, dict) else value
         if not content:
             raise OSError("its bytes are not in the file")
@@ -169,17 +177,26 @@ def _columns(schema: Any, file: str) -> tuple[str, str]:
             return any(kind.field(k).name == "bytes" for k in range(kind.num_fields))
         return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
-    there = {field.name: field.type for field in schema}
+    def holds_labels(kind: Any) -> bool:
+        if types.is_dictionary(kind):  # categories
+            return holds_labels(kind.value_type)
+        text = [types.is_string, types.is_large_string, getattr(types, "is_string_view", types.is_string)]
+        return any(fits(kind) for fits in (types.is_integer, types.is_boolean, *text))
+
+    there = {field.name: field.type for field in schema if not INDEX.fullmatch(field.name)}
     images = [column for column, kind in there.items() if holds_bytes(kind)]
     features = _features(schema)
     classes = [column for column in there if features.get(column, {}).get("_type") == "ClassLabel"]
-    plain = [column for column, kind in there.items() if types.is_integer(kind) or types.is_string(kind)]
+    plain = [column for column, kind in there.items() if holds_labels(kind)]
+    usual = [column for column in LABEL_COLUMNS if column in there]
     image = _one(images, IMAGE_COLUMNS)
     label = (
         _one([column for column in plain if column in LABEL_COLUMNS], LABEL_COLUMNS)
         or _one(classes, ())
-        or _one(plain, ())
+        or (_one(plain, ()) if not usual else None)
     )
+    if label is None and usual:
+        raise DataError(f"{file}: the column {usual[0]} is of type {there[usual[0]]}, expected integers or names")
     if image is None or label is None:
         raise DataError(
             f"{file} has columns {', '.join(there)}: expected one of image bytes ({', '.join(IMAGE_COLUMNS[:2])}) "

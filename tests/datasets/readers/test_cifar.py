@@ -99,6 +99,8 @@ def test_binary_batches_hold_the_same_images(shared_data: Path, tmp_path: Path) 
     assert list(found.class_names) == names and found.splits == {"train": 5 * 1017, "test": 1017}
     (tmp_path / "cifar-10-batches-bin" / "batches.meta.txt").write_text("\n".join("abcdefghij") + "\n\n")
     assert load(str(tmp_path / "cifar-10-batches-bin")).class_names == tuple("abcdefghij")
+    (tmp_path / "cifar-10-batches-bin" / "batches.meta.txt").write_text("traffic light\n" + "\n".join("bcdefghij"))
+    assert load(str(tmp_path / "cifar-10-batches-bin")).class_names == ("traffic light", *"bcdefghij")
     one = load(str(tmp_path / "cifar-10-batches-bin" / "test_batch.bin"))
     assert one.split == "whole" and torch.equal(one.images, found.images)
 

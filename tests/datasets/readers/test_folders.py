@@ -294,6 +294,18 @@ def test_names_that_are_whole_numbers_are_numbered_so(both: Sources, tmp_path: P
         (["train/a/1.png", "bus/1.png"], "bus is beside the splits train"),
         (["val/a/1.png", "valid/a/1.png"], "val/? and valid are both the val split"),
         (
+            ["training_set/cats/1.png", "training_set/dogs/1.png", "test_set/cats/1.png", "test_set/dogs/1.png"],
+            "test_set and training_set seem to be splits: expected test and train, or one of them as --data$",
+        ),
+        (  # Tiny ImageNet, whose val/images would be a class
+            ["train/n01/images/0.JPEG", "train/n02/images/0.JPEG", "val/images/0.JPEG"],
+            "val holds class images, which train doesn't: expected the same class folders, or none$",
+        ),
+        (
+            ["train/cat/1.png", "train/dog/1.png", "val/cats/1.png", "val/dogs/1.png"],
+            "val holds classes cats, dogs, which train",
+        ),
+        (
             ["train/1.png", "test/1.png"],
             "test and train hold images themselves, expected one folder of images per class in each",
         ),
@@ -309,16 +321,12 @@ def test_layouts_that_would_have_to_be_guessed_are_errors(
             load(source)
 
 
-def test_a_split_whose_only_folder_is_no_class_of_training_is_an_error(both: Sources, tmp_path: Path) -> None:
-    """Tiny ImageNet, whose val/images would be a class."""
-    for number, name in enumerate(["train/n01/images/0.JPEG", "train/n02/images/0.JPEG", "val/images/0.JPEG"]):
+def test_a_class_that_training_lacks_is_told(both: Sources, tmp_path: Path) -> None:
+    for number, name in enumerate(["train/cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dgo/1.png"]):
         _picture(tmp_path / "set" / name, number)
     for source in both(tmp_path / "set"):
-        with pytest.raises(
-            DataError,
-            match=r"val holds class images, which train doesn't: expected the same class folders, or none$",
-        ):
-            load(f"{source}:train")
+        with pytest.warns(FmtoolWarning, match=r"test holds class dgo, which train doesn't$"):
+            assert load(source).class_names == ("cat", "dgo", "dog")
 
 
 @pytest.mark.parametrize("around", ["", "set of/"])

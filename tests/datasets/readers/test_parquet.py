@@ -94,15 +94,23 @@ def test_files_whose_names_contain_the_split(file: str, tmp_path: Path) -> None:
 def test_images_of_other_splits_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, rows in (("train", range(5)), ("test", range(5, 9))):
         _write(tmp_path / "set" / f"{name}.parquet", rows)
-    read, column = [], pq.ParquetFile.read
+    read, column, group = [], pq.ParquetFile.read, pq.ParquetFile.read_row_group
 
     def reading(file: Any, columns: list[str]) -> Any:
         read.append((columns[0], file.metadata.num_rows))
         return column(file, columns=columns)
 
+    def reading_group(file: Any, number: int, columns: list[str]) -> Any:
+        read.append((f"{columns[0]} of group {number}", file.metadata.num_rows))
+        return group(file, number, columns=columns)
+
     monkeypatch.setattr(pq.ParquetFile, "read", reading)
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", reading_group)
     _check(load(f"{tmp_path / 'set'}:test"), range(5, 9))
-    assert sorted(read) == [("image", 4), ("label", 4), ("label", 5)]
+    assert sorted(read) == [("image of group 0", 4), ("image of group 1", 4), ("label", 4), ("label", 5)]
+    read.clear()
+    _check(load(f"{tmp_path / 'set'}:test", rows=(3, 4)), range(8, 9))
+    assert sorted(read) == [("image of group 1", 4), ("label", 4), ("label", 5)]
 
 
 def test_files_that_are_no_series_are_not_put_together(tmp_path: Path) -> None:
@@ -137,6 +145,27 @@ def test_labels_that_are_names_and_plain_bytes(tmp_path: Path) -> None:
     found = load(str(tmp_path / "d.parquet"))
     assert found.class_names == ("cat", "dog", "owl") and found.labels.tolist() == [2, 0, 1]
     assert np.array_equal(found.images.permute(0, 2, 3, 1).numpy(), PIXELS[:3])
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "dictionary", "bool"])
+def test_labels_of_any_type_beside_the_numbers_of_rows(kind: str, tmp_path: Path) -> None:
+    """What pandas writes of rows that were chosen from a table."""
+    names = pa.array([LABELS[row] == 1 if kind == "bool" else "abc"[LABELS[row]] for row in range(4)])
+    labels = names if kind == "bool" else names.dictionary_encode() if kind == "dictionary" else names.cast(kind)
+    index = pa.array([0, 1, 3, 4])
+    _write(tmp_path / "d.parquet", range(4), names=None, labels=labels, __index_level_0__=index, id=index)
+    found = load(str(tmp_path / "d.parquet"))
+    assert found.labels.tolist() == ([False, False, True, True] if kind == "bool" else LABELS[:4])
+    assert found.class_names == (() if kind == "bool" else ("a", "b", "c"))
+
+
+def test_numbers_that_may_be_no_labels_are_told_or_refused(tmp_path: Path) -> None:
+    _write(tmp_path / "a.parquet", range(4), names=None, labels=pa.array([1.5] * 4), id=pa.array(range(4)))
+    with pytest.raises(DataError, match=r"the column label is of type double, expected integers or names$"):
+        load(str(tmp_path / "a.parquet"))
+    _write(tmp_path / "b.parquet", range(4), names=None, label="kind")
+    with pytest.warns(FmtoolWarning, match=r"^b.parquet: takes the labels from the column kind$"):
+        _check(load(str(tmp_path / "b.parquet")), range(4))
 
 
 def test_missing_parts_columns_and_values_are_told(tmp_path: Path) -> None:

@@ -20,17 +20,20 @@ LABELS = torch.tensor([2, 0, 1, 1, 0, 2])
 @pytest.mark.parametrize(
     "content",
     [
-        {"images": IMAGES, "labels": LABELS}, {"x": IMAGES, "y": LABELS.int()}, {"data": IMAGES, "targets": LABELS},
+        {"images": IMAGES, "labels": LABELS}, {"images": list(IMAGES), "labels": LABELS.tolist()},
+        {"x": IMAGES, "y": LABELS.int()}, {"data": IMAGES, "targets": LABELS},
         (IMAGES, LABELS), [IMAGES, LABELS], (LABELS, IMAGES), TensorDataset(IMAGES, LABELS),
         {"test": (IMAGES, LABELS), "train": (IMAGES[:2], LABELS[:2])}, {"test": {"images": IMAGES, "labels": LABELS}},
         {"test": TensorDataset(IMAGES, LABELS)}, {"x_test": IMAGES, "y_test": LABELS, "x_train": IMAGES, "y_train": LABELS},
     ],
-    ids=["dict", "x and y", "targets", "tuple", "list", "swapped", "TensorDataset", "splits", "nested", "split", "x_test"],
+    ids=["dict", "lists", "x and y", "targets", "tuple", "list", "swapped", "TensorDataset", "splits", "nested",
+         "split", "x_test"],
 )  # fmt: skip
 def test_all_that_holds_tensors(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "d.pt")
     found = load(str(tmp_path / "d.pt"))
     assert torch.equal(found.images, IMAGES) and torch.equal(found.labels, LABELS) and found.format == "torch_files"
+    assert torch.equal(load(str(tmp_path / "d.pt"), rows=(2, 4)).images, IMAGES[2:4])
 
 
 class _Runs:
