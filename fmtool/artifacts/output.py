@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TextIO
 
 from fmtool.artifacts.locks import lock
 from fmtool.errors import ArtifactError
@@ -22,6 +22,7 @@ from fmtool.errors import ArtifactError
 STREAM = "-"  # standard input or output in place of a path
 STDOUT = (STREAM, "/dev/stdout")
 LARGE_FILES = "/var/tmp"  # where there is no TMPDIR: unlike /tmp, it is never in memory
+_kept: list[TextIO] = []  # standard output, while `sys.stdout` is standard error
 MOVES_OPEN_FILES = os.name != "nt"  # Windows neither renames nor removes a file that is open
 
 
@@ -88,10 +89,22 @@ def sweep(path: Path) -> None:
                 left.unlink()
 
 
+@contextmanager
+def results_only() -> Iterator[None]:
+    """Keep standard output for targets within this block: what third-party code prints goes to standard error."""
+    _kept.append(sys.stdout)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _kept.pop()
+
+
 def _copy(file: IO[bytes], target: str) -> None:
     if target in STDOUT:
-        shutil.copyfileobj(file, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+        stream = (_kept or [sys.stdout])[-1].buffer
+        shutil.copyfileobj(file, stream)
+        stream.flush()
     else:
         with open(target, "wb") as device:
             shutil.copyfileobj(file, device)

@@ -95,20 +95,15 @@ def inspect(
             ("size", "layout", "pixel_range"),
             f"applies to data, and {label(files[0])} is an fmtool file: leave the option out",
         )
+        described = list(zip(files, descriptions, strict=True))
+        asked: Table | list[Table] = []
         if spectrum:
-            show(
-                spectrum_table(
-                    [_source(file, one, one.arrays()) for file, one in zip(files, descriptions, strict=True)]
-                ),
-                form,
-            )
-            return
+            asked = spectrum_table([_source(file, one, one.arrays()) for file, one in described])
         if layers:
-            show(
-                joined([(label(file), [_layers(file, one)]) for file, one in zip(files, descriptions, strict=True)]),
-                form,
-            )
-            return
+            asked = joined([(label(file), [_layers(file, one)]) for file, one in described])
+    if asked:
+        show(asked, form)
+        return
     if len(descriptions) > 1 and all(one.kind == "correlation" for one in descriptions):
         for file, one in zip(files, descriptions, strict=True) if history else ():
             show_tree(history_tree(file, one, True))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fmtool.artifacts.output import check_target
+from fmtool.artifacts.output import check_target, results_only
 from fmtool.errors import FmtoolError, FmtoolWarning
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def working(output: str | None, *, quiet: bool, debug: bool) -> Iterator[Bar]:
-    """Check the target first, then give a progress bar; warnings become lines on standard error."""
+    """Check the target first, then give a progress bar; warnings, and what networks print, become lines on standard error."""
     try:
         from fmtool.cli.progress import Bar
 
         check_target(output)
-        with warnings.catch_warnings(), Bar(quiet) as bar:
+        with warnings.catch_warnings(), Bar(quiet) as bar, results_only():
             warnings.simplefilter("ignore" if quiet else "always", FmtoolWarning)
             show = warnings.showwarning
 

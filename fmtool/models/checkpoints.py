@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fmtool.artifacts import files
 from fmtool.artifacts.format import METADATA_KEY, parse_header
-from fmtool.errors import ModelError, warn
+from fmtool.errors import ModelError, first_line, warn
 from fmtool.models.networks import last_layer
 from fmtool.models.unpickling import contents, is_safetensors
 
@@ -70,7 +70,7 @@ def _state_dict(content: Any, path: str, depth: int = 0) -> OrderedDict[str, Ten
     """The state dict that `content` is or wraps; None if there is none."""
     if not isinstance(content, Mapping) or not content or depth > DEEPEST:
         return None
-    if all(isinstance(name, str) and isinstance(value, Tensor | np.ndarray) for name, value in content.items()):
+    if _is_state(content):
         state: OrderedDict[str, Tensor] = OrderedDict()
         for name, value in content.items():
             state[name] = value if isinstance(value, Tensor) else _from_array(value, f"{path}: {name}")
@@ -78,6 +78,9 @@ def _state_dict(content: Any, path: str, depth: int = 0) -> OrderedDict[str, Ten
         return state
     named = {name: _state_dict(content[name], path, depth + 1) for name in WRAPPERS if name in content}
     nested = {name: state for name, state in named.items() if state is not None}
+    ignored = (
+        [str(name) for name, value in content.items() if name not in WRAPPERS and _is_state(value)] if nested else []
+    )
     if not nested:
         others = {name: _state_dict(value, path, depth + 1) for name, value in content.items() if isinstance(name, str)}
         nested = {name: state for name, state in others.items() if state is not None}
@@ -85,10 +88,17 @@ def _state_dict(content: Any, path: str, depth: int = 0) -> OrderedDict[str, Ten
             raise ModelError(
                 f"{path}: holds several state dicts ({', '.join(nested)}), expected one, or one named state_dict"
             )
-    if len(nested) > 1:
-        first, *others_ = nested
+    first, *others_ = [*nested, *ignored] or [""]
+    if others_:
         warn(f"{path}: uses {first}, ignores {', '.join(others_)}")
     return next(iter(nested.values()), None)
+
+
+def _is_state(content: Any) -> bool:
+    """Whether it is a dict of nothing but names and arrays."""
+    if not isinstance(content, Mapping) or not content:
+        return False
+    return all(isinstance(name, str) and isinstance(value, Tensor | np.ndarray) for name, value in content.items())
 
 
 def _from_array(values: np.ndarray[Any, Any], name: str) -> Tensor:
@@ -111,10 +121,27 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], name: str) -
                 warn(
                     f"{name}: {len(left)} of {len(weights)} tensors don't belong to the network and are ignored: {_few(left)}"
                 )
+            _let_it_load(network, candidate, name)
             return
         problems.append((misfit, candidate))
     misfit, candidate = min(problems, key=lambda pair: len(pair[0]))
     raise ModelError(f"{name}: the weights don't fit the architecture: {_described(misfit, candidate, network)}")
+
+
+def _let_it_load(network: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
+    """Fill the network as torch does, if loading does more in it than copy: an override, or hooks that run afterwards."""
+    overrides = type(network).load_state_dict is not nn.Module.load_state_dict
+    hooks = any(module._load_state_dict_post_hooks for module in network.modules())
+    if not (overrides or hooks) or any(tensor.is_meta for tensor in network.state_dict().values()):
+        return
+    own = getattr(network.state_dict(), "_metadata", None)
+    for candidate in (weights, _with_metadata(weights, own)):  # a hook may need the version, see `misfit_of`
+        try:
+            network.load_state_dict(candidate, strict=False)
+            return
+        except Exception as error:
+            reason = first_line(error)
+    raise ModelError(f"{name}: the network's own load_state_dict fails: {reason}")
 
 
 def named_as(weights: Mapping[str, Tensor]) -> Iterator[tuple[Mapping[str, Tensor], list[str]]]:

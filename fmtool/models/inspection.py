@@ -62,6 +62,22 @@ def warn_of_flags(classifier: Classifier, shape: Sequence[int], device: torch.de
         warn("the network's outputs are probabilities (they sum to 1): attacks and masks expect logits")
 
 
+def check_trainable(classifier: Classifier, shape: Sequence[int]) -> None:
+    """ModelError unless training can change the network; a warning counts the weights that are frozen."""
+    weights = list(classifier.parameters())
+    frozen = sum(not weight.requires_grad for weight in weights)
+    if frozen == len(weights):
+        raise ModelError(
+            f"all {frozen} tensors of weights are frozen (requires_grad is False): expected a network that can be trained, or "
+            "--head-only, which trains a new last layer"
+        )
+    if frozen:
+        warn(f"{frozen} of {len(weights)} tensors of weights are frozen (requires_grad is False) and keep their values")
+    with torch.enable_grad():
+        if not classifier(_drawn(shape, torch.device("cpu"))).requires_grad:
+            raise ModelError("the logits have no gradient: expected a forward that doesn't run under torch.no_grad()")
+
+
 def depends_on_mates(classifier: Classifier, shape: Sequence[int], device: torch.device) -> bool:
     """Whether the logits of an image change beside other images, or alone."""
     images = _drawn(shape, device)

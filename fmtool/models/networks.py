@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import sys
@@ -36,7 +35,7 @@ def build_network(
     models = load_torchvision(architecture)
     try:
         network: nn.Module = models.get_model(architecture, weights=None, num_classes=outputs, **arguments)
-    except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError) as error:
+    except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError, OSError) as error:
         described = ", ".join(f"{name}={value}" for name, value in arguments.items())
         raise ModelError(f"{architecture} can't be built{described and f' with {described}'}: {error}") from error
     return network
@@ -81,16 +80,22 @@ def call_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     module_name, _, attribute = name.partition(":")
     sys.path.insert(0, os.getcwd())
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # standard output may be the model's file
-            network = getattr(importlib.import_module(module_name), attribute)(**arguments)
+        network = getattr(importlib.import_module(module_name), attribute)(**arguments)
         if isinstance(network, nn.Module):
             network = network.cpu()
+            if not isinstance(network, torch.jit.ScriptModule):
+                network.eval()  # which modules made by torch.export refuse
     except Exception as error:  # third-party code may raise any exception; --debug shows where
         raise ModelError(f"factory {name}: {str(error) or type(error).__name__}") from error
     finally:
         sys.path.pop(0)
     if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule):
         raise ModelError(f"factory {name} returned {type(network).__name__}, expected a torch.nn.Module")
+    script = next(
+        (part for part, module in network.named_modules() if isinstance(module, torch.jit.ScriptModule)), None
+    )
+    if script is not None:
+        raise ModelError(f"factory {name}: {script} is TorchScript: expected the Python module with its weights loaded")
     return network
 
 

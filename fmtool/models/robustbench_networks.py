@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +40,7 @@ class _Entry:
 def load_robustbench() -> Any:
     """The module `robustbench.utils`; ModelError says how to install the package."""
     try:
-        with _quietly():
+        with warnings.catch_warnings(action="ignore"):
             import robustbench.utils
     except Exception as error:  # it pins an old timm, which newer ones may break
         raise ModelError(
@@ -81,7 +79,7 @@ def build(
     if entry.values.get("gdrive_id") == "":
         raise ModelError(f"{architecture} is a network of torchvision: import that with its weights as a checkpoint")
     try:
-        with _quietly():
+        with warnings.catch_warnings(action="ignore"):
             if pretrained:
                 network = utils.load_model(entry.name, dataset=entry.dataset, threat_model=entry.threat_model)
             elif timm is not None and timm.is_model(entry.timm_name):
@@ -117,11 +115,3 @@ def _entries(architecture: str, arguments: Mapping[str, Any]) -> list[_Entry]:
         asked = " ".join(f"{option}={value}" for option, value in arguments.items())
         raise ModelError(f"{architecture}: no network for {asked}, only for {there}")
     return allowed
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """What RobustBench prints goes to standard error, as standard output may be the model's file; its warnings go nowhere."""
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -273,7 +273,7 @@ def _optimizer(
             pct_start=max(recipe.rise, 2 / total),
             cycle_momentum=False,
         )
-    milestones = [steps // 2, steps * 3 // 4]
+    milestones = [max(steps // 2, 1), max(steps * 3 // 4, 1)]  # none before the first step
     return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones)
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +111,10 @@ def import_model(
     shape = _input_shape(input_shape, origin.architecture, wanted)
     if mean is None and std is None and wanted is not None:
         mean, std = wanted.mean, wanted.std
+        if mean is not None and len(mean) != shape[0]:
+            raise ModelError(
+                f"its own weights' normalisation is for {len(mean)} channels, not for {shape[0]}: pass --mean and --std"
+            )
         _warn_of_normalisation(origin, wanted)
     elif origin.architecture.startswith(ROBUSTBENCH):
         warn(f"{origin.architecture} normalises its images itself: --mean and --std are applied before that")
@@ -241,9 +243,7 @@ def _filled(
 def _downloaded(name: str, shape: tuple[int, int, int]) -> tuple[nn.Module, dict[str, Any]]:
     """torchvision's network with its default weights."""
     try:
-        # torch prints about downloads, and standard output may be the model's file
-        with contextlib.redirect_stdout(sys.stderr):
-            network = networks.load_torchvision(name).get_model(name, weights="DEFAULT")
+        network = networks.load_torchvision(name).get_model(name, weights="DEFAULT")
     except OSError as error:
         raise ModelError(
             f"{name}: its default weights can't be downloaded ({error}): give --weights FILE or --weights none"

@@ -24,11 +24,14 @@ from fmtool.models.classifier import (
     prepare,
     warn_unclassified,
 )
+from fmtool.models.copies import copied
+from fmtool.models.inspection import check_outputs, check_trainable, depends_on_mates, warn_of_flags
 from fmtool.models.model_files import (
     Specification,
     build,
     check_file,
     check_output,
+    first_output,
     plain_arguments,
     to_artifact,
     with_head,
@@ -109,6 +112,7 @@ def train_model(
             history = with_option(history, "--compile", compiled)
         if test_data is not None:
             prepared = prepare(classifier, device, spec.input_shape)
+            prepared.padded = not depends_on_mates(prepared, spec.input_shape, device)
             predictions = predict(
                 *(prepared, test_data.images, forward_batch, device, journal, "test", execution.progress), strict=False
             )
@@ -221,4 +225,17 @@ def _start(
     if len(data) < 2:
         warn(f"{data.name}: trains on {len(data)} image")
     check_output(classifier, spec, len(spec.class_names))
+    with torch.random.fork_rng([]):  # so that training draws the same whatever is checked
+        if not head_only:
+            check_trainable(classifier, spec.input_shape)
+        if is_factory(spec.architecture):
+            _check_foreign(classifier, spec, base)
     return classifier, spec, data
+
+
+def _check_foreign(classifier: Classifier, spec: Specification, base: Artifact | None) -> None:
+    """Say of a factory's network what `import-model` says, and refuse one that a model file can't hold before it is trained."""
+    if base is None:
+        check_outputs(first_output(classifier, spec.input_shape))
+        warn_of_flags(copied(classifier).requires_grad_(False), spec.input_shape, torch.device("cpu"))
+    check_file(to_artifact(classifier, spec, []), classifier)

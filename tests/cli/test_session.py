@@ -9,6 +9,7 @@ import pytest
 from conftest import Run
 from small_files import load
 
+from fmtool.artifacts.output import write_bytes
 from fmtool.artifacts.streaming import FileTensors
 from fmtool.cli.progress import Bar
 from fmtool.cli.session import DataOptions, read_source, working
@@ -95,3 +96,13 @@ def test_a_data_root_of_the_environment_is_no_option_about_data(
     assert run(*line).code == 0
     monkeypatch.setenv(DATA_ROOT, str(tmp_path / "nowhere"))
     assert "nowhere: no such folder" in run("inspect", "cifar10").err  # where data are read it counts
+
+
+def test_standard_output_is_for_results(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """What a network or a library prints must not stand in a file that is written to it."""
+    with working("-", quiet=True, debug=False):
+        print("step 1")
+        write_bytes(b"result", "-")
+        print("step 2")
+    print("table")
+    assert capfdbinary.readouterr() == (b"resulttable\n", b"step 1\nstep 2\n")

@@ -156,6 +156,11 @@ def test_several_state_dicts_are_told(tmp_path: Path) -> None:
     torch.save({"model_ema": other, "state_dict": one}, tmp_path / "both.pth")
     with pytest.warns(FmtoolWarning, match="uses state_dict, ignores model_ema"):
         assert torch.equal(read_weights(str(tmp_path / "both.pth"))["conv1.weight"], one["conv1.weight"])
+    torch.save(
+        {"model": one, "best": other, "optimizer": {"state": {0: {"m": one["conv1.weight"]}}}}, tmp_path / "best.pth"
+    )
+    with pytest.warns(FmtoolWarning, match="uses model, ignores best$"):
+        assert torch.equal(read_weights(str(tmp_path / "best.pth"))["conv1.weight"], one["conv1.weight"])
     torch.save({"generator": one, "critic": other}, tmp_path / "gan.pth")
     with pytest.raises(ModelError, match=r"holds several state dicts \(generator, critic\)"):
         read_weights(str(tmp_path / "gan.pth"))
@@ -193,3 +198,38 @@ def test_sparse_and_truncated_checkpoints_are_named(tmp_path: Path) -> None:
     (tmp_path / "short.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:5000])
     with pytest.raises(ModelError, match="not a checkpoint: truncated"):
         read_weights(str(tmp_path / "short.pth"))
+
+
+class _Squared(nn.Module):
+    """Keeps a value that is derived from a weight, as merged or reparametrised weights are."""
+
+    def __init__(self, hooked: bool) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(2))
+        self.square = torch.zeros(2)
+        if hooked:
+            self.register_load_state_dict_post_hook(lambda module, keys: module.derive())
+
+    def derive(self) -> None:
+        self.square = self.scale.detach() ** 2
+
+
+class _Overriding(_Squared):
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        found = super().load_state_dict(*arguments, **options)
+        self.derive()
+        return found
+
+
+@pytest.mark.parametrize("make", [lambda: _Squared(True), lambda: _Overriding(False)], ids=["hook", "override"])
+def test_what_a_network_derives_from_its_weights_is_derived(make: Any) -> None:
+    network = make()
+    load_weights(network, {"module.scale": torch.tensor([2.0, 3.0])}, "FILE")
+    assert network.square.tolist() == [4, 9]
+
+
+def test_a_network_that_can_not_load_is_told() -> None:
+    network = _Squared(False)
+    network.register_load_state_dict_post_hook(lambda module, keys: 1 / 0)  # type: ignore[arg-type,return-value]
+    with pytest.raises(ModelError, match=r"^FILE: the network's own load_state_dict fails: division by zero$"):
+        load_weights(network, {"scale": torch.ones(2)}, "FILE")

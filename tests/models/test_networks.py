@@ -61,10 +61,14 @@ def test_a_torchvision_for_another_torch_is_told(monkeypatch: pytest.MonkeyPatch
 
 
 FACTORY = """
+import torch
 from torch import nn
 def make(width=1):
-    print('building')
     return nn.Linear(width, 2)
+def scripted():
+    return nn.Sequential(nn.Flatten(), torch.jit.trace(nn.Linear(1, 2), torch.ones(1, 1)))
+def exported():
+    return torch.export.export(nn.Linear(1, 2), (torch.ones(1, 1),)).module()
 def text():
     return 'x'
 class OnGpu(nn.Linear):
@@ -76,16 +80,13 @@ def on_gpu():
 """
 
 
-def test_factories_are_called_from_the_current_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What they print goes to standard error, as standard output may be the model's file."""
+def test_factories_are_called_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "factory_of_networks.py").write_text(FACTORY)
     before = list(sys.path)
     network = call_factory("factory_of_networks:make", {"width": 5})
     assert isinstance(network, nn.Linear) and network.in_features == 5
-    assert capsys.readouterr() == ("", "building\n") and sys.path == before
+    assert sys.path == before
     assert call_factory("factory_of_networks:on_gpu", {}).moved
     for name, arguments, message in (
         ("factory_of_networks:make", {"depth": 1}, "unexpected keyword argument 'depth'"),
@@ -99,6 +100,23 @@ def test_factories_are_called_from_the_current_folder(
     ):
         call_factory("factory_of_networks:text", {})
     assert sys.path == before
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("scripted", "1 is TorchScript: expected the Python module with its weights loaded"),
+        ("exported", r"Calling .*\(\) is not"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_what_torch_has_frozen_is_refused(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "factory_of_frozen.py").write_text(FACTORY)
+    with pytest.raises(ModelError, match=f"^factory factory_of_frozen:{name}: {message}"):
+        call_factory(f"factory_of_frozen:{name}", {})
 
 
 def test_number_types_are_those_of_parameters_and_buffers() -> None:

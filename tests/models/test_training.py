@@ -51,6 +51,12 @@ def test_no_augmentation_is_the_image() -> None:
     assert torch.equal(augmented(images, "none", torch.Generator()), images)
 
 
+def test_a_course_of_a_single_step_takes_it_at_the_full_rate() -> None:
+    recipe = dataclasses.replace(RECIPES["paper"], epochs=1)
+    optimizer, _ = training._optimizer(nn.Linear(1, 1), recipe, 1)
+    assert optimizer.param_groups[0]["lr"] == recipe.learning_rate
+
+
 def test_the_papers_recipe() -> None:
     """A.2: SGD 0.1 with momentum 0.9 and weight decay 1e-4, a tenth after epochs 100 and 150 of 200, batches of 64."""
     recipe = RECIPES["paper"]

@@ -85,6 +85,13 @@ def test_options_that_can_not_be_are_told(options: dict[str, Any], message: str)
         fmtool.import_model("resnet8", **{**SMALL, **options})
 
 
+def test_weights_for_images_in_colour_do_not_normalise_grey_ones() -> None:
+    with pytest.raises(
+        ModelError, match=r"^its own weights' normalisation is for 3 channels, not for 1: pass --mean and --std$"
+    ):
+        fmtool.import_model("resnet18", weights="default", input_shape=(1, 8, 8))
+
+
 @pytest.mark.parametrize("weights", ["default", "none"])
 def test_a_factory_brings_its_weights(weights: str) -> None:
     with pytest.raises(

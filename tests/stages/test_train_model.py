@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,56 @@ def test_further_training_takes_data_without_names_by_position(files: Path) -> N
     unnamed = dataclasses.replace(data, class_names=(), labels=data.labels.clamp(max=8))
     made = fmtool.train_model(unnamed, from_=model, epochs=1)
     assert made.header["class_names"] == list("abcdefghij")
+
+
+FREE = "return self.linear(images.flatten(1))"
+
+
+@pytest.mark.parametrize(
+    ("forward", "made", "message"),
+    [
+        (FREE, "network.requires_grad_(False)", "all 2 tensors of weights are frozen"),
+        (
+            "with torch.no_grad():\n    " + FREE,
+            "network",
+            "the logits have no gradient: expected a forward that doesn't run under",
+        ),
+        ("return self.linear(images.flatten(1) @ self.mix)", "mixed(network)", "a model file can't hold this network"),
+    ],
+)
+def test_networks_that_training_would_be_lost_on_are_refused_before(
+    forward: str, made: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = "import random\ndef mixed(network):\n    network.mix = random.random() * torch.eye(64)\n    return network"
+    text = factory(forward, before) + f"\nplain = make\ndef make():\n    network = plain()\n    return {made}\n"
+    (tmp_path / "lost_network.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "lost_network", raising=False)
+
+    def step(*_: object) -> None:
+        raise AssertionError("trains")
+
+    with pytest.raises(ModelError, match=message):
+        data = fmtool.load_data("digits:train", limit=8)
+        fmtool.train_model(data, architecture="lost_network:make", epochs=1, execution=fmtool.Execution(progress=step))
+
+
+def test_a_factorys_network_is_told_what_importing_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = "return self.linear(images.flatten(1)).softmax(1), images"
+    text = (
+        factory(forward)
+        + "\nplain = make\ndef make():\n    network = plain()\n    network.linear.bias.requires_grad_(False)\n"
+    )
+    (tmp_path / "soft_network.py").write_text(f"{text}    return network\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(FmtoolWarning) as told:
+        data = fmtool.load_data("digits:train", limit=8)
+        made = fmtool.train_model(data, architecture="soft_network:make", recipe="one-cycle", epochs=1)
+    lines = [str(one.message) for one in told]
+    for start in (
+        "1 of 2 tensors of weights are frozen",
+        "the network gives a tuple",
+        "the network's outputs are probabilities",
+    ):
+        assert sum(line.startswith(start) for line in lines) == 1, lines
+    assert made.kind == "model"
