@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,6 +164,8 @@ def _read_csv(file: str) -> Arrays:
         below = next(iter(rows), None)
         if below is None:
             raise ArtifactError(f"{file}: holds no rows of numbers")
+        if header:
+            _check_no_names(names, _cells(below, delimiter), file)
         values = np.loadtxt(
             itertools.chain([below], rows), delimiter=delimiter, ndmin=2, encoding="utf-8-sig", quotechar='"'
         )
@@ -211,15 +213,12 @@ def _columns(values: np.ndarray[Any, Any], names: list[str], file: str) -> Array
     if len(names) != values.shape[1]:
         raise ArtifactError(f"{file}: has {len(names)} names for {values.shape[1]} columns")
     labels = [k for k, name in enumerate(names) if name.lower() in LABEL_COLUMNS]
-    index = [k for k, name in enumerate(names) if not name or re.fullmatch(r"Unnamed: \d+", name)]
+    index = _unnamed(names)
     if index:
-        named, numbers = names[index[0]] or "without a name", values[:, index[0]].tolist()
+        numbers = values[:, index[0]].tolist()
         if not _counts(numbers):
-            some = ", ".join(f"{number:g}" for number in numbers[:SHOWN])
-            raise ArtifactError(
-                f"{file}: the column {named} names the rows ({some}, ...), but rows are paired by their place: sort both files "
-                "by it and remove it, or name it if it is data"
-            )
+            raise _names_rows(names[index[0]], [f"{number:g}" for number in numbers[:SHOWN]], file)
+        named = names[index[0]] or "without a name"
         warn(f"{file}: leaves out the column {named}, which counts the rows")
     matrix = [k for k in range(len(names)) if k not in (*labels, *index)]
     if len(labels) > 1 or not matrix:
@@ -231,6 +230,25 @@ def _columns(values: np.ndarray[Any, Any], names: list[str], file: str) -> Array
             raise ArtifactError(f"{file}: labels in column {names[labels[0]]} are not integers")
         found[LABELS] = column.astype("int64")
     return found
+
+
+def _unnamed(names: Sequence[str]) -> list[int]:
+    """The columns that pandas' index may be: without a name, or read and written again as Unnamed: 0."""
+    return [k for k, name in enumerate(names) if not name or re.fullmatch(r"Unnamed: \d+", name)]
+
+
+def _check_no_names(names: Sequence[str], cells: Sequence[str], file: str) -> None:
+    """ArtifactError for text in the first row of an unnamed column."""
+    for k in _unnamed(names):
+        if k < len(cells) and not _is_number(cells[k]):
+            raise _names_rows(names[k], [cells[k]], file)
+
+
+def _names_rows(column: str, some: Sequence[str], file: str) -> ArtifactError:
+    return ArtifactError(
+        f"{file}: the column {column or 'without a name'} names the rows ({', '.join(some)}, ...), but rows are paired by their "
+        "place: sort both files by it and remove it, or name it if it is data"
+    )
 
 
 def _is_number(text: str) -> bool:

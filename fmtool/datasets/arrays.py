@@ -20,6 +20,8 @@ LAYOUTS = {"nchw": "channels first", "nhwc": "channels last", "nhw": "grey, with
 CHANNELS = (1, 3)
 RANGE_SLACK = 1e-6  # undoing a normalisation exceeds [0, 1] by some 3e-8, which is clamped; more is an error
 FAINT = 16  # of 255: bytes that never exceed this are probably of another range, whose white would be almost black
+SHOWN = 8  # names in a message
+WEIGHTS = (".weight", "state_dict")  # ends of names in checkpoints
 REMEDIES = ((-1.0, 1.0), (0.0, 255.0), (0.0, 65535.0))  # pixel ranges to suggest
 
 
@@ -58,7 +60,12 @@ def _whole(images: Any, source: str) -> Any:
 def _check_pairs(
     images: Mapping[str, list[str]], labels: Mapping[str, list[str]], arrays: Mapping[str, Any], source: str
 ) -> None:
-    holds = f"it holds {', '.join(arrays) or 'nothing'}"
+    names = list(arrays)
+    holds = f"it holds {', '.join(names[:SHOWN]) or 'nothing'}{', ...' if len(names) > SHOWN else ''}"
+    if any(name.endswith(WEIGHTS) for name in names) and not (images or labels):
+        raise DataError(
+            f"{source}: holds a network's weights, not images: import-model --architecture makes a model file of them"
+        )
     missing = [
         what
         for what, there, other in (("images", images, labels), ("labels", labels, images))

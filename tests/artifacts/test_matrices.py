@@ -123,6 +123,14 @@ def test_a_column_that_names_the_rows_is_refused(tmp_path: Path) -> None:
         read_matrix(f"{tmp_path}/x.csv")
 
 
+def test_a_column_of_row_names_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(",a,b\nr1,1,2\nr2,3,4\n")
+    with pytest.raises(
+        ArtifactError, match=r"the column without a name names the rows \(r1, ...\), but rows are paired"
+    ):
+        read_matrix(f"{tmp_path}/x.csv")
+
+
 @pytest.mark.parametrize("text", ["", "a,b\n", ",a,b\n"])
 def test_a_csv_without_rows_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text(text)

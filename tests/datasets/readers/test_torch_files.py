@@ -36,6 +36,17 @@ def test_all_that_holds_tensors(content: Any, tmp_path: Path) -> None:
     assert torch.equal(load(str(tmp_path / "d.pt"), rows=(2, 4)).images, IMAGES[2:4])
 
 
+@pytest.mark.parametrize(
+    "content", [torch.nn.Linear(2, 2).state_dict(), {"state_dict": {}, "epoch": 3}], ids=["bare", "wrapped"]
+)
+def test_weights_are_no_images(content: Any, tmp_path: Path) -> None:
+    torch.save({"body.weight": LABELS, **content}, tmp_path / "d.pt")
+    with pytest.raises(
+        DataError, match=r"d.pt: holds a network's weights, not images: import-model --architecture makes"
+    ):
+        load(str(tmp_path / "d.pt"))
+
+
 class _Runs:
     def __reduce__(self) -> Any:
         return os.system, ("touch $HERE",)
