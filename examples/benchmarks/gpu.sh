@@ -16,13 +16,13 @@ data=${data:-cifar10:test}
 train=${TRAIN:-cifar10:train}
 export TIMEFORMAT='%R s'
 
-python "$here/mask_fitting.py" "${arguments[@]}" --device cuda --tail 4000
-python "$here/precision.py" "${arguments[@]}" --device cuda --images 1000
-python "$here/profile_step.py" "${arguments[@]}" --device cuda
+python "$here/mask_fitting.py" ${arguments[@]+"${arguments[@]}"} --device cuda --tail 4000
+python "$here/precision.py" ${arguments[@]+"${arguments[@]}"} --device cuda --images 1000
+python "$here/profile_step.py" ${arguments[@]+"${arguments[@]}"} --device cuda
 python "$here/permutations.py" --device cuda
 python "$here/training.py" --data "$train" --device cuda
 gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
-if [ "$gpus" -gt 1 ]; then python "$here/processes.py" "${arguments[@]}" --device cuda --processes "$gpus" --images 4000; fi
+if [ "$gpus" -gt 1 ]; then python "$here/processes.py" ${arguments[@]+"${arguments[@]}"} --device cuda --processes "$gpus" --images 4000; fi
 
 weights=$(value weights)
 if [ -n "$weights" ]; then

@@ -8,18 +8,18 @@
 arguments=("$@")
 source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh" ""
 here=$root/examples/benchmarks
-python "$here/mask_fitting.py" "${arguments[@]}"
-python "$here/whole_command.py" "${arguments[@]}"
-python "$here/bases.py" "${arguments[@]}"
-python "$here/bound.py" "${arguments[@]}"
-python "$here/precision.py" "${arguments[@]}"
+python "$here/mask_fitting.py" ${arguments[@]+"${arguments[@]}"}
+python "$here/whole_command.py" ${arguments[@]+"${arguments[@]}"}
+python "$here/bases.py" ${arguments[@]+"${arguments[@]}"}
+python "$here/bound.py" ${arguments[@]+"${arguments[@]}"}
+python "$here/precision.py" ${arguments[@]+"${arguments[@]}"}
 python "$here/memory.py"
 [ -z "${PICTURES-}" ] || python "$here/reading.py" --pictures "$PICTURES" --model "$MODEL"
 python "$here/permutations.py"
 python "$here/correlations.py"
-python "$here/attacks.py" "${arguments[@]}"
-python "$here/passes.py" "${arguments[@]}"
-python "$here/allocation.py" "${arguments[@]}"
-python "$here/processes.py" "${arguments[@]}"
-python "$here/heatmap.py" "${arguments[@]}"
+python "$here/attacks.py" ${arguments[@]+"${arguments[@]}"}
+python "$here/passes.py" ${arguments[@]+"${arguments[@]}"}
+python "$here/allocation.py" ${arguments[@]+"${arguments[@]}"}
+python "$here/processes.py" ${arguments[@]+"${arguments[@]}"}
+python "$here/heatmap.py" ${arguments[@]+"${arguments[@]}"}
 python "$here/training.py" --data "${TRAIN:-cifar10:train}"
