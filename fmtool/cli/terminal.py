@@ -78,7 +78,8 @@ def _rich_table(table: Table, *, fold: bool) -> RichTable:
         padding=(0, 1, 0, 0),
     )
     for heading, number in table.columns.items():
-        text = heading.replace(" ", "\n") if fold else heading
+        text = printable(heading)
+        text = text.replace(" ", "\n") if fold else text
         shown.add_column(Text(text), justify="right" if number else "left", no_wrap=True)
     for cells in table.cells():
         shown.add_row(*map(Text, cells))

@@ -15,7 +15,7 @@ from fmtool.attacks.registry import masks_title, title
 from fmtool.datasets.rows import spread
 from fmtool.errors import ArtifactError, warn
 from fmtool.masks.basis import Basis, basis_of, check_shape
-from fmtool.plotting.style import WIDE, mask_name
+from fmtool.plotting.style import WIDE, mask_name, number_axes
 from fmtool.tables.attacks import attack_name
 
 if TYPE_CHECKING:
@@ -150,8 +150,7 @@ def _show_mask(axes: Axes, mask: Tensor, basis: Basis, *, first: bool) -> None:
     picture = mask.permute(1, 2, 0) if len(mask) == 3 else mask.mean(dim=0)
     axes.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1, extent=basis.extent, interpolation="nearest")
     ticks = basis.ticks if first else ()
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    number_axes(axes, ticks, basis.extent, x=first, y=first)
     axes.tick_params(labelsize=7)
 
 

@@ -18,7 +18,7 @@ from fmtool.masks.basis import basis_for
 from fmtool.masks.registry import FILTERS, FOURIER
 from fmtool.plotting.grids import fitted_to
 from fmtool.plotting.spectra import GAMMA, mean_amplitude, mean_mask
-from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, plain_axes
+from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, number_axes, plain_axes
 from fmtool.tables.heatmaps import band_means, check_maps
 from fmtool.tables.spectra import arrays, parts_of, source
 
@@ -137,8 +137,7 @@ def _show(axes: Axes, values: Array, norm: Any, *, y: bool = True) -> Any:
     """A spectrum (h, w), zero frequency in the centre; y: whether the vertical axis is named."""
     extent = basis_for(FOURIER, *values.shape).extent
     image = axes.imshow(values, cmap="viridis", norm=norm, extent=extent, interpolation="nearest")
-    axes.set_xticks(TICKS, ["-0.4", "0", "0.4"])
-    axes.set_yticks(TICKS, ["-0.4", "0", "0.4"] if y else [""] * 3)
+    number_axes(axes, TICKS, extent, x=True, y=y)
     axes.set_xlabel("cycles per pixel" if not y else "cycles per pixel, across")
     axes.set_ylabel("cycles per pixel, down" if y else "")
     return image

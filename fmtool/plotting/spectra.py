@@ -18,7 +18,7 @@ from fmtool.errors import ArtifactError
 from fmtool.masks import radial
 from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.registry import FOURIER
-from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, distinct, mask_name, plain_axes
+from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, distinct, mask_name, number_axes, plain_axes
 from fmtool.tables.spectra import Part, parts_of, size_of, source
 
 if TYPE_CHECKING:
@@ -55,8 +55,10 @@ def mean_masks(files: Sequence[Artifact]) -> Figure:
     grid: Any = upper.subplots(rows, columns, squeeze=False)
     cells = [cell for row in grid for cell in row]
     norm = PowerNorm(GAMMA, vmin=0, vmax=max(float(mean.max()) for mean in means) or 1.0)
+    mixed = len({part.basis.name for part in parts}) > 1  # then the axes differ
     for place, (cell, mean, part, name) in enumerate(zip(cells, means, parts, names, strict=False)):
-        image = _show(cell, mean, part.basis, norm, x=place >= len(files) - columns, y=place % columns == 0)
+        outer = place >= len(files) - columns, place % columns == 0
+        image = _show(cell, mean, part.basis, norm, x=mixed or outer[0], y=mixed or outer[1])
         cell.set_title(name.replace(", ", ",\n", 1) if columns > 2 else name, fontsize=7)
     for cell in cells[len(files) :]:
         cell.axis("off")
@@ -158,9 +160,7 @@ def mean_amplitude(images: Rows, adversarial: Rows, keep: Tensor) -> Tensor:
 def _show(axes: Axes, mean: Tensor, basis: Basis, norm: Any, *, x: bool, y: bool) -> Any:
     """x, y: whether the axes are named."""
     image = axes.imshow(mean.numpy(), cmap="viridis", norm=norm, extent=basis.extent, interpolation="nearest")
-    labels, none = [f"{tick:g}" for tick in basis.ticks], [""] * len(basis.ticks)
-    axes.set_xticks(basis.ticks, labels if x else none)
-    axes.set_yticks(basis.ticks, labels if y else none)
+    number_axes(axes, basis.ticks, basis.extent, x=x, y=y)
     axes.set_xlabel("cycles per pixel, across" if x else "")
     axes.set_ylabel("cycles per pixel, down" if y else "")
     return image
@@ -218,9 +218,12 @@ def _mark_mean(axes: Axes, part: Part, colour: str, *, label: bool = False) -> N
 
 def _finish(axes: Axes, parts: Sequence[Part]) -> None:
     """Draw a flat spectrum for comparison, and label the axes."""
-    for basis in sorted({part.basis for part in parts}, key=size_of):
+    bases = sorted({part.basis for part in parts}, key=size_of)
+    for number, basis in enumerate(bases):
         flat = radial.flat(basis)
-        axes.plot(flat.centres, 100 * flat.profile[0], ":", color=GREY, label=FLAT)
+        label = f"{FLAT}, {basis.name}" if len({one.name for one in bases}) > 1 else FLAT
+        style = (0, (1, 1.65 + 1.5 * number))  # dots further and further apart
+        axes.plot(flat.centres, 100 * flat.profile[0], linestyle=style, color=GREY, label=label)
     axes.set_xlabel("radial frequency (cycles per pixel)")
     axes.set_ylabel("share of the energy (%), log scale")
     axes.set_xlim(-0.01, 0.72)

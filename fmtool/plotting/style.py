@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fmtool.attacks.registry import masks_title, title
 from fmtool.masks.registry import mask_suffix
 
@@ -40,6 +42,16 @@ def any_letters() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         yield
+
+
+def number_axes(
+    axes: Axes, ticks: Sequence[float], extent: tuple[float, float, float, float] | None, *, x: bool, y: bool
+) -> None:
+    """Ticks on a picture of this extent (left, right, bottom, top), none beyond it; x, y: whether they have numbers."""
+    left, right, bottom, top = extent or (-np.inf, np.inf, np.inf, -np.inf)
+    across, down = ([tick for tick in ticks if low <= tick <= high] for low, high in ((left, right), (top, bottom)))
+    axes.set_xticks(across, [f"{tick:g}" if x else "" for tick in across])
+    axes.set_yticks(down, [f"{tick:g}" if y else "" for tick in down])
 
 
 def mask_name(file: Artifact) -> str:

@@ -45,7 +45,7 @@ def joined(tables_by_file: Sequence[tuple[str, Sequence[Table]]]) -> list[Table]
     if len(tables_by_file) == 1:
         return list(tables_by_file[0][1])
     if any(len(table.rows) != 1 or table.columns != first.columns for _, table in tables):
-        return [replace(table, title=f"{table.title}: {name}") for name, table in tables]
+        return [replace(table, title=f"{table.title}: {name}", file=name) for name, table in tables]
     notes = dict.fromkeys(note for _, table in tables for note in table.notes)
     holders = {note: [name for name, table in tables if note in table.notes] for note in notes}
     attributed = [

@@ -46,6 +46,7 @@ IMAGES = "images"
 AT_LAYERS = (
     "at a layer a pixel is one place of its output; rows of other layers than the first row's have no difference."
 )
+OTHER_FREQUENCIES = "rows in a basis with other frequencies than the first row's have no difference."
 BARS = "▁▂▃▄▅▆▇█"
 DECADES = 3  # of the energy's share that the bars span: 0.1 % to all
 
@@ -139,11 +140,12 @@ def spectrum_table(files: Sequence[Source]) -> Table:
                 continue  # several attacks on the same images
             images |= {frozenset(part.names)} if part.name == IMAGES else set()
             rows.append(
-                [file.name, *_row(part), *(_paired(first, part) if first and first.layer == part.layer else [None] * 3)]
+                [file.name, *_row(part), *(_paired(first, part) if first and _comparable(first, part) else [None] * 3)]
             )
             first = first or part
             bases.add(part.basis)
             layers.add(part.layer)
+    names = {basis.name for basis in bases}
     notes = [
         "mean frequency: radial, in cycles per pixel, weighted by energy (a mask's entry squared, |F x|^2 of the rest) over the "
         "full spectrum and all channels of each image, then the mean over n images; the highest is 0.7071.",
@@ -151,8 +153,10 @@ def spectrum_table(files: Sequence[Source]) -> Table:
         "all masks count, whether or not they keep their class; perturbations: of the attacks that succeeded.",
         "difference: to the first row, over the images (pairs) that both hold.",
         *([AT_LAYERS] if layers - {INPUT} else []),
+        *([OTHER_FREQUENCIES] if len(names) > 1 else []),
         *(
             f"{_flat(basis)} for the same energy at every frequency of {basis.h}x{basis.w} images"
+            + (f" in the basis {basis.name}" if len(names) > 1 else "")
             for basis in sorted(bases, key=size_of)
         ),
     ]
@@ -194,6 +198,14 @@ def _row(part: Part) -> list[Any]:
     frequency = _estimate(part.radial.frequency)
     shares = [100 * float(_estimate(values).mean) for values in (part.radial.zero, part.radial.low, part.radial.high)]
     return [part.name, frequency.n, part.radial.empty, float(frequency.mean), _interval(frequency, ".4f"), *shares]
+
+
+def _comparable(first: Part, part: Part) -> bool:
+    """Whether a difference of their mean frequencies says something about the spectra alone."""
+    import numpy as np
+
+    ours, theirs = np.asarray(first.basis.frequencies), np.asarray(part.basis.frequencies)
+    return first.layer == part.layer and np.array_equal(ours, theirs)
 
 
 def _paired(first: Part, part: Part) -> list[Any]:

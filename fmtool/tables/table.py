@@ -35,7 +35,7 @@ class Table:
     """columns: heading -> format of its numbers; rows hold raw values, None if there is none; notes follow the table.
 
     parts: heading of a column of `Cell`s -> the suffixes of its columns in JSON and CSV, which have one for each number. A cell
-    with fewer numbers leaves the last columns empty.
+    with fewer numbers leaves the last columns empty. file: in CSV, which has no titles, a first column of this name.
     """
 
     title: str
@@ -43,6 +43,7 @@ class Table:
     rows: list[list[Any]]
     notes: list[str] = field(default_factory=list)
     parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    file: str = ""
 
     def cells(self) -> list[list[str]]:
         """The rows as text."""
@@ -88,26 +89,33 @@ def as_csv(table: Table) -> str:
     """A header line and one line per row, with the headings and numbers of JSON, empty for null; without notes."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table.headings())
-    writer.writerows([["" if value is None else value for value in row] for row in table.values()])
+    first = [table.file] if table.file else []
+    writer.writerow([*(["file"] if first else []), *table.headings()])
+    writer.writerows([[*first, *("" if value is None else value for value in row)] for row in table.values()])
     return text.getvalue()
 
 
 def as_markdown(table: Table) -> str:
     """A pipe table with right-aligned numbers, followed by its notes."""
     right = ["---:" if form else "---" for form in table.columns.values()]
-    texts = [[cell.replace("|", "\\|") for cell in line] for line in (table.columns, *table.cells())]
+    texts = [[cell.replace("|", "\\|") for cell in line] for line in (map(printable, table.columns), *table.cells())]
     lines = [texts[0], right, *texts[1:]]
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     notes = "".join(f"\n{printable(note)}" for note in table.notes)
     return f"{body}\n{notes}\n" if notes else f"{body}\n"
 
 
-# all but JSON concatenate tables
+def _all_markdown(*tables: Table) -> str:
+    """Tables below each other, with their titles if there are several."""
+    if len(tables) == 1:
+        return as_markdown(tables[0])
+    return "\n".join(f"**{printable(table.title)}**\n\n{as_markdown(table)}" for table in tables)
+
+
 TEXTS: dict[str, Callable[..., str]] = {
     "json": as_json,
     "csv": lambda *tables: "".join(map(as_csv, tables)),
-    "markdown": lambda *tables: "".join(map(as_markdown, tables)),
+    "markdown": _all_markdown,
 }
 
 

@@ -6,12 +6,13 @@ import dataclasses
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 from forged import HEADERS
 from matplotlib.figure import Figure
 
 from fmtool.artifacts.format import Artifact
-from fmtool.plotting.style import any_letters, distinct, mask_name, plain_axes
+from fmtool.plotting.style import any_letters, distinct, mask_name, number_axes, plain_axes
 
 
 def masks(kind: str = "masks", name: str = "", **header: Any) -> Artifact:
@@ -55,3 +56,14 @@ def test_only_missing_letters_are_passed_over() -> None:
                 warnings.warn("tight layout", UserWarning, stacklevel=1)
         with pytest.raises(UserWarning, match="Glyph"):
             warnings.warn("Glyph 28450 missing from font", UserWarning, stacklevel=1)
+
+
+@pytest.mark.parametrize(("half", "shown"), [(0.5, ["-0.4", "0", "0.4"]), (0.375, ["0"])])
+def test_ticks_beyond_a_small_picture_do_not_widen_its_axes(half: float, shown: list[str]) -> None:
+    axes = Figure().subplots()
+    extent = (-half, half, half, -half)
+    axes.imshow(np.zeros((4, 4)), extent=extent)
+    number_axes(axes, [-0.4, 0.0, 0.4], extent, x=True, y=False)
+    assert [*axes.get_xlim(), *axes.get_ylim()] == list(extent)
+    assert [text.get_text() for text in axes.get_xticklabels()] == shown
+    assert [text.get_text() for text in axes.get_yticklabels()] == [""] * len(shown)

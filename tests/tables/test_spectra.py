@@ -7,7 +7,7 @@ import pytest
 
 from fmtool.errors import ArtifactError
 from fmtool.masks import radial
-from fmtool.tables.spectra import Source, bars, spectrum_lines, spectrum_table
+from fmtool.tables.spectra import OTHER_FREQUENCIES, Source, bars, spectrum_lines, spectrum_table
 
 ESSENTIAL = {"for": "essential", "attack": None, "image_size": [8, 8]}
 ADVERSARIAL = {"for": "adversarial", "attack": "fmn", "image_size": [8, 8]}
@@ -86,3 +86,14 @@ def test_masks_that_do_not_fit_their_images_are_an_error() -> None:
         spectrum_table([source("a", "masks", {**ESSENTIAL, "image_size": [8, 7]}, masks=ones_at(0))])
     with pytest.raises(ArtifactError, match="got a file of kind model"):
         spectrum_table([source("a", "model", {})])
+
+
+def test_masks_of_two_bases_have_a_reference_each_and_no_difference() -> None:
+    """The same energy at every frequency has another mean there, which a difference would hold."""
+    cosine = source("b", "masks", {**ESSENTIAL, "basis": "dct"}, masks=np.ones((4, 1, 8, 8), dtype=np.float32))
+    phase = source("c", "masks", {**ESSENTIAL, "basis": "phase"}, masks=ones_at(0, 1, 2, 3))
+    table = spectrum_table([source("a", "masks", ESSENTIAL, masks=ones_at(0, 1, 2, 3)), cosine, phase])
+    pairs = [dict(zip(table.columns, row, strict=True))["pairs"] for row in table.rows]
+    assert pairs == [None, None, 4]
+    assert [note.rpartition(" ")[2] for note in table.notes[-3:]] == ["dct", "fourier", "phase"]
+    assert table.notes[-4] == OTHER_FREQUENCIES

@@ -8,7 +8,7 @@ import math
 
 from fmtool.errors import DataError
 from fmtool.tables.registry import joined
-from fmtool.tables.table import ENDS, Table, as_csv, as_json, as_markdown, interval
+from fmtool.tables.table import ENDS, TEXTS, Table, as_csv, as_json, as_markdown, interval
 
 
 def test_formats_hold_the_same_values() -> None:
@@ -59,3 +59,15 @@ def test_names_can_neither_add_a_cell_nor_reach_the_terminal() -> None:
     assert json.loads(as_json(table))["rows"] == [{"fi|le": table.rows[0][0], "n": 1}]
     as_json(table).encode("ascii")
     assert str(DataError("no \x1b[2J\nfile")) == "no \\x1b[2J file"
+
+
+def test_several_tables_in_markdown_have_titles_and_space_between_them() -> None:
+    """Or a reader takes a table below one without notes for its next rows."""
+    one, other = Table("One", {"a": "d"}, [[1]]), Table("Other\n", {"b": "d"}, [[2]], ["note"])
+    text = TEXTS["markdown"](one, other)
+    assert text == "**One**\n\n| a |\n| ---: |\n| 1 |\n\n**Other\\n**\n\n| b |\n| ---: |\n| 2 |\n\nnote\n"
+    assert TEXTS["markdown"](one) == as_markdown(one)
+
+
+def test_headings_can_neither_end_a_line_nor_reach_the_terminal() -> None:
+    assert as_markdown(Table("t", {"a\x1b[2J\nb": ""}, [])).splitlines()[0] == "| a\\x1b[2J\\nb |"
