@@ -214,9 +214,9 @@ class Slots:
             getattr(self.state, name)[slot] = value
 
     def _fits_again(self, slot: int) -> bool:
-        """Whether the finished mask has lost its target, and lambda may be halved once more."""
+        """Whether the finished mask has lost its target, by either rule of `Fit`, and lambda may be halved once more."""
         halved = self.options.lambda_ / float(self.state.lambda_[slot]) if self.options.adapt_lambda else math.inf
-        return halved < 2**HALVINGS and not bool(self.state.keeps_target[slot])
+        return halved < 2**HALVINGS and not bool(self.state.keeps_target[slot] & self.state.preserved[slot])
 
     def _store(self, slot: int, keep: Callable[[int, Fit], None]) -> None:
         state = self.state

@@ -388,7 +388,7 @@ def _warn_of_lambda(preserved: Tensor, options: FitOptions, height: float, place
 
 def _warn_of(columns: dict[str, Tensor]) -> None:
     n = len(columns["preserved"])
-    lost = int((~columns["preserved_stored"]).sum())
+    lost = int((~(columns["preserved_stored"] & columns["preserved"])).sum())
     if "lambda" in columns and lost:
         warn(f"{lost} of {n} masks lose their class even after lambda was halved {HALVINGS} times; kept and flagged")
     unsettled = int((~columns["converged"]).sum())

@@ -35,14 +35,14 @@ def test_each_mask_is_the_first_of_its_halvings_that_keeps_the_target(
         4.0 / 2**k: fit_masks(classifier, images, labels, FitOptions(4.0 / 2**k, 8, **STEPS), starts=start)
         for k in range(9)
     }
-    assert bool(adapted.preserved_stored.all())
+    assert bool(adapted.preserved_stored.all()) and bool(adapted.preserved.all())
     used = set(adapted.lambda_.tolist())
     assert len(used) > 2 and max(used) <= 4
     for row, lambda_ in enumerate(adapted.lambda_.tolist()):
         for name in FittedMasks.__dataclass_fields__:
             assert torch.equal(getattr(adapted, name)[row], getattr(singly[lambda_], name)[row]), name
         larger = [value for value in singly if value > lambda_]
-        assert not any(bool(singly[value].preserved_stored[row]) for value in larger)
+        assert not any(bool(singly[value].preserved_stored[row] & singly[value].preserved[row]) for value in larger)
 
 
 class Stubborn(nn.Module):

@@ -32,6 +32,7 @@ def counting(
         state.losses[:, -1] = state.steps
         state.checked.copy_(state.steps >= state.targets + 2)
         state.keeps_target.copy_(keeps(state))
+        state.preserved.copy_(state.keeps_target)
 
     return advance
 
@@ -189,6 +190,19 @@ def test_a_job_that_is_stopped_saves_what_it_has_begun() -> None:
     waiting = job([0, 3, 5], stored, Saves())
     Slots(SHAPE, torch.float32, level(2, stopping), CPU).run(waiting, 2, alone())
     assert set(saved) == {0, 3} and not stored
+
+
+def test_lambda_is_halved_until_the_target_is_kept_by_both_rules() -> None:
+    """Pairs are chosen by `preserved`: a mask that keeps it as stored alone would be left out."""
+    step = counting()
+
+    def advance(state: SlotState) -> None:
+        step(state)
+        state.preserved.copy_(state.lambda_ < 0.3)
+
+    stored: dict[int, Fit] = {}
+    Slots(SHAPE, torch.float32, level(1, advance, adapt_lambda=True), CPU).run(job([1], stored), 1, alone())
+    assert (stored[1].lambda_, stored[1].preserved, stored[1].preserved_stored) == (0.25, True, True)
 
 
 def test_lambda_is_halved_until_the_target_is_kept() -> None:
