@@ -161,7 +161,7 @@ def _read_csv(file: str) -> Arrays:
             )
         header = counted or not all(map(_is_number, _cells(line.partition("#")[0], delimiter)))  # "" is no number
         rows = _rows_below(stream, file) if header else itertools.chain([line], _rows_below(stream, file))
-        below = next(iter(rows), None)
+        below = next(rows, None)
         if below is None:
             raise ArtifactError(f"{file}: holds no rows of numbers")
         if header:

@@ -88,9 +88,9 @@ def _state_dict(content: Any, path: str, depth: int = 0) -> OrderedDict[str, Ten
             raise ModelError(
                 f"{path}: holds several state dicts ({', '.join(nested)}), expected one, or one named state_dict"
             )
-    first, *others_ = [*nested, *ignored] or [""]
-    if others_:
-        warn(f"{path}: uses {first}, ignores {', '.join(others_)}")
+    found = [*nested, *ignored]
+    if len(found) > 1:
+        warn(f"{path}: uses {found[0]}, ignores {', '.join(found[1:])}")
     return next(iter(nested.values()), None)
 
 

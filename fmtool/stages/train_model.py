@@ -189,11 +189,9 @@ def _named(data: Data) -> Data:
     """The data, with numbers as class names if they have none."""
     if data.class_names:
         return data
-    count = (
-        data.reach[1] if data.reach else int(data.labels.max())
-    ) + 1  # of the split, whatever --limit and --rows leave
-    warn(f"{data.name}: has no class names: its classes are called 0 to {count - 1}")
-    return dataclasses.replace(data, class_names=tuple(map(str, range(count))))
+    last = data.reach[1] if data.reach else int(data.labels.max())  # of the split, whatever --limit and --rows leave
+    warn(f"{data.name}: has no class names: its classes are called 0 to {last}")
+    return dataclasses.replace(data, class_names=tuple(map(str, range(last + 1))))
 
 
 def _start(
