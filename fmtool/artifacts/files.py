@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import struct
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import IO, Any
 
 from fmtool.artifacts.format import (
     LARGEST_HEADER,
@@ -62,6 +64,18 @@ def read_bytes(source: str) -> bytes:
     if not data:
         raise ArtifactError("standard input is empty: expected a file (did the command before the pipe fail?)")
     return data
+
+
+def load_pickled(source: str | Path | IO[bytes]) -> Any:
+    """What torch.save wrote, on the CPU, without unpickling anything that runs code; torch's errors are left to the caller.
+
+    Sparse tensors whose indices lie outside them are refused, for to_dense() would write past its memory.
+    """
+    import torch
+
+    with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants():
+        warnings.simplefilter("ignore")  # about sparse tensors and old storage formats
+        return torch.load(source, map_location="cpu", weights_only=True)
 
 
 def looks_like_artifact(source: str) -> bool:

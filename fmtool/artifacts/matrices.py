@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmtool.artifacts.files import label, read_bytes
+from fmtool.artifacts.files import label, load_pickled, read_bytes
 from fmtool.artifacts.format import parse_header, tensors_in
 from fmtool.errors import ArtifactError, FmtoolError, first_line, warn
 
@@ -130,7 +130,7 @@ def _read_pt(file: str) -> Arrays:
     """A tensor, or a dict of which the tensors count, and labels that are a list of integers; nothing else is unpickled."""
     import torch
 
-    content = torch.load(file, map_location="cpu", weights_only=True)
+    content = load_pickled(file)
     if isinstance(content, torch.Tensor):
         return {ONLY: content}
     if not isinstance(content, Mapping):

@@ -7,7 +7,6 @@ import io
 import pickle
 import pickletools
 import re
-import warnings
 import zipfile
 from collections.abc import Iterable
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fmtool.artifacts.files import load_pickled
 from fmtool.artifacts.format import parse_header, tensors_in
 from fmtool.errors import ModelError, first_line
 
@@ -94,9 +94,8 @@ def _other_zip(data: bytes) -> str:
 
 def _unpickle(data: bytes, path: str) -> Any:
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
-            warnings.simplefilter("ignore")  # about old storage formats
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_harmless()):
+            return load_pickled(io.BytesIO(data))
     except pickle.UnpicklingError as error:
         text = str(error).rpartition("WeightsUnpickler error: ")[2]
         if built := re.search(r"but got <class '([\w.]+)'>", text):

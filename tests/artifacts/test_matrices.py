@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -141,11 +142,21 @@ def test_a_csv_without_rows_is_refused(text: str, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
 def test_sparse_tensors_are_read_and_numbers_too_wide_for_torch_are_refused(tmp_path: Path) -> None:
     torch.save(torch.eye(3).to_sparse(), tmp_path / "x.pt")
-    assert read_matrix(f"{tmp_path}/x.pt")[0].tolist() == torch.eye(3).tolist()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert read_matrix(f"{tmp_path}/x.pt")[0].tolist() == torch.eye(3).tolist()
+    assert [str(one.message) for one in told] == []
     np.save(tmp_path / "x.npy", np.eye(3, dtype=np.longdouble))
     if np.dtype(np.longdouble).itemsize > 8:
         with pytest.raises(ArtifactError, match=r"holds float\d+, expected numbers of at most 64 bits$"):
             read_matrix(f"{tmp_path}/x.npy")
+
+
+def test_a_sparse_tensor_with_indices_outside_it_is_refused(tmp_path: Path) -> None:
+    """to_dense() would write past its memory."""
+    torch.save(torch.sparse_coo_tensor([[7]], [1.0], (3,), check_invariants=False), tmp_path / "x.pt")
+    with pytest.raises(ArtifactError, match=r"x\.pt: can't be read as \.pt: size is inconsistent with indices"):
+        read_matrix(f"{tmp_path}/x.pt")
 
 
 @pytest.mark.parametrize("text", ["0,5\n1,7\n2,6\n", "id,a\n1,5\n2,7\n3,6\n"])

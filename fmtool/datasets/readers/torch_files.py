@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fmtool.artifacts.files import load_pickled
 from fmtool.datasets.arrays import from_names
 from fmtool.datasets.source import WHOLE, Source, Split
 from fmtool.datasets.splits import split_named
@@ -23,7 +24,7 @@ def read(path: Path, name: str) -> Source:
     from torch.utils.data import TensorDataset
 
     with torch.serialization.safe_globals([TensorDataset]):
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_pickled(path)
     if isinstance(content, Mapping):
         return from_names(_flat(content), name)
     splits = {WHOLE: _pair(content, name)}
