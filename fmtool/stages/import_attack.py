@@ -18,6 +18,7 @@ from torch import Tensor
 from fmtool.artifacts import files
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import stage
+from fmtool.artifacts.matrices import SHOWN
 from fmtool.attacks.foolbox import take_back_
 from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
 from fmtool.datasets.arrays import RANGE_SLACK, as_tensor, faint_range
@@ -36,6 +37,7 @@ NAMES = (
     *("adv", "advs", "adv_complete", "adv_inputs", "adv_images", "adv_examples"),
     *("x_adv", "x_adversarial", "images_adv", "images_adversarial", "perturbed", "perturbed_images", "x_perturbed"),
 )
+LABELS = ("labels", "label", "targets", "y")  # names, in upper or lower case
 COMPARED = 64  # images whose nearest clean image is looked for
 
 
@@ -77,7 +79,7 @@ def _judged(model: Artifact, data: Data, given: _File, *, name: str, execution: 
     ready = ready_model(model, execution)
     data = fitted_data(data, ready.spec, model)
     images = data.pixels()
-    matched = _matched(*_arrays(given.content, given.path), data, given.path)
+    matched = _matched(_arrays(given.content, given.path), data, given.path)
     _check_order(matched, images, given.path)
     progress = execution.progress
     clean = predict(ready.classifier, images, ready.batch, ready.device, name="clean", progress=progress)
@@ -108,11 +110,11 @@ def _judged(model: Artifact, data: Data, given: _File, *, name: str, execution: 
     return execution.write(Artifact("attack", header, tensors, history))
 
 
-def _arrays(content: bytes, path: str) -> tuple[Tensor, Tensor | None]:
-    """The images of a file, and `index` if it has one."""
+def _arrays(content: bytes, path: str) -> dict[str, Tensor]:
+    """`images` of a file, and its `index` and `labels` if it has them; what is left out is told."""
     values = _read(content, path)
     if isinstance(values, tuple | list):
-        values = {str(number): value for number, value in enumerate(values)}
+        values = {"labels" if getattr(one, "ndim", 0) == 1 else str(place): one for place, one in enumerate(values)}
     named = values if isinstance(values, Mapping) else {"adversarial": values}
     arrays = {str(key): value for key, value in named.items() if isinstance(value, Tensor | np.ndarray)}
     many = [key for key, value in arrays.items() if value.ndim == 4]
@@ -122,7 +124,19 @@ def _arrays(content: bytes, path: str) -> tuple[Tensor, Tensor | None]:
         raise ArtifactError(
             f"{path}: expected images (n, c, h, w), one named adversarial if there are several; it holds {holds}"
         )
-    return as_tensor(arrays[named_so[0]], path), as_tensor(arrays["index"], path) if "index" in arrays else None
+    roles = {named_so[0]: "images", "index": "index"}
+    roles.update(
+        {key: "labels" for key in arrays if key.lower() in LABELS and _are_whole(arrays[key], arrays[named_so[0]])}
+    )
+    if others := sorted(str(key) for key in named if str(key) not in roles):
+        warn(f"{path}: leaves out {', '.join(others[:SHOWN])}{', ...' if len(others) > SHOWN else ''}")
+    return {role: as_tensor(arrays[key], path) for key, role in roles.items() if key in arrays}
+
+
+def _are_whole(labels: Any, images: Any) -> bool:
+    return tuple(labels.shape) == (len(images),) and str(labels.dtype).removeprefix("torch.").startswith(
+        ("int", "uint")
+    )
 
 
 def _read(content: bytes, path: str) -> Any:
@@ -151,18 +165,22 @@ def _numpy(content: bytes, path: str) -> Any:
         raise ArtifactError(f"{path}: can't be read as NumPy's arrays ({first_line(error)})") from None
 
 
-def _matched(images: Tensor, index: Tensor | None, data: Data, path: str) -> Tensor:
+def _matched(given: Mapping[str, Tensor], data: Data, path: str) -> Tensor:
     """(n, c, h, w) float32 in [0, 1], in the data's order."""
+    images, rows = given["images"], None
     shape = tuple(data.images.shape)
     if (found := faint_range(images)) is not None:
         raise ArtifactError(
             f"{path}: images are uint8 from {found[0]} to {found[1]}, expected 0 to 255, or float32 in [0, 1]: "
             "divide them by the value of white, and store them as float32"
         )
-    if index is not None:
-        images = _by_index(images, index, data, path)
+    if "index" in given:
+        rows = _rows_by_index(given["index"], len(images), data, path)
+        images = images[rows]
     if tuple(images.shape) != shape:
         raise ArtifactError(f"{path}: images are {list(images.shape)}, expected those of {data.name}, {list(shape)}")
+    if "labels" in given:
+        _check_labels(given["labels"] if rows is None else given["labels"][rows], data, path)
     if images.dtype == torch.uint8:
         warn(f"{path}: images have 8 bits a pixel: attacks that barely succeed may not survive the rounding")
         return images.float() / 255
@@ -177,11 +195,10 @@ def _matched(images: Tensor, index: Tensor | None, data: Data, path: str) -> Ten
     return images.float().clamp(0, 1).contiguous()
 
 
-def _by_index(images: Tensor, index: Tensor, data: Data, path: str) -> Tensor:
-    if index.ndim != 1 or len(index) != len(images) or index.is_floating_point():
-        raise ArtifactError(
-            f"{path}: index is {list(index.shape)}, expected a whole number for each of {len(images)} images"
-        )
+def _rows_by_index(index: Tensor, count: int, data: Data, path: str) -> list[int]:
+    """For each image of `data` its row in the file, which has `count`."""
+    if index.ndim != 1 or len(index) != count or index.is_floating_point():
+        raise ArtifactError(f"{path}: index is {list(index.shape)}, expected a whole number for each of {count} images")
     if "+" in data.split:
         raise ArtifactError(
             f"{path}: index counts the images of one split, and {data.name} is of {data.split}: import one split at a time"
@@ -196,7 +213,12 @@ def _by_index(images: Tensor, index: Tensor, data: Data, path: str) -> Tensor:
         )
     if len(rows) > len(data):
         warn(f"{path}: {len(rows) - len(data)} images are not in {data.name} as loaded and are ignored")
-    return images[[rows[position] for position in data.index.tolist()]]
+    return [rows[position] for position in data.index.tolist()]
+
+
+def _check_labels(labels: Tensor, data: Data, path: str) -> None:
+    if other := int((labels != data.labels).sum()):
+        warn(f"{path}: {other} of {len(data)} labels are not those of {data.name}: is the order the same?")
 
 
 def _check_order(adversarial: Tensor, images: Tensor, path: str) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -260,3 +261,32 @@ def test_images_that_are_all_clean_are_told(moved: Any, tmp_path: Path) -> None:
     model, data, _ = moved
     with pytest.warns(FmtoolWarning, match="no image differs from its clean one: are these the adversarial images"):
         fmtool.import_attack(model, data, adversarial=write(tmp_path / "a.npy", data.pixels()))
+
+
+def test_labels_that_are_others_and_what_is_left_out_are_told(moved: Any, tmp_path: Path) -> None:
+    """Attacked images of a shuffled loader are matched by nothing else."""
+    model, data, images = moved
+    path = tmp_path / "adv.pt"
+    saved = {"adv_inputs": images, "labels": data.labels, "preds": data.labels}  # as torchattacks saves them
+    torch.save(saved, path)
+    with pytest.warns(FmtoolWarning) as told:
+        fmtool.import_attack(model, data, adversarial=str(path))
+    assert [str(one.message) for one in told] == [f"{path}: leaves out preds"]
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    others = int((data.labels[order] != data.labels).sum())
+    for content in ({**saved, "labels": data.labels[order]}, (images, data.labels[order])):
+        torch.save(content, path)
+        with pytest.warns(FmtoolWarning, match=rf"{others} of 40 labels are not those of digits: is the order"):
+            fmtool.import_attack(model, data, adversarial=str(path))
+    torch.save({"x_adv": images[order], "y": data.labels[order], "index": data.index[order]}, path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fmtool.import_attack(model, data, adversarial=str(path))
+
+
+@pytest.mark.parametrize("labels", [np.array(["one"] * 40), np.zeros(7, dtype=np.int64), np.zeros(40)])
+def test_labels_that_are_no_whole_numbers_are_left_out(labels: Any, moved: Any, tmp_path: Path) -> None:
+    model, data, images = moved
+    np.savez(tmp_path / "adv.npz", x_adv=images.numpy(), labels=labels)
+    with pytest.warns(FmtoolWarning, match="leaves out labels$"):
+        fmtool.import_attack(model, data, adversarial=str(tmp_path / "adv.npz"))
