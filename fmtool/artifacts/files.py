@@ -73,7 +73,7 @@ def load_pickled(source: str | Path | IO[bytes]) -> Any:
     """
     import torch
 
-    with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants():
+    with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants():  # type: ignore[no-untyped-call]
         warnings.simplefilter("ignore")  # about sparse tensors and old storage formats
         return torch.load(source, map_location="cpu", weights_only=True)
 

@@ -21,6 +21,7 @@ DATA_FIELDS = {
 }  # of an input that is data; its other fields selected the images
 CHOICE = {"limit", "factory"}  # options that only select images, or allow a model to be loaded
 ROUNDING = {"batch_size", "compile", "device"}  # options that change nothing but rounding
+IMPORTED = "imported"  # what import-attack calls an attack without a --name
 ATTACKS = ("attack", "import-attack")  # commands that make a file of adversarial images
 SHORT = 12  # digits of a digest to show
 DISTRIBUTIONS = {"fmtool": "fourier-masks", "torch": "torch", "foolbox": "foolbox"}  # what can change a result's bytes
@@ -139,8 +140,21 @@ def other_attack(one: Sequence[Stage], two: Sequence[Stage]) -> str:
     if first is None or second is None:
         return ""
     ours, theirs = options_of(first), options_of(second)
+    ours["--adversarial"], theirs["--adversarial"] = _imported(one, two), _imported(two, one)
     names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     return ", ".join(f"{name} {ours.get(name)} and {theirs.get(name)}" for name in names)
+
+
+def imported_from(history: Sequence[Stage]) -> set[str]:
+    """The first digits of the digests of files that `import-attack` read; parts of one attack may lie in several."""
+    inputs = [entry for made in history if made["command"] == "import-attack" for entry in made["inputs"]]
+    return {str(entry["digest"])[:SHORT] for entry in inputs if entry.get("option") == "--adversarial"}
+
+
+def _imported(one: Sequence[Stage], two: Sequence[Stage]) -> str:
+    """The files that the attack of one history was imported from; empty if the other's may be the same attack."""
+    ours, theirs = imported_from(one), imported_from(two)
+    return "" if not theirs or ours & theirs else ", ".join(sorted(ours))
 
 
 def shares_images(one: Sequence[Stage], two: Sequence[Stage]) -> bool:
@@ -176,6 +190,18 @@ def data_argument(entry: Mapping[str, Any]) -> str:
     if split in ("", "whole"):
         return name
     return f"{name}:{'all' if '+' in split else split}"
+
+
+def namesakes(inputs: Iterable[Mapping[str, Any]]) -> set[str]:
+    """What --data would take for several of these inputs whose contents differ, though the same of their images was chosen."""
+    contents: dict[tuple[Any, ...], set[str]] = {}
+    for entry in inputs:
+        if entry.get("kind") == "data":
+            chosen = sorted(
+                (name, str(value)) for name, value in entry.items() if name not in DATA_FIELDS and value is not None
+            )
+            contents.setdefault((data_argument(entry), *chosen), set()).add(str(entry["digest"]))
+    return {argument for (argument, *_), digests in contents.items() if len(digests) > 1}
 
 
 def with_outputs(history: Sequence[Stage], digest: str) -> list[dict[str, Any]]:

@@ -54,6 +54,8 @@ def replacing(target: str) -> Iterator[IO[bytes]]:
                 _copy(file, target)
             return
         path = Path(os.path.realpath(target))
+        with contextlib.suppress(OSError):  # a folder that can be written to, but not listed
+            sweep(path)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         try:
             with open(temporary, "x+b") as file:

@@ -13,9 +13,11 @@ from fmtool.artifacts.history import (
     data_argument,
     makers,
     names_of_schema_1,
+    namesakes,
     option_words,
     shard_text,
 )
+from fmtool.artifacts.output import STREAM
 
 
 def file_name(kind: str, digest: str) -> str:
@@ -33,12 +35,14 @@ def commands(history: Sequence[Stage], kind: str, digest: str, header: Mapping[s
     inputs = [entry for stage in history for entry in stage["inputs"]]
     kinds = {**{entry["digest"]: entry["kind"] for entry in inputs}, digest: kind}
     shards = {**{entry["digest"]: entry.get("shard", "") for entry in inputs}, digest: shard_text(header)}
+    several = namesakes(inputs)
     versions = dict.fromkeys(_versions(stage) for stage in history)
     lines = [
         _comment(f"by {'; '.join(versions)}: the same bytes on the same kind of device with the same number of threads")
     ]
     announced: set[str] = set()
-    for output, stage in made_by.items():
+    for output, recorded in made_by.items():
+        stage = {**recorded, "inputs": [_apart(entry, several) for entry in recorded["inputs"]]}
         for entry in stage["inputs"]:
             if entry["digest"] not in {*made_by, *announced}:
                 announced.add(entry["digest"])
@@ -51,6 +55,13 @@ def commands(history: Sequence[Stage], kind: str, digest: str, header: Mapping[s
             words = [*_words(stage), *shard, *_permission(stage, made_by), "-o", file_name(kinds[output], output)]
             lines.append(shlex.join(words))
     return lines
+
+
+def _apart(entry: Mapping[str, Any], several: set[str]) -> Mapping[str, Any]:
+    """An input in a folder of its own if others have its name; the history records only the end of a path."""
+    if entry["kind"] != "data" or data_argument(entry) not in several:
+        return entry
+    return {**entry, "name": f"{str(entry['digest'])[:SHORT]}/{entry['name']}"}
 
 
 def _words(stage: Stage) -> list[str]:
@@ -104,11 +115,13 @@ def _reason(stage: Stage) -> str:
         return "it read matrices, whose file names and labels the history does not record"
     if any(not entry.get("name") for entry in data):
         return "its data have no name"
+    if any(entry.get("name") == STREAM for entry in data):
+        return "it read standard input"
     if command == "train-model" and not _tested_as_usual(data):
         return "its test images were not selected the way the command line selects them"
     if data and "--limit" in options:
         return "its limit selected other images than --limit does"
-    if any(isinstance(value, str) and "<" in value for value in _values(options)):
+    if any(isinstance(value, str) and (value[:1], value[-1:]) == ("<", ">") for value in _values(options)):
         return "an option was a Python object"
     if any("," in str(name) for value in options.values() if isinstance(value, list) for name in value):
         return "a name in its options contains a comma"

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import fmtool
+from fmtool.artifacts.history import IMPORTED
 from fmtool.cli import options
 from fmtool.cli.session import DataOptions, working
 from fmtool.cli.terminal import show_result
@@ -31,7 +32,7 @@ def import_attack(
     output: options.Output,
     name: Annotated[
         str, typer.Option("--name", metavar="NAME", help="What tables call the attack, such as autoattack.")
-    ] = "imported",
+    ] = IMPORTED,
     limit: options.Limit = None,
     size: options.Size = None,
     rows: options.Rows = None,

@@ -125,8 +125,10 @@ def faint_range(images: Any) -> tuple[int, int] | None:
     """
     import numpy as np
 
+    if str(getattr(images, "dtype", "")).removeprefix("torch.") != "uint8":  # NumPy knows no bfloat16
+        return None
     values = np.asarray(images)
-    if values.dtype == np.uint8 and values.size and 0 < (most := int(values.max())) <= FAINT:
+    if values.size and 0 < (most := int(values.max())) <= FAINT:
         return int(values.min()), most
     return None
 
@@ -147,6 +149,8 @@ def as_tensor(values: Any, source: str) -> Tensor:
     import torch
 
     if isinstance(values, torch.Tensor):
+        if values.is_nested or values.is_quantized or values.is_meta:
+            raise DataError(f"{source}: holds a nested, quantised or meta tensor, expected plain numbers")
         return values.detach().to_dense()
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":

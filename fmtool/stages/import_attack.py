@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fmtool.artifacts import files
 from fmtool.artifacts.format import Artifact
-from fmtool.artifacts.history import stage
+from fmtool.artifacts.history import IMPORTED, stage
 from fmtool.artifacts.matrices import SHOWN
 from fmtool.attacks.foolbox import take_back_
 from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
@@ -37,8 +37,17 @@ NAMES = (
     *("adv", "advs", "adv_complete", "adv_inputs", "adv_images", "adv_examples"),
     *("x_adv", "x_adversarial", "images_adv", "images_adversarial", "perturbed", "perturbed_images", "x_perturbed"),
 )
-LABELS = ("labels", "label", "targets", "y")  # names, in upper or lower case
+LABELS = ("labels", "label", "y")  # names, in upper or lower case
 COMPARED = 64  # images whose nearest clean image is looked for
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    """What is used of a file: images (n, c, h, w), whole numbers (n) that place them, and those that may be their labels."""
+
+    images: Tensor
+    index: Tensor | None
+    labels: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ def import_attack(
     data: Data,
     *,
     adversarial: str,
-    name: str = "imported",
+    name: str = IMPORTED,
     execution: Execution = DEFAULT_EXECUTION,
 ) -> Artifact:
     """The images of a file as an attack on `data`, with predictions, status and distances computed anew.
@@ -77,9 +86,10 @@ def import_attack(
 def _judged(model: Artifact, data: Data, given: _File, *, name: str, execution: Execution) -> Artifact:
     """The images of the file as an attack; `restart` of the execution changes nothing, as nothing is saved before the end."""
     ready = ready_model(model, execution)
+    numbered = data.labels
     data = fitted_data(data, ready.spec, model)
     images = data.pixels()
-    matched = _matched(_arrays(given.content, given.path), data, given.path)
+    matched = _matched(_arrays(given.content, given.path), data, numbered, given.path)
     _check_order(matched, images, given.path)
     progress = execution.progress
     clean = predict(ready.classifier, images, ready.batch, ready.device, name="clean", progress=progress)
@@ -110,13 +120,14 @@ def _judged(model: Artifact, data: Data, given: _File, *, name: str, execution: 
     return execution.write(Artifact("attack", header, tensors, history))
 
 
-def _arrays(content: bytes, path: str) -> dict[str, Tensor]:
-    """`images` of a file, and its `index` and `labels` if it has them; what is left out is told."""
+def _arrays(content: bytes, path: str) -> _Arrays:
+    """The arrays of a file that are used; what is left out is told."""
     values = _read(content, path)
-    if isinstance(values, tuple | list):
-        values = {"labels" if getattr(one, "ndim", 0) == 1 else str(place): one for place, one in enumerate(values)}
-    named = values if isinstance(values, Mapping) else {"adversarial": values}
-    arrays = {str(key): value for key, value in named.items() if isinstance(value, Tensor | np.ndarray)}
+    unnamed = isinstance(values, tuple | list)
+    if unnamed:
+        values = {str(place): value for place, value in enumerate(values)}
+    named = {str(key): _array(value) for key, value in values.items()} if isinstance(values, Mapping) else {"": values}
+    arrays = {key: value for key, value in named.items() if isinstance(value, np.ndarray) or _is_plain(value)}
     many = [key for key, value in arrays.items() if value.ndim == 4]
     named_so = many if len(many) == 1 else [key for key in many if key.lower() in NAMES]
     if len(named_so) != 1:
@@ -124,19 +135,34 @@ def _arrays(content: bytes, path: str) -> dict[str, Tensor]:
         raise ArtifactError(
             f"{path}: expected images (n, c, h, w), one named adversarial if there are several; it holds {holds}"
         )
-    roles = {named_so[0]: "images", "index": "index"}
-    roles.update(
-        {key: "labels" for key in arrays if key.lower() in LABELS and _are_whole(arrays[key], arrays[named_so[0]])}
-    )
-    if others := sorted(str(key) for key in named if str(key) not in roles):
+    images = as_tensor(arrays[named_so[0]], path)
+    index = [key for key in named if key.lower() == "index"]
+    if len(index) > 1 or not arrays.keys() >= set(index):
+        raise ArtifactError(f"{path}: expected one tensor named index, of whole numbers, or none")
+    whole = [key for key, value in arrays.items() if _are_whole(value, len(images)) and key not in index]
+    labels = [key for key in whole if unnamed or key.lower() in LABELS]
+    if others := sorted(named.keys() - {*named_so, *index, *labels}):
         warn(f"{path}: leaves out {', '.join(others[:SHOWN])}{', ...' if len(others) > SHOWN else ''}")
-    return {role: as_tensor(arrays[key], path) for key, role in roles.items() if key in arrays}
-
-
-def _are_whole(labels: Any, images: Any) -> bool:
-    return tuple(labels.shape) == (len(images),) and str(labels.dtype).removeprefix("torch.").startswith(
-        ("int", "uint")
+    return _Arrays(
+        images,
+        as_tensor(arrays[index[0]], path) if index else None,
+        [as_tensor(arrays[key], path).to(torch.int64) for key in labels],
     )
+
+
+def _array(value: Any) -> Any:
+    """A list of whole numbers as an array; anything else as it is."""
+    whole = isinstance(value, list | tuple) and value and all(type(one) is int for one in value)
+    return np.asarray(value) if whole else value
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, Tensor) and not value.is_nested  # which has no shape
+
+
+def _are_whole(values: Any, count: int) -> bool:
+    kind = str(values.dtype).removeprefix("torch.")
+    return tuple(values.shape) == (count,) and kind.startswith(("int", "uint"))
 
 
 def _read(content: bytes, path: str) -> Any:
@@ -165,22 +191,24 @@ def _numpy(content: bytes, path: str) -> Any:
         raise ArtifactError(f"{path}: can't be read as NumPy's arrays ({first_line(error)})") from None
 
 
-def _matched(given: Mapping[str, Tensor], data: Data, path: str) -> Tensor:
-    """(n, c, h, w) float32 in [0, 1], in the data's order."""
-    images, rows = given["images"], None
+def _matched(given: _Arrays, data: Data, numbered: Tensor, path: str) -> Tensor:
+    """(n, c, h, w) float32 in [0, 1], in the data's order. numbered: the labels (n) in the data's own order of classes."""
+    images = given.images
     shape = tuple(data.images.shape)
     if (found := faint_range(images)) is not None:
         raise ArtifactError(
             f"{path}: images are uint8 from {found[0]} to {found[1]}, expected 0 to 255, or float32 in [0, 1]: "
             "divide them by the value of white, and store them as float32"
         )
-    if "index" in given:
-        rows = _rows_by_index(given["index"], len(images), data, path)
+    rows: Any = slice(None)
+    if given.index is not None:
+        rows = _rows_by_index(given.index, len(images), data, path)
         images = images[rows]
     if tuple(images.shape) != shape:
         raise ArtifactError(f"{path}: images are {list(images.shape)}, expected those of {data.name}, {list(shape)}")
-    if "labels" in given:
-        _check_labels(given["labels"] if rows is None else given["labels"][rows], data, path)
+    strange = [int((labels[rows] != own).sum()) for labels in given.labels for own in (data.labels, numbered)]
+    if fewest := min(strange, default=0):
+        warn(f"{path}: {fewest} of {len(data)} labels are not those of {data.name}: is the order the same?")
     if images.dtype == torch.uint8:
         warn(f"{path}: images have 8 bits a pixel: attacks that barely succeed may not survive the rounding")
         return images.float() / 255
@@ -214,11 +242,6 @@ def _rows_by_index(index: Tensor, count: int, data: Data, path: str) -> list[int
     if len(rows) > len(data):
         warn(f"{path}: {len(rows) - len(data)} images are not in {data.name} as loaded and are ignored")
     return [rows[position] for position in data.index.tolist()]
-
-
-def _check_labels(labels: Tensor, data: Data, path: str) -> None:
-    if other := int((labels != data.labels).sum()):
-        warn(f"{path}: {other} of {len(data)} labels are not those of {data.name}: is the order the same?")
 
 
 def _check_order(adversarial: Tensor, images: Tensor, path: str) -> None:

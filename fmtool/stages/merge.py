@@ -11,7 +11,17 @@ from torch import Tensor
 
 from fmtool.artifacts import streaming
 from fmtool.artifacts.format import Artifact
-from fmtool.artifacts.history import ATTACKS, ROUNDING, newest, options_of, plain_options, stage
+from fmtool.artifacts.history import (
+    ATTACKS,
+    IMPORTED,
+    ROUNDING,
+    imported_from,
+    namesakes,
+    newest,
+    options_of,
+    plain_options,
+    stage,
+)
 from fmtool.artifacts.rows import check_range, image_names, shard_of
 from fmtool.errors import ArtifactError, warn
 from fmtool.stages.heatmap import MEANS, means, summed_filters
@@ -41,7 +51,8 @@ def merge(files: Sequence[Artifact], *, allow_gaps: bool = False, execution: Exe
 
     Their `data` become one list without duplicates, and `source` is renumbered. The shards of a job become, byte for byte, the
     file that a single run writes; with `allow_gaps` some may be missing. With an output the file is written row by row, and the
-    returned artifact reads from it. ArtifactError for files that differ in more than their images, or that share an image.
+    returned artifact reads from it; heat maps, whose means are of all rows, are in memory meanwhile. ArtifactError for files that
+    differ in more than their images, or that share an image.
     """
     execution.refuse("merge", "device", "batch_size", "factory", "allow_other_model", "shard", "ranks")
     if not files:
@@ -67,6 +78,9 @@ def merge(files: Sequence[Artifact], *, allow_gaps: bool = False, execution: Exe
         data: list[dict[str, str]] = []
         sources = torch.cat([_renumbered(file, data) for file in files])
         header["data"] = first.header["data"] if sharded else data
+        inputs = [entry for file in files for made in file.history for entry in made["inputs"]]
+        if again := sorted(namesakes(inputs)):
+            warn(f"several files are called {', '.join(again)}: the merged file can't tell their images apart by name")
     if isinstance(header.get("defense"), dict):
         header["defense"] = {**header["defense"], "found": _summed([file.header["defense"]["found"] for file in files])}
     if first.kind == "heatmap":
@@ -159,6 +173,9 @@ def _check_alike(other: Artifact, first: Artifact) -> None:
         _check_same(_options(other, made_by), _options(first, made_by), both, f" of {made_by}", option=True)
     _check_same(_fields(other), _fields(first), both)
     _check_same(_layout(other), _layout(first), both, " of the tensors")
+    imports = [imported_from(file.history) for file in (other, first)]
+    if first.header.get("attack") == IMPORTED and all(imports) and not imports[0] & imports[1]:
+        warn(f"{other} and {first} were imported from different files without a --name: are both of the same attack?")
     if first.kind == "attack" and was_compiled(other) != was_compiled(first):
         raise ArtifactError(
             f"{both}: one attack ran the compiled network, the other did not, and later stages run what the attack ran: "

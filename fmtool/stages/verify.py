@@ -12,11 +12,13 @@ from typing import Any
 from fmtool.artifacts import history
 from fmtool.artifacts.descriptions import describe
 from fmtool.artifacts.files import label, looks_like_artifact, read_bytes
-from fmtool.artifacts.format import check_layout
+from fmtool.artifacts.format import check_layout, header_end
 from fmtool.artifacts.output import STREAM
 from fmtool.artifacts.progress import Progress
 from fmtool.errors import ArtifactError, FmtoolError
 from fmtool.tables.table import Table
+
+OURS = (b'\\"digest\\":', b'\\"history\\":')  # in the header of a file that fmtool wrote
 
 
 @dataclass
@@ -80,14 +82,17 @@ def table(examined: Sequence[Examined]) -> Table:
 
 def _examined(file: str) -> Examined:
     name = label(file)
-    if file != STREAM and (os.path.isdir(file) or _named(file)):
+    if file != STREAM and (os.path.isdir(_source(file)) or _named(file)):
         return Examined(name)
     try:
         if file == STREAM or looks_like_artifact(file) or not os.path.isfile(file):
             one = describe(file)
             return Examined(name, one.kind, [one.digest], one.history)
         if Path(file).suffix == ".safetensors":
-            check_layout(read_bytes(file), name)
+            data = read_bytes(file)
+            check_layout(data, name)
+            if all(field in data[: header_end(data)] for field in OURS):
+                raise ArtifactError(f"{name}: damaged: has the fields of fmtool's header, but not its name")
         return Examined(name, digests=[_sha256(file)])
     except ArtifactError as error:
         there = file == STREAM or os.path.exists(file)
@@ -98,7 +103,15 @@ def _named(file: str) -> bool:
     """Whether this is the name of a data set and not a file."""
     from fmtool.datasets.registry import DATASETS
 
-    return file in DATASETS and not os.path.exists(file)
+    return _source(file) in DATASETS and not os.path.exists(file)
+
+
+def _source(file: str) -> str:
+    """A file, a folder or the name of a data set, without the split behind it."""
+    from fmtool.datasets.splits import SUFFIXES
+
+    source, colon, split = file.rpartition(":")
+    return source if colon and split in SUFFIXES and not os.path.exists(file) else file
 
 
 def _sha256(file: str) -> str:
@@ -112,9 +125,12 @@ def _sha256(file: str) -> str:
 def _recognise(one: Examined, wanted: Mapping[str, Mapping[str, Any]]) -> None:
     """Load a file's images the way each history records, and keep the digests that match."""
     for digest, entry in wanted.items():
-        if _named(one.name) and entry.get("name") != one.name:
+        source = _source(one.name)
+        if _named(one.name) and entry.get("name") != source:
             continue  # it may have to be downloaded
-        spec = history.data_argument({**entry, "name": one.name})
+        spec = history.data_argument({**entry, "name": source})
+        if source != one.name and spec != one.name:
+            continue
         if _data_digest(spec, entry) == digest:
             one.digests = [digest] if one.kind != "data" else [*one.digests, digest]
             one.kind = "data"

@@ -148,6 +148,24 @@ def test_two_histories_share_images(theirs: dict[str, Any], shared: bool) -> Non
     assert not shares_images([trained], one)
 
 
+def test_imported_attacks_are_told_apart_by_their_files() -> None:
+    """One attack may have been imported in parts, of which masks can have been fitted to one."""
+
+    def imported(*digests: str) -> list[dict[str, Any]]:
+        return [
+            stage_of("import-attack", {"kind": "data", "option": "--adversarial", "digest": digest})
+            for digest in digests
+        ]
+
+    assert history.other_attack(imported("a"), imported("b")) == "--adversarial a and b"
+    assert (
+        history.other_attack(imported("a"), imported("a", "b"))
+        == history.other_attack(imported("b"), imported("b"))
+        == ""
+    )
+    assert history.other_attack([stage_of("attack", {"digest": "d"})], [stage_of("attack", {"digest": "e"})]) == ""
+
+
 def test_ranges_of_rows_share_images_only_if_they_are_alike() -> None:
     def part(rows: str, digest: str, split: str = "test") -> list[dict[str, Any]]:
         data = {"kind": "data", "name": "digits", "split": split, "digest": digest, "rows": rows}

@@ -81,6 +81,13 @@ def test_old_file_stays_until_the_new_one_is_whole(tmp_path: Path, monkeypatch: 
     assert seen == [(tmp_path, new, b"old")] and target.read_bytes() == new
 
 
+def test_what_a_killed_command_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    left = tmp_path / f".file.{'0' * 16}.tmp"
+    left.write_bytes(b"half")
+    fmtool.write(TINY, str(tmp_path / "file"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.parametrize("broken", ["replace", "fsync"])
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 def test_nothing_is_left_behind_when_writing_fails(

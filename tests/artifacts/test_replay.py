@@ -216,6 +216,7 @@ def test_the_commands_are_the_end_of_what_is_printed_and_the_tree_says_as_much(
     [
         ({"inputs": [{"kind": "data", "name": "matrix", "split": "", "digest": "a" * 64}], "command": "correlate"}, "matrices"),
         ({"options": {"--attack-option": {"init": "<object>"}}}, "Python object"),
+        ({"inputs": [{"kind": "data", "option": "--adversarial", "name": "-", "digest": "a" * 64}]}, "standard input"),
         ({"command": "train-model"}, "test images"),
         ({"options": {"--limit": 3}}, "other images than --limit"),
         ({"options": {"limit": 3}}, "fmtool 0.1 recorded its options, listed above, under other names"),
@@ -228,6 +229,41 @@ def test_what_no_command_makes_is_said_in_a_comment(change: dict[str, Any], reas
     stage = {"command": "fit-masks", "options": {}, "inputs": [data], "versions": {"fmtool": "1"}, **change}
     *_, last = replay.commands([stage], "masks", "b" * 64, {})
     assert last.startswith(f"# {stage['command']} has no equivalent command: ") and reason in last
+
+
+def test_names_with_a_less_than_sign_are_names() -> None:
+    stage = {
+        "command": "import-attack",
+        "options": {"--name": "PGD eps<8/255"},
+        "inputs": [],
+        "versions": {"fmtool": "1"},
+    }
+    assert replay.commands([stage], "attack", "b" * 64, {})[-1].startswith(
+        "fmtool import-attack --name 'PGD eps<8/255' -o "
+    )
+
+
+def test_files_of_one_name_lie_in_folders_of_their_own() -> None:
+    """A history has only the end of a path: in one folder the command would read one file as both."""
+    clean, moved, split = (
+        {"kind": "data", "option": option, "name": name, "split": part, "digest": digit * 64}
+        for option, name, part, digit in (
+            ("--data", "images.npy", "whole", "a"),
+            ("--adversarial", "images.npy", "", "b"),
+            ("--data", "digits", "test", "c"),
+        )
+    )
+    stages = [
+        {"command": command, "options": {}, "inputs": inputs, "versions": {"fmtool": "1"}}
+        for command, inputs in (
+            ("import-attack", [clean, moved]),
+            ("attack", [split, {**split, "limit": 3, "digest": "d" * 64}]),
+        )
+    ]
+    lines = replay.commands(stages[:1], "attack", "e" * 64, {})
+    assert f"# data {'a' * 12}/images.npy: content {'a' * 64}" in lines
+    assert f"--data {'a' * 12}/images.npy --adversarial {'b' * 12}/images.npy" in lines[-1]
+    assert "/" not in replay.commands(stages[1:], "attack", "e" * 64, {})[-1]
 
 
 def test_names_can_neither_end_a_comment_nor_a_word() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -281,6 +282,44 @@ def test_labels_that_are_others_and_what_is_left_out_are_told(moved: Any, tmp_pa
     torch.save({"x_adv": images[order], "y": data.labels[order], "index": data.index[order]}, path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        fmtool.import_attack(model, data, adversarial=str(path))
+
+
+def test_an_index_that_is_a_list_counts(moved: Any, tmp_path: Path) -> None:
+    model, data, images = moved
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    expected = fmtool.import_attack(model, data, adversarial=write(tmp_path / "a.npy", images))
+    torch.save({"adv": images[order], "Index": data.index[order].tolist()}, tmp_path / "b.pt")
+    found = fmtool.import_attack(model, data, adversarial=str(tmp_path / "b.pt"))
+    assert torch.equal(found["adversarial"], expected["adversarial"])
+    torch.save({"adv": images[order], "index": ["a"] * 40}, tmp_path / "b.pt")
+    with pytest.raises(ArtifactError, match="expected one tensor named index, of whole numbers, or none"):
+        fmtool.import_attack(model, data, adversarial=str(tmp_path / "b.pt"))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "uint64"])
+def test_labels_may_be_any_whole_numbers_in_the_order_of_data_or_model(dtype: str, moved: Any, tmp_path: Path) -> None:
+    model, data, images = moved
+    backwards = dataclasses.replace(data, labels=9 - data.labels, class_names=tuple("9876543210"))
+    others = np.zeros(40, dtype=np.int64)
+    for labels in (data.labels, backwards.labels):
+        named = {"labels": labels.numpy().astype(dtype), "y": others}
+        np.savez(tmp_path / "adv.npz", x_adv=images.numpy(), **named)
+        with pytest.warns(FmtoolWarning) as told:
+            fmtool.import_attack(model, backwards, adversarial=str(tmp_path / "adv.npz"))
+        assert [str(one.message) for one in told] == [
+            "digits: has its classes in a different order from the model: labels are matched by name"
+        ]
+
+
+def test_bfloat16_is_rounded_and_odd_tensors_are_refused(moved: Any, tmp_path: Path) -> None:
+    model, data, images = moved
+    path = tmp_path / "adv.pt"
+    torch.save(images.bfloat16(), path)
+    with pytest.warns(FmtoolWarning, match="images are torch.bfloat16: attacks that barely succeed"):
+        fmtool.import_attack(model, data, adversarial=str(path))
+    torch.save(images.to("meta"), path)
+    with pytest.raises(FmtoolError, match="holds a nested, quantised or meta tensor, expected plain numbers"):
         fmtool.import_attack(model, data, adversarial=str(path))
 
 

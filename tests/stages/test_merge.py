@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from small_files import PGD, attacked_halves
 
 import fmtool
@@ -54,6 +56,31 @@ def test_rows_follow_one_another(halves: list[Artifact]) -> None:
     assert (last["command"], last["options"], "seed" in last) == ("merge", {}, False)
     assert [entry["digest"] for entry in last["inputs"]] == [file.digest for file in halves]
     assert [stage["command"] for stage in found.history] == ["train-model", "attack", "attack", "merge"]
+
+
+def test_other_contents_of_one_name_and_imports_without_a_name_are_told(
+    model: Artifact, halves: list[Artifact], tmp_path: Path
+) -> None:
+    found = []
+    for number, (half, folder) in enumerate(zip(halves, "ab", strict=True)):
+        (tmp_path / folder).mkdir()
+        save_file({"images": half["images"], "labels": half["labels"]}, tmp_path / folder / "data.safetensors")
+        save_file({"adversarial": half["adversarial"]}, tmp_path / f"adv{number}.safetensors")
+        data = fmtool.load_data(str(tmp_path / folder / "data.safetensors"))
+        found.append(fmtool.import_attack(model, data, adversarial=str(tmp_path / f"adv{number}.safetensors")))
+    with pytest.warns(FmtoolWarning) as told:
+        merged = fmtool.merge(found)
+    lines = [str(one.message) for one in told]
+    assert (
+        len(lines) == 2 and "imported from different files without a --name: are both of the same attack?" in lines[0]
+    )
+    assert (
+        lines[1] == "several files are called data.safetensors: the merged file can't tell their images apart by name"
+    )
+    assert len(merged["labels"]) == 55
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fmtool.merge(halves)
 
 
 def test_order_is_the_one_given_and_one_file_is_itself(halves: list[Artifact]) -> None:

@@ -81,5 +81,22 @@ def test_data_are_recognised_as_the_history_recorded_them(tmp_path: Path) -> Non
     assert [one.state for one in examine([source, str(tmp_path / "made")])] == ["unknown", "ok"]
 
 
+def test_a_split_may_be_named(tmp_path: Path) -> None:
+    made = [fmtool.load_data(f"digits:{split}", limit=9) for split in ("test", "train")]
+    stages = history.stage("attack", {}, None, [data_input(one) for one in made])
+    written(dataclasses.replace(TINY, history=stages), tmp_path / "made")
+    found = examine(["digits:test", "digits:val", "nothing:test", "nothing:else", str(tmp_path / "made")])
+    assert [one.state for one in found] == ["ok", "unknown", "missing", "missing", "ok"]
+    assert found[0].digests == [made[0].digest]
+
+
+def test_a_damaged_name_of_the_header_is_damage(chain: list[Artifact], tmp_path: Path) -> None:
+    content = (tmp_path / "a").read_bytes()
+    assert content.count(b'"fmtool":') == 1
+    (tmp_path / "a.safetensors").write_bytes(content.replace(b'"fmtool":', b'"gmtool":'))
+    (found,) = examine([str(tmp_path / "a.safetensors")])
+    assert found.state == "damaged" and "has the fields of fmtool's header, but not its name" in found.damage
+
+
 def test_a_data_set_needs_no_file() -> None:
     assert examine(["digits"]) == [Examined("digits", state="unknown")]
