@@ -32,7 +32,8 @@ def run_command(arguments: Sequence[str]) -> int:
     from fmtool.runtime import distributed
 
     try:
-        distributed.refuse_ranks(next((word for word in arguments if not word.startswith("-")), ""), SHARED)
+        if command := next((word for word in arguments if not word.startswith("-")), ""):
+            distributed.refuse_ranks(command, SHARED)
         try:
             parser(list(arguments), prog_name="fmtool")
         finally:

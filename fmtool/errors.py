@@ -53,6 +53,10 @@ class StatisticError(FmtoolError):
     """The rows don't allow this statistic."""
 
 
+class ProcessError(FmtoolError):
+    """Another process of the same job has failed, or differs from this one; what this one has saved stays of use."""
+
+
 class FmtoolWarning(UserWarning):
     """A result is valid, but its reader should know something about it. The command line prints it as one line."""
 

@@ -54,8 +54,7 @@ def replacing(target: str) -> Iterator[IO[bytes]]:
                 _copy(file, target)
             return
         path = Path(os.path.realpath(target))
-        with contextlib.suppress(OSError):  # a folder that can be written to, but not listed
-            sweep(path)
+        sweep(path)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         try:
             with open(temporary, "x+b") as file:
@@ -84,11 +83,15 @@ def is_stream(target: str) -> bool:
 def sweep(path: Path) -> None:
     """Remove the temporary files of `replacing` that killed commands left beside a target."""
     pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.tmp")
-    for left in path.parent.iterdir():
-        if pattern.fullmatch(left.name):
-            with contextlib.suppress(OSError), open(left, "rb") as file:  # in use by another process, or gone by now
-                lock(file)
-                left.unlink()
+    with contextlib.suppress(OSError):  # a folder that can be written to, but not listed
+        for left in path.parent.iterdir():
+            if pattern.fullmatch(left.name):
+                with (
+                    contextlib.suppress(OSError),
+                    open(left, "rb") as file,
+                ):  # in use by another process, or gone by now
+                    lock(file)
+                    left.unlink()
 
 
 @contextmanager

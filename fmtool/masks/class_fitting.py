@@ -9,7 +9,7 @@ process's, and a step can be left after any micro-batch and continued.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, fields, replace
 
@@ -83,6 +83,7 @@ def fit_class_masks(
     progress: Progress | None = None,
     journal: Journal = NO_JOURNAL,
     only: Sequence[int] | None = None,
+    agree: Callable[[bool], None] | None = None,
 ) -> ClassMasks:
     """One mask for all images of a class, section 4.7; with two parts section 4.8. All classes advance together.
 
@@ -112,6 +113,8 @@ def fit_class_masks(
         prepared = pool.submit(input_gradient, classifier, first.shape[1:], first.dtype, options, device)
         passes, compiled = prepared.result()
         compiling.record_form(compiled, options.compile_, journal)
+        if agree:
+            agree(compiled)
         while bool(run.active.any()):
             step = int(run.steps.max())
             while int(run.part) < len(works):

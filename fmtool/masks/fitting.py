@@ -98,6 +98,7 @@ def fit_each(
     *,
     rows: Sequence[int] | None = None,
     journal: Journal = NO_JOURNAL,
+    agree: Callable[[bool], None] | None = None,
 ) -> bool:
     """One mask per image; `store` receives (row, fit) of each when it is finished, from one thread at a time. Returns whether
     the network ran compiled, which it doesn't where that fails.
@@ -105,7 +106,7 @@ def fit_each(
     images (n, c, h, w) float32 or float64; targets (n) int64, the class to keep. The classifier is frozen, in eval mode and
     on `device`. starts: a row's initial mask (c, rows, columns), symmetric, requested once by any worker; ones by
     default. rows: those to fit, if not all. journal: holds the rows that `store` received earlier, and the states of
-    unfinished ones. MaskError if there is no image.
+    unfinished ones. agree: called with whether the network runs compiled, before the first step. MaskError if there is no image.
     """
     n = len(images)
     if n == 0:
@@ -126,6 +127,8 @@ def fit_each(
             levels = pool.submit(_levels, classifier, images, targets, options, device).result()
             compiling.record_form(levels.first.options.compile_, options.compile_, journal)
             options = levels.first.options
+        if agree and total:
+            agree(options.compile_)
         count = threads.count(device) if job.left else 0
         share = -(-job.left // max(count, 1))  # so that few images are divided among all workers
         jobs = [pool.submit(work) for _ in range(count)]

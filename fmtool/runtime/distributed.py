@@ -8,24 +8,27 @@ needs no torch.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from fmtool.artifacts.output import STREAM
 from fmtool.artifacts.progress import Progress
-from fmtool.errors import FmtoolError, first_line
+from fmtool.errors import FmtoolError, FmtoolWarning, ProcessError, first_line, warn
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 LOOK_EVERY = 0.1  # seconds between polls of the other ranks: a wait inside the library can't be interrupted
 LONGEST = timedelta(days=30)  # that one rank waits for another, as some finish days before the last
+FAILED = "failed"  # the key of a rank that ended with an error
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
 
 
@@ -36,6 +39,9 @@ class Ranks:
     rank: int = 0
     of: int = 1
     store: Any = None
+    told: list[str] = field(
+        default_factory=list
+    )  # warnings so far; those of the other ranks reach the reader through rank 0
 
     @property
     def leads(self) -> bool:
@@ -56,7 +62,7 @@ class Ranks:
         return f"cuda:{int(os.environ.get('LOCAL_RANK', self.rank)) % count}" if count else name
 
     def check_form(self, compiled: bool) -> None:
-        """FmtoolError on a rank whose network runs compiled, or doesn't, unlike that of rank 0: one form is recorded."""
+        """ProcessError on a rank whose network runs compiled, or doesn't, unlike that of rank 0: one form is recorded."""
         if self.of == 1:
             return
         if self.leads:
@@ -64,25 +70,30 @@ class Ranks:
         self._wait_for("form")
         if self.store.get("form").decode() != str(compiled):
             here, there = ("compiled", "uncompiled") if compiled else ("uncompiled", "compiled")
-            raise FmtoolError(
+            raise ProcessError(
                 f"the network runs {here} in process {self.rank} but {there} in process 0: pass --no-compile, or fix the compiler"
             )
 
     def gathered(
         self, own: Iterable[tuple[int, bytes]], progress: Progress | None = None
     ) -> Iterator[tuple[int, bytes]]:
-        """On rank 0: its own numbered rows, then those of the other ranks, one row at a time."""
+        """On rank 0: its own numbered rows, then those of the other ranks, one row at a time, with their warnings."""
         yield from own
         for rank in range(1, self.of):
             self._wait_for(f"finished {rank}", progress, rank)
+            for text in json.loads(self.store.get(f"finished {rank}")):
+                if text not in self.told:
+                    warn(f"process {rank}: {text}")
             self.store.set(f"turn of {rank}", "")
-            yield from _received(rank)
+            with _peer(rank):
+                yield from _received(rank)
 
     def hand_over(self, own: Iterable[tuple[int, bytes]]) -> None:
         """On the other ranks: send these rows to rank 0, then wait until the result is written."""
-        self.store.set(f"finished {self.rank}", "")
+        self.store.set(f"finished {self.rank}", json.dumps(self.told))
         self._wait_for(f"turn of {self.rank}")
-        _send(own)
+        with _peer(0):
+            _send(own)
         self._wait_for("written")
 
     def written(self) -> None:
@@ -91,10 +102,16 @@ class Ranks:
             self.store.set("written", "")
 
     def _wait_for(self, key: str, progress: Progress | None = None, done: int = 0) -> None:
-        while not self.store.check([key]):
+        while not self._knows(key):
+            if self._knows(FAILED):
+                raise ProcessError(f"process {self.store.get(FAILED).decode()} has ended with an error")
             if progress:
                 progress("waiting for other processes", done, self.of)
             time.sleep(LOOK_EVERY)
+
+    def _knows(self, key: str) -> bool:
+        with _peer(0):  # which has the store
+            return bool(self.store.check([key]))
 
 
 ALONE = Ranks()
@@ -145,11 +162,44 @@ def joined(*sources: str | None) -> Iterator[Ranks]:
         raise FmtoolError(f"the processes can't connect at {place}: {first_line(error)}") from None
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=of, timeout=LONGEST)
+    ranks = Ranks(rank, of, store)
     try:
-        yield Ranks(rank, of, store)
+        with _noting(ranks):
+            yield ranks
+    except BaseException:
+        with contextlib.suppress(RuntimeError):
+            store.set(FAILED, str(rank))
+        raise
     finally:
         with contextlib.suppress(RuntimeError):  # a peer has already died
             dist.destroy_process_group()
+
+
+@contextmanager
+def _noting(ranks: Ranks) -> Iterator[None]:
+    """Note the warnings of this process, and show those of rank 0."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def note(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+            if issubclass(category, FmtoolWarning):
+                ranks.told.append(str(message))
+            if ranks.leads:
+                show(message, category, *rest, **more)
+
+        warnings.showwarning = note
+        if not ranks.leads:
+            warnings.simplefilter("always", FmtoolWarning)
+        yield
+
+
+@contextmanager
+def _peer(rank: int) -> Iterator[None]:
+    """ProcessError where the process of this rank doesn't answer."""
+    try:
+        yield
+    except RuntimeError:
+        raise ProcessError(f"process {rank} has ended") from None
 
 
 def _send(rows: Iterable[tuple[int, bytes]]) -> None:

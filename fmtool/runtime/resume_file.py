@@ -14,6 +14,7 @@ import json
 import os
 import re
 import sqlite3
+import threading
 import time
 import warnings
 import zlib
@@ -21,10 +22,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from torch import Tensor
 
-from fmtool.artifacts.locks import NO_LOCKS, lock
 from fmtool.artifacts.output import check_target, is_stream, sweep
 from fmtool.errors import (
     ArtifactError,
@@ -33,10 +34,11 @@ from fmtool.errors import (
     FmtoolError,
     FmtoolWarning,
     ModelError,
+    ProcessError,
     UnclassifiedError,
-    warn,
 )
 from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors, pack, size_of, unpack
+from fmtool.runtime.lock_file import can_lock, in_use, locked
 from fmtool.runtime.signals import Interrupts
 
 SECONDS_BETWEEN = 20.0  # commits: the most that SIGKILL can cost, below the minute that is promised
@@ -57,6 +59,7 @@ class ResumeFile(Journal):
 
     def __init__(self, database: sqlite3.Connection, target: str, *, lasting: bool = True) -> None:
         self.database, self.target, self.lasting = database, target, lasting
+        self.lock = threading.RLock()  # after a second signal workers may still record when the database is closed
         self.interrupts = Interrupts()
         self.committed = time.monotonic()
 
@@ -113,9 +116,14 @@ class ResumeFile(Journal):
 
     def commit(self) -> None:
         """Write everything recorded since the last commit to disk, or nothing."""
-        with self._errors():
+        with self.lock, self._errors():
             self.database.commit()
         self.committed = time.monotonic()
+
+    def close(self) -> None:
+        """After this every call is an ArtifactError."""
+        with self.lock:
+            self.database.close()
 
     def _state(self, name: str) -> Tensors | None:
         content = self._piece(name)
@@ -140,11 +148,11 @@ class ResumeFile(Journal):
             self._write("insert or replace into states values (?1, ?2, crc32(?2), ?3)", called, piece, again)
 
     def _read(self, query: str, *values: Any) -> list[Any]:
-        with self._errors():
+        with self.lock, self._errors():
             return self.database.execute(query, values).fetchall()
 
     def _write(self, query: str, *values: Any) -> None:
-        with self._errors():
+        with self.lock, self._errors():
             self.database.execute(query, values)
 
     @contextmanager
@@ -161,8 +169,9 @@ def key_of(work: Mapping[str, Any]) -> str:
 
 
 def _path(target: str, rank: tuple[int, int] = (0, 1)) -> Path:
+    """The resume file; that of a further process ends in its rank, so that no other target can have it."""
     real = Path(os.path.realpath(target))
-    return real.with_name(f".{real.name}{f'.{rank[0]}-of-{rank[1]}' if rank[0] else ''}{SUFFIX}")
+    return real.with_name(f".{real.name}{SUFFIX}{f'.{rank[0]}-of-{rank[1]}' if rank[0] else ''}")
 
 
 @contextmanager
@@ -187,8 +196,10 @@ def resuming(
             yield journal
         return
     path, whole = _path(target, rank), Path(os.path.realpath(target))
-    with _locked(path, target):  # until the end, so that no other command's file is removed
-        database = _opened(path, target, key_of({**work, "processes": rank[1]}), restart)
+    with locked(path, target) as locks:  # until the end, so that no other command's file is removed
+        if path.is_symlink():  # what it points to would be overwritten
+            raise ArtifactError(f"{target}: the resume file {path.name} is a link: remove it")
+        database = _opened(path, target, key_of({**work, "processes": rank[1]}), restart, locks)
         journal = ResumeFile(database, target)
         journal.interrupts.puts_off = True
         try:
@@ -198,14 +209,14 @@ def resuming(
                         sweep(whole)
                         _sweep_ranks(whole, rank[1])
                     yield journal
-                    database.close()  # Windows removes no open file
+                    journal.close()  # Windows removes no open file
                     path.unlink(missing_ok=True)
                 except BaseException as error:
                     journal.interrupts.deaf = True
                     _leave(journal, path, error)
                     raise
         finally:
-            database.close()
+            journal.close()
 
 
 def _leave(journal: ResumeFile, path: Path, error: BaseException) -> None:
@@ -213,7 +224,7 @@ def _leave(journal: ResumeFile, path: Path, error: BaseException) -> None:
     with contextlib.suppress(ArtifactError):
         journal.commit()
         if not journal.begun() or _comes_again(error):
-            journal.database.close()
+            journal.close()
             path.unlink(missing_ok=True)
         elif not isinstance(error, Exception):
             warnings.warn(FmtoolWarning("progress is saved: run the same command again to resume"), stacklevel=4)
@@ -224,41 +235,11 @@ def _comes_again(error: BaseException) -> bool:
 
     File and device faults may not recur, nor may a failed attack that they caused.
     """
-    files = isinstance(error, ArtifactError | DataError | ModelError)  # data were read once before the work began
+    files = isinstance(
+        error, ArtifactError | DataError | ModelError | ProcessError
+    )  # data were read before the work began
     fault = files or isinstance(error.__cause__, RuntimeError)
     return isinstance(error, DivergedError | UnclassifiedError) or (isinstance(error, FmtoolError) and not fault)
-
-
-@contextmanager
-def _locked(path: Path, target: str) -> Iterator[None]:
-    """Lock the resume file for this process."""
-    file = -1
-    try:
-        while True:
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                lock(file)
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise
-                warn(f"{target}: files can't be locked here: don't run two commands with this target at once")
-                os.close(file)
-                file = -1
-                break
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file), os.stat(path)):
-                    break
-            os.close(file)  # the command that held it has removed it in the meantime
-    except BlockingIOError:
-        os.close(file)
-        raise ArtifactError(f"{target}: another command is writing it") from None
-    except OSError as error:
-        raise ArtifactError(f"{target}: the resume file {path.name} can't be written: {error.strerror}") from None
-    try:
-        yield
-    finally:
-        if file >= 0:
-            os.close(file)
 
 
 @contextmanager
@@ -272,11 +253,11 @@ def _nameless(target: str) -> Iterator[Journal]:
 
 
 def _sweep_ranks(target: Path, processes: int) -> None:
-    """Remove resume files left by a different number of processes, and say so."""
-    name, counts = re.escape(target.name), set()
-    for path in target.parent.glob(f".{glob.escape(target.name)}.*"):
-        match = re.fullmatch(rf"\.{name}\.\d+-of-(\d+){re.escape(SUFFIX)}(-journal)?", path.name)
-        if match and int(match[1]) != processes:
+    """Remove resume files left by a different number of processes, and say so; those in use stay."""
+    name, counts = re.escape(target.name + SUFFIX), set()
+    for path in target.parent.glob(f".{glob.escape(target.name + SUFFIX)}.*"):
+        match = re.fullmatch(rf"\.{name}\.\d+-of-(\d+)(-journal)?", path.name)
+        if match and int(match[1]) != processes and not in_use(path.with_name(path.name.removesuffix("-journal"))):
             counts.add(int(match[1]))
             path.unlink(missing_ok=True)
     for count in sorted(counts):
@@ -284,11 +265,11 @@ def _sweep_ranks(target: Path, processes: int) -> None:
         warnings.warn(FmtoolWarning(text), stacklevel=5)
 
 
-def _opened(path: Path, target: str, key: str, restart: bool) -> sqlite3.Connection:
-    """The database with this key."""
+def _opened(path: Path, target: str, key: str, restart: bool, locks: bool) -> sqlite3.Connection:
+    """The database with this key. locks: whether files can be locked."""
     for attempt in (1, 2):
         try:
-            database = _connected(str(path), timeout=0)
+            database = _connected(str(path), locks, timeout=0)
             # no fsync: a killed process loses nothing that it handed to the operating system
             database.execute("pragma synchronous = off")
             database.execute("begin immediate")  # another writer refuses this one at once
@@ -316,12 +297,15 @@ def _opened(path: Path, target: str, key: str, restart: bool) -> sqlite3.Connect
         except sqlite3.DatabaseError:  # not a database, or a damaged one
             if attempt == 2:
                 raise
-            os.truncate(path, 0)  # not removed, as it is the lock
+            path.unlink()
             path.with_name(path.name + "-journal").unlink(missing_ok=True)
     raise AssertionError("two attempts")
 
 
-def _connected(path: str, **options: Any) -> sqlite3.Connection:
+def _connected(path: str, locks: bool = True, **options: Any) -> sqlite3.Connection:
+    """A database, unnamed if the path is empty. locks: SQLite can lock it, as it always can on Windows."""
+    if not locks and os.name != "nt":
+        path, options["uri"] = f"file:{quote(path)}?nolock=1", True
     database: sqlite3.Connection = sqlite3.connect(path, check_same_thread=False, **options)
     database.create_function("crc32", 1, zlib.crc32, deterministic=True)
     return database
@@ -368,9 +352,10 @@ def saved_part(target: str | None, name: str) -> Tensors | None:
 
 
 def _glance(target: str | None, query: str, *values: str) -> list[Any]:
-    if target is None or not _path(target).is_file():
+    path = _path(target or "")
+    if target is None or not path.is_file():
         return []
-    database = _connected(str(_path(target)), timeout=0)
+    database = _connected(str(path), can_lock(path), timeout=0)
     try:
         return database.execute(query, values).fetchall()
     except sqlite3.Error:  # damaged, or locked by another command, which `resuming` reports

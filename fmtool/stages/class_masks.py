@@ -102,8 +102,8 @@ def class_masks(
             progress=execution.progress,
             journal=journal,
             only=ranks.rows(classes),
+            agree=ranks.check_form,
         )
-        ranks.check_form(fitted.compiled)
         header["images"] = [len(part.images) for part in reversed(parts)]
         header |= {} if shard is None else {"shard": shard.field(len(held))}
         history = with_option(history, "--compile", fitted.compiled)

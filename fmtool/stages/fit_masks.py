@@ -129,9 +129,8 @@ def fit_masks(
             starts=_starts(known, transform, shape[0], perturb, seed),
             rows=ranks.rows(range(len(rows))),
             journal=journal,
+            agree=ranks.check_form,
         )
-        if ranks.rows(range(len(rows))):  # else nothing ran here
-            ranks.check_form(compiled)
         history = with_option(history, "--compile", compiled)
         masks, columns = _joined(journal, header, history, known, (shape[0], *transform.shape), execution)
     if ranks.leads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import pytest
 import torch
 from conftest import Run
 
-from fmtool.errors import FmtoolError, FmtoolWarning
+from fmtool.errors import FmtoolError, FmtoolWarning, ProcessError, warn
 from fmtool.runtime import distributed
 from fmtool.runtime.distributed import ALONE, VARIABLES, Ranks
 from fmtool.runtime.resume_file import resuming
@@ -73,7 +75,7 @@ def test_a_process_that_dies_ends_the_job_which_then_goes_on(files: Path, tmp_pa
     target = tmp_path / "target"
     command = [*TORCHRUN, str(often), *words(line, files, target)]
     job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD)
-    sides = [tmp_path / ".target.resume", tmp_path / ".target.1-of-2.resume"]
+    sides = [tmp_path / ".target.resume", tmp_path / ".target.resume.1-of-2"]
     sizes = (1 << 15,) * 2  # more than empty tables
     deadline = time.monotonic() + 120
     while not all(side.exists() and side.stat().st_size > size for side, size in zip(sides, sizes, strict=True)):
@@ -100,7 +102,7 @@ def test_the_saved_work_of_another_number_of_processes_is_removed_with_a_line(tm
         raise KeyboardInterrupt
     told = "x: what 2 processes have saved is of no use to 1 and is removed$"
     with pytest.warns(FmtoolWarning, match=told), resuming(target, work):
-        assert left(tmp_path) == [".x.resume"]
+        assert left(tmp_path) == [".x.resume", ".x.resume.lock"]
 
 
 def children(process: int) -> Iterator[int]:
@@ -209,3 +211,50 @@ def test_one_form_of_the_network_is_recorded_and_so_runs_everywhere() -> None:
         FmtoolError, match=r"^the network runs uncompiled in process 2 but compiled in process 0: pass --no"
     ):
         Ranks(2, 3, store).check_form(False)
+
+
+def test_a_process_that_fails_ends_the_wait_of_the_others() -> None:
+    """What they have saved stays, for the job can go on."""
+    from torch.distributed import HashStore
+
+    store = HashStore()
+    store.set(distributed.FAILED, "1")
+    with pytest.raises(ProcessError, match=r"^process 1 has ended with an error$"):
+        next(Ranks(0, 2, store).gathered([]))
+
+    class Gone:
+        def check(self, _: object) -> bool:
+            raise RuntimeError("Failed to recv, got 0 bytes")
+
+    with pytest.raises(ProcessError, match=r"^process 0 has ended$"):
+        Ranks(1, 2, Gone()).check_form(True)
+
+
+def test_warnings_of_the_other_processes_reach_the_reader_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.distributed import HashStore
+
+    store = HashStore()
+    monkeypatch.setattr(distributed, "_received", lambda rank: iter([(rank, b"row")]))
+    told = ["of all", "4 of its images"]
+    store.set("finished 1", json.dumps(told))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        lead = Ranks(0, 2, store)
+        with distributed._noting(lead):
+            warn("of all")
+            assert list(lead.gathered([(0, b"row")])) == [(0, b"row"), (1, b"row")]
+    assert [str(one.message) for one in seen] == ["of all", "process 1: 4 of its images"]
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("ignore")  # as the command line does on the other ranks
+        other = Ranks(1, 2, store)
+        with distributed._noting(other):
+            for text in told:
+                warn(text)
+    assert other.told == told and not seen
+
+
+def test_without_a_command_the_environment_is_no_matter(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in zip(VARIABLES, ("0", "2", "127.0.0.1", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+    assert run("--version").code == 0
+    assert run("inspect", "x").err.startswith("fmtool: error: inspect runs in one process")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 import torch
 
@@ -23,6 +25,11 @@ def caused(cause: BaseException) -> Exception:
         (torch.OutOfMemoryError("CUDA out of memory."), True, False),
         (MemoryError(), True, False),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"), True, False),
+        (torch.AcceleratorError("CUDA error: out of memory"), True, False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True, False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True, False),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True, False),
+        (OSError(errno.ENOSPC, "No space left on device"), False, False),
         (RuntimeError("CUDA error: device-side assert triggered"), False, True),
         (torch.AcceleratorError("CUDA error: unspecified launch failure"), False, True),
         (RuntimeError("shapes don't match"), False, False),

@@ -260,13 +260,13 @@ def test_each_process_has_a_resume_file_and_other_numbers_of_processes_begin_ane
         with pytest.raises(KeyError), resuming(str(tmp_path / "x"), WORK, rank=(rank, 3)) as journal:
             journal.finish_row(rank, text(""))
             raise KeyError
-    assert names(tmp_path) == [".x.1-of-3.resume", ".x.2-of-3.resume", ".x.resume"]
+    assert names(tmp_path) == [".x.resume", ".x.resume.1-of-3", ".x.resume.2-of-3"]
     with (
         pytest.warns(FmtoolWarning, match="starting over"),
         resuming(str(tmp_path / "x"), WORK, rank=(0, 2)) as journal,
     ):
         assert is_new(journal)
-        assert names(tmp_path) == [".x.resume"]  # those of three processes are gone
+        assert names(tmp_path) == [".x.resume", ".x.resume.lock"]  # those of three processes are gone
 
 
 def test_targets_that_killed_commands_left_half_written_are_removed(tmp_path: Path) -> None:
