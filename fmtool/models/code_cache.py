@@ -15,6 +15,7 @@ import platform
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +30,7 @@ from fmtool.runtime.cache import cache_folder
 
 FOLDER = "TORCHINDUCTOR_CACHE_DIR"  # the variable that torch reads
 DIGESTS = "digests.json"
+LEFT_FOR = 7 * 24 * 3600  # seconds after which a folder is one that a killed process left
 UNCHECKED = {".lock", ".load_ok"}  # empty files that torch leaves when it loads the others
 
 
@@ -100,6 +102,10 @@ def _copy_of(folder: Path) -> Path:
     """A new folder beside it with its files, if they are those that were kept; else an empty one."""
     home = folder.parent
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for left in (*home.glob(".new-*"), *home.glob(".old-*")):  # by processes that were killed
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > LEFT_FOR:
+                shutil.rmtree(left, ignore_errors=True)
     copy = Path(tempfile.mkdtemp(prefix=".new-", dir=home))
     if _is_ours(home):
         with suppress(OSError):  # there is none, or another process replaces it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,15 @@ def test_a_cache_that_cannot_be_written_keeps_nothing(home: Path) -> None:
     home.parent.write_text("a file")
     with code_cache.kept(graph(), INPUTS):
         assert not os.environ.get(code_cache.FOLDER, "").startswith(str(home))
+
+
+def test_what_killed_processes_left_is_removed_after_a_week(home: Path) -> None:
+    week = time.time() - code_cache.LEFT_FOR
+    for name, age in ((".new-a", -60), (".old-b", -60), (".new-c", 3600)):
+        (home / name).mkdir(parents=True)
+        os.utime(home / name, (week + age, week + age))
+    assert not is_found()
+    assert sorted(path.name for path in home.iterdir() if path.name.startswith(".")) == [".new-c"]
 
 
 def test_an_error_while_compiling_leaves_nothing(home: Path) -> None:
