@@ -136,7 +136,8 @@ def attack(
 def parse_epsilon(text: str) -> float:
     """ "8/255" or "0.03" as a number above 0."""
     try:
-        epsilon = float(Fraction(text.replace(" ", "")))
+        numerator, slash, denominator = text.replace(" ", "").partition("/")  # Fraction would compute 10**99999999
+        epsilon = float(numerator) / float(denominator if slash else 1)
     except (ValueError, ZeroDivisionError):
         raise AttackError(f"--epsilon {text}: expected a number or a fraction such as 8/255") from None
     if not 0 < epsilon < math.inf:

@@ -109,7 +109,7 @@ def import_model(
             std=options.numbers(std, "--std", float),
             input_shape=options.numbers(input_shape, "--input-shape", int),
             keep_classes=options.numbers(keep_classes, "--keep-classes", int),
-            class_names=class_names.split(",") if class_names else None,
+            class_names=None if class_names is None else [name.strip() for name in class_names.split(",")],
             factory_options=options.literals(factory_option, "--factory-option"),
             seed=seed,
         )

@@ -193,6 +193,8 @@ Format = Annotated[TableFormat, typer.Option("--format", help="How to print the 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress and no warnings.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
+TRUTHS = ("true", "false", "none")
+
 
 def literals(texts: list[str] | None, option: str) -> dict[str, Any]:
     """KEY=VALUE of an option that may be repeated, with values as Python literals, or as text where they aren't one."""
@@ -200,7 +202,13 @@ def literals(texts: list[str] | None, option: str) -> dict[str, Any]:
     wrong = next(("".join(pair) for pair in pairs if not pair[1]), None)
     if wrong is not None:
         raise ModelError(f"{option} {wrong}: expected KEY=VALUE")
-    return parse_options({key: value for key, _, value in pairs})
+    values = parse_options({key: value for key, _, value in pairs})
+    unclear = next(
+        (key for key, value in values.items() if str(value).lower() in TRUTHS and isinstance(value, str)), None
+    )
+    if unclear is not None:  # any text counts as True
+        raise ModelError(f"{option} {unclear}={values[unclear]}: expected True, False or None, as Python writes them")
+    return values
 
 
 def numbers(text: str | None, option: str, kind: Callable[[str], T], like: str = "") -> list[T] | None:

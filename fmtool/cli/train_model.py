@@ -106,15 +106,15 @@ def train_model(
     with working(output, quiet=quiet, debug=debug) as bar:
         how = DataOptions(size, limit, rows, layout, pixel_range, classes_by_position, data_root)
         images = how.load(data, bar, "train")
-        source = test_data or (
-            data.removesuffix(":train") if images.split == "train" and len(images.splits) > 1 else None
-        )
-        test = replace(how, limit=None, rows=None).load(source, bar) if source else None
+        source = test_data
+        if source is None and images.split == "train" and len(images.splits) > 1:
+            source = data.removesuffix(":train")
+        test = None if source is None else replace(how, limit=None, rows=None).load(source, bar)
         model = fmtool.train_model(
             images,
             test,
             architecture=architecture,
-            from_=fmtool.read(base, "model") if base else None,
+            from_=None if base is None else fmtool.read(base, "model"),
             head_only=head_only,
             recipe=recipe,
             epochs=epochs,

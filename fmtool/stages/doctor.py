@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -134,16 +135,14 @@ def check_cache() -> Check:
 
 def check_compiler() -> Check:
     """Whether torch.compile has a C++ compiler for the CPU."""
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
-    compiler = next(filter(None, map(shutil.which, names)), None)
-    if compiler:
-        return Check("C++ compiler", OK, compiler)
-    return Check(
-        "C++ compiler",
-        NOTE,
-        "none: --compile does nothing on the CPU, and long fits are slower",
-        "install g++, or set CXX",
-    )
+    asked = os.environ.get("CXX")
+    words = shlex.split(asked or ("clang++" if sys.platform == "darwin" else "g++"))
+    if words and shutil.which(words[0]):
+        return Check("C++ compiler", OK, shlex.join([str(shutil.which(words[0])), *words[1:]]))
+    other = next(filter(shutil.which, ("g++", "clang++")), None)
+    advice = ("unset CXX" if asked else f"export CXX={other}") if other else "install g++, or set CXX"
+    none = "none" if not asked else f"CXX={asked} is none"
+    return Check("C++ compiler", NOTE, f"{none}: --compile does nothing on the CPU, and long fits are slower", advice)
 
 
 def check_threads() -> Check:
@@ -152,7 +151,7 @@ def check_threads() -> Check:
     asked = os.environ.get("OMP_NUM_THREADS")
     text = f"{cores} processors" + (f", OMP_NUM_THREADS={asked}" if asked else "")
     few = cores == 1 or asked == "1"
-    return Check("threads", NOTE if few else OK, text, "everything runs on one thread" if few else "")
+    return Check("threads", NOTE if few else OK, text, "networks run on one thread" if few else "")
 
 
 def check_memory() -> Check:
@@ -165,9 +164,9 @@ def check_memory() -> Check:
 
 
 def _python(script: str) -> tuple[int, str, str]:
-    """Exit code, output and errors of a script in a new process of this Python."""
+    """Exit code, output and errors of a script in a new process of this Python, which imports nothing from the current folder."""
     try:
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         return 1, "", f"no answer in {SECONDS} s"
     return done.returncode, done.stdout, done.stderr
@@ -181,7 +180,8 @@ def _driver() -> str:
     if tool is None:
         return ""
     done = subprocess.run([tool, "-L"], capture_output=True, text=True)
-    return (done.stdout.strip() or "nvidia-smi is installed").splitlines()[0].partition(" (UUID")[0]
+    found = [line.partition(" (UUID")[0] for line in done.stdout.splitlines() if line.startswith("GPU ")]
+    return "" if done.returncode or not found else found[0]
 
 
 def _last(text: str) -> str:

@@ -126,9 +126,11 @@ def import_model(
     count = len(classes) if classes else outputs
     if classes is not None:
         _check_classes(classes, outputs)
-    names = tuple(class_names) if class_names else tuple(str(number) for number in range(count))
+    names = tuple(class_names) if class_names is not None else tuple(str(number) for number in range(count))
     if len(names) != count:
         raise ModelError(f"--class-names: {len(names)} names for {count} classes")
+    if not all(names):
+        raise ModelError("--class-names: expected a name for each class, one is empty")
     spec = Specification(
         *(origin.architecture, outputs, shape, names, _tuple(mean), _tuple(std), tuple(classes) if classes else None),
         arguments=arguments,

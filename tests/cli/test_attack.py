@@ -8,7 +8,7 @@ from fmtool.cli.attack import parse_epsilon
 from fmtool.errors import AttackError
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "inf", "nan", "8/0", "eight", ""])
+@pytest.mark.parametrize("text", ["0", "-1", "inf", "nan", "8/0", "8/", "eight", "", "1e400", "1e99999999"])
 def test_epsilon_out_of_range(text: str) -> None:
     with pytest.raises(AttackError, match="--epsilon"):
         parse_epsilon(text)

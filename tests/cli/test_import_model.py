@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 import fmtool
 from fmtool.models.model_files import from_artifact
+from fmtool.models.resnet import ResNet
 
 
 @pytest.mark.slow
@@ -228,3 +229,14 @@ def test_factory_that_does_not_do_is_told(
     outcome = run("import-model", f"{theirs()}:{factory}", "--input-shape", "3,9,7", "-o", "model")
     assert outcome.code == 1 and message in outcome.err and len(outcome.err.splitlines()) <= 2
     assert "Traceback" not in outcome.err and not (tmp_path / "model").exists()
+
+
+def test_names_of_classes_lose_the_spaces_around_them_and_none_is_empty(run: Run, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(ResNet(3, 3, blocks=1, width=8).state_dict(), tmp_path / "weights.th")
+    line = ["import-model", tmp_path / "weights.th", "--architecture", "resnet8", "--input-shape", "3,8,8"]
+    assert run(*line, "--class-names", "one, two ,three", "-o", tmp_path / "x").code == 0
+    assert fmtool.read(str(tmp_path / "x")).header["class_names"] == ["one", "two", "three"]
+    for names in ("", "one,,three"):
+        outcome = run(*line, "--class-names", names, "-o", tmp_path / "y")
+        assert outcome.code == 1 and "--class-names: " in outcome.err and not (tmp_path / "y").exists()

@@ -19,5 +19,13 @@ def test_what_has_no_equals_sign_is_refused_by_the_options_name() -> None:
         literals(["depth=3", "width"], "--factory-option")
 
 
+@pytest.mark.parametrize("value", ["true", "false", "FALSE", "none"])
+def test_truths_that_python_does_not_know_are_refused(value: str) -> None:
+    """Any text counts as True."""
+    with pytest.raises(ModelError, match=f"--factory-option flag={value}: expected True, False or None"):
+        literals(["flag=" + value], "--factory-option")
+    assert literals(["flag='none'x", "other=False"], "--factory-option") == {"flag": "'none'x", "other": False}
+
+
 def test_an_example_is_a_line_that_is_not_wrapped() -> None:
     assert example("fmtool doctor") == "\b\nExample:\n  fmtool doctor"

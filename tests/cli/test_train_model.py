@@ -76,3 +76,10 @@ def test_the_test_split_is_found_where_training_images_are_the_train_split(
 def test_names_that_are_offered_are_those_of_the_tables() -> None:
     """They stand in the command line a second time, as the tables import torch."""
     assert set(RECIPES) == set(training.RECIPES) and set(AUGMENTATIONS) == set(training.AUGMENTATIONS)
+
+
+@pytest.mark.parametrize("option", ["--from", "--test-data"])
+def test_an_empty_name_is_no_missing_one(option: str, run: Run, tmp_path: Path) -> None:
+    """As an unset variable of a shell gives it: another network would be trained."""
+    outcome = run("train-model", "--data", "digits", option, "", "--epochs", 1, "-o", tmp_path / "x")
+    assert outcome.code == 1 and outcome.err.startswith("fmtool: error: ") and not (tmp_path / "x").exists()

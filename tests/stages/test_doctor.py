@@ -67,6 +67,29 @@ def test_what_torch_and_the_driver_say_of_a_gpu(
     assert found.state == state and said in found.result and bool(found.advice) == (state == "broken")
 
 
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("said", "code", "found"),
+    [("GPU 0: H100 (UUID: x)", 0, "GPU 0: H100"), ("No devices were found", 6, ""), ("", 9, "")],
+)
+def test_a_driver_without_a_gpu_is_none(
+    said: str, code: int, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\necho '{said}'\nexit {code}\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(doctor, "DRIVER", tmp_path / "missing")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert doctor._driver() == found
+
+
+@pytest.mark.processes
+def test_nothing_of_the_current_folder_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "random.py").write_text("raise SystemExit('a script of the user')")
+    monkeypatch.chdir(tmp_path)
+    assert doctor._python("import random; print(random.__name__)")[:2] == (0, "random\n")
+
+
 def test_a_script_that_hangs_or_fails_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     for out in ((1, "", "no answer in 120 s"), (1, "", "Traceback\nImportError: libc10.so"), (-11, "", "")):
         monkeypatch.setattr(doctor, "_python", lambda script, out=out: out)
@@ -83,7 +106,14 @@ def test_a_script_that_hangs_or_fails_is_broken(monkeypatch: pytest.MonkeyPatch)
 def test_compiler_threads_and_memory_are_notes_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    assert doctor.check_compiler().state == "note"
+    assert (doctor.check_compiler().state, doctor.check_compiler().advice) == ("note", "install g++, or set CXX")
+    (tmp_path / "clang++").touch(0o755)  # which torch doesn't try of itself
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert (doctor.check_compiler().state, doctor.check_compiler().advice) == ("note", "export CXX=clang++")
+    monkeypatch.setenv("CXX", "nosuch")
+    assert (doctor.check_compiler().state, doctor.check_compiler().advice) == ("note", "unset CXX")
+    monkeypatch.setenv("CXX", "clang++ -O1")
+    assert doctor.check_compiler().result == f"{tmp_path}/clang++ -O1"
     compiler = tmp_path / "mycxx"
     compiler.touch(0o755)
     monkeypatch.setenv("CXX", "mycxx")
