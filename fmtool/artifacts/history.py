@@ -107,7 +107,12 @@ def options_text(stage: Stage) -> str:
 def chosen_by(stage: Stage) -> dict[str, Any]:
     """The options that selected the images of a stage's data, which are recorded with the data."""
     data: Mapping[str, Any] = next((entry for entry in stage["inputs"] if entry["kind"] == "data"), {})
-    return {f"--{name}": value for name, value in data.items() if name not in DATA_FIELDS and value is not None}
+    return {f"--{name}": value for name, value in _chosen(data).items()}
+
+
+def _chosen(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What selected the images of an input that is data: option without dashes -> value."""
+    return {name: value for name, value in entry.items() if name not in DATA_FIELDS and value is not None}
 
 
 def names_of_schema_1(stage: Stage) -> bool:
@@ -179,8 +184,8 @@ def _overlap(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
 def title(entry: Mapping[str, Any]) -> str:
     """A history's input as tables and trees show it: kind, name and split of data, the digest's first digits, limit and size."""
     words = [str(entry[key]) for key in ("kind", "name", "split") if entry.get(key)]
-    others = sorted(entry.keys() - DATA_FIELDS) if entry.get("kind") == "data" else ()
-    chosen = [key if entry[key] is True else f"{key} {entry[key]}" for key in others if entry[key] is not None]
+    others = sorted(_chosen(entry)) if entry.get("kind") == "data" else ()
+    chosen = [key if entry[key] is True else f"{key} {entry[key]}" for key in others]
     return ", ".join([" ".join([*words, str(entry["digest"])[:SHORT]]), *chosen])
 
 
@@ -197,9 +202,7 @@ def namesakes(inputs: Iterable[Mapping[str, Any]]) -> set[str]:
     contents: dict[tuple[Any, ...], set[str]] = {}
     for entry in inputs:
         if entry.get("kind") == "data":
-            chosen = sorted(
-                (name, str(value)) for name, value in entry.items() if name not in DATA_FIELDS and value is not None
-            )
+            chosen = sorted((name, str(value)) for name, value in _chosen(entry).items())
             contents.setdefault((data_argument(entry), *chosen), set()).add(str(entry["digest"]))
     return {argument for (argument, *_), digests in contents.items() if len(digests) > 1}
 

@@ -86,10 +86,8 @@ def sweep(path: Path) -> None:
     with contextlib.suppress(OSError):  # a folder that can be written to, but not listed
         for left in path.parent.iterdir():
             if pattern.fullmatch(left.name):
-                with (
-                    contextlib.suppress(OSError),
-                    open(left, "rb") as file,
-                ):  # in use by another process, or gone by now
+                # in use by another process, or gone by now
+                with contextlib.suppress(OSError), open(left, "rb") as file:
                     lock(file)
                     left.unlink()
 

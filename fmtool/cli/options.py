@@ -203,11 +203,10 @@ def literals(texts: list[str] | None, option: str) -> dict[str, Any]:
     if wrong is not None:
         raise ModelError(f"{option} {wrong}: expected KEY=VALUE")
     values = parse_options({key: value for key, _, value in pairs})
-    unclear = next(
-        (key for key, value in values.items() if str(value).lower() in TRUTHS and isinstance(value, str)), None
-    )
+    words = {key: value for key, value in values.items() if isinstance(value, str)}
+    unclear = next((key for key, value in words.items() if value.lower() in TRUTHS), None)
     if unclear is not None:  # any text counts as True
-        raise ModelError(f"{option} {unclear}={values[unclear]}: expected True, False or None, as Python writes them")
+        raise ModelError(f"{option} {unclear}={words[unclear]}: expected True, False or None, as Python writes them")
     return values
 
 

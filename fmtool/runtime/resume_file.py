@@ -352,8 +352,7 @@ def saved_part(target: str | None, name: str) -> Tensors | None:
 
 
 def _glance(target: str | None, query: str, *values: str) -> list[Any]:
-    path = _path(target or "")
-    if target is None or not path.is_file():
+    if target is None or not (path := _path(target)).is_file():
         return []
     database = _connected(str(path), can_lock(path), timeout=0)
     try:

@@ -137,8 +137,8 @@ def check_compiler() -> Check:
     """Whether torch.compile has a C++ compiler for the CPU."""
     asked = os.environ.get("CXX")
     words = shlex.split(asked or ("clang++" if sys.platform == "darwin" else "g++"))
-    if words and shutil.which(words[0]):
-        return Check("C++ compiler", OK, shlex.join([str(shutil.which(words[0])), *words[1:]]))
+    if words and (found := shutil.which(words[0])):
+        return Check("C++ compiler", OK, shlex.join([found, *words[1:]]))
     other = next(filter(shutil.which, ("g++", "clang++")), None)
     advice = ("unset CXX" if asked else f"export CXX={other}") if other else "install g++, or set CXX"
     none = "none" if not asked else f"CXX={asked} is none"

@@ -127,7 +127,7 @@ def _arrays(content: bytes, path: str) -> _Arrays:
     if unnamed:
         values = {str(place): value for place, value in enumerate(values)}
     named = {str(key): _array(value) for key, value in values.items()} if isinstance(values, Mapping) else {"": values}
-    arrays = {key: value for key, value in named.items() if isinstance(value, np.ndarray) or _is_plain(value)}
+    arrays = {key: value for key, value in named.items() if _has_shape(value)}
     many = [key for key, value in arrays.items() if value.ndim == 4]
     named_so = many if len(many) == 1 else [key for key in many if key.lower() in NAMES]
     if len(named_so) != 1:
@@ -156,8 +156,8 @@ def _array(value: Any) -> Any:
     return np.asarray(value) if whole else value
 
 
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, Tensor) and not value.is_nested  # which has no shape
+def _has_shape(value: Any) -> bool:
+    return isinstance(value, np.ndarray) or (isinstance(value, Tensor) and not value.is_nested)
 
 
 def _are_whole(values: Any, count: int) -> bool:

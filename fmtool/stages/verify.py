@@ -124,8 +124,8 @@ def _sha256(file: str) -> str:
 
 def _recognise(one: Examined, wanted: Mapping[str, Mapping[str, Any]]) -> None:
     """Load a file's images the way each history records, and keep the digests that match."""
+    source = _source(one.name)
     for digest, entry in wanted.items():
-        source = _source(one.name)
         if _named(one.name) and entry.get("name") != source:
             continue  # it may have to be downloaded
         spec = history.data_argument({**entry, "name": source})
