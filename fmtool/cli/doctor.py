@@ -13,7 +13,7 @@ EXAMPLE = "fmtool doctor"
 
 
 def doctor(form: options.Format = "table", quiet: options.Quiet = False, debug: options.Debug = False) -> None:
-    """Check the installation: matching torch and torchvision, a usable GPU, a cache folder, a compiler.
+    """Check the installation: matching torch and torchvision, a usable GPU, the other libraries, a cache folder, a compiler.
 
     The exit code is 1 if something is broken. Notes are for information only.
     """

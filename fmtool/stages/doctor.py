@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,35 @@ except Exception as error:
 print(json.dumps(facts))
 """
 
+# what is imported later, by a stage that needs it, as it is imported and as it is installed; the last three are extras
+LIBRARIES = {
+    "foolbox": "foolbox",
+    "jinja2": "jinja2",
+    "matplotlib.figure": "matplotlib",
+    "numba": "numba",
+    "numpy": "numpy",
+    "PIL.Image": "pillow",
+    "safetensors.torch": "safetensors",
+    "scipy.stats": "scipy",
+    "sklearn.datasets": "scikit-learn",
+    "skdim": "scikit-dimension",
+    "pyarrow.parquet": "pyarrow",
+    "pywt": "PyWavelets",
+    "timm": "timm",
+}
+EXTRAS = ("pyarrow.parquet", "pywt", "timm")
+# says what it imports before it does, as an import may end the process
+LIBRARIES_SCRIPT = """
+import importlib, warnings
+warnings.simplefilter("ignore")
+for name in {needed}:
+    print("importing", name, flush=True)
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        print("failed", (str(error).strip() or repr(error)).splitlines()[0], flush=True)
+"""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -65,7 +95,7 @@ def versions() -> dict[str, str]:
 def check_all() -> list[Check]:
     """All checks, in the order in which they depend on each other."""
     torch, facts = check_torch()
-    rest = [check_torchvision(), check_gpu(facts)] if facts else []
+    rest = [check_torchvision(), check_gpu(facts), check_libraries()] if facts else []
     return [check_versions(), torch, *rest, check_cache(), check_compiler(), check_threads(), check_memory()]
 
 
@@ -105,6 +135,24 @@ def check_torchvision() -> Check:
             "torchvision", BROKEN, "was built for another torch: operator torchvision::nms does not exist", REINSTALL
         )
     return Check("torchvision", BROKEN, f"can't be imported: {_last(err)}", REINSTALL)
+
+
+def check_libraries() -> Check:
+    """Whether the other libraries can be imported, extras only where they are installed."""
+    needed = [name for name in LIBRARIES if name not in EXTRAS or find_spec(name.partition(".")[0])]
+    code, out, err = _python(LIBRARIES_SCRIPT.format(needed=needed))
+    name, failed = "", {}
+    for word, _, rest in (line.partition(" ") for line in out.splitlines()):
+        if word == "importing":
+            name = LIBRARIES.get(rest, "")
+        elif word == "failed":
+            failed[name] = rest
+    if code:
+        failed[name] = _last(err)
+    if not failed:
+        return Check("libraries", OK, f"{len(needed)} of {len(needed)} can be imported")
+    text = "; ".join(f"{name} can't be imported: {reason}" for name, reason in failed.items())
+    return Check("libraries", BROKEN, text, f"pip install --upgrade --force-reinstall {' '.join(failed)}")
 
 
 def check_gpu(torch: dict[str, Any]) -> Check:

@@ -36,7 +36,7 @@ def rows(run: Run, code: int) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A torch and a torchvision that are imported at once; no GPU, and a cache folder that is there."""
+    """A torch and a torchvision that are imported at once; no GPU, one library, and a cache folder that is there."""
     fake(
         tmp_path,
         "torch",
@@ -44,6 +44,7 @@ def light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch,
     )
     fake(tmp_path, "torchvision", "__version__ = '9.8'", monkeypatch)
+    monkeypatch.setattr(doctor, "LIBRARIES", {"json": "json"})  # as others import torch
     monkeypatch.setattr(doctor, "DRIVER", tmp_path / "no-driver")
     monkeypatch.setenv("FMTOOL_CACHE", str(tmp_path / "cache"))
     for name in ("CXX", "OMP_NUM_THREADS"):
@@ -58,7 +59,8 @@ def light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.processes
 def test_a_sound_installation_exits_with_0(run: Run, light: Path) -> None:
     found = rows(run, 0)
-    assert list(found) == ["versions", "torch", "torchvision", "GPU", "cache", "C++ compiler", "threads", "memory"]
+    names = ["versions", "torch", "torchvision", "GPU", "libraries", "cache", "C++ compiler", "threads", "memory"]
+    assert list(found) == names
     assert {row["state"] for name, row in found.items() if name not in ("threads", "memory")} == {"ok"}
     assert found["GPU"]["result"].startswith("none found") and "9.9" in found["torch"]["result"]
     assert "torchvision" in run("doctor").out

@@ -18,7 +18,8 @@ from fmtool.stages import doctor
 def test_this_installation_is_well(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real torch and torchvision fit."""
     monkeypatch.setenv("FMTOOL_CACHE", str(tmp_path))
-    checks = {one.name: one for one in (doctor.check_torch()[0], doctor.check_torchvision(), doctor.check_cache())}
+    tried = (doctor.check_torch()[0], doctor.check_torchvision(), doctor.check_libraries(), doctor.check_cache())
+    checks = {one.name: one for one in tried}
     assert {one.state for one in checks.values()} == {"ok"}, checks
 
 
@@ -88,6 +89,26 @@ def test_nothing_of_the_current_folder_is_imported(tmp_path: Path, monkeypatch: 
     (tmp_path / "random.py").write_text("raise SystemExit('a script of the user')")
     monkeypatch.chdir(tmp_path)
     assert doctor._python("import random; print(random.__name__)")[:2] == (0, "random\n")
+
+
+@pytest.mark.processes
+def test_a_library_that_fails_or_ends_the_process_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With packages that stand for them, in a process that takes these first."""
+    monkeypatch.setattr(
+        doctor, "LIBRARIES", {"json": "json", "needs_less": "needs-less", "ends": "ends-all", "gone": "gone"}
+    )
+    monkeypatch.setattr(doctor, "EXTRAS", ("gone",))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "needs_less.py").write_text("print('hello'); raise ImportError('needs NumPy 2.2 or less\\nand more')")
+    (tmp_path / "ends.py").write_text("raise ImportError()")
+    check = doctor.check_libraries()
+    said = "needs-less can't be imported: needs NumPy 2.2 or less; ends-all can't be imported: ImportError()"
+    assert (check.state, check.result) == ("broken", said)
+    assert check.advice == "pip install --upgrade --force-reinstall needs-less ends-all"
+    (tmp_path / "ends.py").write_text("import os; os.abort()")
+    assert doctor.check_libraries().result.endswith("; ends-all can't be imported: it ended without a message")
+    monkeypatch.setattr(doctor, "LIBRARIES", {"json": "json", "gone": "gone"})
+    assert (doctor.check_libraries().state, doctor.check_libraries().result) == ("ok", "1 of 1 can be imported")
 
 
 def test_a_script_that_hangs_or_fails_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
