@@ -30,10 +30,10 @@ def rearranged(masks: Tensor, scores: Tensor, ties: Tensor, basis: Basis) -> Ten
     masks, scores, ties (n, c, rows, columns): masks in [0, 1] and symmetric, scores read at one place of an orbit, ties random
     numbers that order orbits of equal score. Gives masks of the same shape.
     """
-    scores, ties = scores.flatten(2), ties.flatten(2)
+    known = [scores.flatten(2).numpy(), ties.flatten(2).numpy()]
 
-    def move(values: Array, places: Tensor) -> Array:
-        score, tie = (one.index_select(2, places).flatten(1).numpy() for one in (scores, ties))
+    def move(values: Array, places: Array) -> Array:
+        score, tie = (one[:, :, places].reshape(values.shape) for one in known)
         placed = np.zeros_like(values)
         count = int((values > 0).sum(axis=1).max())  # zeros need no place: most of a mask is zeros
         if count:
@@ -49,12 +49,14 @@ def scattered(masks: Tensor, generators: Sequence[torch.Generator], basis: Basis
     masks (n, c, rows, columns) in [0, 1], symmetric; generators (n): each places a mask's values, whatever other masks there are.
     """
 
-    def move(values: Array, places: Tensor) -> Array:
-        size, counts = values.shape[1], (values > 0).sum(axis=1)
+    def move(values: Array, places: Array) -> Array:
+        kept, size = values > 0, values.shape[1]
+        counts = kept.sum(axis=1)
         few = counts <= size // DENSE
         draws = np.zeros((len(values), counts[few].max(initial=0)))
         ways = np.zeros((len(values), counts.max()), dtype=np.int64)
-        for row, (generator, count) in enumerate(zip(generators, counts.tolist(), strict=True)):
+        for row in counts.nonzero()[0].tolist():
+            generator, count = generators[row], int(counts[row])
             if few[row]:
                 draws[row, :count] = torch.rand(count, generator=generator, dtype=torch.float64).numpy()
             else:
@@ -62,35 +64,41 @@ def scattered(masks: Tensor, generators: Sequence[torch.Generator], basis: Basis
         ways[few, : draws.shape[1]] = _distinct(draws[few], size)
         used = np.arange(ways.shape[1]) < counts[:, None]
         placed = np.zeros_like(values)
-        placed[used.nonzero()[0], ways[used]] = values[values > 0]
+        placed[used.nonzero()[0], ways[used]] = values[kept]
         return placed
 
     return _moved(masks, basis, move)
 
 
-def _moved(masks: Tensor, basis: Basis, move: Callable[[Array, Tensor], Array]) -> Tensor:
-    """Masks (n, c, rows, columns) whose values `move` places anew: from those of a group of orbits, (n, c * m), to the same."""
+def _moved(masks: Tensor, basis: Basis, move: Callable[[Array, Array], Array]) -> Tensor:
+    """Masks (n, c, rows, columns) whose values `move` places anew: from those of a group of orbits, (n, c * m), to the same.
+    By NumPy's indexing, which is three times as fast as torch's.
+    """
     if not len(masks):
         return masks
-    values = masks.flatten(2)
-    moved = torch.zeros_like(values)
+    values = masks.flatten(2).numpy()
+    moved = np.zeros_like(values)
     for places, equals in _orbits(basis):
-        placed = move(values.index_select(2, places).flatten(1).numpy(), places)
+        placed = move(values[:, :, places].reshape(len(values), -1), places)
         for some in (places, equals):
-            moved.index_copy_(2, some, torch.from_numpy(placed).view(*masks.shape[:2], len(places)))
-    return moved.view(masks.shape)
+            moved[:, :, some] = placed.reshape(*values.shape[:2], len(places))
+    return torch.from_numpy(moved).view(masks.shape)
 
 
 def _distinct(draws: Array, count: int) -> Array:
     """(n, k) int32: in each row distinct numbers below `count`, in the order in which they are drawn, from (n, k) in [0, 1).
 
-    The first steps of a Fisher-Yates shuffle, for all rows at once.
+    The first steps of a Fisher-Yates shuffle, for all rows at once, which lie one after the other.
     """
-    rows, left = np.arange(len(draws)), np.broadcast_to(np.arange(count, dtype=np.int32), (len(draws), count)).copy()
-    for step, draw in enumerate(draws.T):
-        chosen = step + (draw * (count - step)).astype(np.int32)
-        left[rows, chosen], left[:, step] = left[:, step], left[rows, chosen]
-    return left[:, : draws.shape[1]]
+    n, steps = draws.shape
+    left = np.tile(np.arange(count, dtype=np.int32), n)
+    step = np.arange(steps)[:, None]
+    next_ = count * np.arange(n) + step
+    for here, there in zip(next_, next_ + (draws.T * (count - step)).astype(np.int32), strict=True):
+        taken = left[there]
+        left[there] = left[here]
+        left[here] = taken
+    return left.reshape(n, count)[:, :steps]
 
 
 def _smallest(values: Array, count: int) -> Array:
@@ -109,8 +117,8 @@ def _first(scores: Array, ties: Array, count: int) -> Array:
 
 
 @lru_cache(maxsize=32)
-def _orbits(basis: Basis) -> list[tuple[Tensor, Tensor]]:
-    return basis.orbits()
+def _orbits(basis: Basis) -> list[tuple[Array, Array]]:
+    return [(places.numpy(), equals.numpy()) for places, equals in basis.orbits()]
 
 
 def is_symmetric(masks: Tensor, basis: Basis) -> bool:
