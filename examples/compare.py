@@ -24,7 +24,7 @@ from fmtool.cli.terminal import show
 from fmtool.correlation.registry import statistic_kind
 from fmtool.errors import FmtoolError
 from fmtool.masks.registry import mask_suffix
-from fmtool.tables.correlations import is_ceiling
+from fmtool.tables.correlations import changed, is_ceiling
 from fmtool.tables.table import Table, as_csv, as_markdown, p_form
 
 Paper = Mapping[str, Mapping[str, float]]  # row -> column -> value, of one table
@@ -35,6 +35,7 @@ NULLS = {
 }  # fmt: skip
 CONTROLS = "controls"  # the table that is made from CSV files of `check-masks`, not from fmtool's own
 PAPER_TABLE = {"variants": "table1"}  # tables of ours beside which another of the paper's stands
+POOL = 7  # Table 2's
 CEILING = {"noise ceiling": ".3f", "ceiling adjusted": ".3f", "ceiling within adjusted": ".3f"}
 
 
@@ -86,7 +87,7 @@ def correlations(files: Sequence[Description], paper: Paper, name: str, *, by_mo
     }  # fmt: skip
     rows: list[list[Any]] = []
     for file in (file for file in files if not is_ceiling(file.header["sides"])):
-        attack, model, where = attack_of(file), network(file), place_of(file)
+        attack, model, where = attack_of(file), network(file), place_of(file, POOL if by_model else None)
         known = {} if where else paper.get(f"{attack} {model}" if by_model else attack, {})
         for one in file.header["statistics"]:
             row: list[Any] = [title(attack) + where, *([model] if by_model else [])]
@@ -193,16 +194,16 @@ def controls(files: Sequence[str]) -> Table:
     """A row a CSV table of `check-masks`, with the share of images that each control keeps."""
     columns, rows = {"masks": "", "n": "d"}, []
     for file in files:
-        with open(file, newline="") as lines:
-            found = [(row["control"], row["n"], row["kept %"]) for row in csv.DictReader(lines)]
-        # the share is empty for a control of no image, such as the mask of another image of a class with one
-        kept = {name: (n, float(share) if share else None) for name, n, share in found}
+        try:
+            with open(file, newline="") as lines:
+                found = [(row["control"], int(row["n"]), row["kept %"]) for row in csv.DictReader(lines)]
+            # the share is empty for a control of no image, such as the mask of another image of a class with one
+            kept = {name: float(share) if share else None for name, _, share in found}
+            rows.append((Path(file).stem.removeprefix("check-"), found[0][1], kept))
+        except (OSError, LookupError, TypeError, ValueError, csv.Error) as error:
+            raise FmtoolError(f"{file}: expected a table of check-masks as CSV: {error!r}") from None
         columns |= dict.fromkeys(kept, ".1f")
-        rows.append((Path(file).stem.removeprefix("check-"), kept))
-    shown = [
-        [name, int(next(iter(kept.values()))[0]), *(kept.get(column, ("", None))[1] for column in list(columns)[2:])]
-        for name, kept in rows
-    ]
+    shown = [[name, n, *(kept.get(column) for column in list(columns)[2:])] for name, n, kept in rows]
     return Table("Images that keep their class, %", columns, shown)
 
 
@@ -281,29 +282,27 @@ def imported(file: Description) -> str:
 
 
 def fitted_with(file: Description) -> str:
-    """The options of the masks that set them apart: lambda, and what is not the default."""
+    """What sets masks and statistics apart, but for their rows' length: lambda, and what is not the default."""
     given = options_of(file, "fit-masks")
     words = [f"lambda {given['lambda']:g}{', adapted' if given.get('adapt_lambda') else ''}"] if given else []
     words += [
         given[name] for name, usual in (("basis", "fourier"), ("objective", "label")) if given.get(name, usual) != usual
     ]
-    return ", ".join(words)
+    return ", ".join([*words, *(word for word in changed(file.header) if not word.startswith("rows"))])
 
 
 def attack_of(file: Description) -> str:
     """The attack of a correlation's adversarial side."""
-    found = {side["for"]: str(side["attack"]) for side in file.header["sides"]}
+    found = {str(side["for"] or "matrices"): str(side["attack"]) for side in file.header["sides"]}
     if found.keys() != {"essential", "adversarial"}:
         raise FmtoolError(f"expected correlations of essential and adversarial masks, got one of {' and '.join(found)}")
     return found["adversarial"]
 
 
-def place_of(file: Description) -> str:
-    """What sets a correlation apart from the paper's: the options of its masks, the entries that it leaves out, its rows."""
+def place_of(file: Description, pool: int | None = None) -> str:
+    """What sets a correlation apart from the paper's: the options of its masks and its own, but for this pooling."""
     suffixes = dict.fromkeys(mask_suffix(side) for side in file.header["sides"])
-    trim = file.header.get("trim")
-    rows = ", rows as they are" if file.header.get("row_normalise") is False else ""
-    return "".join([*suffixes, f", entries above {trim:g}" if trim else "", rows])
+    return "".join([*suffixes, *(f", {word}" for word in changed(file.header, pool))])
 
 
 def epsilon(file: Description) -> float:

@@ -266,3 +266,31 @@ def test_files_of_another_kind_are_one_line(
     error = capsys.readouterr().err
     assert error.startswith("compare: expected files of kind") and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_other_dimensions_and_thresholds_stand_beside_no_number_of_the_paper(compare: ModuleType) -> None:
+    plain, moments, trimmed = (correlation("fmn", PAIR) for _ in range(3))
+    moments.header["dimension"], trimmed.header["trim"] = "mom", 0.001
+    for one in (plain, moments, trimmed):
+        one.header["dropped"] = {}
+    rows = by_heading(compare.table1([plain, moments], compare.paper_table("table1")))
+    assert [(row["attack"], row["paper"]) for row in rows] == [("FMN", "0.66"), ("FMN, dimensions by mom", None)]
+    rows = by_heading(compare.variants([plain, moments, trimmed], compare.paper_table("table1")))
+    assert [row["masks"] for row in rows] == ["", "dimensions by mom", "entries above 0.001"]
+
+
+@pytest.mark.parametrize("content", [None, "a,b\n1,2\n", "control,n,kept %\n", "control,n,kept %\nx,many,5\n"])
+def test_controls_of_something_else_end_in_one_line(compare: ModuleType, tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "check-x.csv").write_text(content)
+    with pytest.raises(FmtoolError, match=r"check-x\.csv: expected a table of check-masks as CSV"):
+        compare.controls([str(tmp_path / "check-x.csv")])
+
+
+def test_a_correlation_of_matrices_is_refused(compare: ModuleType) -> None:
+    found = correlation("fmn", PAIR)
+    found.header["sides"] = [{"for": None, "attack": None}] * 2
+    with pytest.raises(
+        FmtoolError, match="expected correlations of essential and adversarial masks, got one of matrices"
+    ):
+        compare.table1([found], {})

@@ -24,6 +24,7 @@ LABEL_COLUMNS = ("label", "labels", "class")  # of a .csv with a header
 ONLY = ""  # the name of a matrix that is alone in its file
 SHOWN = 8  # names of matrices, or rows, in a message
 WIDEST = 8  # bytes of a number that torch takes
+EXACT = 2**53  # float64 holds every integer below
 
 
 def read_matrix(source: str, data: bytes | None = None) -> tuple[Tensor, Tensor | None]:
@@ -40,13 +41,27 @@ def read_matrix(source: str, data: bytes | None = None) -> tuple[Tensor, Tensor 
     return _as_rows(arrays[chosen], source), None if labels is None else _as_tensor(labels, source)
 
 
+def given_matrix(values: Any, what: str) -> Tensor:
+    """Numbers of a caller in Python, in the form in which a file gives them; what: to call them in an ArtifactError."""
+    import torch
+
+    try:
+        return torch.as_tensor(values).detach().cpu().to_dense()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ArtifactError(f"expected {what} of numbers, got {type(values).__name__}: {first_line(error)}") from None
+
+
 def _read(file: str) -> Arrays:
     suffix = Path(file).suffix.lower()
     reader = READERS.get(suffix, _read_safetensors)
     try:
         return reader(file)
-    except FmtoolError:
-        raise
+    except FmtoolError as error:
+        if suffix in ("", ".safetensors", *READERS) or not os.path.isfile(file):
+            raise
+        raise ArtifactError(
+            f"{error}; a matrix is expected in a file named .safetensors, {', '.join(READERS)}"
+        ) from None
     except OSError as error:
         raise ArtifactError(f"{file}: can't be read: {error.strerror or error}") from None
     except MemoryError:
@@ -97,7 +112,10 @@ def _as_tensor(values: Any, source: str) -> Tensor:
     import torch
 
     if isinstance(values, torch.Tensor):
-        return values.detach().cpu().to_dense()
+        try:
+            return values.detach().cpu().to_dense()
+        except (RuntimeError, NotImplementedError) as error:  # quantised, nested, or without values
+            raise ArtifactError(f"{label(source)}: holds no plain tensor: {first_line(error)}") from None
     if values.dtype.kind not in "biufc" or values.dtype.itemsize > WIDEST * (1 + (values.dtype.kind == "c")):
         raise ArtifactError(f"{label(source)}: holds {values.dtype}, expected numbers of at most {8 * WIDEST} bits")
     return torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("="), order="C", copy=True))
@@ -121,9 +139,19 @@ def _read_npy(file: str) -> Arrays:
 def _read_npz(file: str) -> Arrays:
     import numpy as np
 
+    found, objects = {}, []
     with open(file, "rb") as stream:
         archive = np.load(stream, allow_pickle=False)
-        return {name: archive[name] for name in archive.files}
+        for name in archive.files:
+            try:
+                found[name] = archive[name]
+            except ValueError as error:
+                if "allow_pickle" not in str(error):
+                    raise
+                objects.append(name)
+    if objects:
+        warn(f"{file}: leaves out arrays of Python objects: {', '.join(objects)}")
+    return found
 
 
 def _read_pt(file: str) -> Arrays:
@@ -159,7 +187,10 @@ def _read_csv(file: str) -> Arrays:
             warn(
                 f"{file}: treats its first line (0 to {len(names) - 1}) as a header; if it is data, add a line of names above it"
             )
-        header = counted or not all(map(_is_number, _cells(line.partition("#")[0], delimiter)))  # "" is no number
+        cells = _cells(line.partition("#")[0], delimiter)
+        header = counted or not all(map(_is_number, cells))  # "" is no number
+        if header:
+            _check_no_data(cells, file)
         rows = _rows_below(stream, file) if header else itertools.chain([line], _rows_below(stream, file))
         below = next(rows, None)
         if below is None:
@@ -172,6 +203,19 @@ def _read_csv(file: str) -> Arrays:
     found = _columns(values, names, file) if header else {ONLY: values}
     _warn_of_a_counter(found[ONLY], file)
     return found
+
+
+def _check_no_data(names: Sequence[str], file: str) -> None:
+    """ArtifactError for a first line that may be data with a word for a missing value in it, such as NA."""
+    unnamed = _unnamed(names)
+    words = [name for k, name in enumerate(names) if k not in unnamed and not _is_number(name)]
+    words = [word for word in words if word.lower() not in LABEL_COLUMNS]
+    numbers = [name for name in names if _is_number(name) and not name.lstrip("-").isdigit()]
+    if words and numbers:
+        raise ArtifactError(
+            f"{file}: its first line holds {words[0]} beside {numbers[0]}: fill in missing numbers, or, if it names the columns, "
+            "rename those that are numbers"
+        )
 
 
 def _counts(column: list[float]) -> bool:
@@ -226,8 +270,8 @@ def _columns(values: np.ndarray[Any, Any], names: list[str], file: str) -> Array
     found: Arrays = {ONLY: values[:, matrix]}
     if labels:
         column = values[:, labels[0]]
-        if (column != column.round()).any():
-            raise ArtifactError(f"{file}: labels in column {names[labels[0]]} are not integers")
+        if not ((column == column.round()) & (abs(column) < EXACT)).all():
+            raise ArtifactError(f"{file}: labels in column {names[labels[0]]} are not integers, or beyond 2^53")
         found[LABELS] = column.astype("int64")
     return found
 

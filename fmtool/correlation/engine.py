@@ -121,6 +121,8 @@ def correlate(
 
 def chosen(statistics: Sequence[str]) -> list[str]:
     """The requested names, each once; "all" means all of them."""
+    if not statistics:
+        raise StatisticError(f"expected at least one statistic of {', '.join([*STATISTICS, ALL])}")
     for name in statistics:
         if name not in STATISTICS and name != ALL:
             raise StatisticError(unknown("statistic", name, [*STATISTICS, ALL]))
@@ -146,6 +148,10 @@ def _pairs(x: Tensor, y: Tensor, labels: Tensor | None) -> tuple[Pairs, list[int
         return Pairs(x, y, None), []
     if labels.shape != (len(x),):
         raise StatisticError(f"expected one label per row, shape ({len(x)},), got {tuple(labels.shape)}")
+    if labels.is_complex() or not bool(
+        (labels == labels.round() if labels.is_floating_point() else labels.isfinite()).all()
+    ):
+        raise StatisticError(f"expected labels that are integers, got others among {labels.dtype}")
     kinds, labels = torch.unique(labels.detach().cpu(), return_inverse=True)
     labels = labels.short() if len(kinds) < 2**15 else labels  # NumPy sorts these by radix
     return Pairs(x, y, labels), kinds.tolist()

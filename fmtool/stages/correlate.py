@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import stage
+from fmtool.artifacts.matrices import given_matrix
 from fmtool.artifacts.rows import ROWS_OF_FILE, check_no_shard, check_range, check_unit, join
 from fmtool.correlation import engine
 from fmtool.correlation.engine import chosen
@@ -59,7 +60,8 @@ def correlate(
     seed: int = 0,
     execution: Execution = DEFAULT_EXECUTION,
 ) -> Artifact:
-    """Correlate two `masks` artifacts, joined by image, both masks preserved; or two matrices (n, d), joined by row.
+    """Correlate two `masks` artifacts, joined by image, both masks preserved; or two matrices (n, d), joined by row, with labels
+    (n) or without, as tensors or NumPy arrays.
 
     Masks are flattened over the full spectrum. trim: first set entries at or below the first of these thresholds to 0; several
     thresholds give a curve. pool: then average-pool masks by this odd number. permutations: None for the
@@ -74,7 +76,8 @@ def correlate(
             "--draws applies to --class-subsets and --subsample: add one of them, or leave the option out"
         )
     thresholds = _thresholds(trim)
-    rows = _rows(a, b, labels, pool, thresholds)
+    a, b = (side if isinstance(side, Artifact) else given_matrix(side, "a matrix") for side in (a, b))
+    rows = _rows(a, b, None if labels is None else given_matrix(labels, "labels"), pool, thresholds)
     device = pick_device(execution.device)
     arguments: dict[str, Any] = {
         **_null_options(permutations, preset),
@@ -204,8 +207,9 @@ def _header(
     }
 
 
-def _thresholds(trim: Sequence[float]) -> list[float]:
+def _thresholds(trim: Sequence[float] | float) -> list[float]:
     """The thresholds without duplicates, in the order given."""
+    trim = [trim] if isinstance(trim, int | float) else trim
     for threshold in trim:
         if not 0 <= threshold < 1:
             raise StatisticError(f"--trim: expected thresholds from 0 to below 1, got {threshold:g}")
@@ -368,6 +372,8 @@ def _plain(value: float) -> float | None:
 def _side(side: Artifact | Tensor) -> dict[str, Any]:
     if isinstance(side, Tensor):
         return {"for": None, "attack": None, "shape": list(side.shape)}
+    if side.kind != "masks":
+        raise ArtifactError(f"{side}: expected masks, got {side.kind}")
     return {
         "for": side.header["for"],
         "attack": side.header["attack"],
@@ -386,4 +392,5 @@ def _input(side: Artifact | Tensor) -> Artifact | dict[str, str]:
 
 
 def _digest(values: Tensor) -> str:
-    return hashlib.sha256(values.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+    flat = values.flatten().contiguous()
+    return hashlib.sha256(flat.view(torch.uint8).numpy().tobytes() if len(flat) else b"").hexdigest()

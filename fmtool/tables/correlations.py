@@ -74,8 +74,6 @@ def correlation_table(header: Header) -> Table:
         f"n = {header['n']} rows; {header['permutations']} permutations; p: share of permutations {rule} the observed "
         f"value, floor {floor:{form}}; adjusted: (observed - null mean) / (1 - null mean).",
     )
-    if header.get("dimension", "twonn") != "twonn" and any(one["name"] == "idcor" for one in header["statistics"]):
-        notes.insert(1, f"idcor: dimensions by {header['dimension']} (scikit-dimension)")
     notes += _residue_notes(header)
     alone, n = header.get("alone_in_class", 0), header["n"]
     if alone:
@@ -87,8 +85,8 @@ def correlation_table(header: Header) -> Table:
         )
     if header["dropped"]:
         notes.insert(1, f"rows left out: {_counts(header['dropped'])}")
-    if changed := _changed(header):
-        notes.insert(1, f"settings: {', '.join(changed)}")
+    if settings := changed(header):
+        notes.insert(1, f"settings: {', '.join(settings)}")
     return Table("Correlation", columns, rows, notes, {"null 95 %": ENDS, "within 95 %": ENDS})
 
 
@@ -133,7 +131,11 @@ def curve_table(header: Header, which: str) -> Table:
                 f"{entry['statistic']}, {size} {entry['size']}: {len(dropped)} subsets leave out up to {_counts(most)}"
             )
         row = [entry["statistic"], entry["size"], len(points)]
-        rows.append([*row, *_means(points)] if points else [*row, *[None] * (len(columns) - 3)])
+        rows.append(
+            [*row, *_means(points, 1 / (1 + header["permutations"]))]
+            if points
+            else [*row, *[None] * (len(columns) - 3)]
+        )
     return Table(heading, columns, rows, [*notes, *alone_notes])
 
 
@@ -208,7 +210,8 @@ def table1(headers: Sequence[Header], names: Sequence[str] = ()) -> Table:
     labels, settings = [_label(header["sides"]) for header in headers], [_settings(header) for header in headers]
     if len(names) == len(labels):
         labels = [
-            f"{one or '-'}: {name}" if labels.count(one) > 1 else one for one, name in zip(labels, names, strict=True)
+            f"{one}: {name}" if one and labels.count(one) > 1 else one or name
+            for one, name in zip(labels, names, strict=True)
         ]
     alike = len(set(settings)) == 1
     form = p_form(max(header["permutations"] for header in headers))
@@ -228,8 +231,9 @@ def table1(headers: Sequence[Header], names: Sequence[str] = ()) -> Table:
         "within adj.: the same with the null within classes"
     )
     floor = f"; p floor {1 / (1 + headers[0]['permutations']):{form}}" if alike else ""
+    masks = all(are_masks(header["sides"]) for header in headers)
     return Table(
-        "Correlation of essential and adversarial masks (as Table 1)",
+        "Correlation of essential and adversarial masks (as Table 1)" if masks else "Correlations",
         columns,
         [row for _, row in sorted(rows, key=lambda entry: entry[0])],
         [
@@ -267,7 +271,7 @@ def purpose(side: Mapping[str, Any]) -> str:
 
 def are_masks(sides: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a side is masks, rather than a matrix of another program."""
-    return any(side["for"] for side in sides)
+    return any(side.get("for") or side.get("attack") for side in sides)
 
 
 def attacked_side(sides: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -293,17 +297,17 @@ def _settings(header: Header) -> str:
         [
             f"{header['permutations']} permutations",
             *(["strict p"] if header["strict"] else []),
-            *([f"dimensions by {header['dimension']}"] if header.get("dimension", "twonn") != "twonn" else []),
-            *_changed(header),
+            *changed(header),
         ]
     )
 
 
-def _changed(header: Header) -> list[str]:
-    """What was done to the rows, where that is not the default."""
+def changed(header: Header, pool: int | None = None) -> list[str]:
+    """How the statistics were computed, where that is not the default; pool: the one that goes without saying."""
     return [
+        *([f"dimensions by {header['dimension']}"] if header.get("dimension", "twonn") != "twonn" else []),
         *(["rows as they are"] if header.get("row_normalise") is False else []),
-        *([f"pooled by {header['pool']}"] if header.get("pool") else []),
+        *([f"pooled by {header['pool']}"] if header.get("pool") not in (None, pool) else []),
         *([f"entries above {header['trim']:g}"] if header.get("trim") else []),
     ]
 
@@ -334,8 +338,10 @@ def _curves(header: Header) -> Mapping[str, list[dict[str, Any]]]:
     return curves
 
 
-def _means(points: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Over some subsets: n, observed value and its population std, null, both adjusted values, p, share of p <= 0.05."""
+def _means(points: Sequence[Mapping[str, Any]], floor: float) -> list[Any]:
+    """Over some subsets: n, observed value and its population std, null, both adjusted values, p, and the share of p <= 0.05
+    where p's floor is that small.
+    """
     observed = [point["observed"] for point in points]
     p = [point["null"]["p"] for point in points]
     return [
@@ -346,7 +352,7 @@ def _means(points: Sequence[Mapping[str, Any]]) -> list[Any]:
         _adjusted(points, "null"),
         _adjusted(points, "within_class"),
         _mean(p),
-        100 * sum(value <= SIGNIFICANT for value in p) / len(p),
+        100 * sum(value <= SIGNIFICANT for value in p) / len(p) if floor <= SIGNIFICANT else None,
     ]
 
 

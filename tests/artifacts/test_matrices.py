@@ -236,3 +236,46 @@ def test_numbers_that_are_not_real_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "t.npy", np.array([["a", "b"]]))
     with pytest.raises(ArtifactError, match="holds <U1, expected numbers"):
         read_matrix(f"{tmp_path}/t.npy")
+
+
+@pytest.mark.parametrize("first", ["NA,0.5,2", "0.5,null,1", "label,0.5,N/A"])
+def test_a_first_line_of_data_with_a_word_in_it_is_no_header(first: str, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(f"{first}\n1,0.25,3\n2,0.5,4\n")
+    with pytest.raises(
+        ArtifactError, match=r"its first line holds (NA|null|N/A) beside 0.5: fill in missing numbers, or"
+    ):
+        read_matrix(str(tmp_path / "x.csv"))
+
+
+@pytest.mark.parametrize("first", ["label,0.5,1.5", "a,1,2"])
+def test_numbers_may_name_columns(first: str, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(f"{first}\n1,0.25,3\n2,0.5,5\n7,0.5,5\n")
+    assert len(read_matrix(str(tmp_path / "x.csv"))[0]) == 3
+
+
+@pytest.mark.parametrize("label", ["inf", "2e30", "nan"])
+def test_labels_that_int64_does_not_hold_are_refused(label: str, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(f"label,a\n1,0.5\n{label},0.25\n")
+    with pytest.raises(ArtifactError, match=r"labels in column label are not integers, or beyond 2\^53"):
+        read_matrix(str(tmp_path / "x.csv"))
+
+
+def test_arrays_of_objects_are_left_out(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", acts=ROWS, names=np.array(["a", None], dtype=object))
+    for source in ("x.npz", "x.npz:acts"):
+        with pytest.warns(FmtoolWarning, match="leaves out arrays of Python objects: names"):
+            assert np.array_equal(read_matrix(str(tmp_path / source))[0].numpy(), ROWS)
+
+
+def test_what_is_no_plain_tensor_is_refused(tmp_path: Path) -> None:
+    torch.save({"m": torch.empty(3, 2, device="meta")}, tmp_path / "x.pt")
+    with pytest.raises(ArtifactError, match=r"x\.pt: "):
+        read_matrix(str(tmp_path / "x.pt"))
+
+
+def test_a_file_of_another_suffix_says_which_are_read(tmp_path: Path) -> None:
+    np.savetxt(tmp_path / "x.txt", ROWS)
+    with pytest.raises(
+        ArtifactError, match=r"a matrix is expected in a file named \.safetensors, \.npy, \.npz, \.pt, "
+    ):
+        read_matrix(str(tmp_path / "x.txt"))

@@ -232,3 +232,22 @@ def test_another_estimator_of_the_dimension_is_named() -> None:
     named = " ".join(correlation_table({**correlation_header(["idcor"]), "dimension": "mle"}).notes)
     assert "dimensions by mle" in named
     assert "dimensions by" not in " ".join(correlation_table(correlation_header(["idcor"])).notes)
+
+
+def test_matrices_are_not_called_masks() -> None:
+    """Nor is a row without a name where the files' names are known."""
+    matrices = correlation_header(["cka"])
+    matrices["sides"] = [{"for": None, "attack": None}] * 2
+    table = table1([correlation_header(["cka"]), matrices], ["masks.safetensors", "layers.safetensors"])
+    assert table.title == "Correlations" and [row[0] for row in table.rows] == ["FMN", "layers.safetensors"]
+
+
+@pytest.mark.parametrize(("permutations", "share"), [(9, None), (19, 0.0)])
+def test_the_share_of_small_p_is_empty_where_p_can_not_be_small(permutations: int, share: float | None) -> None:
+    header = correlation_header(["cka"])
+    header["permutations"] = permutations
+    null = {**header["statistics"][0]["null"], "p": 0.1}
+    point = {"n": 10, "observed": 0.5, "null": null, "within_class": None}
+    header["curves"] = {"subsample": [{"statistic": "cka", "size": 10, "points": [point]}]}
+    (curve,) = correlation_tables(header)[1:]
+    assert row_of(curve)["p <= 0.05 %"] == share

@@ -17,9 +17,11 @@ from torch import Tensor
 from fmtool.correlation.numerics import neighbours
 from fmtool.correlation.numerics.two_nn import MIN_POINTS, two_nn
 from fmtool.correlation.statistics import idcor_skdim
-from fmtool.correlation.statistics.base import Options, Prepared, non_zero, require_rows
+from fmtool.correlation.statistics.base import Options, Prepared, non_zero, require_rows, within_range
 
 STD_OFFSET = 1e-6  # added to each column's standard deviation, as the authors do
+# of the largest entry: masks lie in it; data outside are brought near 1, or the offset would outweigh what they say
+USUAL = (1e-3, 1e3)
 # Standardised entries are of order 1, so a root mean square below this is rounding of a row at the centre.
 ROUNDING = 1e-12
 
@@ -28,9 +30,12 @@ def standardise(data: Tensor, row_normalise: bool) -> Tensor:
     """Columns to mean 0 and unbiased standard deviation 1, then rows to unit length: (n, d) float64 -> the same.
 
     A constant column becomes exactly 0. A row at the centre in every column stays 0 (the authors' code makes it NaN).
-    The rows of one-column data are not scaled, which would leave only signs.
+    The rows of one-column data are not scaled, which would leave only signs. Data in very small or large units are divided by a
+    power of two first, so that units don't matter beside the offset.
     """
-    columns = data.shape[1]
+    columns, largest = data.shape[1], data.abs().amax()
+    if not USUAL[0] <= float(largest) <= USUAL[1]:
+        data = within_range(data, largest)
     scaled = (data - data.mean(dim=0)) / (data.std(dim=0) + STD_OFFSET)
     scaled[:, data.amin(dim=0) == data.amax(dim=0)] = 0.0  # instead of rounding errors
     if not row_normalise or columns == 1:

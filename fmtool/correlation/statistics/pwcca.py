@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fmtool.correlation.numerics.sparse_products import distinct_columns
 from fmtool.correlation.numerics.threads import one_thread_if
-from fmtool.correlation.statistics.base import Options, Prepared, non_zero, require_rows
+from fmtool.correlation.statistics.base import Options, Prepared, non_zero, require_rows, within_range
 from fmtool.correlation.statistics.canonical import MIN_ROWS, SMALL, forced_of, product_of
 from fmtool.correlation.statistics.svcca import main_basis
 
@@ -40,6 +40,7 @@ def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
     device = torch.device(options.device)
     product_with = product_of(side_x, side_y, device)
     columns, counts = (part.to(device) for part in distinct_columns(x))
+    columns = within_range(columns, columns.abs().amax())  # weights are relative to their sum
     parts = side_x.basis.to(device).T @ (columns - columns.mean(dim=0))  # (k1, m)
     squares = (parts * counts) @ parts.T
 

@@ -158,3 +158,12 @@ def test_too_few_rows_and_too_discrete_rows() -> None:
     binary = (normal(200, 2) > 0).double()
     with pytest.raises(StatisticError, match=r"y has 0 of 200 \(200 duplicates, 0 ties\)"):
         prepare(normal(200, 2), binary, Options())
+
+
+@pytest.mark.parametrize("factor", [2.0**-600, 1e-20, 1e-8, 1e8, 1e200])
+def test_units_do_not_matter(factor: float) -> None:
+    """The offset of the authors is meant for masks, and would outweigh columns in small units."""
+    x, y = normal(150, 4), normal(150, 6, 1)
+    y[:, :2] += 0.7 * x[:, :2]
+    there, here = (prepare(x, side, Options()) for side in (y * factor, y))
+    assert there.observed == pytest.approx(here.observed, abs=1e-4) and there.dropped == here.dropped

@@ -108,3 +108,10 @@ def test_errors() -> None:
         pwcca(normal(9, 4), torch.zeros(9, 4, dtype=torch.float64))
     with pytest.raises(StatisticError, match=r"^pwcca needs rows that vary, but the main direction of x is the same"):
         pwcca(torch.ones(9, 4, dtype=torch.float64), normal(9, 4))
+
+
+@pytest.mark.parametrize("factor", [1e-200, 1e160])
+def test_units_do_not_matter_where_correlations_are_forced(factor: float) -> None:
+    x, y = related(14, 9, 9)
+    assert pwcca(x, y).details["forced"] > 0
+    assert pwcca(x * factor, y).observed == pytest.approx(pwcca(x, y).observed, abs=1e-9)
