@@ -73,7 +73,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """A message for a name that is not in a table, suggesting the closest one."""
     names = sorted(known)
     spelt = {one.lower(): one for one in names}
-    near = difflib.get_close_matches(name.lower(), spelt, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), spelt, n=1, cutoff=0.6)
     guess = f" (did you mean {spelt[near[0]]!r}?)" if near else ""
     listed = ", ".join(names) if len(names) <= MOST_LISTED else f"{len(names)}, such as {', '.join(names[:3])}"
     return f"unknown {what} {name!r}{guess}: expected one of {listed}"

@@ -45,7 +45,7 @@ def import_model(
         typer.Option(
             "--weights",
             metavar="SOURCE",
-            help=f"Weights for a named network: default (torchvision's or RobustBench's download), none, or a checkpoint. [default: none for timm:NAME, else default, which {' and '.join(ARCHITECTURES)} don't have]",
+            help=f"Weights for a named network or a factory: default (torchvision's or RobustBench's download), none, or a checkpoint. [default: none for timm:NAME, else default, which {' and '.join(ARCHITECTURES)} don't have]",
         ),
     ] = None,
     pretrained: Annotated[

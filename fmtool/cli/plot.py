@@ -14,7 +14,7 @@ from fmtool.plotting.registry import FIGURES
 
 SUMMARY = "Draw masks, spectra, statistics and curves."
 EXAMPLE = "fmtool plot essential.safetensors adversarial.safetensors --count 8 -o masks.png"
-KINDS = "Files of any kind but model. Without --figure, the first figure below that accepts them is drawn."
+KINDS = "Files of any kind except models. Without --figure, the first figure below that accepts them is drawn."
 NAMES = "; ".join(f"{name} (of {one.takes}): {one.text}" for name, one in FIGURES.items())
 
 

@@ -29,8 +29,9 @@ def verify(
 ) -> None:
     """Check the digests of files, find which were made from which, and list missing inputs.
 
-    Files are recognised by content, not by name. Each damaged or missing file is reported on a line of its own, and the exit code
-    is 1. An input that none of the files provides is not an error, nor is a file that no history mentions.
+    Files are recognised by content, not by name. A damaged FILE, or one that isn't there, is reported on a line of its own, and the
+    exit code is 1. Inputs that are not among the files are listed as missing, which is no error; nor is a file that no history
+    mentions.
     """
     with working(None, quiet=quiet, debug=debug) as bar:
         from fmtool.stages.verify import examine, table

@@ -58,7 +58,7 @@ DIMENSIONS: dict[str, tuple[str, str]] = {
     "mada": ("MADA", "manifold-adaptive"),
     "tle": ("TLE", "tight local"),
     "corrint": ("CorrInt", "correlation integral"),
-    "knn": ("KNN", "graph lengths, a whole number"),
-    "lpca": ("lPCA", "principal axes of some size, a whole number"),
+    "knn": ("KNN", "lengths of nearest-neighbour graphs, a whole number"),
+    "lpca": ("lPCA", "number of large principal axes, a whole number"),
     "ess": ("ESS", "skewness of simplices (slow)"),
 }

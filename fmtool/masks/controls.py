@@ -174,11 +174,13 @@ def share(successes: Tensor) -> Interval:
 
 
 def difference(a: Tensor, b: Tensor) -> Interval:
-    """The mean of the paired differences a - b (n), with the normal approximation's interval over the pairs."""
+    """The mean of the paired differences a - b (n) of values in [0, 1], with the normal approximation's interval over the pairs,
+    which is cut off at -1 and 1.
+    """
     paired = a.double() - b.double()
     mean = float(paired.mean()) if len(paired) else math.nan
     half = radial.Z95 * float(paired.std()) / math.sqrt(len(paired)) if len(paired) > 1 else math.nan
-    return Interval(mean, mean - half, mean + half)
+    return Interval(mean, max(mean - half, -1.0), min(mean + half, 1.0))
 
 
 def sign_flip_p(a: Tensor, b: Tensor, seed: int, flips: int = FLIPS) -> float:

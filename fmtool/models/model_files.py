@@ -201,7 +201,8 @@ def first_output(classifier: Classifier, shape: Sequence[int], *, logits: bool =
                     continue
                 given, fits = ("x".join(map(str, one)) for one in (shape, other))
                 raise ModelError(
-                    f"the network takes images of {fits}, not of {given} (see --input-shape): {error}"
+                    f"the network doesn't take images of {given}, but does take {fits}, for example: pass the size that it was "
+                    f"trained on as --input-shape: {error}"
                 ) from error
         raise
 

@@ -95,19 +95,19 @@ FIGURES: dict[str, FigureKind] = {
         "energy of masks and perturbations against frequency, with each mean radial frequency",
     ),
     "classes": FigureKind(
-        "correlation files of --class-subsets",
+        "correlation files made with --class-subsets",
         lambda files: _curve(files, "class_subsets"),
         "curves:class_curves",
         "IdCor and p against the number of classes (Figure 4)",
     ),
     "subsample": FigureKind(
-        "one correlation file of --subsample",
+        "one correlation file made with --subsample",
         lambda files: len(files) == 1 and _curve(files, "subsample"),
         "curves:subsample_curves",
         "statistics, nulls and adjusted values against n",
     ),
     "trim": FigureKind(
-        "one correlation file of several --trim thresholds",
+        "one correlation file made with several --trim thresholds",
         lambda files: len(files) == 1 and _curve(files, "trim"),
         "trim:trim_curves",
         "statistics, nulls and adjusted values against the threshold of entries",

@@ -228,6 +228,8 @@ def _eligible(inputs: _Inputs, journal: Journal, progress: Progress | None) -> t
     rows = right.nonzero().flatten()
     if not len(rows):
         raise MaskError(f"no image is left for {inputs.for_} masks: expected {PURPOSES[inputs.for_]}")
+    if len(rows) < len(right):
+        warn(f"{len(right) - len(rows)} of {len(right)} images get no mask: expected {PURPOSES[inputs.for_]}")
     known = {"targets": targets, **rows_of(source)}
     rows = rows[spread(known["labels"][rows], inputs.limit)]
     return rows, {name: values[rows] for name, values in known.items()}

@@ -38,6 +38,7 @@ NAMES = (
     *("x_adv", "x_adversarial", "images_adv", "images_adversarial", "perturbed", "perturbed_images", "x_perturbed"),
 )
 LABELS = ("labels", "label", "y")  # names, in upper or lower case
+FEWER = " (for the first N images pass --rows 0:N, as --limit spreads them over the classes)"
 COMPARED = 64  # images whose nearest clean image is looked for
 
 
@@ -205,7 +206,10 @@ def _matched(given: _Arrays, data: Data, numbered: Tensor, path: str) -> Tensor:
         rows = _rows_by_index(given.index, len(images), data, path)
         images = images[rows]
     if tuple(images.shape) != shape:
-        raise ArtifactError(f"{path}: images are {list(images.shape)}, expected those of {data.name}, {list(shape)}")
+        raise ArtifactError(
+            f"{path}: images are {list(images.shape)}, expected those of {data.name}, {list(shape)}"
+            f"{FEWER if len(images) < len(data) else ''}"
+        )
     strange = [int((labels[rows] != own).sum()) for labels in given.labels for own in (data.labels, numbered)]
     if fewest := min(strange, default=0):
         warn(f"{path}: {fewest} of {len(data)} labels are not those of {data.name}: is the order the same?")
@@ -218,7 +222,9 @@ def _matched(given: _Arrays, data: Data, numbered: Tensor, path: str) -> Tensor:
         warn(f"{path}: images are {images.dtype}: attacks that barely succeed may not survive the rounding")
     low, high = (float(value) for value in images.aminmax())
     if not (low >= -RANGE_SLACK and high <= 1 + RANGE_SLACK):
-        hint = ": undo the normalisation" if low < 0 else ": divide them by 255" if 2 < high <= 255 else ""
+        hint = (
+            ": undo the normalisation, or clip them" if low < 0 else ": divide them by 255" if 2 < high <= 255 else ""
+        )
         raise ArtifactError(f"{path}: images range from {low:.6g} to {high:.6g}, expected [0, 1]{hint}")
     return images.float().clamp(0, 1).contiguous()
 
@@ -236,9 +242,7 @@ def _rows_by_index(index: Tensor, count: int, data: Data, path: str) -> list[int
         raise ArtifactError(f"{path}: index contains an image twice")
     missing = [position for position in data.index.tolist() if position not in rows]
     if missing:
-        raise ArtifactError(
-            f"{path}: has no image for {len(missing)} of {data.name}, first index {missing[0]} (see --limit)"
-        )
+        raise ArtifactError(f"{path}: has no image for {len(missing)} of {data.name}, first index {missing[0]}{FEWER}")
     if len(rows) > len(data):
         warn(f"{path}: {len(rows) - len(data)} images are not in {data.name} as loaded and are ignored")
     return [rows[position] for position in data.index.tolist()]
@@ -254,5 +258,5 @@ def _check_order(adversarial: Tensor, images: Tensor, path: str) -> None:
     others = int((distances.min(dim=1).values < own).sum())
     if 2 * others > len(rows):
         warn(
-            f"{path}: {others} of {len(rows)} images are nearer to another image than to their own: is the order the same?"
+            f"{path}: {others} of {len(rows)} images are nearer to another image than to their own: is the order the same{FEWER}?"
         )

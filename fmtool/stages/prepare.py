@@ -23,7 +23,7 @@ from fmtool.runtime import threads
 from fmtool.runtime.journal import Journal
 from fmtool.stages.options import Execution
 
-BATCH_DEPENDENT = "--batch-dependent runs it, and promises nothing"
+BATCH_DEPENDENT = "--batch-dependent runs it all the same, and results then depend on which images share a batch"
 
 
 @dataclass(frozen=True)

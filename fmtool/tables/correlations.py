@@ -36,6 +36,15 @@ CURVES = {
     ),
 }
 SIGNIFICANT = 0.05
+DETAILS = {
+    **{
+        f"{what}_{side}": f"{what} of {name}"
+        for what in ("directions", "dimension")
+        for side, name in (("x", "A"), ("y", "B"))
+    },
+    "dimension_joint": "of both",
+    "forced": "correlations that are 1 for any data:",
+}
 
 
 def correlation_table(header: Header) -> Table:
@@ -63,7 +72,7 @@ def correlation_table(header: Header) -> Table:
             why = f"{one['name']}: no adjusted value, {null['reason']}" if null and null["reason"] else ""
             notes += [why] if why and why not in notes else []
         rows.append(row)
-        details = ", ".join(f"{key.replace('_', ' ')} {text_of(value, '.4g')}" for key, value in one["details"].items())
+        details = ", ".join(f"{DETAILS.get(key, key)} {text_of(value, '.4g')}" for key, value in one["details"].items())
         notes += [f"{one['name']}: {details}"] if details else []
         notes += [f"{one['name']}: left out {_counts(one['dropped'])}"] if one["dropped"] else []
     notes += [f"{name}: left out, {reason}" for name, reason in header.get("left_out", {}).items()]

@@ -96,10 +96,10 @@ def bands_table(header: Header, arrays: Arrays) -> Table:
         ends = (radius - half, radius + half) if radius else (0.0, 0.0)
         if len(rows) == 1:  # the band after zero also holds the lower frequencies that elongated images have
             ends = (min(half, lowest), ends[1])
-        rows.append([*ends, count, 100 * error[0], _per_cent(error[1], error[2]), loss[0]])
+        rows.append([*ends, count, 100 * error[0], _per_cent(max(error[1], 0.0), min(error[2], 1.0)), loss[0]])
     note = (
         "bands of radial frequency in cycles per pixel, the zero frequency alone; frequencies: of the full spectrum; 95 %: mean "
-        "+- 1.96 s / sqrt(n) over the images."
+        "+- 1.96 s / sqrt(n) over the images, within 0 and 100."
     )
     known, n = bands.loss.n, bands.error.n
     if known < n:

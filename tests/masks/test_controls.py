@@ -217,3 +217,9 @@ def test_a_mask_of_zeros_has_nothing_to_move() -> None:
     zeros = torch.zeros(2, 3, 8, 5)
     assert torch.equal(rearranged(zeros, torch.rand(zeros.shape), torch.rand(zeros.shape), fourier(8, 8)), zeros)
     assert torch.equal(scattered(zeros, generators(range(2)), fourier(8, 8)), zeros)
+
+
+def test_intervals_of_differences_stay_among_those_that_are_possible() -> None:
+    ones = torch.ones(5)
+    less = torch.tensor([0.0, 0.0, 0.0, 0.0, 0.5])
+    assert difference(ones, less).high == 1.0 and difference(less, ones).low == -1.0

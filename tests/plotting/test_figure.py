@@ -107,7 +107,7 @@ def test_a_model_makes_no_picture(name: str, load: Load) -> None:
     ("some", "figure", "message"),
     [
         (["fmn"], "masks", r"--figure masks: expected masks files, got .*fmn.safetensors \(attack\)"),
-        (["correlation"], "classes", r"--figure classes: expected correlation files of --class-subsets"),
+        (["correlation"], "classes", r"--figure classes: expected correlation files made with --class-subsets"),
         (["fmn"], "cosine", r"--figure cosine: expected one correlation file with the cosine"),
         (["defense", "fmn"], None, r"can't draw .*\(defense\), .*\(attack\): expected"),
         (["correlation", "correlation"], None, r"can't draw .*\(correlation\)"),

@@ -89,3 +89,12 @@ def test_the_suggestion_is_left_out_where_lambda_means_something_else(files: Pat
             min_steps=150,
             max_steps=160,
         )
+
+
+def test_images_that_get_no_mask_are_counted(files: Path) -> None:
+    attack = load(files, "fmn")
+    status = torch.zeros_like(attack["status"])
+    status[:3], status[3] = 1, 2
+    for for_, count in (("essential", 3), ("adversarial", 4)):
+        with pytest.warns(FmtoolWarning, match=f"{count} of {len(status)} images get no mask: expected "):
+            fmtool.fit_masks(load(files, "model"), changed(attack, status=status), for_=for_, **FEW)

@@ -86,7 +86,10 @@ def test_attacked_images_that_were_wrong_before_are_left_clean(moved: Any, tmp_p
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda x: x[:39], r"images are \[39, 1, 8, 8\], expected those of digits, \[40, 1, 8, 8\]"),
+        (
+            lambda x: x[:39],
+            r"images are \[39, 1, 8, 8\], expected those of digits, \[40, 1, 8, 8\] \(for the first N images pass --rows 0:N",
+        ),
         (lambda x: x.permute(0, 2, 3, 1), r"images are \[40, 8, 8, 1\]"),
         (lambda x: x * 255, r"range from 0 to 2\d\d.*, expected \[0, 1\]: divide them by 255"),
         (lambda x: x - 0.5, "undo the normalisation"),

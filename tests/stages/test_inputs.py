@@ -11,7 +11,7 @@ from small_files import FEW, changed, load
 import fmtool
 from fmtool.errors import ArtifactError, FmtoolWarning
 from fmtool.models.model_files import specification
-from fmtool.stages.inputs import check_attack, check_same_model
+from fmtool.stages.inputs import check_attack, check_same_model, fitted_data
 
 
 @pytest.mark.slow
@@ -75,3 +75,17 @@ def test_classes_go_by_the_datas_names_where_it_has_any(files: Path) -> None:
         model, dataclasses.replace(data, class_names=()), attack="LinfFastGradientAttack", epsilon=0.3
     )
     assert nameless.header["class_names"] == model.header["class_names"]
+
+
+def test_labels_without_names_are_said_to_be_taken_by_position(files: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """They may number the classes in another order than a model whose classes have names."""
+    spec = specification(load(files, "model").header, "model")
+    data = dataclasses.replace(fmtool.load_data("digits:test", limit=20), class_names=())
+    fitted_data(data, spec)
+    named = dataclasses.replace(spec, class_names=("zero", *spec.class_names[1:]))
+    fitted_data(dataclasses.replace(data, classes_by_position=True), named)
+    assert not recwarn.list
+    with pytest.warns(
+        FmtoolWarning, match=r"digits: names no classes: .* taken as the model's outputs zero, 1, 2, \.\.\."
+    ):
+        fitted_data(data, named)

@@ -44,7 +44,7 @@ def test_batch_dependent_networks_are_refused_unless_allowed(
     line = ["--factory", f"{module}:make", "--data", "digits", "--limit", 30]
     attack = ["attack", "model", *line, "--attack", "FGSM", "--epsilon", "0.2", "-o", "attack"]
     outcome = run(*attack)
-    assert outcome.code == 1 and "--batch-dependent runs it, and promises nothing" in outcome.err
+    assert outcome.code == 1 and "--batch-dependent runs it all the same" in outcome.err
     outcome = run(*attack, "--batch-dependent")
     assert outcome.code == 0 and "batches are not padded" in outcome.err
     made = fmtool.read("attack")

@@ -86,3 +86,12 @@ def test_an_attack_on_the_two_pass_classifier_is_called_adaptive() -> None:
     assert "from 5 random starts, 2 more through the mask" in table.notes[1]
     plain = {**header, "defense": {**defense, "robust": False, "attack": None}}
     assert row_of(attack_table(plain, attack_arrays([0.1], [0])))["attack"] == "adaptive PGD on plain"
+
+
+def test_a_failed_attack_is_said_to_be_infinitely_far() -> None:
+    header = {"attack": "fmn", "options": {}}
+    some, none = (attack_table(header, attack_arrays([0.1, 0.2], status)) for status in ([0, 2], [0, 1]))
+    assert some.notes[0].endswith("right before, where a failed attack is infinitely far.")
+    assert none.notes == [
+        "1 ok, 1 wrong before, not attacked, 0 attack failed. success and distances: over the 1 images right before."
+    ]

@@ -108,3 +108,9 @@ def test_maps_of_another_size_are_refused() -> None:
             ArtifactError, match=rf"heat map's {name} is \[4, 2\], which does not fit images of \[4, 4\]"
         ):
             heatmap_tables(header(), short)
+
+
+def test_error_rates_of_bands_lie_within_0_and_100() -> None:
+    for row in bands_table(header(), arrays()).rows:
+        low, high = row[4].values
+        assert low >= 0 and high <= 100

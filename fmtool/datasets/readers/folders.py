@@ -88,7 +88,8 @@ def from_tree(tree: Tree, read_file: Callable[[str], bytes], name: str) -> Sourc
     splits = _splits(folders, images, name)
     classes = {split: _classes(folders, images, top, tree, around, name) for split, top in splits.items()}
     if not any(classes.values()):
-        raise DataError(f"{name}: holds no images, expected one folder of images per class")
+        what = "holds images, but no folders of them" if images else "holds no images"
+        raise DataError(f"{name}: {what}, expected one folder of images per class")
     _check_folders(classes, name)
     _check_outermost(classes.get(WHOLE, {}), name)
     class_folders = in_order(one for members in classes.values() for one in members)
