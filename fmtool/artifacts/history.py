@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -164,21 +165,37 @@ def _imported(one: Sequence[Stage], two: Sequence[Stage]) -> str:
 
 def shares_images(one: Sequence[Stage], two: Sequence[Stage]) -> bool:
     """Whether the newest attacks or class masks of two histories were made from the same images, or from one split of a source
-    with splits, unless --rows chose two ranges of it.
+    with splits, unless --rows chose two ranges of it. Of attacks that were merged, all count.
     """
     return any(_overlap(ours, theirs) for ours in _data_of(one) for theirs in _data_of(two))
 
 
 def _data_of(history: Sequence[Stage]) -> list[Mapping[str, Any]]:
     made = newest(history, *ATTACKS) or newest(history, "class-masks")
-    return [entry for entry in (made or {"inputs": []})["inputs"] if entry.get("kind") == "data"]
+    stages = [] if made is None else _merged_with(made, history)
+    return [entry for stage in stages for entry in stage["inputs"] if entry.get("kind") == "data"]
+
+
+def _merged_with(made: Stage, history: Sequence[Stage]) -> list[Stage]:
+    """The stages whose files a merge joined with the one that this stage made, or this one alone."""
+    made_by = makers(history)
+    for merge in (stage for stage in history if stage["command"] == "merge"):
+        joined = [made_by[entry["digest"]] for entry in merge["inputs"] if entry["digest"] in made_by]
+        if made["inputs"] in [one["inputs"] for one in joined]:
+            return joined
+    return [made]
 
 
 def _overlap(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
     if one["digest"] == two["digest"]:
         return True
-    same = one.get("split") not in (None, "", "whole") and all(one[key] == two.get(key) for key in ("name", "split"))
-    return same and (one.get("rows") == two.get("rows") or not (one.get("rows") and two.get("rows")))
+    splits = [set(str(entry.get("split") or "whole").split("+")) - {"whole"} for entry in (one, two)]
+    if one.get("name") != two.get("name") or not splits[0] & splits[1]:
+        return False
+    ranges = [re.fullmatch(r"(\d+):(\d+)", str(entry.get("rows"))) for entry in (one, two)]
+    if splits[0] != splits[1] or not all(ranges):
+        return True
+    return max(int(one[1]) for one in ranges if one) < min(int(one[2]) for one in ranges if one)
 
 
 def title(entry: Mapping[str, Any]) -> str:

@@ -114,7 +114,7 @@ def _as_tensor(values: Any, source: str) -> Tensor:
     if isinstance(values, torch.Tensor):
         try:
             return values.detach().cpu().to_dense()
-        except (RuntimeError, NotImplementedError) as error:  # quantised, nested, or without values
+        except RuntimeError as error:  # quantised, nested, or without values
             raise ArtifactError(f"{label(source)}: holds no plain tensor: {first_line(error)}") from None
     if values.dtype.kind not in "biufc" or values.dtype.itemsize > WIDEST * (1 + (values.dtype.kind == "c")):
         raise ArtifactError(f"{label(source)}: holds {values.dtype}, expected numbers of at most {8 * WIDEST} bits")

@@ -33,6 +33,7 @@ from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal, as_tensor, from_tensor
 
 # what Foolbox raises about options that it accepts unchecked
+NUMBERS = (int, float, int | None, float | None)  # annotations of an attack's options
 ERRORS = (AssertionError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError)
 # what classes of Foolbox don't do, though their names and options say so
 FAULTS = {
@@ -116,6 +117,8 @@ def _check_option(name: str, value: Any, annotation: Any) -> None:
     """AttackError for values that an artifact can't hold, and for text in place of True or False, which counts as True."""
     if annotation is bool and isinstance(value, str):
         raise AttackError(f"--attack-option {name}: expected True or False, got {value!r}")
+    if annotation in NUMBERS and isinstance(value, str):
+        raise AttackError(f"--attack-option {name}: expected a number, got {value!r}")
     if isinstance(value, int | float) and not abs(value) <= LARGEST_NUMBER:  # also true of NaN
         raise AttackError(f"--attack-option {name}: expected a number of at most {LARGEST_NUMBER:g}")
     if name == "steps" and isinstance(value, int) and value < 1:

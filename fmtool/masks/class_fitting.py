@@ -201,7 +201,8 @@ class _Run:
         rolled = torch.cat([self.losses[:, 1:], (self.summed / parts)[:, None]], dim=1)
         self.losses.copy_(torch.where(self.active[:, None], rolled, self.losses))
         self.converged.copy_(torch.where(self.active, settled(self.losses, options, self.steps), self.converged))
-        self.active.logical_and_(~self.converged & (self.steps <= options.max_steps))
+        # a loss that isn't finite stays so
+        self.active.logical_and_(~self.converged & (self.steps <= options.max_steps) & self.summed.isfinite())
         for sums in (self.part, self.summed):
             sums.zero_()
 

@@ -113,6 +113,7 @@ def class_masks(
         if ranks.of > 1:
             _gather(fitted, ranks.gathered((), execution.progress))
         _warn_of(fitted, parts, classes, header["class_names"])
+        classes = _finite(fitted, classes, header["class_names"], shard is not None)
         tensors = {
             "classes": torch.tensor(classes),
             **{name: values[classes] for name, values in fitted.tensors().items()},
@@ -120,6 +121,18 @@ def class_masks(
         result = execution.write(Artifact("class-masks", header, tensors, history))
         ranks.written()
     return result
+
+
+def _finite(masks: class_fitting.ClassMasks, classes: Sequence[int], names: Sequence[str], is_shard: bool) -> list[int]:
+    """The classes whose masks are finite; a warning names the others. MaskError if none is left, or a shard would lack one."""
+    lost = [names[number] for number in classes if not masks.masks[number].isfinite().all()]
+    if not lost:
+        return list(classes)
+    why = f"the loss of {', '.join(lost)} is not finite: does the network take images beyond [0, 1], as filtered ones can be?"
+    if is_shard or len(lost) == len(classes):
+        raise MaskError(f"{why}{' Fit all classes without --shard, which leaves those out' if is_shard else ''}")
+    warn(f"{why} They are left out, and pass the defence unfiltered")
+    return [number for number in classes if names[number] not in lost]
 
 
 def _records(masks: class_fitting.ClassMasks, classes: Sequence[int]) -> Iterator[tuple[int, bytes]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,8 +155,9 @@ def _name(file: Artifact, files: Sequence[Artifact]) -> str:
         for one in files
         if one.header["attack"] == name and bool(one.header.get("defense")) == adaptive
     }
-    if len(others) > 1 and None not in others:
-        return f"{registry.title(name)} epsilon {float(file.header['options']['epsilon']):.3g}"
+    epsilon = file.header["options"].get("epsilon")
+    if len(others) > 1 and epsilon is not None:
+        return f"{registry.title(name)} epsilon {float(epsilon):.3g}"
     return registry.title(name) if adaptive else name
 
 
@@ -219,9 +220,10 @@ def two_pass(file: Artifact, ready: ReadyModel, network: nn.Module) -> TwoPass:
     return TwoPass(network, file["masks"], file["classes"], classes, basis).eval().to(ready.device)
 
 
-def _free_name(name: str, taken: Container[str]) -> str:
-    number, free = 1, name
-    while free in taken:
+def _free_name(name: str, taken: Iterable[str]) -> str:
+    """The name, or with a number behind its title if a name of the same title is taken."""
+    number, free, shown = 1, name, set(map(registry.title, taken))
+    while registry.title(free) in shown:
         number += 1
-        free = f"{name} {number}"
+        free = f"{registry.title(name)} {number}"
     return free

@@ -50,6 +50,13 @@ class _Arrays:
     index: Tensor | None
     labels: list[Tensor]
 
+    def rounding(self) -> float:
+        """How far a pixel in [0, 1] may be from the one that was rounded to it."""
+        if self.images.dtype == torch.uint8:
+            return 0.501 / 255
+        narrow = self.images.is_floating_point() and self.images.dtype.itemsize < torch.float32.itemsize
+        return torch.finfo(self.images.dtype).eps / 2 if narrow else 0.0
+
 
 @dataclass(frozen=True)
 class _File:
@@ -90,7 +97,8 @@ def _judged(model: Artifact, data: Data, given: _File, *, name: str, execution: 
     numbered = data.labels
     data = fitted_data(data, ready.spec, model)
     images = data.pixels()
-    matched = _matched(_arrays(given.content, given.path), data, numbered, given.path)
+    arrays = _arrays(given.content, given.path)
+    matched = _matched(arrays, data, numbered, given.path)
     _check_order(matched, images, given.path)
     progress = execution.progress
     clean = predict(ready.classifier, images, ready.batch, ready.device, name="clean", progress=progress)
@@ -98,10 +106,10 @@ def _judged(model: Artifact, data: Data, given: _File, *, name: str, execution: 
     if not (status == OK).any():
         raise AttackError(f"the model gets none of the {len(data)} images right: no attack can be judged")
     before = status == WRONG_BEFORE
-    moved = int((matched[before] != images[before]).flatten(1).any(dim=1).sum())
+    moved = int(((matched[before] - images[before]).abs() > arrays.rounding()).flatten(1).any(dim=1).sum())
     if moved:
         warn(f"{moved} images that the model gets wrong without an attack were attacked too: their clean image is kept")
-        matched[before] = images[before]
+    matched[before] = images[before]
     options: dict[str, Any] = {"name": "adversarial", "progress": progress, "strict": False}
     predictions = predict(ready.classifier, matched, ready.batch, ready.device, **options)
     take_back_(matched, predictions, images, clean)

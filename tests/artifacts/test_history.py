@@ -136,6 +136,8 @@ def test_a_changed_copy_has_a_digest_of_its_own() -> None:
         ({"digest": "e", "split": "train"}, False),
         ({"digest": "e", "name": "other"}, False),
         ({"digest": "e", "rows": "0:9"}, True),
+        ({"digest": "e", "split": "test+train"}, True),
+        ({"digest": "e", "split": "val+train"}, False),
     ],
 )
 def test_two_histories_share_images(theirs: dict[str, Any], shared: bool) -> None:
@@ -166,13 +168,27 @@ def test_imported_attacks_are_told_apart_by_their_files() -> None:
     assert history.other_attack([stage_of("attack", {"digest": "d"})], [stage_of("attack", {"digest": "e"})]) == ""
 
 
-def test_ranges_of_rows_share_images_only_if_they_are_alike() -> None:
+def test_of_merged_attacks_all_count() -> None:
+    data = {"kind": "data", "name": "digits"}
+    of_test, of_train = (
+        {**stage_of("attack", {**data, "split": split, "digest": split}), "output": f"attack on {split}"}
+        for split in ("test", "train")
+    )
+    files = [{"kind": "attack", "digest": one["output"]} for one in (of_test, of_train)]
+    merge = {"command": "merge", "options": {}, "inputs": files}
+    masks = {"command": "class-masks", "options": {}, "inputs": [{"kind": "attack", "digest": "merged"}]}
+    assert shares_images([of_test], [of_test, of_train, merge, masks])
+    assert shares_images([of_train], [of_test, of_train, merge, masks])
+    assert not shares_images([of_test], [of_test, of_train, masks])
+
+
+def test_ranges_of_rows_share_images_only_if_they_overlap() -> None:
     def part(rows: str, digest: str, split: str = "test") -> list[dict[str, Any]]:
         data = {"kind": "data", "name": "digits", "split": split, "digest": digest, "rows": rows}
         return [stage_of("attack", data)]
 
     assert not shares_images(part("0:9", "d"), part("9:18", "e"))
-    assert shares_images(part("0:9", "d"), part("0:9", "e"))
+    assert shares_images(part("0:9", "d"), part("0:9", "e")) and shares_images(part("0:9", "d"), part("8:18", "e"))
     assert not shares_images(part("0:9", "d", "whole"), part("0:9", "e", "whole"))
 
 

@@ -90,6 +90,7 @@ def test_an_attack_that_fails_says_so(trained: tuple[nn.Module, Tensor, Tensor],
     [
         ("fnm", {}, "unknown attack 'fnm' .did you mean 'fmn'"),
         ("Attack", {}, "unknown attack 'Attack' .did you mean '(?!Attack')(?!.* (Attack|FixedEpsilonAttack),)"),
+        ("pgd", {"abs_stepsize": "2/255"}, "--attack-option abs_stepsize: expected a number, got '2/255'"),
         ("pgd", {"stpes": 3}, "unknown option of attack pgd 'stpes' .did you mean 'steps'"),
     ],
 )

@@ -188,3 +188,22 @@ def test_killed_in_the_middle_of_steps_it_gives_the_same_bits(parts: list[Part],
         return fit_class_masks(classifier, parts, 3, options, journal=journal)
 
     assert equal(through(fit, [0, 2, 4, 8, 9, 15, 27]), fit(NO_JOURNAL))
+
+
+def test_a_class_whose_loss_is_not_finite_ends_and_leaves_the_others_alone(
+    parts: list[Part], classifier: nn.Module
+) -> None:
+    class Undefined(nn.Module):
+        """NaN for bright images."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            return classifier(images) + (10 - images.flatten(1).amax(dim=1, keepdim=True)).sqrt()
+
+    for part in parts:
+        part.images[part.owners == 1] += 20  # type: ignore[index, operator]
+    options = FitOptions(0.1, 4, **OPTIONS)
+    found = fit_class_masks(Undefined().eval(), parts, 3, options)
+    assert found.steps[1] == 1 and not found.converged[1] and not found.masks[1].isfinite().any()
+    others = fit_class_masks(Undefined().eval(), parts, 3, options, only=[0, 2])
+    for name, values in found.tensors().items():
+        assert torch.equal(values[[0, 2]], getattr(others, name)[[0, 2]]), name

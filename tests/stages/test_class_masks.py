@@ -13,7 +13,9 @@ from torch import nn
 
 import fmtool
 from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
-from fmtool.errors import FmtoolWarning
+from fmtool.errors import FmtoolWarning, MaskError
+from fmtool.masks.class_fitting import ClassMasks
+from fmtool.stages import class_masks as stage
 
 
 def test_robust_class_masks_use_what_was_turned_to_the_class(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,3 +56,18 @@ def test_a_class_without_images_gets_no_mask_and_passes_unfiltered(files: Path) 
     found = fmtool.defend(model, [attack], [masks])
     threes = attack["clean_predictions"] == 3
     assert torch.equal(found["predictions"][0, 1][threes], attack["clean_predictions"][threes])
+
+
+def test_masks_that_are_not_finite_are_left_out_by_name() -> None:
+    """The rest of the file would be refused with them."""
+    masks = torch.ones(3, 1, 4, 3)
+    masks[1, 0, 0, 0] = torch.nan
+    fitted = ClassMasks(masks, torch.ones(3), torch.ones(3), torch.ones(3, dtype=torch.bool), False)
+    assert stage._finite(fitted, [0, 2], ["a", "b", "c"], True) == [0, 2]
+    with pytest.warns(
+        FmtoolWarning, match=r"the loss of b is not finite: .* They are left out, and pass the defence unfiltered"
+    ):
+        assert stage._finite(fitted, [0, 1, 2], ["a", "b", "c"], False) == [0, 2]
+    for classes, is_shard in (([1], False), ([0, 1], True)):
+        with pytest.raises(MaskError, match="the loss of b is not finite"):
+            stage._finite(fitted, classes, ["a", "b", "c"], is_shard)

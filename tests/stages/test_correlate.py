@@ -27,7 +27,7 @@ def test_rows_are_joined_by_image_never_by_place(files: Path) -> None:
     order = torch.randperm(len(attack["labels"]), generator=torch.Generator().manual_seed(1))
     mixed = dataclasses.replace(attack, tensors={name: tensor[order] for name, tensor in attack.tensors.items()})
     found = fmtool.defend(model, [attack, mixed], [load(files, "plain")])
-    assert found.header["rows"] == ["clean", "fmn", "fmn 2"]
+    assert found.header["rows"] == ["clean", "fmn", "FMN 2"]
     assert found.header["matrix"][1] == found.header["matrix"][2]
 
 

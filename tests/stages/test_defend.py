@@ -200,3 +200,16 @@ def test_masks_fitted_to_the_images_that_they_defend_are_told(files: Path) -> No
     assert [str(one.message) for one in told] == [
         f"{robust}: fitted to images from the same data as {attack}: it may do worse on unseen ones"
     ]
+
+
+def test_rows_of_other_attacks_of_one_title_are_told_apart(files: Path) -> None:
+    model, attack, plain = (load(files, name) for name in ("model", "fmn", "plain"))
+
+    def called(name: str, **options: Any) -> fmtool.Artifact:
+        return dataclasses.replace(
+            attack, header={**attack.header, "attack": name, "options": options}, stored_digest=name
+        )
+
+    strengths = [called("pgd", epsilon=0.1), called("pgd", epsilon=0.3), called("pgd")]
+    found = fmtool.defend(model, [attack, called("FMN"), *strengths], [plain])
+    assert found.header["rows"] == ["clean", "fmn", "FMN 2", "PGD epsilon 0.1", "PGD epsilon 0.3", "pgd"]

@@ -83,6 +83,22 @@ def test_attacked_images_that_were_wrong_before_are_left_clean(moved: Any, tmp_p
     assert (found["status"][:3] == 1).all() and torch.equal(found["adversarial"][:3], found["images"][:3])
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16])
+def test_images_that_were_only_rounded_were_not_attacked(dtype: torch.dtype, moved: Any, tmp_path: Path) -> None:
+    model, data, images = moved
+    labels = data.labels.clone()
+    labels[:3] = (labels[:3] + 1) % 10
+    mixed = torch.cat([data.pixels()[:3], images[3:]])
+    mixed[0, 0, 4, 4] += 0.01 if mixed[0, 0, 4, 4] < 0.5 else -0.01
+    stored = (mixed * 255).round().to(dtype) if dtype == torch.uint8 else mixed.to(dtype)
+    with pytest.warns(FmtoolWarning) as told:
+        found = fmtool.import_attack(
+            model, dataclasses.replace(data, labels=labels), adversarial=write(tmp_path / "a.npy", stored)
+        )
+    assert any(str(one.message).startswith("1 images that the model gets wrong without an attack") for one in told)
+    assert torch.equal(found["adversarial"][:3], found["images"][:3])
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
