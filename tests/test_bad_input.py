@@ -122,7 +122,7 @@ CASES = {  # -o OUT is added where it is not written
     "no epsilon for a Foolbox class": ("attack MODEL --data digits --attack FGSM --limit 9", r"needs an --epsilon"),
     "unknown attack option": ("attack MODEL --data digits --attack-option step=9", r"option of attack fmn 'step' .*steps"),
     "attack option without a value": ("attack MODEL --data digits --attack-option steps", r"expected KEY=VALUE"),
-    "attack option in words": ("attack MODEL --data digits --attack-option steps=many --limit 9", r"--attack-option steps: expected a number, got 'many'"),
+    "attack option in words": ("attack MODEL --data digits --attack-option steps=many --limit 9", r"expected a number, got 'many'"),
     # fitting
     "negative lambda": ("fit-masks MODEL FMN --for essential --lambda -1", r"--lambda -1.0: expected .* at least 0"),
     "lambda that is NaN": ("fit-masks MODEL FMN --for essential --lambda nan", r"--lambda nan"),
@@ -160,7 +160,7 @@ CASES = {  # -o OUT is added where it is not written
     "too few names": ("import-model resnet8 --weights none --class-names a,b", r"--class-names: 2 names for 10 classes"),
     "a shape of two numbers": ("import-model resnet8 --input-shape 8,8", r"--input-shape 8,8: expected channels"),
     "a shape of 0": ("import-model resnet8 --input-shape 3,0,8", r"--input-shape 3,0,8"),
-    "images that are too small": ("import-model alexnet --weights none --input-shape 3,8,8", r"take images of 3x8x8, but does take 3x224x224"),
+    "images that are too small": ("import-model alexnet --weights none --input-shape 3,8,8", r"but does take 3x224x224"),
     "a head of nothing": ("train-model --data digits --head-only", r"--head-only needs --from"),
     "unknown recipe": ("train-model --data digits --recipe papper", r"unknown recipe 'papper' .*'paper'"),
     "unknown augmentation": ("train-model --data digits --augment flip", r"unknown --augment 'flip'"),

@@ -68,7 +68,7 @@ def test_the_quickstarts_last_file_is_made_again_by_its_own_lines(run: Run, tmp_
         ["train-model", "--data", "digits", "--architecture", "resnet8", "--recipe", "one-cycle", "--epochs", 3,
          "--learning-rate", 0.05, "--batch-size", 32, "--augment", "crop", "--limit", 700, "--seed", 3, "model"],
         ["attack", model, "--data", "digits", "--limit", 30, *steps, "fmn"],
-        ["attack", model, "--data", "digits", "--limit", 40, "--attack", "pgd", "--epsilon", "80/255", "--seed", 7, *steps, "pgd"],
+        ["attack", model, "--data", "digits", "--limit", 40, "--attack", "pgd", "--epsilon", "1/3", "--seed", 7, *steps, "pgd"],
         ["class-masks", model, "--data", "digits:train", "--limit", 50, "--lambda", 0.02, *FEW, "plain"],
         ["class-masks", model, pgd, "--robust", "--limit", 20, *FEW, "robust"],
         ["attack", model, "--data", "digits", "--limit", 30, "--defense", robust, "--restarts", 2, *steps, "adaptive"],
