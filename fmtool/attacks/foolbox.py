@@ -117,14 +117,14 @@ def _check_option(name: str, value: Any, annotation: Any) -> None:
     """AttackError for values that an artifact can't hold, and for text in place of True or False, which counts as True."""
     if annotation is bool and isinstance(value, str):
         raise AttackError(f"--attack-option {name}: expected True or False, got {value!r}")
-    if annotation in NUMBERS and isinstance(value, str):
-        raise AttackError(f"--attack-option {name}: expected a number, got {value!r}")
     if isinstance(value, int | float) and not abs(value) <= LARGEST_NUMBER:  # also true of NaN
         raise AttackError(f"--attack-option {name}: expected a number of at most {LARGEST_NUMBER:g}")
     if name == "steps" and isinstance(value, int) and value < 1:
         raise AttackError(f"--attack-option steps: expected at least 1, got {value}")
     if isinstance(value, str) and not value.isprintable():
         raise AttackError(f"--attack-option {name}: expected printable text, got {value!r}")
+    if isinstance(value, str) and annotation in NUMBERS:
+        raise AttackError(f"--attack-option {name}: expected a number, got {value!r}")
 
 
 def run(

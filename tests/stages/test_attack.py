@@ -39,8 +39,8 @@ def test_all_options_in_effect_are_recorded(files: Path) -> None:
         ("-1e301", "rel_stepsize: expected a number"),
         ("0x" + "f" * 5000, "rel_stepsize: expected a number"),  # too long to print
         ("'\\ud800'", r"rel_stepsize: expected printable text, got '.ud800'"),
-        ("{[]: 1}", "can't run on this classifier, or with such an option"),  # no literal, and so text
-        ("abc", "can't run on this classifier, or with such an option"),
+        ("{[]: 1}", "rel_stepsize: expected a number, got"),  # no literal, and so text
+        ("abc", "rel_stepsize: expected a number, got .abc"),
     ],
 )
 def test_options_that_no_attack_or_file_takes(text: str, message: str, files: Path) -> None:
