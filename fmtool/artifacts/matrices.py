@@ -43,12 +43,17 @@ def read_matrix(source: str, data: bytes | None = None) -> tuple[Tensor, Tensor 
 
 def given_matrix(values: Any, what: str) -> Tensor:
     """Numbers of a caller in Python, in the form in which a file gives them; what: to call them in an ArtifactError."""
+    return _dense(values, f"expected {what} of numbers, got {type(values).__name__}")
+
+
+def _dense(values: Any, otherwise: str) -> Tensor:
+    """Values as a tensor on the CPU; otherwise: what an ArtifactError begins with."""
     import torch
 
     try:
         return torch.as_tensor(values).detach().cpu().to_dense()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ArtifactError(f"expected {what} of numbers, got {type(values).__name__}: {first_line(error)}") from None
+    except (TypeError, ValueError, RuntimeError) as error:  # other objects; quantised, nested, or without values
+        raise ArtifactError(f"{otherwise}: {first_line(error)}") from None
 
 
 def _read(file: str) -> Arrays:
@@ -112,10 +117,7 @@ def _as_tensor(values: Any, source: str) -> Tensor:
     import torch
 
     if isinstance(values, torch.Tensor):
-        try:
-            return values.detach().cpu().to_dense()
-        except RuntimeError as error:  # quantised, nested, or without values
-            raise ArtifactError(f"{label(source)}: holds no plain tensor: {first_line(error)}") from None
+        return _dense(values, f"{label(source)}: holds no plain tensor")
     if values.dtype.kind not in "biufc" or values.dtype.itemsize > WIDEST * (1 + (values.dtype.kind == "c")):
         raise ArtifactError(f"{label(source)}: holds {values.dtype}, expected numbers of at most {8 * WIDEST} bits")
     return torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("="), order="C", copy=True))

@@ -32,8 +32,8 @@ from fmtool.models.compiled_classifier import Loss, labelled
 from fmtool.runtime import threads
 from fmtool.runtime.journal import NO_JOURNAL, Journal, as_tensor, from_tensor
 
-# what Foolbox raises about options that it accepts unchecked
 NUMBERS = (int, float, int | None, float | None)  # annotations of an attack's options
+# what Foolbox raises about options that it accepts unchecked
 ERRORS = (AssertionError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError)
 # what classes of Foolbox don't do, though their names and options say so
 FAULTS = {

@@ -148,9 +148,7 @@ def _pairs(x: Tensor, y: Tensor, labels: Tensor | None) -> tuple[Pairs, list[int
         return Pairs(x, y, None), []
     if labels.shape != (len(x),):
         raise StatisticError(f"expected one label per row, shape ({len(x)},), got {tuple(labels.shape)}")
-    if labels.is_complex() or not bool(
-        (labels == labels.round() if labels.is_floating_point() else labels.isfinite()).all()
-    ):
+    if labels.is_complex() or bool((labels.double().frac() != 0).any()):  # also true of NaN and infinity
         raise StatisticError(f"expected labels that are integers, got others among {labels.dtype}")
     kinds, labels = torch.unique(labels.detach().cpu(), return_inverse=True)
     labels = labels.short() if len(kinds) < 2**15 else labels  # NumPy sorts these by radix

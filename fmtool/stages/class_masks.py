@@ -112,8 +112,8 @@ def class_masks(
             return Artifact("class-masks", header, {}, history)
         if ranks.of > 1:
             _gather(fitted, ranks.gathered((), execution.progress))
-        _warn_of(fitted, parts, classes, header["class_names"])
         classes = _finite(fitted, classes, header["class_names"], shard is not None)
+        _warn_of(fitted, parts, classes, header["class_names"])
         tensors = {
             "classes": torch.tensor(classes),
             **{name: values[classes] for name, values in fitted.tensors().items()},
@@ -125,14 +125,15 @@ def class_masks(
 
 def _finite(masks: class_fitting.ClassMasks, classes: Sequence[int], names: Sequence[str], is_shard: bool) -> list[int]:
     """The classes whose masks are finite; a warning names the others. MaskError if none is left, or a shard would lack one."""
-    lost = [names[number] for number in classes if not masks.masks[number].isfinite().all()]
+    finite = [number for number in classes if masks.masks[number].isfinite().all()]
+    lost = [names[number] for number in classes if number not in finite]
     if not lost:
-        return list(classes)
+        return finite
     why = f"the loss of {', '.join(lost)} is not finite: does the network take images beyond [0, 1], as filtered ones can be?"
-    if is_shard or len(lost) == len(classes):
+    if is_shard or not finite:
         raise MaskError(f"{why}{' Fit all classes without --shard, which leaves those out' if is_shard else ''}")
     warn(f"{why} They are left out, and pass the defence unfiltered")
-    return [number for number in classes if names[number] not in lost]
+    return finite
 
 
 def _records(masks: class_fitting.ClassMasks, classes: Sequence[int]) -> Iterator[tuple[int, bytes]]:

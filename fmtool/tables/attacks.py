@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-FAR = ", where a failed attack is infinitely far"
-
-
 def attack_name(header: Header) -> str:
     """The attack's name in tables: "PGD", or "adaptive PGD on robust FMN" where it knew the class masks."""
     name, defense = title(str(header["attack"])), header.get("defense")
@@ -62,8 +59,9 @@ def attack_table(header: Header, arrays: Arrays) -> Table:
     }
     counts = ", ".join(f"{int((status == code).sum())} {name}" for code, name in STATUS_NAMES.items())
     options = ", ".join(f"{key}={value}" for key, value in sorted(header["options"].items()) if value is not None)
+    far = ", where a failed attack is infinitely far" if failed[right].any() else ""
     notes = [
-        f"{counts}. success and distances: over the {int(right.sum())} images right before{FAR if failed[right].any() else ''}.",
+        f"{counts}. success and distances: over the {int(right.sum())} images right before{far}.",
         *([f"options: {options}"] if options else []),
     ]
     if own is not None and own != "l-inf":
