@@ -219,7 +219,7 @@ def test_class_masks_that_are_killed_are_the_same() -> None:
     options = FitOptions(0.01, 8, min_steps=25, max_steps=60, tolerance=0.1)
 
     def fit(journal: Journal) -> ClassMasks:
-        return fit_class_masks(classifier, parts, 4, options, journal=journal)
+        return fit_class_masks(classifier, parts, range(4), options, journal=journal)
 
     whole = fit(NO_JOURNAL)
     assert whole.steps[3] == 0 and len(set(whole.steps.tolist())) > 2, whole.steps

@@ -77,20 +77,19 @@ class Part:
 def fit_class_masks(
     classifier: nn.Module,
     parts: Sequence[Part],
-    classes: int,
+    classes: Sequence[int],
     options: FitOptions,
     device: torch.device | None = None,
     progress: Progress | None = None,
     journal: Journal = NO_JOURNAL,
-    only: Sequence[int] | None = None,
     agree: Callable[[bool], None] | None = None,
 ) -> ClassMasks:
-    """One mask for all images of a class, section 4.7; with two parts section 4.8. All classes advance together.
+    """A mask for all images of each of the `classes` (k), section 4.7; with two parts section 4.8. All classes advance together.
 
     Each step takes one optimiser step per part, in order, on the class's mean cross-entropy in it plus the penalty, gradients
     accumulated over micro-batches of `options.batch`. The stopping test looks at the average of a class's losses over the
-    parts; the images of a finished class are no longer used. journal: where to resume from. only: the classes to fit, on the CPU
-    the same bits as if all were; 0 steps for the others. MaskError if there is no image at all.
+    parts; the images of a finished class are no longer used. classes: whose masks are fitted, on the CPU with the same bits
+    whatever others there are; a row of the result for each. journal: where to resume from. MaskError if there is no image at all.
     """
     options = replace(options, compile_=compiling.as_begun(options.compile_, journal))
     device = device or torch.device("cpu")
@@ -102,10 +101,8 @@ def fit_class_masks(
     weights = transform.weights(first.dtype, device)
     works = _works(classifier, parts, classes, options, transform, device)
     held = torch.stack([work.counts > 0 for work in works])  # (parts, k)
-    chosen = torch.zeros(classes, dtype=torch.bool, device=device)
-    chosen[list(range(classes) if only is None else only)] = True
-    run = _Run.fresh((classes, c, *transform.shape), first.dtype, held.any(dim=0) & chosen)
-    images = [int(chosen[work.owners].sum()) for work in works]
+    run = _Run.fresh((len(classes), c, *transform.shape), first.dtype, held.any(dim=0))
+    images = [len(work.rows) for work in works]
     run.restore(journal.load())
     adam = run.adam
     ahead = AHEAD * threads.count(device)
@@ -222,43 +219,55 @@ class _Run:
 def _works(
     classifier: nn.Module,
     parts: Sequence[Part],
-    classes: int,
+    classes: Sequence[int],
     options: FitOptions,
     basis: Basis,
     device: torch.device,
 ) -> list[_ClassWork]:
     """The parts, with their coefficients on the device if those of all parts together fit."""
-    size = sum(len(part.images) * part.images.shape[1] * math.prod(basis.shape) for part in parts) * COEFFICIENT_BYTES
+    works = [_ClassWork(classifier, part, classes, options, basis, device) for part in parts]
+    size = sum(len(work.rows) * work.images.shape[1] for work in works) * math.prod(basis.shape) * COEFFICIENT_BYTES
     most = HELD if device.type == "cpu" else torch.cuda.get_device_properties(device).total_memory // GPU_SHARE
-    return [_ClassWork(classifier, part, classes, options, basis, device, hold=size <= most) for part in parts]
+    if size <= most:
+        for work in works:
+            work.hold()
+    return works
 
 
 class _ClassWork:
-    """One part, and the gradients of its images."""
+    """One part's images of the classes, and their gradients.
+
+    rows (n): which of the part's images; owners (n): places among the classes; counts (k): images each class has in this part.
+    """
 
     def __init__(
         self,
         classifier: nn.Module,
         part: Part,
-        classes: int,
+        classes: Sequence[int],
         options: FitOptions,
         basis: Basis,
         device: torch.device,
-        *,
-        hold: bool,
     ) -> None:
         self.classifier = classifier
         self.images, self.batch, self.basis, self.device = part.images, options.batch, basis, device
-        self.targets, self.owners = part.targets.to(device), part.owners.to(device)
-        self.counts = torch.bincount(self.owners, minlength=classes)  # (k) images each class has in this part
+        place = torch.full((1 + max([*classes, *part.owners.tolist()]),), -1)
+        place[list(classes)] = torch.arange(len(classes))
+        self.rows = (place[part.owners] >= 0).nonzero().flatten()
+        self.targets, self.owners = part.targets[self.rows].to(device), place[part.owners][self.rows].to(device)
+        self.counts = torch.bincount(self.owners, minlength=len(classes))
         self.held: Tensor | None = None
-        if hold and len(part.images):
-            rows = torch.arange(len(part.images))
-            self.held = torch.cat([self._computed(some)[: len(some)] for some in torch.split(rows, self.batch)])
 
-    def _computed(self, rows: Tensor) -> Tensor:
+    def hold(self) -> None:
+        """Compute all coefficients now."""
+        if len(self.rows):
+            every = torch.arange(len(self.rows))
+            self.held = torch.cat([self._computed(some)[: len(some)] for some in torch.split(every, self.batch)])
+
+    def _computed(self, some: Tensor) -> Tensor:
         """The coefficients of these images, `filled` to a whole batch."""
-        return self.basis.analyse(filled(self.classifier, self.images[rows.cpu()], self.batch).to(self.device))
+        images = self.images[self.rows[some.cpu()]]
+        return self.basis.analyse(filled(self.classifier, images, self.batch).to(self.device))
 
     def batches(
         self, masks: Tensor, active: Tensor, done: int, passes: InputGradient, pool: Executor, ahead: int
@@ -266,7 +275,7 @@ class _ClassWork:
         """Owners (m), cross-entropies (m) and gradients (m, c, rows, columns) for their owners' masks of the active classes'
         images, in order, without the first `done` of them.
         """
-        rows = active[self.owners].nonzero().flatten()[done:]
+        left = active[self.owners].nonzero().flatten()[done:]
 
         def micro_batch(some: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             whole = filled(self.classifier, some, self.batch)
@@ -278,4 +287,4 @@ class _ClassWork:
             slopes = self.basis.gradient(gradient, own, coefficients)
             return self.owners[some], losses[: len(some)], slopes[: len(some)]
 
-        yield from threads.in_order(pool, micro_batch, threads.batches(rows, self.batch), ahead)
+        yield from threads.in_order(pool, micro_batch, threads.batches(left, self.batch), ahead)

@@ -20,7 +20,7 @@ from fmtool.masks.basis import basis_for
 from fmtool.masks.optimisation import FitOptions
 from fmtool.models.classifier import predict
 from fmtool.models.inspection import SLOTS_TRIED
-from fmtool.runtime.journal import Journal, pack, unpack
+from fmtool.runtime.journal import Journal, Tensors, pack, unpack
 from fmtool.stages.device_faults import halving, resuming
 from fmtool.stages.fit_masks import check_fit_options
 from fmtool.stages.inputs import check_attack, data_header, fitted_data, inputs_of
@@ -93,60 +93,56 @@ def class_masks(
         classes = held if shard is None else [held[position] for position in shard.rows(len(held), "classes")]
         if shard is not None or ranks.of > 1:
             _try_slots(parts[0], ready)
+        own = ranks.rows(classes)
         fitted = class_fitting.fit_class_masks(
             ready.classifier,
             parts,
-            len(ready.spec.class_names),
+            own,
             options,
             device=ready.device,
             progress=execution.progress,
             journal=journal,
-            only=ranks.rows(classes),
             agree=ranks.check_form,
         )
         header["images"] = [len(part.images) for part in reversed(parts)]
         header |= {} if shard is None else {"shard": shard.field(len(held))}
         history = with_option(history, "--compile", fitted.compiled)
         if not ranks.leads:
-            ranks.hand_over(_records(fitted, ranks.rows(classes)))
+            ranks.hand_over(_records(fitted, own))
             return Artifact("class-masks", header, {}, history)
-        if ranks.of > 1:
-            _gather(fitted, ranks.gathered((), execution.progress))
-        classes = _finite(fitted, classes, header["class_names"], shard is not None)
-        _warn_of(fitted, parts, classes, header["class_names"])
-        tensors = {
-            "classes": torch.tensor(classes),
-            **{name: values[classes] for name, values in fitted.tensors().items()},
-        }
+        columns = (
+            fitted.tensors() if ranks.of == 1 else _joined(ranks.gathered(_records(fitted, own), execution.progress))
+        )
+        tensors = _finite({"classes": torch.tensor(classes), **columns}, header["class_names"], shard is not None)
+        _warn_of(tensors, parts, header["class_names"])
         result = execution.write(Artifact("class-masks", header, tensors, history))
         ranks.written()
     return result
 
 
-def _finite(masks: class_fitting.ClassMasks, classes: Sequence[int], names: Sequence[str], is_shard: bool) -> list[int]:
-    """The classes whose masks are finite; a warning names the others. MaskError if none is left, or a shard would lack one."""
-    finite = [number for number in classes if masks.masks[number].isfinite().all()]
-    lost = [names[number] for number in classes if number not in finite]
+def _finite(columns: Tensors, names: Sequence[str], is_shard: bool) -> Tensors:
+    """The rows whose masks are finite; a warning names the others. MaskError if none is left, or a shard would lack one."""
+    finite = columns["masks"].flatten(1).isfinite().all(dim=1)
+    lost = [names[number] for number in columns["classes"][~finite].tolist()]
     if not lost:
-        return finite
+        return columns
     why = f"the loss of {', '.join(lost)} is not finite: does the network take images beyond [0, 1], as filtered ones can be?"
-    if is_shard or not finite:
+    if is_shard or not finite.any():
         raise MaskError(f"{why}{' Fit all classes without --shard, which leaves those out' if is_shard else ''}")
     warn(f"{why} They are left out, and pass the defence unfiltered")
-    return finite
+    return {name: values[finite] for name, values in columns.items()}
 
 
 def _records(masks: class_fitting.ClassMasks, classes: Sequence[int]) -> Iterator[tuple[int, bytes]]:
-    """A record for each class's mask."""
-    for number in classes:
-        yield number, pack({name: values[number] for name, values in masks.tensors().items()})
+    """A record for each of the `classes`' rows."""
+    for row, number in enumerate(classes):
+        yield number, pack({name: values[row] for name, values in masks.tensors().items()})
 
 
-def _gather(masks: class_fitting.ClassMasks, records: Iterable[tuple[int, bytes]]) -> None:
-    """Put the masks of the other processes in their places."""
-    for number, record in records:
-        for name, value in unpack(record).items():
-            getattr(masks, name)[number] = value
+def _joined(records: Iterable[tuple[int, bytes]]) -> Tensors:
+    """The rows of all processes, in the order of their classes."""
+    rows = [unpack(record) for _, record in sorted(records)]
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def _try_slots(part: class_fitting.Part, ready: ReadyModel) -> None:
@@ -217,18 +213,18 @@ def _turned(attack: Artifact, rows: Tensor) -> class_fitting.Part:
     )
 
 
-def _warn_of(
-    masks: class_fitting.ClassMasks, parts: Sequence[class_fitting.Part], classes: Sequence[int], names: Sequence[str]
-) -> None:
-    """classes: those of this file; names: of all classes."""
+def _warn_of(columns: Tensors, parts: Sequence[class_fitting.Part], names: Sequence[str]) -> None:
+    """names: of all classes."""
     owners = [set(part.owners.tolist()) for part in parts]
     missing = [name for number, name in enumerate(names) if not any(number in some for some in owners)]
     if missing:
         warn(f"no image of {', '.join(missing)}: no mask is fitted to {'it' if len(missing) == 1 else 'them'}")
     for some, what in zip(reversed(owners), ("clean", "adversarial"), strict=False):
-        without = [names[number] for number in classes if number not in some]
+        without = [names[number] for number in columns["classes"].tolist() if number not in some]
         if without:
             warn(f"no {what} image for the masks of {', '.join(without)}: fitted to the other images alone")
-    unsettled = int((~masks.converged[classes]).sum())
+    unsettled = int((~columns["converged"]).sum())
     if unsettled:
-        warn(f"{unsettled} of {len(classes)} class masks reached the step limit before converging; kept and flagged")
+        warn(
+            f"{unsettled} of {len(columns['classes'])} class masks reached the step limit before converging; kept and flagged"
+        )

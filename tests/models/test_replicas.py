@@ -194,7 +194,7 @@ def of_fit_masks(network: Classifier) -> list[Tensor]:
 
 
 def of_class_masks(network: Classifier) -> list[Tensor]:
-    return list(fit_class_masks(network, [Part(IMAGES, LABELS, LABELS)], 8, FEW).tensors().values())
+    return list(fit_class_masks(network, [Part(IMAGES, LABELS, LABELS)], range(8), FEW).tensors().values())
 
 
 def of_heatmap(network: Classifier) -> list[Tensor]:

@@ -14,7 +14,6 @@ from torch import nn
 import fmtool
 from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
 from fmtool.errors import FmtoolWarning, MaskError
-from fmtool.masks.class_fitting import ClassMasks
 from fmtool.stages import class_masks as stage
 
 
@@ -62,12 +61,14 @@ def test_masks_that_are_not_finite_are_left_out_by_name() -> None:
     """The rest of the file would be refused with them."""
     masks = torch.ones(3, 1, 4, 3)
     masks[1, 0, 0, 0] = torch.nan
-    fitted = ClassMasks(masks, torch.ones(3), torch.ones(3), torch.ones(3, dtype=torch.bool), False)
-    assert stage._finite(fitted, [0, 2], ["a", "b", "c"], True) == [0, 2]
+    columns = {"classes": torch.arange(3), "masks": masks}
+    without = {name: values[[0, 2]] for name, values in columns.items()}
+    assert stage._finite(without, ["a", "b", "c"], True) is without
     with pytest.warns(
         FmtoolWarning, match=r"the loss of b is not finite: .* They are left out, and pass the defence unfiltered"
     ):
-        assert stage._finite(fitted, [0, 1, 2], ["a", "b", "c"], False) == [0, 2]
+        left = stage._finite(columns, ["a", "b", "c"], False)
+    assert left["classes"].tolist() == [0, 2] and torch.equal(left["masks"], masks[[0, 2]])
     for classes, is_shard in (([1], False), ([0, 1], True)):
         with pytest.raises(MaskError, match="the loss of b is not finite"):
-            stage._finite(fitted, classes, ["a", "b", "c"], is_shard)
+            stage._finite({name: values[classes] for name, values in columns.items()}, ["a", "b", "c"], is_shard)

@@ -117,7 +117,7 @@ def test_batches_of_a_fit_hold_the_images_and_nothing_else(padded: bool) -> None
         assert all(size == distinct for size, distinct in network.seen)
     network.seen.clear()
     part = Part(images, torch.arange(5), torch.zeros(5, dtype=torch.int64))
-    fit_class_masks(classifier, [part], 1, options)
+    fit_class_masks(classifier, [part], [0], options)
     assert {size for size, _ in network.seen} == ({8} if padded else {5})
     network.seen.clear()
     predict(
