@@ -243,7 +243,8 @@ def _stepper(
 ) -> Callable[[SlotState], None]:
     """A function that takes one Adam step of every active slot, in place.
 
-    Finished slots keep their mask, step count and the results of their last step.
+    Finished slots keep their mask, step count and the results of their last step. A slot whose loss or gradient isn't finite
+    finishes with the mask that it has, as it would lose it in that step and never find another.
     """
     fitted_for = objective(options.objective)
     passes = compiling.input_gradient(classifier, options.precision, device, fitted_for.losses)
@@ -259,12 +260,14 @@ def _stepper(
         slots.preserved.copy_(torch.where(active, slots.keeps_target, slots.preserved))
         gradient = basis.gradient(slope, slots.masks, slots.coefficients)
         gradient.addcmul_(slots.masks.sign(), per_mask(lambda_, gradient))
-        Adam(slots.masks, slots.mean, slots.square, slots.steps).step(basis.symmetrise_(gradient), active)
+        gradient = basis.symmetrise_(gradient)
+        moves = active & losses.isfinite() & gradient.flatten(1).isfinite().all(dim=1)
+        Adam(slots.masks, slots.mean, slots.square, slots.steps).step(gradient, moves)
         if not options.judged:
             # the newest loss is last; the window of a finished slot doesn't change
             slots.losses.copy_(torch.where(active[:, None], _rolled(slots.losses, losses), slots.losses))
             slots.converged.copy_(torch.where(active, settled(slots.losses, options, slots.steps), slots.converged))
-        active.copy_(active & ~slots.converged & (slots.steps <= options.max_steps))
+        active.copy_(moves & ~slots.converged & (slots.steps <= options.max_steps))
 
     return step
 

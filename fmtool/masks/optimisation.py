@@ -78,15 +78,18 @@ class Adam:
         return cls(masks, torch.zeros_like(masks), torch.zeros_like(masks), steps)
 
     def step(self, slope: Tensor, active: Tensor) -> None:
-        """slope (b, c, rows, columns): the full mask's gradient, symmetric. Masks that are not `active` (b) do not change."""
+        """slope (b, c, rows, columns): the full mask's gradient, symmetric. Masks that are not `active` (b) do not change,
+        whatever their slope.
+        """
         self.steps.add_(active)
         steps = self.steps.clamp_min(1).double()
-        rate = LEARNING_RATE / (1 - BETA1**steps) * active
+        rate = LEARNING_RATE / (1 - BETA1**steps)
         correction = (1 - BETA2**steps).sqrt()
         self.mean.lerp_(slope, 1 - BETA1)
         self.square.mul_(BETA2).addcmul_(slope, slope, value=1 - BETA2)
         divisor = self.square.sqrt().div_(per_mask(correction, slope)).add_(EPSILON)
-        self.masks.sub_(per_mask(rate, slope) * self.mean / divisor).clamp_(0, 1)
+        moved = (self.masks - per_mask(rate, slope) * self.mean / divisor).clamp_(0, 1)
+        self.masks.copy_(torch.where(active.view(-1, 1, 1, 1), moved, self.masks))
 
     def step_some(self, slope: Tensor, active: Tensor) -> None:
         """As `step`, for masks that continue later: the moments of those that are not `active` do not change either."""

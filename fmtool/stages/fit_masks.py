@@ -134,7 +134,7 @@ def fit_masks(
         history = with_option(history, "--compile", compiled)
         masks, columns = _joined(journal, header, history, known, (shape[0], *transform.shape), execution)
     if ranks.leads:
-        _warn_of(columns)
+        _warn_of(columns, max_steps)
         if 2 * int(columns["preserved"].sum()) < len(columns["preserved"]):
             _warn_of_lambda(columns["preserved"], options, _height(ready, _images(inputs, rows)), place)
     return masks
@@ -387,13 +387,13 @@ def _warn_of_lambda(preserved: Tensor, options: FitOptions, height: float, place
     )
 
 
-def _warn_of(columns: dict[str, Tensor]) -> None:
-    n = len(columns["preserved"])
-    lost = int((~(columns["preserved_stored"] & columns["preserved"])).sum())
-    if "lambda" in columns and lost:
-        warn(f"{lost} of {n} masks lose their class even after lambda was halved {HALVINGS} times; kept and flagged")
-    unsettled = int((~columns["converged"]).sum())
-    if unsettled:
-        warn(f"{unsettled} of {n} masks reached the step limit before converging")
-    if bool(torch.isnan(columns["loss"]).any()):
-        warn("some masks have a loss that is not a number: check the model on these images")
+def _warn_of(columns: dict[str, Tensor], max_steps: int) -> None:
+    lost = ~(columns["preserved_stored"] & columns["preserved"]) & ("lambda" in columns)
+    left, limited = ~columns["converged"], columns["steps"] > max_steps
+    for those, what in (
+        (lost, f"masks lose their class even after lambda was halved {HALVINGS} times; kept and flagged"),
+        (left & limited, "masks reached the step limit before converging"),
+        (left & ~limited, "fits ended early, where the loss or its gradient is not finite"),
+    ):
+        if bool(those.any()):
+            warn(f"{int(those.sum())} of {len(those)} {what}")

@@ -228,3 +228,29 @@ def test_filters_that_leave_no_class_are_wrong() -> None:
         found = sensitivity(asked, IMAGES, labels, range(20), 0.1, filters=True)
     right = found.filtered_right
     assert not right[:, [0, 2], 0].any() and right.any()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_fit_that_meets_no_number_keeps_the_mask_that_it_has(where: str, precision: str) -> None:
+    """Its file stays readable for every other stage. The other images take the steps that they take without it."""
+
+    class Undefined(nn.Module):
+        """Where the mean lies between 0.4 and 0.65, the loss is NaN, or else its gradient is, that of sqrt at 0."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            x = images.flatten(1)
+            mean = x.mean(dim=1, keepdim=True)
+            inside = (mean > 0.4) & (mean < 0.65)
+            lost = torch.nan if where == "loss" else torch.where(inside, mean - mean, mean).sqrt()
+            return x[:, :3] + torch.where(inside, lost, 0)
+
+    images = IMAGES[:4] * 0.2 + torch.tensor([0.1, 0.6, 0.1, 0.6]).view(-1, 1, 1, 1)
+    targets = torch.zeros(4, dtype=torch.int64)
+    options = FitOptions(lambda_=0.5, batch=4, min_steps=40, max_steps=60, tolerance=0, precision=precision)
+    fitted = fit_masks(Classifier(Undefined()).eval(), images, targets, options)
+    alone = fit_masks(Classifier(Undefined()).eval(), images[::2], targets[::2], options)
+    assert fitted.masks.isfinite().all() and fitted.steps.tolist()[::2] == alone.steps.tolist() == [61, 61]
+    assert torch.equal(fitted.masks[::2], alone.masks)
+    assert (fitted.steps[1::2] < 40).all() and not fitted.converged.any()
+    assert (fitted.masks[1::2] < 1).any()
