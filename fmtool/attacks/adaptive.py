@@ -68,7 +68,7 @@ def run(
     the class) in (b); journal: where to resume from; others: whether another process attacks other images.
     """
     clean = predict(two_pass, images, batch, device, journal, "clean", progress, strict=False)
-    unclassified = _count_as_wrong_(clean, labels, len(two_pass.masks))
+    _count_as_wrong_(clean, labels, len(two_pass.masks))
     status = torch.where(clean == labels, OK, WRONG_BEFORE)
     attacked = (status == OK).nonzero().flatten()
     tries = _tries(two_pass, restarts)
@@ -107,21 +107,19 @@ def run(
         state = {"left": left, **{name: torch.tensor(count) for name, count in counts.items()}}
         journal.finish(TRIES, state)
     predictions = predict(two_pass, adversarial, batch, device, journal, "adversarial", progress, strict=False)
-    predictions[unclassified] = clean[unclassified]
-    foolbox.take_back_(adversarial, predictions, images, clean)
+    foolbox.take_back_(adversarial, predictions, images, clean, status)
     status[(status == OK) & (predictions == labels)] = FAILED
     result = Attacked(adversarial, clean, predictions, status)
     return Adaptive(result, len(attacked) - withstood, withstood - len(left), flat)
 
 
-def _count_as_wrong_(clean: Tensor, labels: Tensor, classes: int) -> Tensor:
+def _count_as_wrong_(clean: Tensor, labels: Tensor, classes: int) -> None:
     """Put the class after the label, of this many, in place of `NO_CLASS` among the predictions (n) of clean images, as files
-    hold classes only. Gives the rows (m) of these images.
+    hold classes only.
     """
     rows = (clean == NO_CLASS).nonzero().flatten()
     warn_unclassified(len(rows), len(clean), "clean images", "they count as wrong before the attack")
     clean[rows] = (labels[rows] + 1) % classes
-    return rows
 
 
 def _tries(two_pass: TwoPass, restarts: int) -> list[tuple[str, int, nn.Module]]:

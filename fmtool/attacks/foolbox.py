@@ -165,7 +165,7 @@ def run(
         others=others,
     )
     predictions = predict(classifier, adversarial, batch, device, journal, "adversarial", progress, strict=False)
-    take_back_(adversarial, predictions, images, clean)
+    take_back_(adversarial, predictions, images, clean, status)
     status[(status == OK) & (predictions == labels)] = FAILED
     failed = int((status[sorted(unsure)] == FAILED).sum())
     if failed:
@@ -173,8 +173,10 @@ def run(
     return Attacked(adversarial, clean, predictions, status)
 
 
-def take_back_(adversarial: Tensor | Overlay, predictions: Tensor, images: Rows, clean: Tensor) -> None:
+def take_back_(adversarial: Tensor | Overlay, predictions: Tensor, images: Rows, clean: Tensor, status: Tensor) -> None:
     """Put clean images, with their classes (n), in place of adversarial ones of `NO_CLASS`, which then are failed attacks."""
+    before = status == WRONG_BEFORE  # these keep their class even if the network is random
+    predictions[before] = clean[before]
     rows = (predictions == NO_CLASS).nonzero().flatten()
     assert not (clean == NO_CLASS).any()
     if len(rows):

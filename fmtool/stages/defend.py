@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from fmtool.artifacts.format import Artifact, Rows
-from fmtool.artifacts.history import shares_images, stage
+from fmtool.artifacts.history import newest, shares_images, stage
 from fmtool.artifacts.rows import ROWS, check_no_shard, check_range, check_unit, image_names, join
 from fmtool.attacks import registry
+from fmtool.attacks.registry import WRONG_BEFORE
 from fmtool.datasets.rows import take
 from fmtool.errors import ArtifactError, warn
 from fmtool.masks.basis import basis_of
@@ -62,8 +63,11 @@ def defend(
     if not attacked or not class_masks:
         raise ArtifactError("expected at least one attack file and one class-masks file")
     ready = ready_model(model, execution)
-    for file in attacked:
-        check_attack(file, model, ready.spec, execution.allow_other_model, adaptive=True)
+    others = [
+        file
+        for file in attacked
+        if not check_attack(file, model, ready.spec, execution.allow_other_model, adaptive=True)
+    ]
     for file in class_masks:
         check_class_masks(file, model, ready, execution.allow_other_model)
         seen = [str(one) for one in attacked if shares_images(file.history, one.history)]
@@ -75,10 +79,8 @@ def defend(
 
     defenses = {form: defenses_of(ready.network(form)) for form in sorted({was_compiled(file) for file in attacked})}
     places = _places(attacked)
-    rows = _rows(attacked, places, class_masks)
-    columns = ["none"]
-    for file in class_masks:
-        columns.append(_free_name(registry.masks_title(file.header), columns))
+    _warn_of_others(others, attacked, places)
+    rows, columns = _rows(attacked, places, class_masks), _columns(class_masks)
     first, place = attacked[0], places[0]
     labels = first["labels"][place]
     predictions = torch.full((len(rows), len(columns), len(labels)), NO_CELL)
@@ -122,6 +124,17 @@ def _places(attacked: Sequence[Artifact]) -> list[Tensor]:
     return places
 
 
+def _warn_of_others(others: Sequence[Artifact], attacked: Sequence[Artifact], places: Sequence[Tensor]) -> None:
+    """Count the images that the attack on another model left alone. This one may well get them right: they seem to withstand."""
+    for file, place in zip(attacked, places, strict=True):
+        alone = int((file["status"][place] == WRONG_BEFORE).sum())
+        if alone and file in others:
+            warn(
+                f"{file}: {alone} of {len(place)} images were not attacked, as the model that the file was made with gets them "
+                "wrong: their cells count them as they are"
+            )
+
+
 def _rows(attacked: Sequence[Artifact], places: Sequence[Tensor], class_masks: Sequence[Artifact]) -> dict[str, _Row]:
     """Clean images, attacks that ignore the masks, then adaptive ones, with one row for each attack and epsilon."""
     every = range(1 + len(class_masks))
@@ -150,15 +163,28 @@ def _rows(attacked: Sequence[Artifact], places: Sequence[Tensor], class_masks: S
 def _name(file: Artifact, files: Sequence[Artifact]) -> str:
     """The attack's name, with its epsilon if another file of the same attack has a different one; titles for adaptive attacks."""
     name, adaptive = str(file.header["attack"]), bool(file.header.get("defense"))
-    others = {
-        one.header["options"].get("epsilon")
-        for one in files
-        if one.header["attack"] == name and bool(one.header.get("defense")) == adaptive
-    }
+    others = {one.header["options"].get("epsilon") for one in files if one.header["attack"] == name}
     epsilon = file.header["options"].get("epsilon")
     if len(others) > 1 and epsilon is not None:
         return f"{registry.title(name)} epsilon {float(epsilon):.3g}"
     return registry.title(name) if adaptive else name
+
+
+def _columns(class_masks: Sequence[Artifact]) -> list[str]:
+    """Their names, no mask first. Masks of one title have the attack's epsilon and lambda behind it, as far as these differ."""
+    titles, columns = [registry.masks_title(file.header) for file in class_masks], ["none"]
+    known = [_origin(file) for file in class_masks]
+    for title, own in zip(titles, known, strict=True):
+        alike = [origin for origin, other in zip(known, titles, strict=True) if other == title]
+        differing = [what for what in own if len({origin[what] for origin in alike}) > 1 and own[what] is not None]
+        columns.append(_free_name(", ".join([title, *(f"{what} {own[what]:.3g}" for what in differing)]), columns))
+    return columns
+
+
+def _origin(class_masks: Artifact) -> dict[str, float | None]:
+    """The epsilon of the attack that robust masks are fitted to, if it has one, and lambda."""
+    attack = newest(class_masks.history, "attack") if class_masks.header["robust"] else None
+    return {"epsilon": attack and attack["options"].get("--epsilon"), "lambda": class_masks.header["lambda"]}
 
 
 def _columns_of(file: Artifact, class_masks: Sequence[Artifact]) -> list[int]:

@@ -112,7 +112,7 @@ def _judged(model: Artifact, data: Data, given: _File, *, name: str, execution: 
     matched[before] = images[before]
     options: dict[str, Any] = {"name": "adversarial", "progress": progress, "strict": False}
     predictions = predict(ready.classifier, matched, ready.batch, ready.device, **options)
-    take_back_(matched, predictions, images, clean)
+    take_back_(matched, predictions, images, clean, status)
     status[(status == OK) & (predictions == data.labels)] = FAILED
     recorded = {"--name": name, **ready.recorded()}
     entry = {"option": "--adversarial", "name": Path(given.path).name, "split": "", "digest": given.digest}

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import fmtool
 from fmtool.attacks import foolbox as attacks
+from fmtool.attacks.registry import WRONG_BEFORE
 from fmtool.errors import AttackError, FmtoolWarning
 from fmtool.runtime.journal import Tensors
 
@@ -41,6 +42,23 @@ class Pixel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.cat([1 + images, images], dim=1)[..., 0, 0]
+
+
+class Random(nn.Module):
+    """A class that no image decides."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.rand(len(images), 3) + 0 * images.flatten(1).sum(dim=1, keepdim=True)
+
+
+def test_an_image_that_is_not_attacked_keeps_its_class_whatever_a_random_network_says() -> None:
+    """Else it would count as one that withstood."""
+    torch.manual_seed(0)
+    images, labels = torch.rand(64, 1, 2, 2), torch.arange(64) % 3
+    found = attack(Random().eval(), images, labels, "pgd", epsilon=0.1, steps=1)
+    before = found.status == WRONG_BEFORE
+    assert 20 < before.sum() < 60
+    assert torch.equal(found.adversarial_predictions[before], found.clean_predictions[before])
 
 
 def test_ctrl_c_does_not_wait_for_the_end_of_a_batch() -> None:

@@ -17,6 +17,7 @@ from fmtool.artifacts.format import Artifact
 from fmtool.attacks.registry import WRONG_BEFORE
 from fmtool.errors import ArtifactError, FmtoolWarning
 from fmtool.models.classifier import predict
+from fmtool.stages import defend as stage
 from fmtool.stages.defend import UNCLASSIFIED
 from fmtool.stages.prepare import ready_model
 
@@ -213,3 +214,40 @@ def test_rows_of_other_attacks_of_one_title_are_told_apart(files: Path) -> None:
     strengths = [called("pgd", epsilon=0.1), called("pgd", epsilon=0.3), called("pgd")]
     found = fmtool.defend(model, [attack, called("FMN"), *strengths], [plain])
     assert found.header["rows"] == ["clean", "fmn", "FMN 2", "PGD epsilon 0.1", "PGD epsilon 0.3", "pgd"]
+
+
+def test_strengths_are_told_apart_whether_attacks_are_adaptive_or_not(files: Path) -> None:
+    attack = load(files, "fmn")
+
+    def called(epsilon: float, **more: Any) -> fmtool.Artifact:
+        return dataclasses.replace(
+            attack, header={**attack.header, "attack": "pgd", "options": {"epsilon": epsilon}, **more}
+        )
+
+    strong, weak = called(0.3), called(0.02, defense={"digest": ""})
+    assert [stage._name(one, [strong, weak]) for one in (strong, weak)] == ["PGD epsilon 0.3", "PGD epsilon 0.02"]
+    assert stage._name(strong, [strong, called(0.3, defense={"digest": ""})]) == "pgd"
+
+
+def test_columns_of_one_title_say_what_differs(files: Path) -> None:
+    robust, plain = load(files, "robust"), load(files, "plain")
+
+    def made(lambda_: float, epsilon: float) -> fmtool.Artifact:
+        attack = {"command": "attack", "options": {"--epsilon": epsilon}, "inputs": []}
+        return dataclasses.replace(robust, header={**robust.header, "lambda": lambda_}, history=[attack])
+
+    for files_given, columns in (
+        ([robust, plain], ["robust FMN", "plain"]),
+        ([made(0.1, 0.2), made(0.01, 0.2)], ["robust FMN, lambda 0.1", "robust FMN, lambda 0.01"]),
+        ([made(0.1, 0.2), made(0.1, 0.3)], ["robust FMN, epsilon 0.2", "robust FMN, epsilon 0.3"]),
+        ([robust, robust], ["robust FMN", "robust FMN 2"]),
+    ):
+        assert stage._columns(files_given) == ["none", *columns]
+
+
+def test_images_that_an_attack_on_another_model_left_alone_are_counted(files: Path) -> None:
+    model, attack, plain = (load(files, name) for name in ("model", "fmn", "plain"))
+    other = changed(model, **{"linear.bias": model["linear.bias"] + 1})
+    alone, n = int((attack["status"] == WRONG_BEFORE).sum()), len(attack["status"])
+    with pytest.warns(FmtoolWarning, match=f": {alone} of {n} images were not attacked, as the model that"):
+        fmtool.defend(other, [attack], [plain], execution=fmtool.Execution(allow_other_model=True))
