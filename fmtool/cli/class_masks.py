@@ -74,7 +74,7 @@ def class_masks(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Fit one frequency mask per class to all of its training images (section 4.7), or a robust one (section 4.8).
+    """Fit one frequency mask per class to all of its correctly classified images (section 4.7), or a robust one (section 4.8).
 
     --data uses the training split by default. The adversarial images of failed attacks are left out. Masks that do not converge
     are kept and flagged. Under torchrun the processes share the classes, and the first one writes the file.

@@ -19,16 +19,21 @@ if TYPE_CHECKING:
 
 @contextmanager
 def working(output: str | None, *, quiet: bool, debug: bool) -> Iterator[Bar]:
-    """Check the target first, then give a progress bar; warnings, and what networks print, become lines on standard error."""
+    """Check the target first, then give a progress bar; warnings, each once, and what networks print, become lines on standard
+    error.
+    """
     try:
         from fmtool.cli.progress import Bar
 
         check_target(output)
         with warnings.catch_warnings(), Bar(quiet) as bar, results_only():
             warnings.simplefilter("ignore" if quiet else "always", FmtoolWarning)
-            show = warnings.showwarning
+            show, told = warnings.showwarning, set[str]()
 
             def line(message: Warning | str, category: type[Warning], *rest: object, **more: object) -> None:
+                if str(message) in told:
+                    return
+                told.add(str(message))
                 if issubclass(category, FmtoolWarning):
                     bar.console.print(f"fmtool: warning: {message}", markup=False, highlight=False, soft_wrap=True)
                 else:

@@ -176,9 +176,17 @@ def share(successes: Tensor) -> Interval:
 def difference(a: Tensor, b: Tensor) -> Interval:
     """The mean of the paired differences a - b (n) of values in [0, 1], with the normal approximation's interval over the pairs,
     which is cut off at -1 and 1.
+
+    Where all differences are equal, that would be a point. There it is Newcombe's interval of independent shares (1998,
+    method 10), from Wilson's of both: for pairs that agree too wide rather than too narrow.
     """
     paired = a.double() - b.double()
     mean = float(paired.mean()) if len(paired) else math.nan
+    if len(paired) > 1 and float(paired.std()) < TIE:
+        of_a, of_b = share(a), share(b)
+        below = math.hypot(of_a.value - of_a.low, of_b.high - of_b.value)
+        above = math.hypot(of_a.high - of_a.value, of_b.value - of_b.low)
+        return Interval(mean, max(mean - below, -1.0), min(mean + above, 1.0))
     half = radial.Z95 * float(paired.std()) / math.sqrt(len(paired)) if len(paired) > 1 else math.nan
     return Interval(mean, max(mean - half, -1.0), min(mean + half, 1.0))
 
@@ -216,7 +224,8 @@ class Control:
 @dataclass(frozen=True)
 class MaskCheck:
     """The result of `check_masks`. about: "essential", "adversarial" or "class"; the first control is no filter, the second the
-    fitted masks. kept_entries: their median over the masks, of `entries` of the full mask.
+    fitted masks. kept_entries: their median over the masks, of `entries` of the full mask. suffix: basis, layer and objective
+    that are not the paper's (`masks.registry.mask_suffix`).
     """
 
     about: str
@@ -227,3 +236,4 @@ class MaskCheck:
     kept_entries: float
     entries: int
     controls: list[Control]
+    suffix: str = ""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fmtool.artifacts import output
 from fmtool.artifacts.format import Artifact
-from fmtool.errors import ArtifactError, FmtoolError, unknown
+from fmtool.errors import ArtifactError, FmtoolError, unknown, warn
 from fmtool.plotting.registry import FIGURES, Files
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ def draw(files: Files, count: int, figure: str | None = None, like: Files = ()) 
             rows = file.rows(tensor)
             for start in range(0, len(rows), ROWS):
                 check_unit(rows[start : start + ROWS], f"{file}: {tensor}")
+        lost = int((~file["preserved"]).sum()) if file.kind == "masks" and not kind.images else 0
+        if lost:
+            warn(f"{file}: {lost} of {len(file['preserved'])} masks lose their class, and count as all others do")
     module, _, function = kind.function.partition(":")
     draw_figure: Callable[..., Figure] = getattr(importlib.import_module(f"fmtool.plotting.{module}"), function)
     files, like = [_plain(file) for file in files], [_plain(file) for file in like]

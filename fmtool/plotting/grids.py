@@ -53,6 +53,8 @@ def filtered_images(files: Sequence[Artifact], count: int, like: Sequence[Artifa
         (attack_name(attack.header).replace(" on ", "\non "), attack.rows("adversarial")[places[0]]),
     ]
     for file, rows in zip(masks, places[1:], strict=True):
+        if file.input_digest("model") != attack.input_digest("model"):
+            raise ArtifactError(f"{file} and {attack} were made with different models")
         if not fitted_to(file, attack):
             raise ArtifactError(
                 f"{file}: masks of {title(str(file.header['attack']))}'s images, which {attack} doesn't hold"
@@ -73,6 +75,8 @@ def filtered_images(files: Sequence[Artifact], count: int, like: Sequence[Artifa
 
 def fitted_to(masks: Artifact, attack: Artifact) -> bool:
     """Whether masks can be of an attack's images: adversarial masks of the same attack, and, if adaptive, of this very file."""
+    if masks.input_digest("model") != attack.input_digest("model"):
+        return False
     if masks.header["for"] == "essential":
         return True
     inputs = [entry["digest"] for stage in masks.history for entry in stage["inputs"]]

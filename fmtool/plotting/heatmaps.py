@@ -147,7 +147,7 @@ def _draw_bands(axes: Axes, file: Artifact, colour: str) -> None:
     bands, n = band_means(file.header, arrays(file)), len(file["clean_wrong"])
     axes.plot(bands.radii, 100 * bands.error.mean, color=colour, label=f"noise of one frequency, n = {n}")
     if n > 1:
-        low, high = (100 * bands.error.low).clip(0), (100 * bands.error.high).clip(None, 100)
+        low, high = 100 * bands.error.low, 100 * bands.error.high
         axes.fill_between(bands.radii, low, high, color=colour, alpha=0.2, linewidth=0)
     clean = 100 * float(file["clean_wrong"].double().mean()) if n else math.nan
     axes.axhline(clean, color=GREY, linestyle=":", linewidth=1, label="clean images")

@@ -21,7 +21,7 @@ from fmtool.errors import ArtifactError, MaskError, warn
 from fmtool.masks import controls
 from fmtool.masks.basis import Array, Basis, basis_of
 from fmtool.masks.controls import Control, MaskCheck
-from fmtool.masks.registry import layer_of
+from fmtool.masks.registry import layer_of, mask_suffix
 from fmtool.models.classifier import NO_CLASS, predict, warn_unclassified
 from fmtool.stages.device_faults import halving
 from fmtool.stages.inputs import check_attack, check_masks_shape, check_same_model, was_compiled
@@ -190,6 +190,7 @@ def check_masks(
         kept_entries=float(np.median(kept_entries[np.unique(rows.owners.numpy())])),
         entries=place.shape[0] * basis.entries,
         controls=[_control(name, ends[fitted][plan.rows], ends[name], fitted, seed) for name, plan in planned.items()],
+        suffix=mask_suffix(masks.header),
     )
 
 

@@ -194,6 +194,8 @@ def _parts(
     else:
         right, images, labels = source["status"] != WRONG_BEFORE, source.rows("images"), source["labels"]
     rows = right.nonzero().flatten()
+    if 0 < len(rows) < len(right):
+        warn(f"{len(right) - len(rows)} of {len(right)} images are left out: the model gets them wrong")
     rows = rows[spread(labels[rows], limit)]
     parts = [class_fitting.Part(as_float(take(images, rows)), labels[rows], labels[rows])]
     if robust and isinstance(source, Artifact):
@@ -208,6 +210,8 @@ def _parts(
 def _turned(attack: Artifact, rows: Tensor) -> class_fitting.Part:
     """The adversarial images among `rows`, which the mask of their predicted class is to turn back to their true labels."""
     turned = rows[attack["status"][rows] == OK]
+    if 0 < len(turned) < len(rows):
+        warn(f"{len(rows) - len(turned)} of {len(rows)} attacks failed: of these images only the clean ones are used")
     return class_fitting.Part(
         take(attack.rows("adversarial"), turned), attack["labels"][turned], attack["adversarial_predictions"][turned]
     )

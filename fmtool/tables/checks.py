@@ -38,17 +38,18 @@ def check_table(check: MaskCheck) -> Table:
         per_cent = [None if value is None else 100 * value for value in (*shares, *differences)]
         rows.append([one.name, one.n, *per_cent, one.p])
     attack = f", {title(check.attack)}" if check.attack else ""
-    return Table(f"Checked masks ({check.about}{attack})", columns, rows, _notes(check))
+    return Table(f"Checked masks ({check.about}{attack}{check.suffix})", columns, rows, _notes(check))
 
 
 def _notes(check: MaskCheck) -> list[str]:
     notes = [
         f"{WHAT[check.about]} The masks keep a median of {check.kept_entries:g} of {check.entries} entries.",
-        "Controls put the same values on as many other entries of the full spectrum, symmetrically; the mask of another "
+        "Controls put the same values on as many other entries of the full mask, equal ones together; the mask of another "
         f"class is used unchanged; random places: mean of {check.draws} draws.",
         "Into that class: how often the other mask turns images into its class, of those neither of that class nor taken for it. "
         "Where that is as often as masks keep theirs, they create their class rather than find it.",
-        "low, high: 95 % intervals over images, Wilson's for shares, normal for paired differences in percentage points.",
+        "low, high: 95 % intervals over images, Wilson's for shares, normal for paired differences in percentage points, or "
+        "Newcombe's where all differences are equal.",
         f"p: one-sided, that masks keep their class more often than the control; {check.flips} sign flips over images, floor "
         f"{1 / (1 + check.flips):.3g}.",
     ]

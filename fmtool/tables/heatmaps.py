@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fmtool.errors import ArtifactError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from fmtool.masks.radial import Estimate
 
 WORST = 5  # frequencies that are named
+AGREE = 1e-9  # intervals of shares below this width are points that differ by rounding only
 
 
 def heatmap_tables(header: Header, arrays: Arrays) -> list[Table]:
@@ -96,10 +98,10 @@ def bands_table(header: Header, arrays: Arrays) -> Table:
         ends = (radius - half, radius + half) if radius else (0.0, 0.0)
         if len(rows) == 1:  # the band after zero also holds the lower frequencies that elongated images have
             ends = (min(half, lowest), ends[1])
-        rows.append([*ends, count, 100 * error[0], _per_cent(max(error[1], 0.0), min(error[2], 1.0)), loss[0]])
+        rows.append([*ends, count, 100 * error[0], _per_cent(*error[1:]), loss[0]])
     note = (
         "bands of radial frequency in cycles per pixel, the zero frequency alone; frequencies: of the full spectrum; 95 %: mean "
-        "+- 1.96 s / sqrt(n) over the images, within 0 and 100."
+        "+- 1.96 s / sqrt(n) over the images, within 0 and 100; where all images agree, Wilson's interval."
     )
     known, n = bands.loss.n, bands.error.n
     if known < n:
@@ -171,7 +173,18 @@ def band_means(header: Header, arrays: Arrays) -> Bands:
                 blocks.append(values.reshape(len(values), -1) @ table / sums)
         return radial.estimate(np.concatenate(blocks))
 
-    return Bands((np.arange(len(sums)) / min(h, w)).tolist(), sums.astype(int).tolist(), of("wrong"), of("loss"))
+    errors = _shares(of("wrong"))
+    return Bands((np.arange(len(sums)) / min(h, w)).tolist(), sums.astype(int).tolist(), errors, of("loss"))
+
+
+def _shares(estimate: Estimate) -> Estimate:
+    """With intervals within [0, 1], and Wilson's where all images agree: s is 0 there, which proves nothing."""
+    from fmtool.masks.radial import share_interval
+
+    low, high = estimate.low.clip(0, None), estimate.high.clip(None, 1)
+    for band in ((high - low) < AGREE).nonzero()[0].tolist():
+        low[band], high[band] = share_interval(float(estimate.mean[band]), estimate.n)
+    return replace(estimate, low=low, high=high)
 
 
 def _columns(found: Estimate) -> list[tuple[float, float, float]]:

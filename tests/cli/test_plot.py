@@ -8,6 +8,7 @@ import pytest
 from conftest import Run
 from PIL import Image
 
+import fmtool
 from fmtool.plotting.registry import FIGURES
 
 
@@ -37,7 +38,11 @@ def test_any_kind_is_drawn_without_naming_a_figure(line: str, files: Path, tmp_p
 @pytest.mark.slow
 def test_figure_and_same_images_as(files: Path, tmp_path: Path, run: Run) -> None:
     essential, adversarial = files / "essential.safetensors", files / "adversarial.safetensors"
-    assert run("plot", essential, "--figure", "mean-mask", "-o", tmp_path / "mean.png").code == 0
+    found = run("plot", essential, "--figure", "mean-mask", "-o", tmp_path / "mean.png")
+    assert found.code == 0
+    preserved = fmtool.read(essential)["preserved"]
+    lost = int((~preserved).sum())
+    assert found.err.count(f"{lost} of {len(preserved)} masks lose their class, and count") == (lost > 0)
     like = ["--same-images-as", adversarial, "--same-images-as", files / "fmn.safetensors"]
     assert run("plot", essential, *like, "--count", 2, "-o", tmp_path / "a.png").code == 0
     found = run("plot", essential, "--figure", "mean-mask", *like, "-o", tmp_path / "b.png")

@@ -223,3 +223,12 @@ def test_intervals_of_differences_stay_among_those_that_are_possible() -> None:
     ones = torch.ones(5)
     less = torch.tensor([0.0, 0.0, 0.0, 0.0, 0.5])
     assert difference(ones, less).high == 1.0 and difference(less, ones).low == -1.0
+
+
+def test_differences_that_are_all_equal_have_no_interval_of_zero_width() -> None:
+    """Three images, or 59, of which all masks keep the class and no control does: certain is neither."""
+    few, many = difference(torch.ones(3), torch.zeros(3)), difference(torch.ones(59), torch.zeros(59))
+    assert few.value == few.high == many.value == 1.0
+    assert few.low == pytest.approx(1 - math.sqrt(2) * (1 - share(torch.ones(3)).low)) and few.low < many.low < 0.95
+    none = difference(torch.ones(59), torch.ones(59))
+    assert none.value == 0 and none.low == -none.high == share(torch.ones(59)).low - 1

@@ -112,6 +112,13 @@ def test_same_images_goes_with_single_images(load: Load) -> None:
         draw([load("essential")], 8, like=[load("model")])
 
 
+def test_masks_of_another_model_are_refused(load: Load) -> None:
+    attack = load("fmn")
+    history = [{**made, "inputs": [{**one, "digest": "other"} for one in made["inputs"]]} for made in attack.history]
+    with pytest.raises(ArtifactError, match=r"were made with different models$"):
+        draw([replace(attack, history=history), load("essential")], 2)
+
+
 def test_masks_of_another_attacks_images_are_refused(load: Load) -> None:
     masks = load("adversarial")
     other = replace(masks, header={**masks.header, "attack": "pgd"})

@@ -32,7 +32,13 @@ def test_robust_class_masks_use_what_was_turned_to_the_class(files: Path, monkey
     attack = load(files, "fmn")
     status = attack["status"].clone()
     status[:6] = torch.tensor([WRONG_BEFORE, FAILED, OK, FAILED, OK, WRONG_BEFORE])
-    fmtool.class_masks(load(files, "model"), changed(attack, status=status), robust=True, min_steps=5, max_steps=6)
+    with pytest.warns(FmtoolWarning) as told:
+        fmtool.class_masks(load(files, "model"), changed(attack, status=status), robust=True, min_steps=5, max_steps=6)
+    n, wrong, failed = len(status), int((status == WRONG_BEFORE).sum()), int((status == FAILED).sum())
+    assert [str(one.message) for one in told][:2] == [
+        f"{wrong} of {n} images are left out: the model gets them wrong",
+        f"{failed} of {n - wrong} attacks failed: of these images only the clean ones are used",
+    ]
     turned, clean = seen
     assert torch.equal(turned.images, attack["adversarial"][status == OK])
     assert torch.equal(turned.targets, attack["labels"][status == OK])

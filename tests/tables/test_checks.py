@@ -29,6 +29,7 @@ def check(**more: Any) -> MaskCheck:
 def test_a_control_is_a_row_in_per_cent() -> None:
     table = check_table(check())
     assert table.title == "Checked masks (essential)"
+    assert check_table(check(suffix=", dct")).title == "Checked masks (essential, dct)"
     assert table.cells() == [
         ["no filter", "40", "75.0", "50.0", "87.5", "-", "-", "-", "-"],
         ["random places", "40", "75.0", "50.0", "87.5", "-12.5", "-25.0", "+6.2", "0.025"],

@@ -10,7 +10,7 @@ import pytest
 from half_spectrum import fourier
 
 from fmtool.errors import ArtifactError
-from fmtool.masks.radial import bins_of, frequencies
+from fmtool.masks.radial import bins_of, frequencies, share_interval
 from fmtool.tables.heatmaps import band_means, bands_table, filters_table, heatmap_table, heatmap_tables, worst_table
 
 # Two images of 4x4 pixels. Rows are the frequencies 0, 1/4, -1/2 and -1/4 down, columns 0, 1/4 and 1/2 across.
@@ -114,3 +114,11 @@ def test_error_rates_of_bands_lie_within_0_and_100() -> None:
     for row in bands_table(header(), arrays()).rows:
         low, high = row[4].values
         assert low >= 0 and high <= 100
+
+
+def test_a_band_in_which_all_images_agree_has_wilsons_interval() -> None:
+    """Both images are wrong, or none is: that leaves the rate open."""
+    bands = band_means(header(), {**arrays(), "wrong": np.zeros_like(WRONG)}).error
+    assert (bands.low == 0).all() and bands.high == pytest.approx(share_interval(0.0, 2)[1])
+    bands = band_means(header(), {**arrays(), "wrong": np.ones_like(WRONG)}).error
+    assert bands.low == pytest.approx(share_interval(1.0, 2)[0]) and bands.high == pytest.approx(1)
