@@ -164,8 +164,9 @@ def _imported(one: Sequence[Stage], two: Sequence[Stage]) -> str:
 
 
 def shares_images(one: Sequence[Stage], two: Sequence[Stage]) -> bool:
-    """Whether the newest attacks or class masks of two histories were made from the same images, or from one split of a source
-    with splits, unless --rows chose two ranges of it. Of attacks that were merged, all count.
+    """Whether the newest attacks or class masks of two histories were made from the same images, or seem to be: from one split of
+    a source, or from two choices among the images of whole sources of one name, unless --rows chose two ranges. Of attacks that
+    were merged, all count.
     """
     return any(_overlap(ours, theirs) for ours in _data_of(one) for theirs in _data_of(two))
 
@@ -189,9 +190,11 @@ def _merged_with(made: Stage, history: Sequence[Stage]) -> list[Stage]:
 def _overlap(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
     if one["digest"] == two["digest"]:
         return True
-    splits = [set(str(entry.get("split") or "whole").split("+")) - {"whole"} for entry in (one, two)]
+    splits = [set(str(entry.get("split") or "whole").split("+")) for entry in (one, two)]
     if one.get("name") != two.get("name") or not splits[0] & splits[1]:
         return False
+    if splits[0] == {"whole"} and _chosen(one) == _chosen(two):
+        return False  # two files of one name, as their digests differ
     ranges = [re.fullmatch(r"(\d+):(\d+)", str(entry.get("rows"))) for entry in (one, two)]
     if splits[0] != splits[1] or not all(ranges):
         return True

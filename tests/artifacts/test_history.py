@@ -189,7 +189,18 @@ def test_ranges_of_rows_share_images_only_if_they_overlap() -> None:
 
     assert not shares_images(part("0:9", "d"), part("9:18", "e"))
     assert shares_images(part("0:9", "d"), part("0:9", "e")) and shares_images(part("0:9", "d"), part("8:18", "e"))
-    assert not shares_images(part("0:9", "d", "whole"), part("0:9", "e", "whole"))
+
+
+def test_choices_among_the_images_of_one_file_may_share_some() -> None:
+    def part(digest: str, **chosen: Any) -> list[dict[str, Any]]:
+        data = {"kind": "data", "name": "my.npz", "split": "whole", "digest": digest, **chosen}
+        return [stage_of("attack", data)]
+
+    assert shares_images(part("d", limit=60), part("e", limit=40)) and shares_images(part("d"), part("e", limit=40))
+    assert shares_images(part("d", rows="0:60"), part("e", rows="20:100"))
+    assert not shares_images(part("d", rows="0:60"), part("e", rows="60:100"))
+    for chosen in ({}, {"limit": 60}, {"rows": "0:9"}):  # files of one name in two folders
+        assert not shares_images(part("d", **chosen), part("e", **chosen))
 
 
 def stage_of(command: str, data: dict[str, Any]) -> dict[str, Any]:

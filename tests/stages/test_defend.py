@@ -199,7 +199,7 @@ def test_masks_fitted_to_the_images_that_they_defend_are_told(files: Path) -> No
     with pytest.warns(FmtoolWarning) as told:
         fmtool.defend(model, [attack], [robust, plain])
     assert [str(one.message) for one in told] == [
-        f"{robust}: fitted to images from the same data as {attack}: it may do worse on unseen ones"
+        f"{robust}: seems to be fitted to images of the same data as {attack}: it may do worse on unseen ones"
     ]
 
 
