@@ -7,7 +7,7 @@ The stages of the command line as functions, each imported on first use:
     essential = fmtool.fit_masks(model, attacked, for_="essential", execution=fmtool.Execution(device="cuda"))
 
 A stage's keywords are the command line's options (`attack_options` for --attack-option, `for_`, `from_`, `lambda_` and `compile_`
-where Python needs another name), and `execution` holds whatever changes no result: device, batch size, output file and so on.
+where Python needs another name), and `execution` holds where and how a stage runs: device, batch size, output file and so on.
 Artifacts are what files hold: `fmtool.write(essential, "essential.safetensors")`, `fmtool.read("essential.safetensors")`.
 """
 

@@ -58,7 +58,7 @@ def train_model(
             "--recipe",
             metavar="NAME",
             autocompletion=one_of(RECIPES),
-            help="paper (A.2: 200 epochs of SGD at 0.1, divided by 10 after 1/2 and 3/4, momentum 0.9, weight decay 1e-4), one-cycle (a short run), head (A.2: 20 epochs of Adam, one cycle up to 0.01). [default: paper; head with --head-only]",
+            help="paper (A.2: 200 epochs of SGD at 0.1, divided by 10 after 1/2 and 3/4, momentum 0.9, weight decay 1e-4), one-cycle (a short run: 15 epochs of SGD, one cycle up to 0.2, momentum 0.9, weight decay 5e-4), head (A.2: 20 epochs of Adam, one cycle up to 0.01). [default: paper; head with --head-only]",
         ),
     ] = None,
     epochs: Annotated[
@@ -76,7 +76,7 @@ def train_model(
             "--augment",
             metavar="NAME",
             autocompletion=one_of(AUGMENTATIONS),
-            help="none, crop (shift by up to 4 pixels) or flip-crop (crop and mirror). [default: none for digits, else flip-crop]",
+            help="none, crop (shift by up to 4 pixels) or flip-crop (crop and mirror). [default: none for digits; crop for other digits, letters and signs such as mnist; else flip-crop]",
         ),
     ] = None,
     limit: options.Limit = None,
