@@ -12,17 +12,13 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 from fmtool.runtime.signals import SIGNALS
 
 SHARED = ("fit-masks", "attack", "class-masks")  # commands that the processes of torchrun share
-WRITING = (
-    errno.EPIPE,
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-)  # on standard output: errors on files are ArtifactErrors by now
+# on standard output: errors on files are ArtifactErrors by now
+WRITING = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def run_command(arguments: Sequence[str]) -> int:
@@ -46,7 +42,7 @@ def run_command(arguments: Sequence[str]) -> int:
         print(f"fmtool: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except OSError as error:
-        if error.errno not in WRITING:
+        if error.errno not in WRITING or (error.errno != errno.EPIPE and _can_write(sys.stdout)):
             raise
         # otherwise Python would complain again when it closes standard output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -54,6 +50,15 @@ def run_command(arguments: Sequence[str]) -> int:
             print(f"fmtool: error: standard output can't be written: {error.strerror}", file=sys.stderr)
         return 1
     return 0
+
+
+def _can_write(stream: TextIO) -> bool:
+    """Whether what a stream still holds can be written: then an error wasn't its own."""
+    try:
+        stream.flush()
+    except OSError:
+        return False
+    return True
 
 
 class _Dropping(io.FileIO):

@@ -64,6 +64,7 @@ def test_output_that_cannot_be_written_is_bad_luck_and_no_bug(
     number: int, said: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is still in a buffer goes nowhere."""
+    monkeypatch.setattr("fmtool.__main__._can_write", lambda _: False)
     before = os.dup(1)
     try:
         raising(OSError(number, os.strerror(number)), monkeypatch)
@@ -74,8 +75,11 @@ def test_output_that_cannot_be_written_is_bad_luck_and_no_bug(
     assert (outcome.code, outcome.err) == (1, said)
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), OSError(errno.EIO, "a bug")])
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("a bug"), OSError(errno.EROFS, "a bug"), OSError(errno.ENOSPC, "a bug")]
+)
 def test_other_errors_are_bugs(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of another file, of which standard output, which can be written, knows nothing."""
     raising(error, monkeypatch)
     with pytest.raises(type(error), match="a bug"):
         run_command(["inspect"])

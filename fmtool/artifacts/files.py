@@ -28,7 +28,7 @@ from fmtool.errors import ArtifactError
 def write(artifact: Artifact, target: str) -> str:
     """Write to a path, replaced only when the new file is whole, or to standard output for "-". Returns the digest."""
     data, digest = serialise(artifact)
-    write_bytes(data, target)
+    write_bytes(data, os.fspath(target))
     return digest
 
 
@@ -96,4 +96,4 @@ def is_pipe(source: str) -> bool:
 
 
 def label(source: str) -> str:
-    return "standard input" if source == STREAM else source
+    return "standard input" if source == STREAM else os.fspath(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import re
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, Any]
 
+MATRIX = "matrix"  # how histories name a matrix that was correlated
 LABELS = "labels"  # integers (n) beside the matrix
 LABEL_COLUMNS = ("label", "labels", "class")  # of a .csv with a header
 ONLY = ""  # the name of a matrix that is alone in its file
@@ -39,6 +41,14 @@ def read_matrix(source: str, data: bytes | None = None) -> tuple[Tensor, Tensor 
     labels = arrays.pop(LABELS, None) if name != LABELS else None
     chosen = _chosen(arrays, file, name)
     return _as_rows(arrays[chosen], source), None if labels is None else _as_tensor(labels, source)
+
+
+def digest_of(values: Tensor) -> str:
+    """The digest by which histories record a matrix, or the labels of its rows."""
+    import torch
+
+    flat = values.flatten().contiguous()
+    return hashlib.sha256(flat.view(torch.uint8).numpy().tobytes() if len(flat) else b"").hexdigest()
 
 
 def given_matrix(values: Any, what: str) -> Tensor:

@@ -21,6 +21,9 @@ from fmtool.errors import ArtifactError
 
 STREAM = "-"  # standard input or output in place of a path
 STDOUT = (STREAM, "/dev/stdout")
+SEPARATORS = (os.sep, os.altsep or os.sep)
+NAME_MAX = 255  # bytes of a file's name, where the file system doesn't say
+BESIDE = 32  # bytes that names of files beside a target are longer: temporary ones, and those to resume from
 LARGE_FILES = "/var/tmp"  # where there is no TMPDIR: unlike /tmp, it is never in memory
 _kept: list[TextIO] = []  # standard output, while `sys.stdout` is standard error
 MOVES_OPEN_FILES = os.name != "nt"  # Windows neither renames nor removes a file that is open
@@ -87,7 +90,7 @@ def sweep(path: Path) -> None:
         for left in path.parent.iterdir():
             if pattern.fullmatch(left.name):
                 # in use by another process, or gone by now
-                with contextlib.suppress(OSError), open(left, "rb") as file:
+                with contextlib.suppress(OSError), open(left, "r+b") as file:  # NFS locks no file that can't be written
                     lock(file)
                     left.unlink()
 
@@ -118,12 +121,25 @@ def check_target(target: str | None) -> None:
     if target is None or target in STDOUT:
         return
     path = Path(os.path.realpath(target))
-    if os.path.isdir(path):
+    if target.endswith(SEPARATORS) or os.path.isdir(path):
         raise ArtifactError(f"{target}: is a folder, expected a file name for --output")
     if not os.path.isdir(path.parent):
         raise ArtifactError(f"{target}: the folder {path.parent.name!r} does not exist")
+    longest = _longest_name(path.parent) - BESIDE
+    if len(os.fsencode(path.name)) > longest:
+        raise ArtifactError(
+            f"{target}: the name is too long: expected at most {longest} bytes, as files beside it have longer ones"
+        )
     # a regular file is replaced by one beside it, so its folder must be writable, not the file
     if not (
         os.access(path.parent, os.W_OK | os.X_OK) if path.is_file() or not path.exists() else os.access(target, os.W_OK)
     ):
         raise ArtifactError(f"{target}: can't be written: Permission denied")
+
+
+def _longest_name(folder: Path) -> int:
+    """Bytes that a file's name may have in this folder."""
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # Windows has no pathconf
+        return NAME_MAX

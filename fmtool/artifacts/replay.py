@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from fmtool.artifacts.history import (
     shard_text,
 )
 from fmtool.artifacts.output import STREAM
+from fmtool.errors import printable
 
 
 def file_name(kind: str, digest: str) -> str:
@@ -53,7 +55,7 @@ def commands(history: Sequence[Stage], kind: str, digest: str, header: Mapping[s
         else:
             shard = ["--shard", shards[output]] if shards[output] else []
             words = [*_words(stage), *shard, *_permission(stage, made_by), "-o", file_name(kinds[output], output)]
-            lines.append(shlex.join(words))
+            lines.append(" ".join(map(_quoted, words)))
     return lines
 
 
@@ -151,5 +153,16 @@ def _versions(stage: Stage) -> str:
 
 
 def _comment(text: str) -> str:
-    """One line: a name may hold line breaks."""
-    return "# " + " ".join(text.split())
+    """One line: a name may hold line breaks, and escape codes."""
+    return "# " + printable(" ".join(text.split()))
+
+
+def _quoted(word: str) -> str:
+    """A word for the shell; one that isn't printable as bash, zsh and ksh take it, so that no terminal obeys it."""
+    if word.isprintable():
+        return shlex.quote(word)
+    codes = (
+        one if one.isprintable() and one not in "\\'" else "".join(f"\\{byte:03o}" for byte in os.fsencode(one))
+        for one in word
+    )
+    return f"$'{''.join(codes)}'"

@@ -391,8 +391,8 @@ def write_at(file: Handle, data: bytes | memoryview, start: int) -> None:
 
 
 def read_any(source: str) -> Artifact:
-    """As `read`, for files of any kind: a model, whose dtypes may not be readable by rows, is read whole."""
+    """As `read`, for files of any kind. Read whole: models, whose dtypes may not be readable by rows, and standard input."""
     try:
-        return read(source)
+        return files.read(source) if source == STREAM else read(source)
     except KeyError:
         return files.read(source, "model")

@@ -37,7 +37,7 @@ def correlate(
         str,
         typer.Argument(
             metavar="A",
-            help="Mask file, or a file with a matrix (n, d): .safetensors, .npy, .npz, .pt or .csv (FILE:NAME picks one of several); - reads standard input.",
+            help="Mask file, or a file with a matrix (n, d): .safetensors, .npy, .npz, .pt or .csv (FILE:NAME picks one of several); - reads a safetensors file from standard input.",
         ),
     ],
     b: Annotated[
@@ -154,11 +154,12 @@ def correlate(
             seed=seed,
             execution=fmtool.Execution(device=device, output=output, restart=restart, progress=bar),
         )
-        if plot is not None:
-            from fmtool.plotting import figure
-
-            figure.save(figure.draw([correlation], PICTURE_COUNT), plot)
     show(correlation_tables(correlation.header), form, to_stderr=output in STDOUT)
+    if plot is not None:  # last, as a picture that can't be written would take the table with it
+        from fmtool.plotting import figure
+
+        with working(None, quiet=quiet, debug=debug):
+            figure.save(figure.draw([correlation], PICTURE_COUNT), plot)
 
 
 def check_plot(plot: str | None, output: str | None, several: bool) -> None:

@@ -35,7 +35,9 @@ def working(output: str | None, *, quiet: bool, debug: bool) -> Iterator[Bar]:
                     return
                 told.add(str(message))
                 if issubclass(category, FmtoolWarning):
-                    bar.console.print(f"fmtool: warning: {message}", markup=False, highlight=False, soft_wrap=True)
+                    bar.console.print(
+                        f"fmtool: warning: {message}", markup=False, highlight=False, emoji=False, soft_wrap=True
+                    )
                 else:
                     show(message, category, *rest, **more)  # type: ignore[arg-type]
 

@@ -61,7 +61,7 @@ def _print(table: Table, stream: TextIO) -> None:
     console.width = max(_width(console, shown), console.width)
     console.print(shown)
     for note in table.notes:
-        console.print(printable(note), markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(note), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def _rich_table(table: Table, *, fold: bool) -> RichTable:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOOK_EVERY = 0.1  # seconds between polls of the other ranks: a wait inside the library can't be interrupted
+FAREWELL = 10.0  # seconds at most that rank 0 waits at its end for the others to end too
 LONGEST = timedelta(days=30)  # that one rank waits for another, as some finish days before the last
 FAILED = "failed"  # the key of a rank that ended with an error
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
@@ -63,16 +64,29 @@ class Ranks:
 
     def check_form(self, compiled: bool) -> None:
         """ProcessError on a rank whose network runs compiled, or doesn't, unlike that of rank 0: one form is recorded."""
+        here, there = ("compiled", "uncompiled") if compiled else ("uncompiled", "compiled")
+        self._check_same(
+            "form",
+            str(compiled),
+            f"the network runs {here} in process {self.rank} but {there} in process 0: pass --no-compile, or fix the compiler",
+        )
+
+    def check_work(self, key: str) -> None:
+        """ProcessError on a rank whose key of inputs, options and versions isn't that of rank 0, which records its own."""
+        self._check_same(
+            "work",
+            key,
+            f"process {self.rank} has other inputs, options or versions than process 0: is a copy of a file out of date?",
+        )
+
+    def _check_same(self, name: str, value: str, otherwise: str) -> None:
         if self.of == 1:
             return
         if self.leads:
-            self.store.set("form", str(compiled))
-        self._wait_for("form")
-        if self.store.get("form").decode() != str(compiled):
-            here, there = ("compiled", "uncompiled") if compiled else ("uncompiled", "compiled")
-            raise ProcessError(
-                f"the network runs {here} in process {self.rank} but {there} in process 0: pass --no-compile, or fix the compiler"
-            )
+            self.store.set(name, value)
+        self._wait_for(name)
+        if self.store.get(name).decode() != value:
+            raise ProcessError(otherwise)
 
     def gathered(
         self, own: Iterable[tuple[int, bytes]], progress: Progress | None = None
@@ -95,11 +109,16 @@ class Ranks:
         with _peer(0):
             _send(own)
         self._wait_for("written")
+        self.store.set(f"left {self.rank}", "")
 
     def written(self) -> None:
-        """On rank 0: tell the others that the result is written."""
+        """On rank 0: tell the others that the result is written, and wait until they know: this process may hold the store."""
         if self.of > 1:
             self.store.set("written", "")
+            deadline = time.monotonic() + FAREWELL
+            others = [f"left {rank}" for rank in range(1, self.of)]
+            while time.monotonic() < deadline and not all(map(self._knows, others)):
+                time.sleep(LOOK_EVERY)
 
     def _wait_for(self, key: str, progress: Progress | None = None, done: int = 0) -> None:
         while not self._knows(key):

@@ -256,9 +256,9 @@ def _sweep_ranks(target: Path, processes: int) -> None:
     """Remove resume files left by a different number of processes, and say so; those in use stay."""
     name, counts = re.escape(target.name + SUFFIX), set()
     for path in target.parent.glob(f".{glob.escape(target.name + SUFFIX)}.*"):
-        match = re.fullmatch(rf"\.{name}\.\d+-of-(\d+)(-journal)?", path.name)
-        if match and int(match[1]) != processes and not in_use(path.with_name(path.name.removesuffix("-journal"))):
-            counts.add(int(match[1]))
+        match = re.fullmatch(rf"(\.{name}\.\d+-of-(\d+))(-journal|\.lock)?", path.name)
+        if match and int(match[2]) != processes and not in_use(path.with_name(match[1])):
+            counts |= {int(match[2])} if match[3] != ".lock" else set()
             path.unlink(missing_ok=True)
     for count in sorted(counts):
         text = f"{target}: what {count} processes have saved is of no use to {processes} and is removed"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import stage
-from fmtool.artifacts.matrices import given_matrix
+from fmtool.artifacts.matrices import MATRIX, digest_of, given_matrix
 from fmtool.artifacts.rows import ROWS_OF_FILE, check_no_shard, check_range, check_unit, join
 from fmtool.correlation import engine
 from fmtool.correlation.engine import chosen
@@ -100,7 +99,7 @@ def correlate(
         "--device": device.type,
     }
     history = stage("correlate", options, seed, [_input(side) for side in (a, b)])
-    work = {"history": history, "sides": rows.sides, "labels": None if rows.labels is None else _digest(rows.labels)}
+    work = {"history": history, "sides": rows.sides, "labels": None if rows.labels is None else digest_of(rows.labels)}
     left_out: dict[str, str] = {}
 
     def leave_out(name: str, reason: str) -> None:
@@ -388,9 +387,4 @@ def _side(side: Artifact | Tensor) -> dict[str, Any]:
 def _input(side: Artifact | Tensor) -> Artifact | dict[str, str]:
     if isinstance(side, Artifact):
         return side
-    return {"name": "matrix", "split": "", "digest": _digest(side)}
-
-
-def _digest(values: Tensor) -> str:
-    flat = values.flatten().contiguous()
-    return hashlib.sha256(flat.view(torch.uint8).numpy().tobytes() if len(flat) else b"").hexdigest()
+    return {"name": MATRIX, "split": "", "digest": digest_of(side)}

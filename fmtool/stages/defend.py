@@ -72,7 +72,9 @@ def defend(
         check_class_masks(file, model, ready, execution.allow_other_model)
         seen = [str(one) for one in attacked if shares_images(file.history, one.history)]
         if seen:
-            warn(f"{file}: seems to be fitted to images of the same data as {', '.join(seen)}: it may do worse on unseen ones")
+            warn(
+                f"{file}: seems to be fitted to images of the same data as {', '.join(seen)}: it may do worse on unseen ones"
+            )
 
     def defenses_of(network: nn.Module) -> list[nn.Module]:
         return [network, *(two_pass(file, ready, network) for file in class_masks)]

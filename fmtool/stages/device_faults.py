@@ -99,10 +99,12 @@ def halving(stage: Stage, size: BatchSize = batch_size) -> Stage:
 @contextmanager
 def resuming(execution: Execution, work: Mapping[str, Any], *, holds_rows: bool = False) -> Iterator[Journal]:
     """The journal of this execution, see `resume_file.resuming`; it records a batch size that was halved for lack of memory."""
-    ranks = execution.ranks
+    ranks, work = execution.ranks, {**work, "revision": REVISION}
+    # not a factory's logits, which other processors round differently
+    ranks.check_work(resume_file.key_of({name: value for name, value in work.items() if name != "network"}))
     with resume_file.resuming(
         execution.output,
-        {**work, "revision": REVISION},
+        work,
         restart=execution.restart,
         rank=(ranks.rank, ranks.of),
         holds_rows=holds_rows,

@@ -5,6 +5,7 @@ Stages, the command line and `--help` take the defaults from here.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -78,6 +79,10 @@ class Execution:
     restart: bool = False
     ranks: Ranks = ALONE
     progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        if self.output is not None:
+            object.__setattr__(self, "output", os.fspath(self.output))
 
     def write(self, result: Artifact) -> Artifact:
         """Write the result of a stage to `output`, if there is one, and give it back."""

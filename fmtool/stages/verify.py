@@ -13,6 +13,7 @@ from fmtool.artifacts import history
 from fmtool.artifacts.descriptions import describe
 from fmtool.artifacts.files import label, looks_like_artifact, read_bytes
 from fmtool.artifacts.format import check_layout, header_end
+from fmtool.artifacts.matrices import MATRIX, digest_of, read_matrix
 from fmtool.artifacts.output import STREAM
 from fmtool.artifacts.progress import Progress
 from fmtool.errors import ArtifactError, FmtoolError
@@ -43,7 +44,6 @@ def examine(files: Sequence[str], progress: Progress | None = None) -> list[Exam
         if progress:
             progress("reading", number, len(files))
         examined.append(_examined(file))
-    known = {digest for one in examined for digest in one.digests}
     named = {
         entry["digest"]: entry
         for one in examined
@@ -51,11 +51,16 @@ def examine(files: Sequence[str], progress: Progress | None = None) -> list[Exam
         for entry in stage["inputs"]
         if entry["kind"] == "data"
     }
+    known = {digest for one in examined for digest in one.digests}
+    if named.keys() - known:
+        for file, one in zip(dict.fromkeys(files), examined, strict=True):
+            one.digests += [digest for digest in _others(file, one, named) if digest in named and digest not in known]
     foreign = [one for one in examined if not one.history and not one.damage]
     for one in foreign:
         entry = next((named[digest] for digest in one.digests if digest in named), None)
         if entry is not None:  # inputs whose digest is the file's
-            one.kind = "adversarial images" if entry.get("option") == "--adversarial" else "checkpoint"
+            adversarial, matrix = entry.get("option") == "--adversarial", entry.get("name") == MATRIX
+            one.kind = "adversarial images" if adversarial else MATRIX if matrix else "checkpoint"
     wanted = {digest: entry for digest, entry in named.items() if digest not in known and entry.get("split")}
     for one in foreign:
         _recognise(one, wanted)
@@ -81,22 +86,34 @@ def table(examined: Sequence[Examined]) -> Table:
 
 
 def _examined(file: str) -> Examined:
-    name = label(file)
-    if file != STREAM and (os.path.isdir(_source(file)) or _named(file)):
+    name, source = label(file), _source(file)
+    if file != STREAM and (os.path.isdir(source) or _named(file)):
         return Examined(name)
     try:
-        if file == STREAM or looks_like_artifact(file) or not os.path.isfile(file):
-            one = describe(file)
+        if file == STREAM or looks_like_artifact(source) or not os.path.isfile(source):
+            one = describe(source)
             return Examined(name, one.kind, [one.digest], one.history)
-        if Path(file).suffix == ".safetensors":
-            data = read_bytes(file)
+        if Path(source).suffix == ".safetensors":
+            data = read_bytes(source)
             check_layout(data, name)
             if all(field in data[: header_end(data)] for field in OURS):
                 raise ArtifactError(f"{name}: damaged: has the fields of fmtool's header, but not its name")
-        return Examined(name, digests=[_sha256(file)])
+        return Examined(name, digests=[_sha256(source)])
     except ArtifactError as error:
-        there = file == STREAM or os.path.exists(file)
+        there = file == STREAM or os.path.exists(source)
         return Examined(name, state="damaged" if there else "missing", damage=str(error))
+
+
+def _others(file: str, one: Examined, named: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Digests of other things that a file may have been read as: a checkpoint, though fmtool wrote it, or a matrix."""
+    if one.history:
+        return [] if file == STREAM else [_sha256(_source(file))]
+    if one.damage or not any(entry.get("name") == MATRIX for entry in named.values()) or not os.path.isfile(file):
+        return []
+    try:
+        return [digest_of(read_matrix(file)[0])]
+    except FmtoolError:
+        return []
 
 
 def _named(file: str) -> bool:

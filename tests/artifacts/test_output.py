@@ -16,6 +16,7 @@ from forged import TINY
 import fmtool
 from fmtool.artifacts.files import describe
 from fmtool.artifacts.format import serialise
+from fmtool.artifacts.output import check_target
 from fmtool.errors import ArtifactError
 
 
@@ -110,3 +111,12 @@ def test_nothing_is_left_behind_when_writing_fails(
 def test_full_device_is_told() -> None:
     with pytest.raises(ArtifactError, match="/dev/full: can't be written: No space left"):
         fmtool.write(TINY, "/dev/full")
+
+
+def test_names_that_leave_no_room_for_files_beside_them_and_folders_are_refused_before_the_work(tmp_path: Path) -> None:
+    check_target(str(tmp_path / ("a" * 223)))
+    fmtool.write(TINY, tmp_path / ("a" * 223))  # type: ignore[arg-type]  # a path
+    with pytest.raises(ArtifactError, match="the name is too long: expected at most 223 bytes"):
+        check_target(str(tmp_path / ("a" * 224)))
+    with pytest.raises(ArtifactError, match="is a folder, expected a file name"):
+        check_target(f"{tmp_path}/new/")

@@ -271,7 +271,11 @@ def test_names_can_neither_end_a_comment_nor_a_word() -> None:
     stage = {"command": "fit-masks", "options": {"--a b\n": "$(c)"}, "inputs": [data], "versions": {"fmtool": "1"}}
     lines = replay.commands([stage], "masks", "\n;" * 32, {})
     assert [line[:2] for line in lines] == ["# ", "# ", "fm"] and all("\n" not in line for line in lines[:-1])
-    assert shlex.split(lines[-1])[2:6] == ["--data", data["name"] + ":test", "--a b\n", "$(c)"]
+    assert lines[-1].isprintable()
+    parts = subprocess.run(["bash", "-c", f"printf '%s\\0' {lines[-1]}"], capture_output=True, check=True).stdout.split(
+        b"\0"
+    )
+    assert [part.decode() for part in parts[2:6]] == ["--data", data["name"] + ":test", "--a b\n", "$(c)"]
 
 
 @pytest.mark.slow
@@ -286,8 +290,9 @@ def test_names_of_files_and_data_are_no_codes_for_the_terminal(run: Run, tmp_pat
     )
     for options in ([], ["--history"]):
         outcome = run("inspect", tmp_path / bad, *options)
-        before, _, _ = outcome.out.partition("\n# by ")  # the commands must name the file as it is
-        assert "a\\x1b[2J" in before and "d\\x1b[2J" in before and "\x1b" not in before
+        before, _, commands = outcome.out.partition("\n# by ")
+        assert "a\\x1b[2J" in before and "d\\x1b[2J" in before and "\x1b" not in outcome.out
+        assert ("--data $'d\\033[2J'" in commands) == bool(options)
     assert "\x1b" not in run("inspect", tmp_path / "no\x1b[2J").err
 
 

@@ -171,6 +171,9 @@ def test_the_picture_is_drawn_in_the_same_call(sides: tuple[Path, Path], run: Ru
     outcome = run("correlate", *sides, "--permutations", 5, "--statistics", "idcor", "--plot", picture)
     assert outcome.code == 0 and "idcor" in outcome.out
     assert picture.read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "full.png").symlink_to("/dev/full")
+    outcome = run("correlate", *sides, "--permutations", 5, "--statistics", "idcor", "--plot", tmp_path / "full.png")
+    assert outcome.code == 1 and "No space left" in outcome.err and "idcor" in outcome.out  # the table is printed
 
 
 @pytest.mark.parametrize(

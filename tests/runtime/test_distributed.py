@@ -100,6 +100,7 @@ def test_the_saved_work_of_another_number_of_processes_is_removed_with_a_line(tm
     with pytest.raises(KeyboardInterrupt), saved, resuming(target, work, rank=(1, 2)) as journal:
         journal.finish_row(0, {"mask": torch.zeros(2)})
         raise KeyboardInterrupt
+    (tmp_path / ".x.resume.1-of-2.lock").touch()  # as SIGKILL leaves it
     told = "x: what 2 processes have saved is of no use to 1 and is removed$"
     with pytest.warns(FmtoolWarning, match=told), resuming(target, work):
         assert left(tmp_path) == [".x.resume", ".x.resume.lock"]
@@ -211,6 +212,31 @@ def test_one_form_of_the_network_is_recorded_and_so_runs_everywhere() -> None:
         FmtoolError, match=r"^the network runs uncompiled in process 2 but compiled in process 0: pass --no"
     ):
         Ranks(2, 3, store).check_form(False)
+
+
+def test_inputs_that_differ_between_processes_are_refused() -> None:
+    """As where one machine's copy of the model is out of date: rank 0 would record its own for all rows."""
+    from torch.distributed import HashStore
+
+    store = HashStore()
+    ALONE.check_work("one")
+    Ranks(0, 3, store).check_work("one")
+    Ranks(1, 3, store).check_work("one")
+    with pytest.raises(ProcessError, match=r"^process 2 has other inputs, options or versions than process 0"):
+        Ranks(2, 3, store).check_work("other")
+
+
+def test_the_first_process_leaves_last_but_does_not_wait_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without torchrun's agent it holds the store, and the others ask that for the end."""
+    from torch.distributed import HashStore
+
+    store = HashStore()
+    store.set("left 1", "")
+    began = time.monotonic()
+    Ranks(0, 2, store).written()
+    assert store.check(["written"]) and time.monotonic() - began < 5
+    monkeypatch.setattr(distributed, "FAREWELL", 0.3)
+    Ranks(0, 3, store).written()
 
 
 def test_a_process_that_fails_ends_the_wait_of_the_others() -> None:

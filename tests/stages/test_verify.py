@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from forged import TINY
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 import fmtool
 from fmtool.artifacts import history
 from fmtool.artifacts.format import Artifact
+from fmtool.artifacts.matrices import MATRIX, digest_of, read_matrix
 from fmtool.stages.inputs import data_input
 from fmtool.stages.verify import Examined, examine, table
 
@@ -88,6 +90,29 @@ def test_a_split_may_be_named(tmp_path: Path) -> None:
     found = examine(["digits:test", "digits:val", "nothing:test", "nothing:else", str(tmp_path / "made")])
     assert [one.state for one in found] == ["ok", "unknown", "missing", "missing", "ok"]
     assert found[0].digests == [made[0].digest]
+
+
+def test_a_split_of_a_file_may_be_named(tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    draw, labels = np.random.default_rng(0), np.arange(6)
+    np.savez(path, x_train=draw.random((6, 8, 8)), y_train=labels, x_test=draw.random((6, 8, 8)), y_test=labels)
+    data = fmtool.load_data(f"{path}:test")
+    written(dataclasses.replace(TINY, history=history.stage("attack", {}, None, [data_input(data)])), tmp_path / "made")
+    found = examine([f"{path}:test", str(tmp_path / "made")])
+    assert [(one.kind, one.state) for one in found] == [("data", "ok"), ("defense", "ok")]
+    assert found[0].digests == [data.digest]
+
+
+def test_what_was_read_as_a_checkpoint_or_a_matrix_is_recognised(chain: list[Artifact], tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("1.5,2\n3,4\n5,6\n")
+    entries = [
+        {"kind": "data", "name": "c", "split": "", "digest": hashlib.sha256((tmp_path / "c").read_bytes()).hexdigest()},
+        {"kind": "data", "name": MATRIX, "split": "", "digest": digest_of(read_matrix(str(tmp_path / "m.csv"))[0])},
+    ]
+    written(dataclasses.replace(TINY, history=history.stage("import-model", {}, None, entries)), tmp_path / "made")
+    found = examine([str(tmp_path / name) for name in ("c", "m.csv", "made")])
+    assert [(one.kind, one.state) for one in found] == [("defense", "ok"), (MATRIX, "ok"), ("defense", "ok")]
+    assert not any("data" in note for note in table(found).notes)
 
 
 def test_a_damaged_name_of_the_header_is_damage(chain: list[Artifact], tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any
 
 import numba
+from numba.core import caching
 
 from fmtool.runtime.cache import cache_folder
 
@@ -27,4 +29,17 @@ def _prepare() -> bool:
     return True
 
 
+def _keep_if_possible() -> None:
+    """Let Numba go on with code that it can't keep, as on a full disk: by default its error ends the command."""
+    cache: Any = caching.Cache
+    save = cache.save_overload
+
+    def try_to_save(self: Any, signature: Any, data: Any) -> None:
+        with contextlib.suppress(OSError):
+            save(self, signature, data)
+
+    cache.save_overload = try_to_save
+
+
 CACHE = _prepare()
+_keep_if_possible()

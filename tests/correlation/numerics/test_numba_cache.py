@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -33,3 +34,23 @@ def test_without_a_folder_to_write_there_is_no_cache(tmp_path: Path, monkeypatch
     (tmp_path / "cache").unlink()
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert not numba_cache._prepare() and numba_cache.SETTINGS.CACHE_DIR == ""
+
+
+def test_a_full_disk_costs_the_cache_and_not_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from numba.core import caching
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(caching.IndexDataCacheFile, "save", full)
+    caching.FunctionCache.save_overload(_Cache(), None, None)
+
+
+class _Cache:
+    """As much of a cache as saving needs."""
+
+    def _guard_against_spurious_io_errors(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def _save_overload(self, signature: object, data: object) -> None:
+        raise OSError(28, "No space left on device")
