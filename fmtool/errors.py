@@ -29,6 +29,10 @@ class DataError(FmtoolError):
     """Images or labels are unavailable, or not what a stage needs."""
 
 
+class UnlabelledError(DataError):
+    """The labels of a split are kept back."""
+
+
 class ModelError(FmtoolError):
     """A classifier can't be built, loaded or applied to these images."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,8 +13,13 @@ from fmtool.cli import options
 from fmtool.cli.completion import one_of
 from fmtool.cli.session import DataOptions, working
 from fmtool.cli.terminal import show_result
+from fmtool.errors import DataError, UnlabelledError, warn
 from fmtool.models.registry import ARCHITECTURES
 from fmtool.stages.options import ARCHITECTURE
+
+if TYPE_CHECKING:
+    from fmtool.cli.progress import Bar
+    from fmtool.datasets.data import Data
 
 # names of the tables in `training`, which imports torch
 RECIPES = {"paper": "A.2 for ResNet-20", "one-cycle": "a short run", "head": "A.2 for new last layers"}
@@ -109,7 +114,7 @@ def train_model(
         source = test_data
         if source is None and images.split == "train" and len(images.splits) > 1:
             source = data.removesuffix(":train")
-        test = None if source is None else replace(how, limit=None, rows=None).load(source, bar)
+        test = None if source is None else _test_images(source, replace(how, limit=None, rows=None), bar, test_data)
         model = fmtool.train_model(
             images,
             test,
@@ -133,3 +138,19 @@ def train_model(
             ),
         )
     show_result(model, output, form)
+
+
+def _test_images(source: str, how: DataOptions, bar: Bar, asked: str | None) -> Data | None:
+    """The test split; unless it was asked for, `val` or nothing in its place if its labels are kept back."""
+    try:
+        return how.load(source, bar)
+    except UnlabelledError as error:
+        if asked is not None:
+            raise
+        try:
+            found = how.load(f"{source}:val", bar)
+        except DataError:
+            warn(f"{error}; trained without test images")
+            return None
+        warn(f"{error}; tested on val")
+        return found

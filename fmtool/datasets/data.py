@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fmtool.artifacts.progress import Progress
 from fmtool.artifacts.rows import image_names
-from fmtool.datasets.arrays import FAINT, as_images, check_white, range_text
+from fmtool.datasets.arrays import FAINT, as_images, as_tensor, check_white, range_text
 from fmtool.datasets.encoded_rows import EncodedRows
 from fmtool.datasets.image_files import check_size
 from fmtool.datasets.labels import numbered
@@ -23,7 +23,7 @@ from fmtool.datasets.registry import DATA_ROOT, DATASETS
 from fmtool.datasets.rows import keys_and_digest, row_range, spread, take, to_float
 from fmtool.datasets.source import Encoded, Source
 from fmtool.datasets.splits import choose, parse_spec
-from fmtool.errors import DataError, first_line, unknown, warn
+from fmtool.errors import DataError, UnlabelledError, first_line, unknown, warn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -215,7 +215,16 @@ def _images(
         files = [(part, file) for part in parts for file in part.names]
         encoded = EncodedRows([files[row] for row in rows.tolist()], name, size, progress)
         return encoded.decoded(progress) if encoded.small() else encoded, encoded.shallow
-    return _array_images(parts, rows, size, layout, pixel_range, name), None
+    try:
+        return _array_images(parts, rows, size, layout, pixel_range, name), None
+    except (MemoryError, RuntimeError) as error:
+        from fmtool.runtime.failures import out_of_memory
+
+        if not out_of_memory(error):
+            raise
+        raise DataError(
+            f"{name}: {len(rows)} images don't fit into memory: expected fewer, see --limit and --rows"
+        ) from None
 
 
 def _array_images(
@@ -231,6 +240,8 @@ def _array_images(
     taken, start = [], 0
     for part in parts:
         inside = rows[(rows >= start) & (rows < start + len(part))] - start
+        if isinstance(part, torch.Tensor):
+            part = as_tensor(part, name)  # made dense, as rows of a sparse one can't be chosen
         whole = len(inside) == len(part)
         some = part if whole else part[inside.numpy() if not isinstance(part, torch.Tensor) else inside]
         images = as_images(some, layout, pixel_range, name)
@@ -264,7 +275,9 @@ def _check_labels(labels: Mapping[str, Tensor], class_names: tuple[str, ...], so
     top = len(class_names) or MOST_CLASSES
     for split, values in labels.items():
         if len(values) and int(values.max()) == int(values.min()) == UNLABELLED:
-            raise DataError(f"{source}: {split or 'it'} has no labels, all are {UNLABELLED}: expected labelled images")
+            raise UnlabelledError(
+                f"{source}: {split or 'it'} has no labels, all are {UNLABELLED}: expected labelled images"
+            )
         if len(values) and (int(values.min()) < 0 or int(values.max()) >= top):
             raise DataError(
                 f"{source}: labels range from {int(values.min())} to {int(values.max())}, expected 0 to {top - 1}"

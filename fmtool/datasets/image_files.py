@@ -37,7 +37,8 @@ SYSTEM_FILES = {
 }
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 UNSIGNED, WHITE_IS_ZERO = 1, 0  # their values
-NETPBM = re.compile(rb"P([56])" + rb"(?:\s+|\s*#[^\n]*\n\s*)(\d+)" * 3 + rb"\s")
+NUMBER = rb"(?:\s|#[^\n]*\n)+(\d+)"  # after white space and comments, of a header of Netpbm
+NETPBM = re.compile(rb"P([56])" + NUMBER * 3 + rb"\s")
 BROADEST = 255  # 8-bit value
 
 
@@ -187,7 +188,7 @@ def _netpbm_white(data: bytes) -> int:
 
 
 def _plain_white(data: bytes) -> int:
-    match = re.match(rb"P[23]" + rb"(?:\s+|\s*#[^\n]*\n\s*)(\d+)" * 3, data)
+    match = re.match(rb"P[23]" + NUMBER * 3, data)
     return int(match[3]) if match else 0
 
 

@@ -50,8 +50,11 @@ def _values(labels: Any, n: int, name: str) -> Tensor | list[str]:
     import numpy as np
     import torch
 
+    from fmtool.datasets.arrays import as_tensor
+
     if isinstance(labels, torch.Tensor):
-        labels = (labels.float() if labels.is_floating_point() else labels).detach().numpy()
+        labels = as_tensor(labels, name)
+        labels = (labels.float() if labels.is_floating_point() else labels).numpy()
     values = np.asarray(labels)
     if values.dtype.kind in "USO":
         return _names(values, n, name)

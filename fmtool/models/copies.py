@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer
 from torch.overrides import TorchFunctionMode
 
 from fmtool.errors import ModelError
@@ -37,3 +39,20 @@ def copied(network: Network, shared: Iterable[Tensor] = ()) -> Network:
             return copy.deepcopy(network, {id(tensor): tensor for tensor in shared})
     except Exception as error:  # third-party code may raise any exception
         raise ModelError(f"the network can't be copied: {type(error).__name__}: {error}") from error
+
+
+def buffers_of(network: nn.Module) -> dict[str, Tensor]:
+    """Copies of a network's buffers, without those of lazy modules that are not yet there."""
+    return {name: one.clone() for name, one in network.named_buffers() if not isinstance(one, UninitializedBuffer)}
+
+
+@torch.no_grad()
+def restore_(network: nn.Module, before: Mapping[str, Tensor]) -> list[str]:
+    """Give buffers the values that `buffers_of` found. Returns the names of those that have changed."""
+    changed = []
+    for name, one in network.named_buffers():
+        old = before.get(name)
+        if old is not None and old.shape == one.shape and not bool(((old == one) | (old != old) & (one != one)).all()):
+            one.copy_(old)
+            changed.append(name)
+    return changed

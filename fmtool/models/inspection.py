@@ -12,6 +12,7 @@ from fmtool.errors import ModelError, warn
 from fmtool.models import compiling
 from fmtool.models.classifier import Classifier, logits_in, padded
 from fmtool.models.compiled_classifier import Loss, labelled
+from fmtool.models.copies import copied
 from fmtool.models.equivalence import passes
 from fmtool.runtime import threads
 
@@ -53,7 +54,9 @@ def warn_of_flags(classifier: Classifier, shape: Sequence[int], device: torch.de
     flat = int((once.gradient == 0).flatten(1).all(dim=1).sum())
     if 2 * flat > len(images):
         warn(f"{flat} of {len(images)} random images have a gradient of 0: the network may only seem robust")
-    rows = once.logits.double()
+    whole = copied(classifier)  # a part of the probabilities doesn't sum to 1
+    whole.keep_classes = None
+    rows = once.logits.double() if classifier.keep_classes is None else passes(whole, images).logits.double()
     if rows.shape[1] > 1 and bool((rows >= 0).all()) and float((rows.sum(1) - 1).abs().max()) < SUM_TO_ONE:
         warn("the network's outputs are probabilities (they sum to 1): attacks and masks expect logits")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from fmtool.artifacts.format import Artifact, serialise
 from fmtool.errors import ModelError
 from fmtool.models import checkpoints, networks
 from fmtool.models.classifier import Classifier
-from fmtool.models.copies import copied
+from fmtool.models.copies import buffers_of, copied, restore_
 from fmtool.models.equivalence import BATCHES, Reference
 from fmtool.models.layers import layers_of
 from fmtool.models.registry import is_factory
@@ -105,7 +105,16 @@ def to_artifact(classifier: Classifier, spec: Specification, history: list[dict[
     state = classifier.network.state_dict()
     other = next((name for name, value in state.items() if not isinstance(value, Tensor) or value.is_quantized), None)
     if other is not None:
-        raise ModelError(f"a model file can't hold {other} of this network: quantised networks are not supported")
+        value = state[other]
+        why = (
+            "quantised networks are not supported"
+            if isinstance(value, Tensor)
+            else f"it is a {type(value).__name__}, no tensor"
+        )
+        raise ModelError(f"a model file can't hold {other} of this network: {why}")
+    wide = next((name for name, value in state.items() if value.dtype == torch.complex128), None)
+    if wide is not None:
+        raise ModelError(f"a model file can't hold {wide} of this network, which is complex128: expected complex64")
     # clones, because safetensors refuses tied weights
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
     layers = [one.field() for one in layers_of(classifier, spec.input_shape)]
@@ -124,7 +133,9 @@ def from_artifact(
     if stored == {torch.float32}:
         classifier.network.float()  # import-model may have converted a factory's half or double precision
     checkpoints.load_weights(classifier.network, model.tensors, str(model))
+    before = buffers_of(classifier.network)
     check_output(classifier, spec, len(spec.class_names))
+    restore_(classifier.network, before)
     return classifier.eval(), spec
 
 
@@ -142,10 +153,11 @@ def _check_weights(model: Artifact, spec: Specification) -> None:
     try:
         with torch.device("meta"), _Undrawn():
             network = build(spec).network
-    except ModelError:  # RegNets compute their widths with tensors, which hold no values on the meta device
-        if not any(tensor.shape[:1] == (spec.outputs,) for tensor in model.tensors.values()):
+    except ModelError as error:  # RegNets compute their widths with tensors, which hold no values on the meta device
+        outputs = int(spec.head["classes"]) if spec.head else spec.outputs
+        if not any(tensor.shape[:1] == (outputs,) for tensor in model.tensors.values()):
             raise ModelError(
-                f"{model}: the weights don't fit the architecture: none has {spec.outputs} outputs"
+                f"{model}: the weights don't fit the architecture: none has {outputs} outputs ({error})"
             ) from None
         return
     checkpoints.load_weights(network, model.tensors, str(model))
@@ -223,7 +235,20 @@ def plain_arguments(arguments: Mapping[str, Any] | None) -> dict[str, Any]:
         raise ModelError(
             f"--factory-option: expected numbers, text, True, False, None or lists of them ({error})"
         ) from None
+    if any(not isinstance(key, str) for value in (arguments or {}).values() for key in _keys_in(value)):
+        raise ModelError(
+            "--factory-option: expected text for the keys of a dictionary, as a model file keeps no others"
+        )
     return plain
+
+
+def _keys_in(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        yield from value
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for one in value:
+            yield from _keys_in(one)
 
 
 def in_float32(network: nn.Module) -> list[str]:

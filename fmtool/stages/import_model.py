@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from fmtool.artifacts import files, history
 from fmtool.artifacts.format import Artifact
+from fmtool.artifacts.schema import LARGEST_IMAGE
 from fmtool.errors import ModelError, warn
 from fmtool.models import networks, zoos
 from fmtool.models.checkpoints import is_own, load_weights, outputs_of, read_weights
 from fmtool.models.classifier import Classifier
-from fmtool.models.copies import copied
+from fmtool.models.copies import buffers_of, copied, restore_
 from fmtool.models.inspection import check_outputs, warn_of_flags
 from fmtool.models.model_files import (
     Specification,
@@ -33,6 +34,7 @@ from fmtool.models.model_files import (
 )
 from fmtool.models.networks import TORCHVISION_OUTPUTS
 from fmtool.models.registry import ARCHITECTURES, ROBUSTBENCH, Configuration, in_collection, is_factory
+from fmtool.stages.device_faults import device_errors
 
 SMALL_IMAGES = (3, 32, 32)
 IMAGENET_IMAGES = (3, 224, 224)
@@ -73,6 +75,7 @@ class Origin:
 
 
 # Over 60 lines, half of them signature and docstring.
+@device_errors("a smaller --input-shape")
 def import_model(
     source: str,
     *,
@@ -96,12 +99,15 @@ def import_model(
     keep_classes: the outputs to keep, in the order of the data's classes. factory_options: arguments of the factory, which are
     recorded.
     """
+    mean, std = _tuple(mean), _tuple(std)
     torch.manual_seed(seed)
     if pretrained:
         if not in_collection(source) or weights not in (None, "default"):
             raise ModelError("--pretrained goes with timm:NAME or robustbench:NAME, and without --weights")
         weights = "default"
-    origin = read_source(source, architecture, weights)
+    origin = read_source(os.fspath(source), architecture, weights)
+    if origin.weights == "own" and in_collection(origin.architecture):
+        warn(f"{origin.architecture}: its weights are fresh: --pretrained takes timm's own, and --weights none says so")
     given = plain_arguments(factory_options)
     if given and ":" not in origin.architecture:
         raise ModelError("--factory-option goes with package.module:factory, timm:NAME or robustbench:NAME")
@@ -121,12 +127,19 @@ def import_model(
     _check_normalisation(mean, std, shape[0])
     as_published = wanted is not None and (wanted.mean, wanted.std) == (_tuple(mean), _tuple(std))
     network, arguments = _network(origin, shape, wanted, as_published, given)
-    classes = list(keep_classes) if keep_classes is not None else None
+    classes = [int(number) for number in keep_classes] if keep_classes is not None else None
+    before = buffers_of(network)
     outputs = _logits_of(network, shape, mean, std)
     count = len(classes) if classes else outputs
     if classes is not None:
         _check_classes(classes, outputs)
     names = tuple(class_names) if class_names is not None else tuple(str(number) for number in range(count))
+    changed = restore_(network, before)
+    if changed:
+        warn(
+            f"a forward pass changes {', '.join(changed)} of the network, also in eval mode, so that its logits depend on what "
+            "ran before: the model file holds what was given"
+        )
     if len(names) != count:
         raise ModelError(f"--class-names: {len(names)} names for {count} classes")
     if not all(names):
@@ -136,7 +149,7 @@ def import_model(
         arguments=arguments,
     )
     classifier = Classifier(network, mean, std, classes).eval()
-    check_output(classifier, spec, count)
+    check_output(copied(classifier), spec, count)
     frozen = copied(classifier).requires_grad_(False)
     warn_of_flags(frozen, shape, torch.device("cpu"))
     options: dict[str, Any] = {
@@ -340,9 +353,13 @@ def _check_classes(classes: list[int], outputs: int) -> None:
 
 def _input_shape(shape: Sequence[int] | None, name: str, wanted: Configuration | None) -> tuple[int, int, int]:
     usual = SMALL_IMAGES if name in ARCHITECTURES else IMAGENET_IMAGES
-    chosen = tuple(shape) if shape is not None else usual if wanted is None else wanted.input_shape
+    chosen = tuple(map(int, shape)) if shape is not None else usual if wanted is None else wanted.input_shape
     if len(chosen) != 3 or min(chosen) < 1:
         raise ModelError(f"--input-shape {','.join(map(str, chosen))}: expected channels,height,width")
+    if math.prod(chosen) > LARGEST_IMAGE:
+        raise ModelError(
+            f"--input-shape {','.join(map(str, chosen))}: expected at most {LARGEST_IMAGE} values in an image"
+        )
     return chosen[0], chosen[1], chosen[2]
 
 

@@ -172,6 +172,9 @@ def _recipe(name: str, epochs: int | None, learning_rate: float | None, batch_si
         raise ModelError(unknown("recipe", name, training.RECIPES))
     if learning_rate is not None and not 0 < learning_rate < math.inf:
         raise ModelError(f"--learning-rate {learning_rate}: expected a number above 0")
+    for option, number in (("--epochs", epochs), ("--batch-size", batch_size)):
+        if number is not None and number < 1:
+            raise ModelError(f"{option} {number}: expected a number of at least 1")
     overrides: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate, "batch": batch_size}
     return dataclasses.replace(training.RECIPES[name], **{k: v for k, v in overrides.items() if v is not None})
 

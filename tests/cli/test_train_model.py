@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from command_lines import only_row
@@ -83,3 +84,38 @@ def test_an_empty_name_is_no_missing_one(option: str, run: Run, tmp_path: Path) 
     """As an unset variable of a shell gives it: another network would be trained."""
     outcome = run("train-model", "--data", "digits", option, "", "--epochs", 1, "-o", tmp_path / "x")
     assert outcome.code == 1 and outcome.err.startswith("fmtool: error: ") and not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("splits", "told"), [("train test", "trained without test images"), ("train test val", "tested on val")]
+)
+def test_a_test_split_whose_labels_are_kept_back_is_not_needed(
+    splits: str, told: str, run: Run, tmp_path: Path
+) -> None:
+    """As in the Hugging Face form of ImageNet and others."""
+    digits = fmtool.load_data("digits:train", limit=20)
+    arrays = {}
+    for split in splits.split():
+        arrays |= {f"x_{split}": digits.pixels().numpy(), f"y_{split}": digits.labels.numpy()}
+    arrays["y_test"] = np.full(20, -1)
+    for name in [name for name in arrays if name.startswith("x_") and name != "x_train"]:
+        arrays[name] = arrays[name] * (0.9 if name == "x_test" else 0.8)
+    np.savez(tmp_path / "some.npz", **arrays)
+    line = [
+        "train-model",
+        "--data",
+        tmp_path / "some.npz",
+        "--epochs",
+        1,
+        "--architecture",
+        "resnet8",
+        "-o",
+        tmp_path / "model",
+    ]
+    outcome = run(*line, "--format", "json")
+    assert outcome.code == 0 and f"test has no labels, all are -1: expected labelled images; {told}" in outcome.err, (
+        outcome.err
+    )
+    assert (only_row(outcome)["test accuracy %"] is None) == ("val" not in splits)
+    outcome = run(*line, "--test-data", f"{tmp_path}/some.npz:test", "--restart")
+    assert outcome.code == 1 and "test has no labels" in outcome.err

@@ -218,3 +218,24 @@ def test_images_of_a_size_that_fits_nowhere_are_one_line(size: int, told: str, m
     monkeypatch.setattr("torchvision.transforms.v2.functional.resize", full)
     with pytest.raises(DataError, match=told):
         load("digits:all", size=size)
+
+
+def test_sparse_images_and_labels_are_as_good_as_dense_ones(tmp_path: Path) -> None:
+    images, labels = torch.rand(6, 1, 4, 4), torch.arange(6) % 3
+    torch.save({"images": images, "labels": labels}, tmp_path / "dense.pt")
+    torch.save({"images": images.to_sparse(), "labels": labels.to_sparse()}, tmp_path / "sparse.pt")
+    torch.save({"images": images, "labels": torch.eye(3)[labels].to_sparse()}, tmp_path / "one-hot.pt")
+    expected = load(str(tmp_path / "dense.pt"), limit=3)
+    for name in ("sparse", "one-hot"):
+        assert load(str(tmp_path / f"{name}.pt"), limit=3).digest == expected.digest
+
+
+def test_images_that_do_not_fit_into_memory_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"images": torch.rand(6, 1, 4, 4), "labels": torch.arange(6)}, tmp_path / "large.pt")
+
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError("Unable to allocate 21.0 GiB")
+
+    monkeypatch.setattr("fmtool.datasets.data.as_images", full)
+    with pytest.raises(DataError, match=r"6 images don't fit into memory: expected fewer, see --limit and --rows$"):
+        load(str(tmp_path / "large.pt"))

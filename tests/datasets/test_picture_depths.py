@@ -66,6 +66,7 @@ def _folder(tmp_path: Path, name: str, content: bytes) -> str:
         ("grey.pgm", _netpbm(GREY, 65535, "P5"), GREY / 65535),
         ("twelve.pgm", _netpbm(GREY // 16, 4095, "P5"), (GREY // 16) / 4095),
         ("colour.ppm", _netpbm(COLOUR, 65535, "P6"), COLOUR / 65535),
+        ("comments.ppm", _netpbm(COLOUR, 65535, "P6").replace(b"\n", b"\n# one\n# two \n", 1), COLOUR / 65535),
     ],
 )
 def test_deep_pictures_keep_their_depth(name: str, content: bytes, expected: Array, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import nn
 
 import fmtool
 from fmtool.errors import ModelError
+from fmtool.models import networks
 from fmtool.models.classifier import Classifier, predict, prepare
 from fmtool.models.model_files import (
     Specification,
@@ -86,6 +88,20 @@ def test_head_is_replaced_in_place_and_survives_the_file(tmp_path: Path) -> None
     assert found == new
     images = torch.rand(2, 1, 8, 8)
     assert torch.equal(again(images), classifier.eval()(images)) and again(images).shape == (2, 3)
+
+
+def test_a_regnet_with_a_new_head_can_be_read() -> None:
+    """It can't be built without values, and its file is known by its number of outputs, which is the head's."""
+    network = networks.build_network("regnet_x_400mf", 3, 1000)
+    classifier, shape = Classifier(network), (3, 32, 32)
+    spec = Specification("regnet_x_400mf", 1000, shape, tuple(map(str, range(1000))))
+    new = with_head(classifier, spec, ["x", "y", "z"])
+    model = to_artifact(classifier, new, [])
+    again, found = from_artifact(model)
+    assert found == new and again(torch.rand(2, *shape)).shape == (2, 3)
+    kept = {name: value for name, value in model.header.items() if name != "head"}
+    with pytest.raises(ModelError, match="the weights don't fit the architecture: none has 1000 outputs"):
+        from_artifact(dataclasses.replace(model, header={**kept, "class_names": list(spec.class_names)}))
 
 
 def test_a_network_that_standardises_each_image_is_taken() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 import fmtool
 from fmtool.errors import FmtoolWarning, ModelError
 from fmtool.models import networks
+from fmtool.models.model_files import from_artifact
 from fmtool.models.registry import ARCHITECTURES
 from fmtool.stages.import_model import Checkpoint, Origin, _is_published, read_source
 
@@ -76,6 +78,7 @@ def test_sources_that_contradict_each_other_are_told(weights: str) -> None:
             {"factory_options": {"width": 1}},
             r"^--factory-option goes with package.module:factory, timm:NAME or robustbench:NAME$",
         ),
+        ({"input_shape": (3, 2000, 2000)}, r"^--input-shape 3,2000,2000: expected at most 8388608 values in an image$"),
         ({"weights": "default"}, r"^resnet8: has no default weights: give --weights FILE or --weights none$"),
         ({"weights": None}, r"^resnet8: has no default weights: give --weights FILE or --weights none$"),
     ],
@@ -128,3 +131,73 @@ def test_torchvisions_own_files_are_known_by_their_digest(monkeypatch: pytest.Mo
     monkeypatch.setattr(networks, "load_torchvision", lambda: library)
     for name, content, expected in (("a", b"weights", True), ("a", b"other", False), ("b", b"weights", False)):
         assert _is_published(Origin(name, "file", Checkpoint("w.pth", content))) is expected
+
+
+OWN = """
+import torch
+from torch import nn
+
+class Counts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+        self.register_buffer("mean", torch.zeros(1))
+
+    def forward(self, images):
+        self.mean.mul_(0.9).add_(0.1 * images.mean())
+        return self.linear(images.flatten(1) - self.mean)
+
+class Wide(Counts):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("wide", torch.zeros(2, dtype=torch.complex128))
+
+class Extra(Counts):
+    def get_extra_state(self):
+        return {"some": "thing"}
+
+    def set_extra_state(self, state):
+        pass
+
+def probabilities():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.Softmax(dim=1))
+
+def sized(m):
+    return Counts()
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "own_networks.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_networks", raising=False)
+    return "own_networks"
+
+
+def test_the_network_that_is_stored_is_the_one_that_was_given(own: str) -> None:
+    """Whatever a forward pass changes in it; a line says that one does."""
+    with pytest.warns(FmtoolWarning, match="a forward pass changes mean of the network, also in eval mode"):
+        model = fmtool.import_model(f"{own}:Counts", input_shape=(1, 8, 8))
+    assert model["mean"].tolist() == [0]
+    again, _ = from_artifact(model, factory=f"{own}:Counts")
+    assert again.network.mean.tolist() == [0]
+
+
+def test_probabilities_are_told_of_also_if_some_classes_are_kept(own: str) -> None:
+    with pytest.warns(FmtoolWarning, match="outputs are probabilities"):
+        fmtool.import_model(f"{own}:probabilities", input_shape=(1, 8, 8), keep_classes=torch.tensor([0, 1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("Wide", {}, "can't hold wide of this network, which is complex128: expected complex64$"),
+        ("Extra", {}, "can't hold _extra_state of this network: it is a dict, no tensor$"),
+        ("sized", {"factory_options": {"m": {0: 8}}}, "--factory-option: expected text for the keys of a dictionary"),
+        ("sized", {"factory_options": {"m": [{"a": {1: 2}}]}}, "--factory-option: expected text for the keys"),
+    ],
+)
+def test_what_a_file_can_not_hold_is_told(name: str, options: dict[str, Any], message: str, own: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        fmtool.import_model(f"{own}:{name}", input_shape=(1, 8, 8), **options)

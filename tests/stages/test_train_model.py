@@ -92,6 +92,8 @@ def test_impossible_requests(files: Path) -> None:
             r"^unknown --augment 'flip' .did you mean 'flip-crop'..: expected one of crop, flip-crop, none$",
         ),
         ({"learning_rate": 0.0}, r"^--learning-rate 0\.0: expected a number above 0$"),
+        ({"epochs": 0}, r"^--epochs 0: expected a number of at least 1$"),
+        ({"batch_size": 0}, r"^--batch-size 0: expected a number of at least 1$"),
         ({"learning_rate": float("inf")}, r"^--learning-rate inf: expected a number above 0$"),
         (
             {"execution": fmtool.Execution(factory_options={"width": 1})},
