@@ -105,12 +105,7 @@ def to_artifact(classifier: Classifier, spec: Specification, history: list[dict[
     state = classifier.network.state_dict()
     other = next((name for name, value in state.items() if not isinstance(value, Tensor) or value.is_quantized), None)
     if other is not None:
-        value = state[other]
-        why = (
-            "quantised networks are not supported"
-            if isinstance(value, Tensor)
-            else f"it is a {type(value).__name__}, no tensor"
-        )
+        why = "it is no tensor" if other.endswith("_extra_state") else "quantised networks are not supported"
         raise ModelError(f"a model file can't hold {other} of this network: {why}")
     wide = next((name for name, value in state.items() if value.dtype == torch.complex128), None)
     if wide is not None:

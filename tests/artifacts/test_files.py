@@ -40,13 +40,13 @@ def _inspect(stdin: int | None = None, content: bytes | None = None) -> subproce
     )
 
 
-@pytest.mark.processes
 def test_a_path_is_as_good_as_its_text(files: Path, tmp_path: Path) -> None:
     read = fmtool.read(files / "fmn.safetensors")  # type: ignore[arg-type]
     assert str(read) == str(files / "fmn.safetensors")
     assert fmtool.Execution(output=tmp_path / "x").output == str(tmp_path / "x")  # type: ignore[arg-type]
 
 
+@pytest.mark.processes
 def test_standard_input_is_read_for_a_dash(files: Path) -> None:
     found = _inspect(content=(files / "defense.safetensors").read_bytes())
     assert found.returncode == 0 and found.stderr == b""

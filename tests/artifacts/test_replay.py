@@ -266,6 +266,7 @@ def test_files_of_one_name_lie_in_folders_of_their_own() -> None:
     assert "/" not in replay.commands(stages[1:], "attack", "e" * 64, {})[-1]
 
 
+@pytest.mark.processes
 def test_names_can_neither_end_a_comment_nor_a_word() -> None:
     data = {"kind": "data", "option": "--data", "name": "x\nrm -rf $HOME; 'y", "split": "test", "digest": "a" * 64}
     stage = {"command": "fit-masks", "options": {"--a b\n": "$(c)"}, "inputs": [data], "versions": {"fmtool": "1"}}

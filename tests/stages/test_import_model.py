@@ -193,7 +193,7 @@ def test_probabilities_are_told_of_also_if_some_classes_are_kept(own: str) -> No
     ("name", "options", "message"),
     [
         ("Wide", {}, "can't hold wide of this network, which is complex128: expected complex64$"),
-        ("Extra", {}, "can't hold _extra_state of this network: it is a dict, no tensor$"),
+        ("Extra", {}, "can't hold _extra_state of this network: it is no tensor$"),
         ("sized", {"factory_options": {"m": {0: 8}}}, "--factory-option: expected text for the keys of a dictionary"),
         ("sized", {"factory_options": {"m": [{"a": {1: 2}}]}}, "--factory-option: expected text for the keys"),
     ],
