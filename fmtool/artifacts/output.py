@@ -140,6 +140,7 @@ def check_target(target: str | None) -> None:
 def _longest_name(folder: Path) -> int:
     """Bytes that a file's name may have in this folder."""
     try:
-        return os.pathconf(folder, "PC_NAME_MAX")
+        longest = os.pathconf(folder, "PC_NAME_MAX")
     except (AttributeError, OSError, ValueError):  # Windows has no pathconf
         return NAME_MAX
+    return longest if longest > BESIDE else NAME_MAX  # -1: no limit

@@ -63,11 +63,7 @@ def defend(
     if not attacked or not class_masks:
         raise ArtifactError("expected at least one attack file and one class-masks file")
     ready = ready_model(model, execution)
-    others = [
-        file
-        for file in attacked
-        if not check_attack(file, model, ready.spec, execution.allow_other_model, adaptive=True)
-    ]
+    same = [check_attack(file, model, ready.spec, execution.allow_other_model, adaptive=True) for file in attacked]
     for file in class_masks:
         check_class_masks(file, model, ready, execution.allow_other_model)
         seen = [str(one) for one in attacked if shares_images(file.history, one.history)]
@@ -81,7 +77,7 @@ def defend(
 
     defenses = {form: defenses_of(ready.network(form)) for form in sorted({was_compiled(file) for file in attacked})}
     places = _places(attacked)
-    _warn_of_others(others, attacked, places)
+    _warn_of_others(attacked, places, same)
     rows, columns = _rows(attacked, places, class_masks), _columns(class_masks)
     first, place = attacked[0], places[0]
     labels = first["labels"][place]
@@ -126,11 +122,11 @@ def _places(attacked: Sequence[Artifact]) -> list[Tensor]:
     return places
 
 
-def _warn_of_others(others: Sequence[Artifact], attacked: Sequence[Artifact], places: Sequence[Tensor]) -> None:
+def _warn_of_others(attacked: Sequence[Artifact], places: Sequence[Tensor], same: Sequence[bool]) -> None:
     """Count the images that the attack on another model left alone. This one may well get them right: they seem to withstand."""
-    for file, place in zip(attacked, places, strict=True):
+    for file, place, own in zip(attacked, places, same, strict=True):
         alone = int((file["status"][place] == WRONG_BEFORE).sum())
-        if alone and file in others:
+        if alone and not own:
             warn(
                 f"{file}: {alone} of {len(place)} images were not attacked, as the model that the file was made with gets them "
                 "wrong: their cells count them as they are"

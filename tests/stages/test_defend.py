@@ -249,5 +249,6 @@ def test_images_that_an_attack_on_another_model_left_alone_are_counted(files: Pa
     model, attack, plain = (load(files, name) for name in ("model", "fmn", "plain"))
     other = changed(model, **{"linear.bias": model["linear.bias"] + 1})
     alone, n = int((attack["status"] == WRONG_BEFORE).sum()), len(attack["status"])
-    with pytest.warns(FmtoolWarning, match=f": {alone} of {n} images were not attacked, as the model that"):
-        fmtool.defend(other, [attack], [plain], execution=fmtool.Execution(allow_other_model=True))
+    with pytest.warns(FmtoolWarning) as told:
+        fmtool.defend(other, [attack, changed(attack)], [plain], execution=fmtool.Execution(allow_other_model=True))
+    assert sum(f": {alone} of {n} images were not attacked, as the model that" in str(one.message) for one in told) == 2
