@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fmtool.datasets.arrays import as_tensor
 from fmtool.datasets.source import Source
 from fmtool.errors import DataError
 
@@ -49,8 +50,6 @@ def _values(labels: Any, n: int, name: str) -> Tensor | list[str]:
     """(n) int64 or n names."""
     import numpy as np
     import torch
-
-    from fmtool.datasets.arrays import as_tensor
 
     if isinstance(labels, torch.Tensor):
         labels = as_tensor(labels, name)

@@ -253,8 +253,9 @@ class _ClassWork:
         self.images, self.batch, self.basis, self.device = part.images, options.batch, basis, device
         place = torch.full((1 + max([*classes, *part.owners.tolist()]),), -1)
         place[list(classes)] = torch.arange(len(classes))
-        self.rows = (place[part.owners] >= 0).nonzero().flatten()
-        self.targets, self.owners = part.targets[self.rows].to(device), place[part.owners][self.rows].to(device)
+        owners = place[part.owners]
+        self.rows = (owners >= 0).nonzero().flatten()
+        self.targets, self.owners = part.targets[self.rows].to(device), owners[self.rows].to(device)
         self.counts = torch.bincount(self.owners, minlength=len(classes))
         self.held: Tensor | None = None
 

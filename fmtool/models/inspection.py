@@ -54,9 +54,11 @@ def warn_of_flags(classifier: Classifier, shape: Sequence[int], device: torch.de
     flat = int((once.gradient == 0).flatten(1).all(dim=1).sum())
     if 2 * flat > len(images):
         warn(f"{flat} of {len(images)} random images have a gradient of 0: the network may only seem robust")
-    whole = copied(classifier)  # a part of the probabilities doesn't sum to 1
-    whole.keep_classes = None
-    rows = once.logits.double() if classifier.keep_classes is None else passes(whole, images).logits.double()
+    if classifier.keep_classes is not None:  # a part of the probabilities doesn't sum to 1
+        classifier = copied(classifier)
+        classifier.keep_classes = None
+        once = passes(classifier, images)
+    rows = once.logits.double()
     if rows.shape[1] > 1 and bool((rows >= 0).all()) and float((rows.sum(1) - 1).abs().max()) < SUM_TO_ONE:
         warn("the network's outputs are probabilities (they sum to 1): attacks and masks expect logits")
 

@@ -52,9 +52,11 @@ def examine(files: Sequence[str], progress: Progress | None = None) -> list[Exam
         if entry["kind"] == "data"
     }
     known = {digest for one in examined for digest in one.digests}
-    if named.keys() - known:
+    # data have a split, and a digest that is no file's: for them no file need be read again
+    missing = {digest: entry for digest, entry in named.items() if digest not in known and not entry.get("split")}
+    if missing:
         for file, one in zip(dict.fromkeys(files), examined, strict=True):
-            one.digests += [digest for digest in _others(file, one, named) if digest in named and digest not in known]
+            one.digests += [digest for digest in _others(file, one, missing) if digest in missing]
     foreign = [one for one in examined if not one.history and not one.damage]
     for one in foreign:
         entry = next((named[digest] for digest in one.digests if digest in named), None)
@@ -104,11 +106,11 @@ def _examined(file: str) -> Examined:
         return Examined(name, state="damaged" if there else "missing", damage=str(error))
 
 
-def _others(file: str, one: Examined, named: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _others(file: str, one: Examined, missing: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Digests of other things that a file may have been read as: a checkpoint, though fmtool wrote it, or a matrix."""
     if one.history:
         return [] if file == STREAM else [_sha256(_source(file))]
-    if one.damage or not any(entry.get("name") == MATRIX for entry in named.values()) or not os.path.isfile(file):
+    if one.damage or not any(entry.get("name") == MATRIX for entry in missing.values()) or not os.path.isfile(file):
         return []
     try:
         return [digest_of(read_matrix(file)[0])]
