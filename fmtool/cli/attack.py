@@ -33,7 +33,7 @@ def attack(
             "--attack",
             metavar="NAME",
             autocompletion=one_of({name: known.foolbox_class for name, known in ATTACKS.items()}),
-            help=f"{', '.join(ATTACKS)} (FMN and DeepFool minimise the l-inf perturbation, PGD stays within --epsilon), or the name of most Foolbox attack classes. [default: fmn; pgd with --defense]",
+            help=f"{', '.join(ATTACKS)} (FMN and DeepFool minimise the l-inf perturbation, PGD stays within --epsilon), or the class name of most other Foolbox attacks. [default: fmn; pgd with --defense]",
         ),
     ] = None,
     epsilon: Annotated[
