@@ -31,15 +31,13 @@ def working(output: str | None, *, quiet: bool, debug: bool) -> Iterator[Bar]:
             show, told = warnings.showwarning, set[str]()
 
             def line(message: Warning | str, category: type[Warning], *rest: object, **more: object) -> None:
-                if str(message) in told:
-                    return
-                told.add(str(message))
-                if issubclass(category, FmtoolWarning):
+                if not issubclass(category, FmtoolWarning):
+                    show(message, category, *rest, **more)  # type: ignore[arg-type]
+                elif str(message) not in told:
+                    told.add(str(message))
                     bar.console.print(
                         f"fmtool: warning: {message}", markup=False, highlight=False, emoji=False, soft_wrap=True
                     )
-                else:
-                    show(message, category, *rest, **more)  # type: ignore[arg-type]
 
             warnings.showwarning = line
             yield bar

@@ -23,9 +23,10 @@ QUIET = Bar(quiet=True)
 def test_our_warnings_become_lines_and_others_stay(quiet: bool, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.warns(UserWarning, match="of a library") as caught, working(None, quiet=quiet, debug=False):
         warnings.warn("of a library", UserWarning, stacklevel=1)
-        warnings.warn(FmtoolWarning("few [images]"), stacklevel=1)
+        for _ in range(2):  # the same line once
+            warnings.warn(FmtoolWarning("few [images] of run:100:x"), stacklevel=1)
     assert len(caught) == 1
-    assert capfd.readouterr() == ("", "" if quiet else "fmtool: warning: few [images]\n")
+    assert capfd.readouterr() == ("", "" if quiet else "fmtool: warning: few [images] of run:100:x\n")
 
 
 @pytest.mark.parametrize("debug", [False, True])
