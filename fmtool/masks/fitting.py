@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -155,20 +156,26 @@ def _levels(classifier: nn.Module, images: Rows, targets: Tensor, options: FitOp
 
     def level(size: int) -> Level:
         sized = replace(options, batch=size)
-        plain = _stepper(classifier, options, basis, images.dtype, device)
-        uncompiled = Level(replace(sized, compile_=False), plain, unfiltered, judge)
+        step = _stepper(classifier, options, basis, images.dtype, device)
+
+        def advance(state: SlotState, step: Callable[..., None]) -> None:
+            # its inverse transform can't be called from a library (see `native_code`)
+            step(basis.synthesise(state.masks, state.coefficients), *state)
+
+        uncompiled = Level(replace(sized, compile_=False), partial(advance, step=step), unfiltered, judge)
         if not options.compile_:
             return uncompiled
-        slots = filled(uncompiled)
+        state = filled(uncompiled).state
         # without a narrower batch the network goes on compiled
         compiled = compiling.compiled(
-            lambda *state: plain(SlotState(*state)),
-            *slots.state,
+            step,
+            basis.synthesise(state.masks, state.coefficients),
+            *state,
+            network=classifier,
             precision=options.precision,
             warn=size == options.batch,
         )
-        ran = compiled and replace(uncompiled, options=sized, advance=lambda state: compiled(*state))
-        return ran or uncompiled
+        return replace(uncompiled, options=sized, advance=partial(advance, step=compiled)) if compiled else uncompiled
 
     def filled(level: Level, *, turned: bool = False) -> Slots:
         """The first images in the first slots, or, if turned, in the last slots, beside other images."""
@@ -240,8 +247,9 @@ def _unfiltered(classifier: nn.Module, options: FitOptions, device: torch.device
 
 def _stepper(
     classifier: nn.Module, options: FitOptions, basis: Basis, dtype: torch.dtype, device: torch.device
-) -> Callable[[SlotState], None]:
-    """A function that takes one Adam step of every active slot, in place.
+) -> Callable[..., None]:
+    """A function that takes one Adam step of every active slot, in place: of the slots' filtered images (b, c, h, w) and their
+    state, one tensor after the other.
 
     Finished slots keep their mask, step count and the results of their last step. A slot whose loss or gradient isn't finite
     finishes with the mask that it has, as it would lose it in that step and never find another.
@@ -250,10 +258,11 @@ def _stepper(
     passes = compiling.input_gradient(classifier, options.precision, device, fitted_for.losses)
     weights = basis.weights(dtype, device)
 
-    def step(slots: SlotState) -> None:
+    def step(filtered: Tensor, *state: Tensor) -> None:
+        slots = SlotState(*state)
         active, targets = slots.active, slots.targets
         slots.checked.copy_(~active)
-        losses, logits, slope = passes(basis.synthesise(slots.masks, slots.coefficients), targets, slots.unfiltered)
+        losses, logits, slope = passes(filtered, targets, slots.unfiltered)
         lambda_ = _of_an_entry(slots, basis, fitted_for)
         losses = losses.double() + lambda_ * l1_norm(slots.masks, weights).double()
         slots.keeps_target.copy_(classes_of(logits) == targets)

@@ -53,7 +53,7 @@ def input_gradient(
     if options.compile_:
         images = torch.rand(options.batch, *shape, generator=torch.Generator().manual_seed(0), dtype=dtype).to(device)
         targets = torch.zeros(options.batch, dtype=torch.int64, device=device)
-        compiled = compiling.compiled(plain, images, targets, precision=options.precision)
+        compiled = compiling.compiled(plain, images, targets, network=classifier, precision=options.precision)
         return compiled or plain, compiled is not None
     return plain, False
 

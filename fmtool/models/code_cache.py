@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 import tempfile
@@ -21,8 +22,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.fx import GraphModule
 
 from fmtool.artifacts.output import write_bytes
 from fmtool.errors import ArtifactError
@@ -35,21 +34,21 @@ UNCHECKED = {".lock", ".load_ok"}  # empty files that torch leaves when it loads
 
 
 @contextmanager
-def kept(graph: GraphModule, inputs: Sequence[Tensor]) -> Iterator[None]:
-    """Whatever is compiled in the body, for `graph` at the shapes of `inputs`, is kept, or found again.
+def kept(operations: Sequence[str]) -> Iterator[Path]:
+    """The folder of these operations, with what was compiled for them; whatever the body adds there, or torch, is kept.
 
-    torch works in a copy, so that another process can replace what is kept meanwhile. Where the cache can't be written, nothing
-    is kept.
+    It is a copy, so that another process can replace what is kept meanwhile. Where the cache can't be written, nothing is kept.
     """
-    folder = cache_folder() / "compiled" / _key(graph, inputs)
+    folder = cache_folder() / "compiled" / _key(operations)
     try:
         used = _copy_of(folder)
     except OSError:
-        yield
+        with tempfile.TemporaryDirectory() as lost:
+            yield Path(lost)
         return
     try:
         with _torch_keeps_in(used):
-            yield
+            yield used
         with suppress(OSError, ArtifactError):  # the disk is full, or another process has just kept the same
             if _note(used):
                 _replace(folder, used)
@@ -73,21 +72,26 @@ def _torch_keeps_in(folder: Path) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _key(graph: GraphModule, inputs: Sequence[Tensor]) -> str:
-    """Of all that the code for these inputs depends on: the graph with its weights' shapes, versions, compiler, processor."""
-    from torch._inductor.cpp_builder import get_compiler_version_info, get_cpp_compiler
-
-    attributes = [getattr(graph, str(node.target), None) for node in graph.graph.nodes if node.op == "get_attr"]
-    tensors = [*inputs, *(value for value in attributes if isinstance(value, Tensor))]
-    gpus = [torch.cuda.get_device_name(one.device) for one in inputs[:1] if one.is_cuda]
+def _key(operations: Sequence[str]) -> str:
+    """Of all that compiled code depends on: the operations with the layouts of their tensors, versions, compiler, processor."""
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)  # type: ignore[no-untyped-call]
     parts = [
-        graph.code,
-        [(str(one.dtype), list(one.shape), list(one.stride()), str(one.device)) for one in tensors],
+        operations,
         [torch.__version__, str(torch.version.git_version), sys.version, *platform.uname()[::4]],
-        [torch.backends.cpu.get_cpu_capability(), _processor(), *gpus],
-        [torch.get_num_threads(), get_compiler_version_info(get_cpp_compiler())],
+        [torch.backends.cpu.get_cpu_capability(), _processor(), *map(torch.cuda.get_device_name, gpus)],
+        [torch.get_num_threads(), _compiler()],
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _compiler() -> list[tuple[str, int, int]]:
+    """The command that torch would compile with: files, sizes, times of change. Asking torch or the compiler takes longer."""
+    words = shlex.split(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
+    found = []
+    for path in (os.path.realpath(shutil.which(word) or word) for word in words):
+        about = os.stat(path) if os.path.exists(path) else None
+        found.append((path, about.st_size if about else 0, about.st_mtime_ns if about else 0))
+    return found
 
 
 def _processor() -> str:

@@ -111,13 +111,13 @@ def compiled(
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
 
     def both() -> nn.Module:
-        logits = compiling.compiled(lambda images: (classifier(images),), images)
+        logits = compiling.compiled(lambda images: (classifier(images),), images, network=classifier)
         if logits is None:
             return classifier
         if loss is None:
             return CompiledClassifier(classifier, logits, None, None, images.shape)
         plain = compiling.input_gradient(classifier, device=device, loss=loss)
-        gradient = compiling.compiled(plain, images, labels)
+        gradient = compiling.compiled(plain, images, labels, network=classifier)
         return classifier if gradient is None else CompiledClassifier(classifier, logits, gradient, loss, images.shape)
 
     with threads.pool(device, 1) as pool:  # the code depends on the number of threads that it is compiled for

@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmtool.errors import FmtoolWarning, ModelError, first_line, unknown
-from fmtool.models import code_cache
+from fmtool.models import code_cache, native_code
 from fmtool.models.registry import PRECISIONS
 from fmtool.runtime.failures import out_of_memory
 from fmtool.runtime.journal import Journal
 
 # Numbers that go through the network, images times passes (forward or backward) times entries an image, from which compiling
-# pays: it takes 20 s the first time and 3 s later, and saves a quarter of the time; 175,000 passes of a 3x32x32 image through
+# pays: it takes 20 s the first time and a second later, and saves a quarter of the time; 175,000 passes of a 3x32x32 image through
 # ResNet-20 take a minute.
 PAYS_FROM = 2**29
 # Share of the norm by which what a compiled network gives may differ, by the precision that it computes in. Rounding is some 1e-6
@@ -99,35 +99,29 @@ def input_gradient(
 
 
 def compiled(
-    function: Callable[..., Any], *inputs: Tensor, precision: str = "float32", warn: bool = True
+    function: Callable[..., Any], *inputs: Tensor, network: nn.Module, precision: str = "float32", warn: bool = True
 ) -> Callable[..., Any] | None:
     """A function of tensors, which it may change in place, as one graph for the shapes, dtypes and device of `inputs`.
 
     It may take gradients within: those are traced beside the rest, so that the compiler merges across both and keeps only
     what is read. None if it can't be compiled, or gives different results for these inputs or darker images.
-    precision: the precision of the function, a name of `PRECISIONS`. warn: say why, if None.
+    network: the one whose weights it uses. precision: the precision of the function, a name of `PRECISIONS`. warn: say why,
+    if None.
     """
-    from torch.fx.experimental.proxy_tensor import make_fx
-
     try:
-        with quiet(), _no_garbage():
-            # calls from C++, so that workers don't wait for each other's Python: a tenth faster on 2 cores
-            options: dict[str, Any] = {"cpp_wrapper": inputs[0].device.type == "cpu"}
-            traced = make_fx(function)(*_copies(inputs))
-            graph = torch.compile(traced, dynamic=False, options=options)
-            results: list[list[Tensor]] = []
-            with code_cache.kept(traced, inputs), torch.no_grad():
-                for changed in (_copies(inputs), _copies(inputs), _darker(inputs), _darker(inputs)):
-                    one = (function, graph)[len(results) % 2]
-                    results.append([*changed, *(one(*changed) or ())])
+        with quiet(), _no_garbage(), torch.no_grad():
+            given, darker = _copies(inputs), _darker(inputs)
+            recorded = native_code.record(function, given, [*network.parameters(), *network.buffers()])
+            graph = _graph(function, inputs, recorded)
+            expected = [*given, *recorded.results, *_after(function, _copies(darker))]
+            actual = [*_after(graph, _copies(inputs)), *_after(graph, darker)]
     except Exception as error:  # a missing compiler, or an unsupported third-party network
         if out_of_memory(error):  # which a smaller batch may mend
             raise
         if warn:
             cannot(error)
         return None
-    pairs = [*zip(results[1], results[0], strict=True), *zip(results[3], results[2], strict=True)]
-    if not all(close(*pair, SAME[precision]) for pair in pairs):
+    if not all(close(*pair, SAME[precision]) for pair in zip(actual, expected, strict=True)):
         if warn:
             cannot("it computes something else")
         return None
@@ -139,8 +133,28 @@ def compiled(
     return call
 
 
+def _graph(function: Callable[..., Any], inputs: Sequence[Tensor], recorded: native_code.Record) -> Callable[..., Any]:
+    """The function compiled, or found in the cache: on the CPU as a library if that can be."""
+    on_cpu = inputs[0].device.type == "cpu"
+    with code_cache.kept(recorded.operations) as folder:
+        if on_cpu and (library := native_code.library(function, inputs, recorded, folder)):
+            return library
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        # calls from C++, so that workers don't wait for each other's Python: a tenth faster on 2 cores
+        traced = make_fx(function)(*_copies(inputs))
+        graph: Callable[..., Any] = torch.compile(traced, dynamic=False, options={"cpp_wrapper": on_cpu})
+        graph(*_copies(inputs))
+    return graph
+
+
 def _copies(inputs: Sequence[Tensor]) -> list[Tensor]:
     return [values.clone() for values in inputs]
+
+
+def _after(function: Callable[..., Any], inputs: list[Tensor]) -> list[Tensor]:
+    """Inputs and results, after the call."""
+    return [*inputs, *(function(*inputs) or ())]
 
 
 def _darker(inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fmtool.errors import ModelError
+from fmtool.models import native_code
 from fmtool.models.copies import copied
 from fmtool.runtime import threads
 
@@ -52,6 +53,8 @@ def _is_traced() -> bool:
     whether another thread compiles, which `torch.compiler.is_compiling` may say.
     """
     recorder = sys.modules.get("torch.fx.experimental.proxy_tensor")
+    if native_code.is_recording():
+        return True
     return torch.compiler.is_dynamo_compiling() or (recorder is not None and recorder.get_proxy_mode() is not None)
 
 

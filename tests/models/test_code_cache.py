@@ -8,13 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.fx import GraphModule, symbolic_trace
 
 from fmtool.models import code_cache
 
-INPUTS = (torch.zeros(2, 3),)
-
-pytestmark = pytest.mark.processes  # each starts a compiler
+OPERATIONS = ("input0: torch.float32 [2, 3]", "aten.neg.default input0")
 
 
 @pytest.fixture
@@ -24,14 +21,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "compiled"
 
 
-def graph() -> GraphModule:
-    return symbolic_trace(torch.nn.Linear(3, 2))
-
-
-def is_found(inputs: tuple[torch.Tensor, ...] = INPUTS) -> bool:
+def is_found(operations: tuple[str, ...] = OPERATIONS) -> bool:
     """Whether a first compilation's file is there; if not, it is written, as torch would."""
-    with code_cache.kept(graph(), inputs):
-        code = Path(os.environ[code_cache.FOLDER], "ab", "code.so")
+    with code_cache.kept(operations) as folder:
+        assert os.environ[code_cache.FOLDER] == str(folder)
+        code = folder / "ab" / "code.so"
         found = code.exists()
         code.parent.mkdir(exist_ok=True)
         code.write_text("compiled")
@@ -39,21 +33,29 @@ def is_found(inputs: tuple[torch.Tensor, ...] = INPUTS) -> bool:
     return found
 
 
-def test_code_is_found_again_for_the_same_graph_and_shapes_alone(home: Path) -> None:
+def test_code_is_found_again_for_the_same_operations_alone(home: Path) -> None:
     assert [is_found(), is_found()] == [False, True]
-    for other in (torch.zeros(3, 3), torch.zeros(2, 3, dtype=torch.float64), torch.zeros(3, 2).T):
-        assert [is_found((other,)), is_found((other,))] == [False, True]
-    assert len(list(home.iterdir())) == 4  # and nothing else is left
+    for other in (OPERATIONS[:1], OPERATIONS[::-1]):
+        assert [is_found(other), is_found(other)] == [False, True]
+    assert len(list(home.iterdir())) == 3  # and nothing else is left
     assert code_cache.FOLDER not in os.environ or not os.environ[code_cache.FOLDER].startswith(str(home))
 
 
-def test_another_processor_or_version_compiles_anew(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_processor_version_or_compiler_compiles_anew(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_found()
     monkeypatch.setattr(code_cache, "_processor", lambda: "another one")
     assert not is_found()
     monkeypatch.undo()
     monkeypatch.setenv("FMTOOL_CACHE", str(home.parent))
     monkeypatch.setattr(torch, "__version__", "0.1")
+    assert not is_found()
+    monkeypatch.undo()
+    monkeypatch.setenv("FMTOOL_CACHE", str(home.parent))
+    compiler = home.parent / "compiler"
+    monkeypatch.setenv("CXX", str(compiler))
+    compiler.write_text("")
+    assert [is_found(), is_found()] == [False, True]
+    compiler.write_text("a new one")
     assert not is_found()
 
 
@@ -73,10 +75,10 @@ def test_damaged_code_is_compiled_anew(home: Path) -> None:
 def test_what_torch_adds_to_kept_code_is_kept_too(home: Path) -> None:
     """It does where a guard of the first entry doesn't hold."""
     is_found()
-    with code_cache.kept(graph(), INPUTS):
+    with code_cache.kept(OPERATIONS):
         Path(os.environ[code_cache.FOLDER], "ab", "again").write_text("another entry")
     assert is_found()
-    with code_cache.kept(graph(), INPUTS):  # a listed file that changes meanwhile is not taken for sound
+    with code_cache.kept(OPERATIONS):  # a listed file that changes meanwhile is not taken for sound
         Path(os.environ[code_cache.FOLDER], "ab", "again").write_text("broken")
     assert is_found()
     assert [path.read_text() for path in home.glob("*/ab/again")] == ["another entry"]
@@ -91,8 +93,10 @@ def test_code_that_others_can_replace_is_not_run(home: Path) -> None:
 
 def test_a_cache_that_cannot_be_written_keeps_nothing(home: Path) -> None:
     home.parent.write_text("a file")
-    with code_cache.kept(graph(), INPUTS):
-        assert not os.environ.get(code_cache.FOLDER, "").startswith(str(home))
+    with code_cache.kept(OPERATIONS) as folder:
+        (folder / "code.so").touch()
+        assert not str(folder).startswith(str(home))
+    assert not folder.exists()
 
 
 def test_what_killed_processes_left_is_removed_after_a_week(home: Path) -> None:
@@ -105,14 +109,14 @@ def test_what_killed_processes_left_is_removed_after_a_week(home: Path) -> None:
 
 
 def test_an_error_while_compiling_leaves_nothing(home: Path) -> None:
-    with pytest.raises(OSError, match="no space"), code_cache.kept(graph(), INPUTS):
+    with pytest.raises(OSError, match="no space"), code_cache.kept(OPERATIONS):
         raise OSError("no space")
     assert list(home.iterdir()) == []
 
 
 def test_code_that_another_process_replaces_meanwhile_stays_at_hand(home: Path) -> None:
     is_found()
-    with code_cache.kept(graph(), INPUTS):
+    with code_cache.kept(OPERATIONS):
         mine = Path(os.environ[code_cache.FOLDER], "ab", "code.so")
         (kept,) = home.glob("[!.]*/ab/code.so")
         kept.write_text("broken")

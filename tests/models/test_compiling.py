@@ -54,48 +54,46 @@ def test_a_compiled_mask_is_bitwise_the_same_in_any_company() -> None:
 
 
 def test_a_network_that_cannot_be_compiled_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object, **__: object) -> None:
+    def broken(*_: object) -> None:
         raise RuntimeError("no compiler\nand more")
 
     classifier = random_resnet(3, torch.float32)
     images, targets = drawn(3, torch.float32)
     options = FitOptions(0.05, 4, min_steps=3, max_steps=6)
     plain = fit_masks(classifier, images, targets, options)
-    monkeypatch.setattr(torch, "compile", broken)
+    monkeypatch.setattr(compiling, "_graph", broken)
     with pytest.warns(FmtoolWarning, match="^the network can't be compiled and runs uncompiled: no compiler$"):
         found = fit_masks(classifier, images, targets, dataclasses.replace(options, compile_=True))
     assert torch.equal(found.masks, plain.masks)
 
 
-@pytest.mark.processes
 def test_a_narrower_batch_that_cannot_be_compiled_is_left_out_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     """The network runs compiled all the same, in the batch that it began with."""
     graphs: list[object] = []
 
-    def once(traced: object, **_: object) -> object:
+    def once(function: object, *_: object) -> object:
         if graphs:
             raise RuntimeError("no compiler")
-        graphs.append(traced)
-        return traced
+        graphs.append(function)
+        return function
 
     classifier = random_resnet(3, torch.float32)
     images, targets = drawn(3, torch.float32)
-    monkeypatch.setattr(torch, "compile", once)
+    monkeypatch.setattr(compiling, "_graph", once)
     levels = fitting._levels(classifier, images, targets, FitOptions(0.05, 16, 3, 6, compile_=True), CPU)
     with warnings.catch_warnings(action="error"):
         assert levels.first.options.compile_ and levels.narrower(1, 16, int) is None
 
 
-@pytest.mark.processes
 def test_a_network_that_cannot_be_compiled_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[object] = []
 
-    def broken(*_: object, **__: object) -> None:
+    def broken(*_: object) -> None:
         tried.append(_)
         raise RuntimeError("no compiler")
 
     images, targets = drawn(3, torch.float32)
-    monkeypatch.setattr(torch, "compile", broken)
+    monkeypatch.setattr(compiling, "_graph", broken)
     with pytest.warns(FmtoolWarning, match="can't be compiled"):
         options = FitOptions(0.05, 16, 3, 6, compile_=True)
         levels = fitting._levels(random_resnet(3, torch.float32), images, targets, options, CPU)
@@ -103,22 +101,20 @@ def test_a_network_that_cannot_be_compiled_is_tried_once(monkeypatch: pytest.Mon
     assert narrower is not None and not narrower.options.compile_ and len(tried) == 1
 
 
-@pytest.mark.processes
 def test_no_narrower_batch_is_compiled_where_that_stops_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "compile", lambda traced, **_: traced)
+    monkeypatch.setattr(compiling, "_graph", lambda function, *_: function)
     monkeypatch.setattr(fitting, "COMPILES_BESIDE", "1000.0")
     images, targets = drawn(3, torch.float32)
     options = FitOptions(0.05, 16, 3, 6, compile_=True)
     assert not fitting._levels(random_resnet(3, torch.float32), images, targets, options, CPU).sizes
 
 
-@pytest.mark.processes
 def test_a_compiled_network_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = random_resnet(3, torch.float32)
     images, targets = drawn(4, torch.float32)
-    monkeypatch.setattr(torch, "compile", lambda traced, **_: lambda *given: [2 * part for part in traced(*given)])
+    monkeypatch.setattr(compiling, "_graph", lambda function, *_: lambda *given: [2 * one for one in function(*given)])
     with pytest.warns(FmtoolWarning, match="computes something else"):
-        assert compiling.compiled(compiling.input_gradient(classifier), images, targets) is None
+        assert compiling.compiled(compiling.input_gradient(classifier), images, targets, network=classifier) is None
 
 
 def test_results_are_close_only_with_nan_in_the_same_places() -> None:

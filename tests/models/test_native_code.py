@@ -1,0 +1,178 @@
+"""Functions as libraries: known by their operations, the same numbers, found again without a compiler."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from compilers import needs_compiler
+from reference import random_resnet
+from torch import Tensor, nn
+
+from fmtool.models import compiling, native_code, replicas
+from fmtool.models.native_code import Record
+from fmtool.runtime import threads
+
+CPU = torch.device("cpu")
+IMAGES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+TARGETS = torch.tensor([3, 1])
+
+
+def recorded(classifier: nn.Module, images: Tensor = IMAGES, targets: Tensor = TARGETS) -> Record:
+    weights = [*classifier.parameters(), *classifier.buffers()]
+    return native_code.record(compiling.input_gradient(classifier), [images, targets], weights)
+
+
+def with_other_weights() -> nn.Module:
+    classifier = random_resnet(3, torch.float32)
+    for one in classifier.parameters():
+        one.data.mul_(0.9)
+    return classifier
+
+
+def scaled(by: Tensor) -> tuple[str, ...]:
+    """The operations of a function that multiplies by a tensor of its own."""
+    return native_code.record(lambda images: (images * by,), [IMAGES], []).operations
+
+
+def test_a_record_holds_the_results_and_the_backward_pass() -> None:
+    classifier = random_resnet(3, torch.float32)
+    found, expected = recorded(classifier), compiling.input_gradient(classifier)(IMAGES, TARGETS)
+    assert all(torch.equal(one, other) for one, other in zip(found.results, expected, strict=True))
+    assert any("convolution_backward" in line for line in found.operations)
+    assert not found.fixed and not any(found.in_place)
+    weights = [*classifier.parameters(), *classifier.buffers()]
+    assert {id(one) for one in found.used} <= {id(one) for one in weights} and len(found.used) == 18
+
+
+def test_a_function_is_known_by_its_operations_and_layouts_and_not_by_numbers_that_it_is_given() -> None:
+    first = recorded(random_resnet(3, torch.float32)).operations
+    assert recorded(with_other_weights(), IMAGES / 2, TARGETS.flip(0)).operations == first
+    wider = torch.rand(2, 3, 8, 16, generator=torch.Generator().manual_seed(0))
+    for images in (IMAGES[:1], IMAGES.transpose(2, 3), wider):
+        assert recorded(random_resnet(3, torch.float32), images, TARGETS[: len(images)]).operations != first
+    assert recorded(random_resnet(3, torch.float64), IMAGES.double()).operations != first
+
+
+def test_a_tensor_of_the_functions_own_counts_with_its_numbers() -> None:
+    assert scaled(torch.full((1,), 2.0)) == scaled(torch.full((1,), 2.0))
+    assert scaled(torch.full((1,), 2.0)) != scaled(torch.full((1,), 3.0))
+    assert scaled(torch.full((1,), 2.0)) != scaled(torch.full((1, 1), 2.0))
+
+
+def test_changed_inputs_are_told_apart() -> None:
+    def function(one: Tensor, other: Tensor) -> None:
+        one.add_(other)
+
+    found = native_code.record(function, [IMAGES.clone(), IMAGES], [])
+    assert found.in_place == (True, False) and found.results == ()
+
+
+def test_a_worker_records_the_network_itself() -> None:
+    """Rather than its own replica, whose buffers are copies."""
+
+    class Storing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("scale", torch.ones(1))
+
+        def forward(self, images: Tensor) -> Any:
+            self.last = images * self.scale
+            return self.last
+
+    network = Storing()
+
+    def used() -> tuple[Tensor, ...]:
+        return native_code.record(lambda images: (replicas.forward(network, images),), [IMAGES], [network.scale]).used
+
+    with threads.pool(CPU, 2) as pool:
+        (one,) = pool.submit(used).result()
+    assert one is network.scale
+
+
+@pytest.mark.processes
+@needs_compiler
+def test_a_library_serves_other_weights_and_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    for classifier in (random_resnet(3, torch.float32), with_other_weights()):
+        plain = compiling.input_gradient(classifier)
+        with compiling.quiet():
+            call = native_code.library(plain, [IMAGES, TARGETS], recorded(classifier), tmp_path)
+        assert call is not None and [path.name for path in tmp_path.iterdir()] == [native_code.LIBRARY]
+        monkeypatch.setattr(native_code, "_make", None)  # from now on it is found
+        with threads.pool(CPU, 2) as pool:
+            images = [IMAGES, IMAGES / 2, IMAGES.transpose(0, 1).contiguous().transpose(0, 1)] * 4
+            results = list(pool.map(call, images, [TARGETS] * 12))
+        for given, found in zip(images, results, strict=True):
+            for one, other in zip(found, plain(given, TARGETS), strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        assert all(map(torch.equal, results[0], results[2]))  # of another layout
+        with pytest.raises(ValueError, match=r"compiled for torch.float32 \[2, 3, 8, 8\]"):
+            call(IMAGES[:1], TARGETS[:1])
+
+
+@pytest.mark.processes
+@needs_compiler
+def test_a_library_changes_its_inputs_in_place_or_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def function(one: Tensor) -> None:
+        one.mul_(2)
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    with compiling.quiet():
+        call = native_code.library(function, [IMAGES], native_code.record(function, [IMAGES.clone()], []), tmp_path)
+    assert call is not None
+    given = IMAGES.clone()
+    assert call(given) == () and torch.equal(given, 2 * IMAGES)
+    with pytest.raises(ValueError, match="compiled for"):
+        call(IMAGES.clone().transpose(2, 3))
+
+
+@pytest.mark.processes
+@needs_compiler
+def test_what_would_call_python_is_left_to_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def function(images: Tensor) -> tuple[Tensor]:
+        return (torch.fft.irfft2(images.to(torch.complex64), s=(8, 8)),)
+
+    spectrum = IMAGES[..., :5].contiguous()
+    monkeypatch.setenv("FMTOOL_CACHE", str(tmp_path))
+    call = compiling.compiled(function, spectrum, network=nn.Identity())
+    assert call is not None
+    torch.testing.assert_close(call(spectrum), function(spectrum))
+    assert list(tmp_path.rglob(native_code.UNSUITABLE)) and not list(tmp_path.rglob(native_code.LIBRARY))
+
+
+@pytest.mark.processes
+@needs_compiler
+def test_what_cannot_be_a_library_is_left_to_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("an error of the compiler's")
+
+    monkeypatch.setenv("FMTOOL_CACHE", str(tmp_path))
+    monkeypatch.setattr("torch._inductor.aot_compile", broken)
+    classifier = random_resnet(3, torch.float32)
+    assert compiling.compiled(compiling.input_gradient(classifier), IMAGES, TARGETS, network=classifier) is not None
+    assert list(tmp_path.rglob(native_code.UNSUITABLE))
+
+
+SECOND_START = """
+import sys, torch
+from fmtool.models import compiling
+network = torch.nn.Linear(4, 2)
+call = compiling.compiled(lambda images: (network(images).relu(),), torch.ones(3, 4), network=network)
+assert call is not None
+torch.testing.assert_close(call(torch.ones(3, 4))[0], network(torch.ones(3, 4)).relu())
+print(*(name for name in ("torch._dynamo", "torch._inductor") if name in sys.modules))
+"""
+
+
+@pytest.mark.processes
+@needs_compiler
+def test_a_second_start_imports_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FMTOOL_CACHE", str(tmp_path))
+    command = [sys.executable, "-c", SECOND_START]
+    first, second = (subprocess.run(command, check=True, capture_output=True, text=True).stdout.split() for _ in "12")
+    assert first and not second
