@@ -1,9 +1,9 @@
-"""Compiled code, kept from one run to the next in a folder of its own for each graph.
+"""Compiled code, kept from one run to the next in a folder of its own for each function.
 
-torch keeps what it compiles in the folder that an environment variable names and finds it again by the graph, its shapes and its
-own version. It trusts the files there. So each graph's folder is named by all that the code depends on, the machine included, as
-a home folder may be shared by several; and a list of digests tells whether its files are still whole. Files that are not, or
-belong to another user, are compiled anew.
+`native_code` keeps a library there. torch keeps what it compiles in the folder that an environment variable names, and trusts the
+files there. So each function's folder is named by all that the code depends on, the machine included, as a home folder may be
+shared by several; and a list of digests tells whether its files are still whole. Files that are not, or belong to another user,
+are compiled anew.
 """
 
 from __future__ import annotations
@@ -30,20 +30,25 @@ from fmtool.runtime.cache import cache_folder
 FOLDER = "TORCHINDUCTOR_CACHE_DIR"  # the variable that torch reads
 DIGESTS = "digests.json"
 LEFT_FOR = 7 * 24 * 3600  # seconds after which a folder is one that a killed process left
+FORMAT = 1  # of what is kept; another one is made anew
+SETTINGS = ("TORCHINDUCTOR_", "AOT_INDUCTOR_")  # variables that torch's compiler reads begin so
 UNCHECKED = {".lock", ".load_ok"}  # empty files that torch leaves when it loads the others
 
 
 @contextmanager
-def kept(operations: Sequence[str]) -> Iterator[Path]:
-    """The folder of these operations, with what was compiled for them; whatever the body adds there, or torch, is kept.
+def kept(operations: Sequence[str] | None) -> Iterator[Path]:
+    """The folder of these operations, with what was compiled for them. What the body or torch adds there is kept, unless the body
+    fails; without operations, or where the cache can't be written, nothing is.
 
-    It is a copy, so that another process can replace what is kept meanwhile. Where the cache can't be written, nothing is kept.
+    It is a copy, so that another process can replace what is kept meanwhile.
     """
-    folder = cache_folder() / "compiled" / _key(operations)
+    folder = cache_folder() / "compiled" / _key(operations or ())
     try:
-        used = _copy_of(folder)
+        used = None if operations is None else _copy_of(folder)
     except OSError:
-        with tempfile.TemporaryDirectory() as lost:
+        used = None
+    if used is None:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as lost, _torch_keeps_in(Path(lost)):
             yield Path(lost)
         return
     try:
@@ -75,7 +80,9 @@ def _torch_keeps_in(folder: Path) -> Iterator[None]:
 def _key(operations: Sequence[str]) -> str:
     """Of all that compiled code depends on: the operations with the layouts of their tensors, versions, compiler, processor."""
     gpus = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)  # type: ignore[no-untyped-call]
+    set_ = [(name, value) for name, value in sorted(os.environ.items()) if name.startswith(SETTINGS) and name != FOLDER]
     parts = [
+        [FORMAT, set_, torch.are_deterministic_algorithms_enabled()],
         operations,
         [torch.__version__, str(torch.version.git_version), sys.version, *platform.uname()[::4]],
         [torch.backends.cpu.get_cpu_capability(), _processor(), *map(torch.cuda.get_device_name, gpus)],

@@ -11,6 +11,7 @@ import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from fmtool.runtime.failures import out_of_memory
 from fmtool.runtime.journal import Journal
 
 # Numbers that go through the network, images times passes (forward or backward) times entries an image, from which compiling
-# pays: it takes 20 s the first time and a second later, and saves a quarter of the time; 175,000 passes of a 3x32x32 image through
+# pays: it takes 20 s the first time and 1 s later, and saves a quarter of the time; 175,000 passes of a 3x32x32 image through
 # ResNet-20 take a minute.
 PAYS_FROM = 2**29
 # Share of the norm by which what a compiled network gives may differ, by the precision that it computes in. Rounding is some 1e-6
@@ -108,43 +109,56 @@ def compiled(
     network: the one whose weights it uses. precision: the precision of the function, a name of `PRECISIONS`. warn: say why,
     if None.
     """
+    inputs = tuple(_copies(inputs))  # of the layout that compiled code is for
     try:
         with quiet(), _no_garbage(), torch.no_grad():
-            given, darker = _copies(inputs), _darker(inputs)
-            recorded = native_code.record(function, given, [*network.parameters(), *network.buffers()])
-            graph = _graph(function, inputs, recorded)
-            expected = [*given, *recorded.results, *_after(function, _copies(darker))]
-            actual = [*_after(graph, _copies(inputs)), *_after(graph, darker)]
+            return _like(function, inputs, network, precision)
     except Exception as error:  # a missing compiler, or an unsupported third-party network
         if out_of_memory(error):  # which a smaller batch may mend
             raise
         if warn:
             cannot(error)
         return None
-    if not all(close(*pair, SAME[precision]) for pair in zip(actual, expected, strict=True)):
-        if warn:
-            cannot("it computes something else")
+
+
+def _like(
+    function: Callable[..., Any], inputs: Sequence[Tensor], network: nn.Module, precision: str
+) -> Callable[..., Any]:
+    """The function compiled; ModelError if that gives other results, and then nothing is kept."""
+    given, darker = _copies(inputs), _darker(inputs)
+    recorded = _recorded(function, given, network)
+    expected = [*given, *recorded.results] if recorded else _after(function, _copies(inputs))
+    expected += _after(function, _copies(darker))
+    with code_cache.kept(recorded.operations if recorded else None) as folder:
+        graph = _graph(function, inputs, recorded, folder)
+        actual = [*_after(graph, _copies(inputs)), *_after(graph, darker)]
+        if not all(close(*pair, SAME[precision]) for pair in zip(actual, expected, strict=True)):
+            raise ModelError("it computes something else")
+    return torch.no_grad()(graph)
+
+
+def _recorded(function: Callable[..., Any], inputs: Sequence[Tensor], network: nn.Module) -> native_code.Record | None:
+    """What a function does with `inputs`, which it may change; None if that can't be noted."""
+    try:
+        return native_code.record(function, inputs, [*network.parameters(), *network.buffers()])
+    except Exception as error:  # third-party code may do anything
+        if out_of_memory(error):
+            raise
         return None
 
-    def call(*inputs: Tensor) -> Any:
-        with torch.no_grad():
-            return graph(*inputs)
 
-    return call
-
-
-def _graph(function: Callable[..., Any], inputs: Sequence[Tensor], recorded: native_code.Record) -> Callable[..., Any]:
-    """The function compiled, or found in the cache: on the CPU as a library if that can be."""
+def _graph(
+    function: Callable[..., Any], inputs: Sequence[Tensor], recorded: native_code.Record | None, folder: Path
+) -> Callable[..., Any]:
+    """The function compiled, or found in the folder: as a library if it can be one."""
     on_cpu = inputs[0].device.type == "cpu"
-    with code_cache.kept(recorded.operations) as folder:
-        if on_cpu and (library := native_code.library(function, inputs, recorded, folder)):
-            return library
-        from torch.fx.experimental.proxy_tensor import make_fx
+    if recorded and on_cpu and (library := native_code.library(function, inputs, recorded, folder)):
+        return library
+    from torch.fx.experimental.proxy_tensor import make_fx
 
-        # calls from C++, so that workers don't wait for each other's Python: a tenth faster on 2 cores
-        traced = make_fx(function)(*_copies(inputs))
-        graph: Callable[..., Any] = torch.compile(traced, dynamic=False, options={"cpp_wrapper": on_cpu})
-        graph(*_copies(inputs))
+    # calls from C++, so that workers don't wait for each other's Python: a tenth faster on 2 cores
+    options: dict[str, Any] = {"cpp_wrapper": on_cpu}
+    graph: Callable[..., Any] = torch.compile(make_fx(function)(*_copies(inputs)), dynamic=False, options=options)
     return graph
 
 

@@ -2,7 +2,8 @@
 
 A function is known by its operations, noted while it runs once. Inductor makes the library ahead of time (AOTInductor), with the
 network's weights as further inputs, so that it serves all weights of the same shapes. It is called through its C interface, as
-other threads can run Python meanwhile. This is for the CPU.
+other threads can run Python meanwhile. Operations without a C function, such as the inverse FFT, would go through a proxy that
+only a caller in C++ has: functions with such operations are left to torch.compile, and so is the GPU.
 """
 
 from __future__ import annotations
@@ -20,16 +21,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 LIBRARY = "code.so"
-UNSUITABLE = "unsuitable"  # stands in place of a library that can't be made, or would call Python for some operation
-CALLS_PYTHON = "aoti_torch_proxy_executor_call_function"  # in the source of such a library
+UNSUITABLE = "unsuitable"  # stands in place of a library that can't be made or called
+PROXY = "aoti_torch_proxy_executor_call_function"  # in the source of a library that needs the proxy
 
+_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)(
+    ("PyCapsule_New", ctypes.pythonapi)
+)
 _thread = threading.local()
 
 
@@ -49,7 +56,10 @@ class Record:
 
 
 def record(function: Callable[..., Any], inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> Record:
-    """Run a function of `inputs`, which it may change, and note what it does. weights: the network's parameters and buffers."""
+    """Run a function of `inputs`, which it may change, and note what it does. weights: the network's parameters and buffers.
+
+    RuntimeError for tensors of a class of their own, whose operations would not all be seen.
+    """
     recorder, versions = _Recorder(inputs, weights), [one._version for one in inputs]
     _thread.records = True
     try:
@@ -79,7 +89,7 @@ class _Recorder(TorchDispatchMode):
         self.names, self.weights = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
         self.operations: list[str] = []
         self.used: list[Tensor] = []
-        self.fixed: set[str] = set()
+        self.fixed: list[str] = []
         for number, one in enumerate(inputs):
             self.names[one] = f"input{number}"
             self.operations.append(f"input{number}: {_layout(one)}")
@@ -104,23 +114,27 @@ class _Recorder(TorchDispatchMode):
         """A tensor's name; anything else is its own."""
         if not isinstance(value, Tensor):
             return value
+        if type(value) not in (Tensor, nn.Parameter):
+            raise RuntimeError(f"a tensor of the class {type(value).__name__}")
         if value not in self.names and value in self.weights:
             self.names[value] = f"weight{len(self.used)}: {_layout(value)}"
             self.used.append(value)
-        elif value not in self.names:
-            self.names[value] = f"fixed {_digest(value)}"
-            self.fixed.add(_digest(value))
+        elif value not in self.names:  # numbered, as equal ones may differ later
+            digest = _digest(value)
+            self.names[value] = f"fixed{len(self.operations)}.{len(self.fixed)} {digest}"
+            self.fixed.append(digest)
         return self.names[value]
 
 
-def _layout(tensor: Tensor) -> str:
-    return f"{tensor.dtype} {list(tensor.shape)} {list(tensor.stride())} {tensor.device}"
+def _layout(tensor: Tensor) -> tuple[Any, ...]:
+    """All that a library takes for granted of a tensor that it is given, but for its numbers."""
+    return tensor.dtype, tensor.device, tensor.shape, tensor.stride(), tensor.is_conj(), tensor.is_neg()
 
 
 def _digest(tensor: Tensor) -> str:
     """Of layout and numbers."""
-    values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-    return hashlib.sha256(_layout(tensor).encode() + values.data).hexdigest()
+    values = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().flatten().view(torch.uint8).numpy()
+    return hashlib.sha256(repr(_layout(tensor)).encode() + values.data).hexdigest()
 
 
 def library(
@@ -129,7 +143,11 @@ def library(
     """The function as a library in `folder`, which is made if the folder is empty; None if it can't be one."""
     if not any(folder.iterdir()):
         _make(function, inputs, recorded, folder)
-    return _Library(folder / LIBRARY, inputs, recorded) if (folder / LIBRARY).exists() else None
+    # one that doesn't load is left to torch.compile, too
+    with suppress(OSError, AttributeError, RuntimeError):
+        if (folder / LIBRARY).exists():
+            return _Library(folder / LIBRARY, inputs, recorded)
+    return None
 
 
 def _make(function: Callable[..., Any], inputs: Sequence[Tensor], recorded: Record, folder: Path) -> None:
@@ -137,31 +155,30 @@ def _make(function: Callable[..., Any], inputs: Sequence[Tensor], recorded: Reco
     import torch._inductor
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    graph = make_fx(function)(*(one.clone() for one in inputs))
-    fixed = _with_weights_as_inputs(graph, recorded.used)
     code = None
-    if fixed is not None and fixed <= recorded.fixed:  # the record tells this library from any other
-        with suppress(Exception), torch.no_grad():  # torch.compile, which comes next, says why, or knows how
+    with suppress(Exception), torch.no_grad():  # torch.compile, which comes next, says why, or knows how
+        graph = make_fx(function)(*(one.clone() for one in inputs))
+        if (
+            _with_weights_as_inputs(graph, recorded.used) <= recorded.fixed
+        ):  # or the record wouldn't tell it from others
             made = Path(str(torch._inductor.aot_compile(graph, (*inputs, *recorded.used))))
-            if CALLS_PYTHON not in made.with_suffix(".cpp").read_text():
+            if PROXY not in made.with_suffix(".cpp").read_text():
                 code = made.read_bytes()
     for path in folder.iterdir():  # sources and objects
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     (folder / (UNSUITABLE if code is None else LIBRARY)).write_bytes(code or b"")
 
 
-def _with_weights_as_inputs(graph: GraphModule, weights: Sequence[Tensor]) -> frozenset[str] | None:
-    """Make these weights inputs, after the others, and the results a tuple. Returns the digests of all tensors that remain part
-    of the graph; None if a weight is not in it.
+def _with_weights_as_inputs(graph: GraphModule, weights: Sequence[Tensor]) -> set[str]:
+    """Make these weights inputs, after the others, and results a tuple where there is none. Returns the digests of all tensors
+    that remain part of the graph.
     """
-    nodes = list(graph.graph.nodes)
-    of_weight: dict[int, list[Node]] = {id(weight): [] for weight in weights}
-    fixed = set()
-    for node in nodes:
+    fixed, nodes_of = set(), {id(weight): list[Node]() for weight in weights}
+    for node in graph.graph.nodes:
         if node.op == "get_attr":
             value = getattr(graph, str(node.target))
-            if id(value) in of_weight:
-                of_weight[id(value)].append(node)
+            if id(value) in nodes_of:
+                nodes_of[id(value)].append(node)
             else:
                 fixed.add(_digest(value))
         elif node.op == "placeholder":
@@ -169,57 +186,53 @@ def _with_weights_as_inputs(graph: GraphModule, weights: Sequence[Tensor]) -> fr
         elif node.op == "output" and node.args == (None,):
             node.args = ((),)
         node.meta.clear()
-    for number, places in enumerate(of_weight.values()):
-        if not places:
-            return None
+    for number, nodes in enumerate(nodes_of.values()):
         with graph.graph.inserting_after(last):
             last = graph.graph.placeholder(f"weight{number}")
-        for node in places:
+        for node in nodes:
             node.replace_all_uses_with(last)
             graph.graph.erase_node(node)
     graph.recompile()
-    return frozenset(fixed)
+    return fixed
 
 
 class _Library:
-    """Calls the function, in any number of threads. Inputs of another layout are copied, as the code is for one; those that
-    the function changes must have it.
+    """Calls the function, in any number of threads. Tensors of another layout than the first ones are copied; those that the
+    function changes, or of other shapes or dtypes, are refused with a ValueError.
     """
 
     def __init__(self, path: Path, inputs: Sequence[Tensor], recorded: Record) -> None:
-        self.weights, self.in_place = recorded.used, recorded.in_place
-        self.layouts = [(one.dtype, one.shape, one.stride()) for one in inputs]
-        self.code, self.python = ctypes.CDLL(str(path)), ctypes.PyDLL(None)
-        self.python.PyCapsule_GetPointer.restype = ctypes.c_void_p
-        self.python.PyCapsule_GetPointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
-        self.python.PyCapsule_New.restype = ctypes.py_object
-        self.python.PyCapsule_New.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+        self.weights = recorded.used
+        self.layouts = [_layout(one) for one in (*inputs, *self.weights)]
+        self.in_place = (*recorded.in_place, *(False for _ in self.weights))
+        self.code = ctypes.CDLL(str(path))
         self.model, results = ctypes.c_void_p(), ctypes.c_size_t()
         at_once = ctypes.c_size_t(os.cpu_count() or 1)  # further threads would wait
         self._call("CreateWithDevice", ctypes.byref(self.model), at_once, b"cpu", None)
-        weakref.finalize(self, self.code.AOTInductorModelContainerDelete, self.model)
+        weakref.finalize(self, self.code.AOTInductorModelContainerDelete, self.model).atexit = False
         self._call("GetNumOutputs", self.model, ctypes.byref(results))
         self.results = results.value
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        tensors = [self._laid_out(number, one) for number, one in enumerate(inputs)]
-        capsules = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors([*tensors, *self.weights])
-        # the code takes these over, and gives its results
-        given = (ctypes.c_void_p * len(capsules))(*(self.python.PyCapsule_GetPointer(one, None) for one in capsules))
+        if len(inputs) + len(self.weights) != len(self.layouts):
+            raise ValueError(f"compiled for {len(self.layouts) - len(self.weights)} tensors, not for {len(inputs)}")
+        given = [self._laid_out(*one) for one in enumerate((*inputs, *self.weights))]
+        # the code owns these from the call on, whether or not it succeeds
+        capsules = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors(given)
+        handles = (ctypes.c_void_p * len(capsules))(*(_pointer(one, None) for one in capsules))
         made = (ctypes.c_void_p * self.results)()
-        self._call(
-            "Run", self.model, given, ctypes.c_size_t(len(given)), made, ctypes.c_size_t(self.results), None, None
+        sizes = ctypes.c_size_t(len(handles)), ctypes.c_size_t(self.results)
+        self._call("Run", self.model, handles, sizes[0], made, sizes[1], None, None)
+        return tuple(
+            torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs([_capsule(one, None, None) for one in made])
         )
-        pointers = [self.python.PyCapsule_New(one, None, None) for one in made]
-        return tuple(torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs(pointers))
 
     def _laid_out(self, number: int, given: Tensor) -> Tensor:
-        dtype, shape, stride = self.layouts[number]
-        if (given.dtype, given.shape, given.stride()) == (dtype, shape, stride):
+        if (found := _layout(given)) == (expected := self.layouts[number]):
             return given
-        if (given.dtype, given.shape) != (dtype, shape) or self.in_place[number]:
-            raise ValueError(f"compiled for {dtype} {list(shape)} {stride}, not for {_layout(given)}")
-        return torch.empty_strided(shape, stride, dtype=dtype).copy_(given)
+        if found[:3] != expected[:3] or self.in_place[number]:
+            raise ValueError(f"compiled for {expected}, not for {found}")
+        return torch.empty_strided(expected[2], expected[3], dtype=given.dtype).copy_(given)
 
     def _call(self, name: str, *arguments: Any) -> None:
         if getattr(self.code, f"AOTInductorModelContainer{name}")(*arguments):

@@ -59,6 +59,19 @@ def test_another_processor_version_or_compiler_compiles_anew(home: Path, monkeyp
     assert not is_found()
 
 
+def test_other_settings_of_the_compiler_compile_anew(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not is_found()
+    monkeypatch.setenv("TORCHINDUCTOR_MAX_AUTOTUNE", "1")
+    assert [is_found(), is_found()] == [False, True]
+
+
+def test_without_operations_nothing_is_kept(home: Path) -> None:
+    with code_cache.kept(None) as folder:
+        assert os.environ[code_cache.FOLDER] == str(folder)
+        (folder / "code.so").touch()
+    assert not folder.exists() and not home.exists()
+
+
 def test_damaged_code_is_compiled_anew(home: Path) -> None:
     is_found()
     (code,) = home.glob("*/ab/code.so")

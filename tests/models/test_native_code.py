@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from compilers import needs_compiler
 from reference import random_resnet
 from torch import Tensor, nn
 
+from fmtool.errors import FmtoolWarning
 from fmtool.models import compiling, native_code, replicas
 from fmtool.models.native_code import Record
 from fmtool.runtime import threads
@@ -62,6 +64,32 @@ def test_a_tensor_of_the_functions_own_counts_with_its_numbers() -> None:
     assert scaled(torch.full((1,), 2.0)) == scaled(torch.full((1,), 2.0))
     assert scaled(torch.full((1,), 2.0)) != scaled(torch.full((1,), 3.0))
     assert scaled(torch.full((1,), 2.0)) != scaled(torch.full((1, 1), 2.0))
+    # a conjugate view holds other numbers than it shows
+    one = torch.tensor([1 + 2j])
+    assert scaled(one.conj()) != scaled(one) != scaled(one.conj().resolve_conj())
+
+
+def test_equal_tensors_of_its_own_are_two() -> None:
+    """They may differ once the function has changed one of them."""
+
+    def adding(changed: bool) -> tuple[str, ...]:
+        pair = [torch.tensor(0.0), torch.tensor(0.0)]
+
+        def function(images: Tensor) -> tuple[Tensor]:
+            pair[0].add_(images.sum())
+            return (images + pair[not changed],)
+
+        return native_code.record(function, [IMAGES], []).operations
+
+    assert adding(True) == adding(True) != adding(False)
+
+
+def test_a_tensor_of_another_class_cannot_be_recorded() -> None:
+    class Other(Tensor):
+        pass
+
+    with pytest.raises(RuntimeError, match="a tensor of the class Other"):
+        native_code.record(lambda images: (images * 2,), [IMAGES.as_subclass(Other)], [])
 
 
 def test_changed_inputs_are_told_apart() -> None:
@@ -111,8 +139,18 @@ def test_a_library_serves_other_weights_and_threads(tmp_path: Path, monkeypatch:
             for one, other in zip(found, plain(given, TARGETS), strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
         assert all(map(torch.equal, results[0], results[2]))  # of another layout
-        with pytest.raises(ValueError, match=r"compiled for torch.float32 \[2, 3, 8, 8\]"):
-            call(IMAGES[:1], TARGETS[:1])
+        torch.testing.assert_close(
+            call(torch._neg_view(IMAGES), TARGETS), plain(-IMAGES, TARGETS), rtol=1e-4, atol=1e-5
+        )
+        for given in ((IMAGES[:1], TARGETS[:1]), (IMAGES.double(), TARGETS)):
+            with pytest.raises(ValueError, match=r"compiled for \(torch.float32, .*\[2, 3, 8, 8\]"):
+                call(*given)
+        for given in ((), (IMAGES,), (IMAGES, TARGETS, TARGETS)):
+            with pytest.raises(ValueError, match="compiled for 2 tensors, not for"):
+                call(*given)
+        weight = next(one for one in classifier.parameters() if one.ndim == 4)
+        weight.data = weight.data.transpose(2, 3).contiguous().transpose(2, 3)
+        assert all(map(torch.equal, results[0], call(IMAGES, TARGETS)))
 
 
 @pytest.mark.processes
@@ -127,8 +165,9 @@ def test_a_library_changes_its_inputs_in_place_or_refuses(tmp_path: Path, monkey
     assert call is not None
     given = IMAGES.clone()
     assert call(given) == () and torch.equal(given, 2 * IMAGES)
-    with pytest.raises(ValueError, match="compiled for"):
-        call(IMAGES.clone().transpose(2, 3))
+    for other in (IMAGES.clone().transpose(2, 3), torch._neg_view(IMAGES.clone())):
+        with pytest.raises(ValueError, match="compiled for"):
+            call(other)
 
 
 @pytest.mark.processes
@@ -158,8 +197,49 @@ def test_what_cannot_be_a_library_is_left_to_torch(tmp_path: Path, monkeypatch: 
     assert list(tmp_path.rglob(native_code.UNSUITABLE))
 
 
+@pytest.mark.processes
+@needs_compiler
+def test_code_is_for_the_layout_of_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is not that of a part of a tensor."""
+    monkeypatch.setenv("FMTOOL_CACHE", str(tmp_path))
+    whole = torch.rand(8, 64, generator=torch.Generator().manual_seed(0))
+    for given in (whole[:, ::2], whole[:, :32].clone()):
+        call = compiling.compiled(lambda images: (images * 2,), given, network=nn.Identity())
+        assert call is not None and torch.equal(call(given)[0], 2 * given)
+
+
+@pytest.mark.processes
+@needs_compiler
+@pytest.mark.parametrize("fault", ["record", "_Library"])
+def test_what_fails_on_the_way_is_left_to_torch(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise OSError("not to be loaded")
+
+    monkeypatch.setenv("FMTOOL_CACHE", str(tmp_path))
+    monkeypatch.setattr(native_code, fault, broken)
+    call = compiling.compiled(lambda images: (images.sin(),), IMAGES, network=nn.Identity())
+    assert call is not None
+    torch.testing.assert_close(call(IMAGES)[0], IMAGES.sin())
+    assert bool(list(tmp_path.rglob(native_code.LIBRARY))) is (fault == "_Library")
+
+
+def test_a_library_that_computes_something_else_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(
+        function: Callable[..., tuple[Tensor]], _: object, __: object, folder: Path
+    ) -> Callable[..., tuple[Tensor]]:
+        (folder / native_code.LIBRARY).touch()
+        return lambda images: (function(images)[0] + 1,)
+
+    monkeypatch.setenv("FMTOOL_CACHE", str(tmp_path))
+    monkeypatch.setattr(native_code, "library", other)
+    with pytest.warns(FmtoolWarning, match="it computes something else"):
+        assert compiling.compiled(lambda images: (images.sin(),), IMAGES, network=nn.Identity()) is None
+    assert not list(tmp_path.rglob(native_code.LIBRARY))
+
+
 SECOND_START = """
 import sys, torch
+from fmtool.errors import FmtoolWarning
 from fmtool.models import compiling
 network = torch.nn.Linear(4, 2)
 call = compiling.compiled(lambda images: (network(images).relu(),), torch.ones(3, 4), network=network)
