@@ -9,7 +9,7 @@ from __future__ import annotations
 from common import arguments, classifiers, fit_rate, pixels, ratio, rounds, show, spread
 
 from fmtool.masks.optimisation import FitOptions
-from fmtool.models.classifier import slot_count
+from fmtool.models.classifier import batch_size
 
 LAMBDA = 0.5
 BASES = ("fourier", "dct", "haar", "phase", "pixels")
@@ -21,7 +21,7 @@ def main() -> None:
     given = arguments()
     _, run, _ = classifiers(given)
     images, labels = pixels(given, 256)
-    slots = slot_count(run.spec.input_shape, run.device)
+    slots = batch_size(run.spec.input_shape, run.device)
 
     def rate(basis: str, compiled: bool) -> float:
         options = FitOptions(LAMBDA, slots, STEPS - 1, STEPS - 1, compile_=compiled, basis=basis)

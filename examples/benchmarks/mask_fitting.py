@@ -15,7 +15,7 @@ from common import Work, arguments, bare_rate, classifiers, fit_rate, pixels, ra
 
 from fmtool.masks.fitting import Fit, fit_each
 from fmtool.masks.optimisation import FitOptions, input_gradient
-from fmtool.models.classifier import slot_count
+from fmtool.models.classifier import batch_size
 from fmtool.runtime import threads as workers
 from fmtool.stages.options import MAX_STEPS, MIN_STEPS
 
@@ -36,7 +36,7 @@ def main() -> None:
     chosen = right.flatten() if given.weights else torch.arange(len(labels))
     images, labels = images[chosen], labels[chosen]
     device, threads, count = run.device, torch.get_num_threads(), workers.count(run.device)
-    slots = slot_count(run.spec.input_shape, device)
+    slots = batch_size(run.spec.input_shape, device)
 
     def loop(count: int) -> float:
         """Steps a second of the loop, with so many threads of torch."""
@@ -115,7 +115,7 @@ def _tail(n: int, images: torch.Tensor, labels: torch.Tensor, run: object, full:
         ends.append((time.perf_counter(), fit.steps))
 
     device, classifier = run.device, run.classifier  # type: ignore[attr-defined]
-    batch = slot_count(images.shape[1:], device)
+    batch = batch_size(images.shape[1:], device)
     started = time.perf_counter()
     fit_each(
         classifier,

@@ -16,7 +16,7 @@ from fmtool.masks.basis import basis_for
 from fmtool.masks.fitting import FittedMasks, fit_masks
 from fmtool.masks.optimisation import FitOptions
 from fmtool.masks.registry import FOURIER
-from fmtool.models.classifier import predict, slot_count
+from fmtool.models.classifier import batch_size, predict
 from fmtool.models.registry import PRECISIONS
 from fmtool.stages.options import MAX_STEPS, MIN_STEPS
 
@@ -31,7 +31,7 @@ def main() -> None:
     right = (predict(run.classifier, images, run.batch, run.device) == labels).nonzero().flatten()[: given.images]
     images, labels = images[right], labels[right]
 
-    slots = slot_count(run.spec.input_shape, run.device)
+    slots = batch_size(run.spec.input_shape, run.device)
 
     def fit(precision: str, compiled: bool) -> tuple[FittedMasks, float]:
         options = FitOptions(LAMBDA, slots, MIN_STEPS, MAX_STEPS, compile_=compiled, precision=precision)

@@ -33,7 +33,7 @@ LOOP_STEPS = 300  # of the authors' loop a timing
 SETTINGS = ((32, True), (16, True), (8, True), (32, False))  # of the bare classifier: images a batch, compiled or not
 EVERY = 15.0  # seconds of a command between two pauses, in which the bare classifier is timed
 BURST = 1.0  # seconds of each of these timings
-WARM_UP = 16  # images that fill the slots of two workers
+WARM_UP = 32  # images with which two workers need every narrower batch
 Notes = dict[int, list[list[float]]]
 PARTS = ("import", "start", "full", "tail", "end")  # of a command, each up to a moment that `_command` notes
 
@@ -170,10 +170,10 @@ def _command(line: list[str]) -> None:
         keep(*given)
         note("tail", again=True)
 
-    def first_step(*given: Any) -> None:
+    def first_step(*given: Any) -> Any:
         with lock:
             note("start")
-        run(*given)
+        return run(*given)
 
     files.read, fit_queue.Job.take, fit_queue.Job.keep, slots.Slots.run = first_read, last_taken, last_kept, first_step  # type: ignore[method-assign, assignment]
     code = run_command(line)

@@ -37,7 +37,7 @@ from fmtool.runtime.journal import NO_JOURNAL, Journal
 
 REPORT_EVERY = 0.2  # seconds between calls of `progress`
 # slots of the batches in which the last images continue, uncompiled and compiled, where each more costs a compilation
-NARROWER = {False: (128, 64, 32, 16, 8, 4), True: (32, 4)}
+NARROWER = {False: (128, 64, 32, 16, 8, 4), True: (32, 16, 8, 4)}
 COMPILES_BESIDE = "2.14"  # the first version of torch in which a thread may compile while another runs compiled code
 LARGEST_UNPADDED = 256  # slots, for networks that allow no idle ones: there is a batch of every size below
 TRIAL_IMAGES, TRIAL_STEPS = 4, 8  # that a narrower batch, of no fewer slots, must take to the same bits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -159,8 +159,6 @@ STEPS: tuple[tuple[type[nn.Module], Form, str], ...] = (
     (nn.Conv2d, channels_last, "the faster channels-last layout"),
 )
 
-BatchSize = Callable[[Sequence[int], torch.device], int]  # of an image's shape (c, h, w)
-
 
 def batch_size(shape: Sequence[int], device: torch.device) -> int:
     """Images per batch for images of shape (c, h, w): a power of two that depends only on shape and device type.
@@ -171,16 +169,6 @@ def batch_size(shape: Sequence[int], device: torch.device) -> int:
     images = max(1, pixels // (shape[0] * shape[1] * shape[2]))
     largest = LARGEST_BATCH["cpu" if device.type == "cpu" else "cuda"]
     return min(max(1 << (images.bit_length() - 1), SMALLEST_BATCH), largest)
-
-
-def slot_count(shape: Sequence[int], device: torch.device) -> int:
-    """Slots of a batch in which each image stays as long as it needs: on a CPU half of `batch_size`.
-
-    A compiled step of ResNet-20 takes about as long an image there, and less time passes until the last images, which take
-    thousands of steps, can continue in a narrower batch.
-    """
-    whole = batch_size(shape, device)
-    return max(whole // 2, SMALLEST_BATCH) if device.type == "cpu" else whole
 
 
 def pick_device(name: str) -> torch.device:

@@ -15,7 +15,7 @@ import torch
 
 from fmtool.artifacts.format import Artifact
 from fmtool.errors import ModelError, first_line, warn
-from fmtool.models.classifier import BatchSize, batch_size, pick_device
+from fmtool.models.classifier import batch_size, pick_device
 from fmtool.models.model_files import specification
 from fmtool.runtime import resume_file
 from fmtool.runtime.distributed import ALONE
@@ -53,12 +53,12 @@ class _Halved(Execution):
     asked: str = ""
 
 
-def halving(stage: Stage, size: BatchSize = batch_size) -> Stage:
+def halving(stage: Stage) -> Stage:
     """Decorate a stage whose first argument is a `model` artifact and whose keyword `execution` is an `Execution`.
 
     Out of memory, it starts over with half the batch size, which is then the one recorded; if it is killed later, the same
     command resumes with that batch size. ModelError if one image is too much, if several processes share the work, if the device
-    fails, or if another batch size would lose saved work. size: its batch size unless the execution names one.
+    fails, or if another batch size would lose saved work.
     """
 
     @functools.wraps(stage)
@@ -80,7 +80,7 @@ def halving(stage: Stage, size: BatchSize = batch_size) -> Stage:
                     raise
                 if resume_file.holds_work(execution.output):
                     raise ModelError(SAVED.format(first_line(error.__cause__))) from error
-                batch = execution.batch_size or _found(size, model, execution)
+                batch = execution.batch_size or _found(model, execution)
                 if batch == 1:
                     raise
             # outside the handler, as the traceback and the workers' futures keep the tensors alive, in a cycle
@@ -139,6 +139,6 @@ def _hash(name: str, model: Artifact, inputs: Sequence[Any], options: Mapping[st
     ).hexdigest()
 
 
-def _found(size: BatchSize, model: Artifact, execution: Execution) -> int:
+def _found(model: Artifact, execution: Execution) -> int:
     """The batch size that a stage has just used."""
-    return size(specification(model.header, str(model)).input_shape, pick_device(execution.device))
+    return batch_size(specification(model.header, str(model)).input_shape, pick_device(execution.device))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from fmtool.masks.objectives import objective
 from fmtool.masks.optimisation import FitOptions
 from fmtool.masks.registry import LABEL, OBJECTIVES
 from fmtool.masks.slots import HALVINGS
-from fmtool.models.classifier import predict, slot_count
+from fmtool.models.classifier import predict
 from fmtool.models.registry import INPUT
 from fmtool.runtime.journal import Journal, unpack
 from fmtool.runtime.shards import Shard
@@ -58,7 +57,7 @@ LEAST_PERTURB = 2**-25  # 1 - 2^-25 and anything nearer to 1 rounds to 1 in floa
 
 
 # Over 60 lines, half of them signature and docstring.
-@partial(halving, size=slot_count)
+@halving
 def fit_masks(
     model: Artifact,
     source: Artifact | Data,
@@ -179,7 +178,7 @@ def _joined(
 
 def _ready(model: Artifact, execution: Execution) -> ReadyModel:
     """The model, ready to run; if its logits depend on the batch, with at most `LARGEST_UNPADDED` images in one."""
-    ready = ready_model(model, execution, size=slot_count)
+    ready = ready_model(model, execution)
     most = fitting.LARGEST_UNPADDED
     if ready.classifier.padded or ready.batch <= most:
         return ready

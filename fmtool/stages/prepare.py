@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fmtool.artifacts.format import Artifact, Rows
 from fmtool.errors import ModelError, warn
 from fmtool.models import compiled_classifier, compiling
-from fmtool.models.classifier import BatchSize, Classifier, batch_size, pick_device, prepare
+from fmtool.models.classifier import Classifier, batch_size, pick_device, prepare
 from fmtool.models.compiled_classifier import Loss
 from fmtool.models.inspection import depends_on_mates, same_in_any_slot
 from fmtool.models.layers import Activations, cut
@@ -110,17 +110,14 @@ def loaded(model: Artifact, execution: Execution) -> tuple[Classifier, Specifica
     return from_artifact(model, factory=execution.factory, arguments=arguments)
 
 
-def ready_model(
-    model: Artifact, execution: Execution, *, dependent: str = BATCH_DEPENDENT, size: BatchSize = batch_size
-) -> ReadyModel:
+def ready_model(model: Artifact, execution: Execution, *, dependent: str = BATCH_DEPENDENT) -> ReadyModel:
     """Load a `model` artifact for attacking and mask fitting.
 
     dependent: what to say of a network whose logits for an image depend on its batch, unless the execution allows it.
-    size: the batch size unless the execution names one.
     """
     device = pick_device(execution.ranks.device(execution.device))
     classifier, spec = loaded(model, execution)
-    batch = execution.batch_size or size(spec.input_shape, device)
+    batch = execution.batch_size or batch_size(spec.input_shape, device)
     ready = prepare(classifier, device, spec.input_shape)
     ready.padded = not _depends_on_batch(ready, spec, device, None if execution.batch_dependent else dependent)
     return ReadyModel(ready, spec, device, batch)

@@ -219,7 +219,8 @@ compiles_beside = pytest.mark.skipif(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("compile_", "narrower"), [(False, {4, 8}), pytest.param(True, {4}, marks=[pytest.mark.processes, compiles_beside])]
+    ("compile_", "narrower"),
+    [(False, {4, 8}), pytest.param(True, {4, 8}, marks=[pytest.mark.processes, compiles_beside])],
 )
 def test_the_last_images_go_on_in_a_narrower_batch_to_the_same_bits(
     trained: tuple[nn.Module, Tensor, Tensor], compile_: bool, narrower: set[int], monkeypatch: pytest.MonkeyPatch
