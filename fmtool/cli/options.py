@@ -105,7 +105,7 @@ Compile = Annotated[
     bool | None,
     typer.Option(
         "--compile/--no-compile",
-        help="Compile the network with torch.compile, which rounds differently. [default: only when there is enough work to repay it]",
+        help="Compile the network by torch's compiler, which rounds differently. [default: only when there is enough work to repay it]",
     ),
 ]
 BatchSize = Annotated[

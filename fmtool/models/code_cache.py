@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import platform
-import shlex
 import shutil
 import sys
 import tempfile
@@ -25,7 +24,7 @@ import torch
 
 from fmtool.artifacts.output import write_bytes
 from fmtool.errors import ArtifactError
-from fmtool.runtime.cache import cache_folder
+from fmtool.runtime.cache import cache_folder, compiler_command
 
 FOLDER = "TORCHINDUCTOR_CACHE_DIR"  # the variable that torch reads
 DIGESTS = "digests.json"
@@ -42,11 +41,11 @@ def kept(operations: Sequence[str] | None) -> Iterator[Path]:
 
     It is a copy, so that another process can replace what is kept meanwhile.
     """
-    folder = cache_folder() / "compiled" / _key(operations or ())
-    try:
-        used = None if operations is None else _copy_of(folder)
-    except OSError:
-        used = None
+    used = None
+    if operations is not None:
+        folder = cache_folder() / "compiled" / _key(operations)
+        with suppress(OSError):
+            used = _copy_of(folder)
     if used is None:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as lost, _torch_keeps_in(Path(lost)):
             yield Path(lost)
@@ -93,9 +92,8 @@ def _key(operations: Sequence[str]) -> str:
 
 def _compiler() -> list[tuple[str, int, int]]:
     """The command that torch would compile with: files, sizes, times of change. Asking torch or the compiler takes longer."""
-    words = shlex.split(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
     found = []
-    for path in (os.path.realpath(shutil.which(word) or word) for word in words):
+    for path in (os.path.realpath(shutil.which(word) or word) for word in compiler_command()):
         about = os.stat(path) if os.path.exists(path) else None
         found.append((path, about.st_size if about else 0, about.st_mtime_ns if about else 0))
     return found

@@ -112,7 +112,7 @@ def compiled(
     inputs = tuple(_copies(inputs))  # of the layout that compiled code is for
     try:
         with quiet(), _no_garbage(), torch.no_grad():
-            return _like(function, inputs, network, precision)
+            return _compile(function, inputs, network, precision)
     except Exception as error:  # a missing compiler, or an unsupported third-party network
         if out_of_memory(error):  # which a smaller batch may mend
             raise
@@ -121,7 +121,7 @@ def compiled(
         return None
 
 
-def _like(
+def _compile(
     function: Callable[..., Any], inputs: Sequence[Tensor], network: nn.Module, precision: str
 ) -> Callable[..., Any]:
     """The function compiled; ModelError if that gives other results, and then nothing is kept."""

@@ -158,9 +158,8 @@ def _make(function: Callable[..., Any], inputs: Sequence[Tensor], recorded: Reco
     code = None
     with suppress(Exception), torch.no_grad():  # torch.compile, which comes next, says why, or knows how
         graph = make_fx(function)(*(one.clone() for one in inputs))
-        if (
-            _with_weights_as_inputs(graph, recorded.used) <= recorded.fixed
-        ):  # or the record wouldn't tell it from others
+        # or the record wouldn't tell the library from others
+        if _with_weights_as_inputs(graph, recorded.used) <= recorded.fixed:
             made = Path(str(torch._inductor.aot_compile(graph, (*inputs, *recorded.used))))
             if PROXY not in made.with_suffix(".cpp").read_text():
                 code = made.read_bytes()

@@ -53,9 +53,8 @@ def _is_traced() -> bool:
     whether another thread compiles, which `torch.compiler.is_compiling` may say.
     """
     recorder = sys.modules.get("torch.fx.experimental.proxy_tensor")
-    if native_code.is_recording():
-        return True
-    return torch.compiler.is_dynamo_compiling() or (recorder is not None and recorder.get_proxy_mode() is not None)
+    is_traced = recorder is not None and recorder.get_proxy_mode() is not None
+    return native_code.is_recording() or is_traced or torch.compiler.is_dynamo_compiling()
 
 
 def _replica(network: nn.Module) -> nn.Module | None:

@@ -184,7 +184,7 @@ def check_cache() -> Check:
 def check_compiler() -> Check:
     """Whether torch.compile has a C++ compiler for the CPU."""
     asked = os.environ.get("CXX")
-    words = shlex.split(asked or ("clang++" if sys.platform == "darwin" else "g++"))
+    words = cache.compiler_command()
     if words and (found := shutil.which(words[0])):
         return Check("C++ compiler", OK, shlex.join([found, *words[1:]]))
     other = next(filter(shutil.which, ("g++", "clang++")), None)

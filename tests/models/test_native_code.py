@@ -15,6 +15,8 @@ from reference import random_resnet
 from torch import Tensor, nn
 
 from fmtool.errors import FmtoolWarning
+from fmtool.masks import fitting
+from fmtool.masks.optimisation import FitOptions
 from fmtool.models import compiling, native_code, replicas
 from fmtool.models.native_code import Record
 from fmtool.runtime import threads
@@ -168,6 +170,17 @@ def test_a_library_changes_its_inputs_in_place_or_refuses(tmp_path: Path, monkey
     for other in (IMAGES.clone().transpose(2, 3), torch._neg_view(IMAGES.clone())):
         with pytest.raises(ValueError, match="compiled for"):
             call(other)
+
+
+@pytest.mark.processes
+@needs_compiler
+@pytest.mark.parametrize("basis", ["fourier", "phase"])
+def test_a_step_of_a_fit_is_a_library(basis: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each start would trace it again."""
+    monkeypatch.setenv("FMTOOL_CACHE", str(tmp_path))
+    options = FitOptions(0.05, 4, 3, 6, compile_=True, basis=basis)
+    levels = fitting._levels(random_resnet(3, torch.float32), IMAGES, TARGETS, options, CPU)
+    assert levels.first.options.compile_ and list(tmp_path.rglob(native_code.LIBRARY))
 
 
 @pytest.mark.processes
