@@ -57,11 +57,7 @@ STAGES = {
     "fit-masks": f"fit-masks {{0}}.safetensors --data digits --for essential --factory {{0}}:make {FEW}",
     "class-masks": f"class-masks {{0}}.safetensors --data digits --factory {{0}}:make {FEW}",
 }
-
-
-def found_size(command: str) -> int:
-    """The images per batch that a stage begins with, of the size of the digits."""
-    return 128 if command == "fit-masks" else 256
+SIZE = 256  # the images per batch that a stage begins with, of the size of the digits
 
 
 @pytest.mark.slow
@@ -70,23 +66,22 @@ def found_size(command: str) -> int:
 def test_out_of_memory_halves_the_batch(
     command: str, error: str, made: Callable[[int, str], str], run: Run, files: Path, tmp_path: Path
 ) -> None:
-    size = found_size(command)
-    line = STAGES[command].format(made(size // 3, error))
+    line = STAGES[command].format(made(SIZE // 3, error))
     target = ["-o", str(tmp_path / "result")] if command != "check-masks" else []
     found = run(*words(line, files, "")[:-2], *target)
     assert found.code == 0, found.err
     lines = [text for text in found.err.splitlines() if "out of memory" in text]
     assert [text.split(":")[2].strip() for text in lines] == [
-        f"out of memory with {size} images per batch", f"out of memory with {size // 2} images per batch",
+        f"out of memory with {SIZE} images per batch", f"out of memory with {SIZE // 2} images per batch",
     ]  # fmt: skip
-    assert f"as with --batch-size {size // 4}" in lines[1] and "bytes may differ" in lines[1]
+    assert f"as with --batch-size {SIZE // 4}" in lines[1] and "bytes may differ" in lines[1]
     again = run(
-        *words(line, files, "")[:-2], "--batch-size", size // 4, *(["-o", str(tmp_path / "again")] if target else [])
+        *words(line, files, "")[:-2], "--batch-size", SIZE // 4, *(["-o", str(tmp_path / "again")] if target else [])
     )
     assert again.code == 0 and "out of memory" not in again.err and again.out == found.out
     if target:
         assert (tmp_path / "result").read_bytes() == (tmp_path / "again").read_bytes()
-        assert fmtool.read(str(tmp_path / "result")).history[-1]["options"]["--batch-size"] == size // 4
+        assert fmtool.read(str(tmp_path / "result")).history[-1]["options"]["--batch-size"] == SIZE // 4
 
 
 @pytest.mark.slow
@@ -138,12 +133,11 @@ def test_memory_that_is_too_little_after_the_passes_before_the_work(
 ) -> None:
     """What these have saved another batch may lose."""
     monkeypatch.setattr(resume_file, "SECONDS_BETWEEN", 0.0)
-    size = found_size(command)
-    line = STAGES[command].format(made(size // 3, "memory for gradients"))
+    line = STAGES[command].format(made(SIZE // 3, "memory for gradients"))
     found = run(*words(line, files, tmp_path / "result"))
     assert found.code == 0 and "saved progress" not in found.err, found.err
-    assert f"out of memory with {size} images" in found.err and f"out of memory with {size // 2} images" in found.err
-    again = run(*words(line, files, tmp_path / "again"), "--batch-size", size // 4)
+    assert f"out of memory with {SIZE} images" in found.err and f"out of memory with {SIZE // 2} images" in found.err
+    again = run(*words(line, files, tmp_path / "again"), "--batch-size", SIZE // 4)
     assert again.code == 0 and (tmp_path / "result").read_bytes() == (tmp_path / "again").read_bytes()
 
 
@@ -164,8 +158,7 @@ def test_a_batch_that_was_halved_is_that_of_the_same_command(
 ) -> None:
     """Killed, it resumes with it; another command doesn't."""
     monkeypatch.setattr(resume_file, "SECONDS_BETWEEN", 0.0)
-    size = found_size(stage.__name__.replace("_", "-"))
-    name, target = made(size // 3, "memory"), str(tmp_path / "target")
+    name, target = made(SIZE // 3, "memory"), str(tmp_path / "target")
     model, data = fmtool.read(f"{name}.safetensors"), fmtool.load_data("digits:all")
     usual = Execution(factory=f"{name}:make")
     kinds = ("out of memory", "resuming", "progress is saved", target)
@@ -182,14 +175,14 @@ def test_a_batch_that_was_halved_is_that_of_the_same_command(
         lines = [str(one.message).partition(":")[0].partition(" (")[0] for one in warned]
         return [line for line in lines if line.startswith(kinds)]
 
-    halved = [f"out of memory with {batch} images per batch" for batch in (size, size // 2)]
+    halved = [f"out of memory with {batch} images per batch" for batch in (SIZE, SIZE // 2)]
     assert said(progress=stop) == [*halved, "progress is saved"]
-    on = f"resuming with {size // 4} images per batch, which fitted into memory"
+    on = f"resuming with {SIZE // 4} images per batch, which fitted into memory"
     assert said(progress=stop) == [on, "progress is saved"]
     assert said() == [on]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        whole = stage(model, data, **few, execution=dataclasses.replace(usual, batch_size=size // 4))
+        whole = stage(model, data, **few, execution=dataclasses.replace(usual, batch_size=SIZE // 4))
     assert fmtool.read(target).digest == whole.digest
     other = {"seed": 1} if stage is fmtool.attack else {"limit": 100}
     assert said(progress=stop, **other) == [*halved, "progress is saved"]
