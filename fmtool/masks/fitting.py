@@ -36,8 +36,12 @@ from fmtool.runtime.failures import out_of_memory
 from fmtool.runtime.journal import NO_JOURNAL, Journal
 
 REPORT_EVERY = 0.2  # seconds between calls of `progress`
-# slots of the batches in which the last images continue, uncompiled and compiled, where each more costs a compilation
-NARROWER = {False: (128, 64, 32, 16, 8, 4), True: (32, 16, 8, 4)}
+# slots of the batches in which the last images continue; where each is compiled for itself, few
+NARROWER = {
+    "uncompiled": (128, 64, 32, 16, 8, 4),
+    "compiled": (32, 16, 8, 4),
+    "compiled for any number": (192, 128, 96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 2),
+}
 COMPILES_BESIDE = "2.14"  # the first version of torch in which a thread may compile while another runs compiled code
 LARGEST_UNPADDED = 256  # slots, for networks that allow no idle ones: there is a batch of every size below
 TRIAL_IMAGES, TRIAL_STEPS = 4, 8  # that a narrower batch, of no fewer slots, must take to the same bits
@@ -153,8 +157,10 @@ def _levels(classifier: nn.Module, images: Rows, targets: Tensor, options: FitOp
     """The full batch and, on the CPU, those narrower ones in which the first images' first steps are bitwise the same. For a
     network whose logits depend on the batch, one for every size.
     """
+    whole: Callable[..., None] | None = None  # the step of the full batch, compiled
 
     def level(size: int) -> Level:
+        nonlocal whole
         sized = replace(options, batch=size)
         step = _stepper(classifier, options, basis, images.dtype, device)
 
@@ -174,7 +180,10 @@ def _levels(classifier: nn.Module, images: Rows, targets: Tensor, options: FitOp
             network=classifier,
             precision=options.precision,
             warn=size == options.batch,
+            any_number=True,
+            before=whole,
         )
+        whole = whole or compiled
         return replace(uncompiled, options=sized, advance=partial(advance, step=compiled)) if compiled else uncompiled
 
     def filled(level: Level, *, turned: bool = False) -> Slots:
@@ -194,8 +203,9 @@ def _levels(classifier: nn.Module, images: Rows, targets: Tensor, options: FitOp
         return [(values.flip(0) if turned else values)[: len(known)].clone() for values in slots.state]
 
     def same(some: list[Tensor], others: list[Tensor]) -> bool:
-        # a window of losses that isn't full holds NaN
-        return all(bool(((a == b) | (a != a) & (b != b)).all()) for a, b in zip(some, others, strict=True))
+        # of the images that both hold; a window of losses that isn't full holds NaN
+        pairs = [(a, b[: len(a)]) for a, b in zip(some, others, strict=True)]
+        return all(bool(((a == b) | (a != a) & (b != b)).all()) for a, b in pairs)
 
     def narrower(size: int) -> Level | None:
         try:
@@ -226,8 +236,12 @@ def _levels(classifier: nn.Module, images: Rows, targets: Tensor, options: FitOp
     expected = trial(first)
     if not same(trial(first, turned=True), expected):
         warn("here an image's steps depend on its position in the batch: resumed and sharded runs may differ bitwise")
-    threaded = not options.compile_ or torch.__version__ >= COMPILES_BESIDE
-    narrow = NARROWER[options.compile_] if device.type == "cpu" and threaded else ()
+    form = "uncompiled" if not options.compile_ else "compiled"
+    if compiling.takes_any_number(whole):
+        form = "compiled for any number"
+    elif form == "compiled" and torch.__version__ < COMPILES_BESIDE:
+        return Levels(first, (), narrower)
+    narrow = NARROWER[form] if device.type == "cpu" else ()
     return Levels(first, [size for size in narrow if size < options.batch], narrower)
 
 

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -100,19 +100,29 @@ def input_gradient(
 
 
 def compiled(
-    function: Callable[..., Any], *inputs: Tensor, network: nn.Module, precision: str = "float32", warn: bool = True
+    function: Callable[..., Any],
+    *inputs: Tensor,
+    network: nn.Module,
+    precision: str = "float32",
+    warn: bool = True,
+    any_number: bool = False,
+    before: Callable[..., Any] | None = None,
 ) -> Callable[..., Any] | None:
     """A function of tensors, which it may change in place, as one graph for the shapes, dtypes and device of `inputs`.
 
     It may take gradients within: those are traced beside the rest, so that the compiler merges across both and keeps only
     what is read. None if it can't be compiled, or gives different results for these inputs or darker images.
     network: the one whose weights it uses. precision: the precision of the function, a name of `PRECISIONS`. warn: say why,
-    if None.
+    if None. any_number: for other numbers of images, too, the first dimension of every input, if that can be had. before: what
+    the function was compiled to for another number, which is tried with this one and given again if it takes any.
     """
     inputs = tuple(_copies(inputs))  # of the layout that compiled code is for
     try:
         with quiet(), _no_garbage(), torch.no_grad():
-            return _compile(function, inputs, network, precision)
+            if takes_any_number(before) and len(inputs[0]) > 1:
+                _try(before, function, inputs, precision)
+                return before
+            return _compile(function, inputs, network, precision, any_number)
     except Exception as error:  # a missing compiler, or an unsupported third-party network
         if out_of_memory(error):  # which a smaller batch may mend
             raise
@@ -121,20 +131,40 @@ def compiled(
         return None
 
 
+def takes_any_number(function: Callable[..., Any] | None) -> TypeGuard[native_code.Library]:
+    """Whether a compiled function takes any number of images."""
+    return isinstance(function, native_code.Library) and function.any_number
+
+
 def _compile(
-    function: Callable[..., Any], inputs: Sequence[Tensor], network: nn.Module, precision: str
+    function: Callable[..., Any], inputs: Sequence[Tensor], network: nn.Module, precision: str, any_number: bool
 ) -> Callable[..., Any]:
     """The function compiled; ModelError if that gives other results, and then nothing is kept."""
-    given, darker = _copies(inputs), _darker(inputs)
+    given = _copies(inputs)
     recorded = _recorded(function, given, network)
-    expected = [*given, *recorded.results] if recorded else _after(function, _copies(inputs))
-    expected += _after(function, _copies(darker))
-    with code_cache.kept(recorded.operations if recorded else None) as folder:
-        graph = _graph(function, inputs, recorded, folder)
-        actual = [*_after(graph, _copies(inputs)), *_after(graph, darker)]
-        if not all(close(*pair, SAME[precision]) for pair in zip(actual, expected, strict=True)):
-            raise ModelError("it computes something else")
-    return torch.no_grad()(graph)
+    known = [*given, *recorded.results] if recorded else None
+    key = (*recorded.operations, f"any number: {any_number}") if recorded else None
+    with code_cache.kept(key) as folder:
+        graph = _graph(function, inputs, recorded, folder, any_number)
+        _try(graph, function, inputs, precision, known)
+    return graph if isinstance(graph, native_code.Library) else torch.no_grad()(graph)
+
+
+def _try(
+    graph: Callable[..., Any],
+    function: Callable[..., Any],
+    inputs: Sequence[Tensor],
+    precision: str,
+    known: Sequence[Tensor] | None = None,
+) -> None:
+    """ModelError if a graph gives other results than the function for these inputs, or for darker ones. known: what the function
+    makes of these, inputs included.
+    """
+    darker = _darker(inputs)
+    expected = [*(known or _after(function, _copies(inputs))), *_after(function, _copies(darker))]
+    actual = [*_after(graph, _copies(inputs)), *_after(graph, darker)]
+    if not all(close(*pair, SAME[precision]) for pair in zip(actual, expected, strict=True)):
+        raise ModelError("it computes something else")
 
 
 def _recorded(function: Callable[..., Any], inputs: Sequence[Tensor], network: nn.Module) -> native_code.Record | None:
@@ -148,12 +178,18 @@ def _recorded(function: Callable[..., Any], inputs: Sequence[Tensor], network: n
 
 
 def _graph(
-    function: Callable[..., Any], inputs: Sequence[Tensor], recorded: native_code.Record | None, folder: Path
+    function: Callable[..., Any],
+    inputs: Sequence[Tensor],
+    recorded: native_code.Record | None,
+    folder: Path,
+    any_number: bool,
 ) -> Callable[..., Any]:
     """The function compiled, or found in the folder: as a library if it can be one."""
     on_cpu = inputs[0].device.type == "cpu"
-    if recorded and on_cpu and (library := native_code.library(function, inputs, recorded, folder)):
-        return library
+    if recorded and on_cpu:
+        library = native_code.library(function, inputs, recorded, folder, any_number=any_number)
+        if library:
+            return library
     from torch.fx.experimental.proxy_tensor import make_fx
 
     # calls from C++, so that workers don't wait for each other's Python: a tenth faster on 2 cores

@@ -28,7 +28,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 LIBRARY = "code.so"
+ANY_NUMBER = "any_number.so"  # one that takes any number of images
 UNSUITABLE = "unsuitable"  # stands in place of a library that can't be made or called
+OPTIONS = {
+    "aot_inductor.compile_wrapper_opt_level": "O0"
+}  # of what only calls the kernels: the same speed, made 7 s sooner
 PROXY = "aoti_torch_proxy_executor_call_function"  # in the source of a library that needs the proxy
 
 _pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
@@ -138,34 +142,77 @@ def _digest(tensor: Tensor) -> str:
 
 
 def library(
-    function: Callable[..., Any], inputs: Sequence[Tensor], recorded: Record, folder: Path
-) -> Callable[..., tuple[Tensor, ...]] | None:
-    """The function as a library in `folder`, which is made if the folder is empty; None if it can't be one."""
+    function: Callable[..., Any], inputs: Sequence[Tensor], recorded: Record, folder: Path, *, any_number: bool = False
+) -> Library | None:
+    """The function as a library in `folder`, which is made if the folder is empty; None if it can't be one.
+
+    any_number: for two images or more, the first dimension of every input, if such a library can be made.
+    """
     if not any(folder.iterdir()):
-        _make(function, inputs, recorded, folder)
+        _make(function, inputs, recorded, folder, (ANY_NUMBER, LIBRARY) if any_number else (LIBRARY,))
     # one that doesn't load is left to torch.compile, too
     with suppress(OSError, AttributeError, RuntimeError):
-        if (folder / LIBRARY).exists():
-            return _Library(folder / LIBRARY, inputs, recorded)
+        for name in (ANY_NUMBER, LIBRARY):
+            if (folder / name).exists():
+                return Library(folder / name, inputs, recorded)
     return None
 
 
-def _make(function: Callable[..., Any], inputs: Sequence[Tensor], recorded: Record, folder: Path) -> None:
-    """Write the library, or `UNSUITABLE`."""
+def _make(
+    function: Callable[..., Any], inputs: Sequence[Tensor], recorded: Record, folder: Path, names: Sequence[str]
+) -> None:
+    """Write the library, by the first name that it can have, or `UNSUITABLE`."""
+    code, name = b"", UNSUITABLE
+    for form in names:
+        with suppress(Exception), torch.no_grad():  # torch.compile, which comes last, says why, or knows how
+            if code := _code(function, inputs, recorded, form == ANY_NUMBER):
+                name = form
+            break
+    for path in folder.iterdir():  # sources and objects
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (folder / name).write_bytes(code)
+
+
+def _code(function: Callable[..., Any], inputs: Sequence[Tensor], recorded: Record, any_number: bool) -> bytes:
+    """The library's bytes; none if it needs the proxy. Errors of any kind if it can't be made."""
     import torch._inductor
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    code = None
-    with suppress(Exception), torch.no_grad():  # torch.compile, which comes next, says why, or knows how
+    given, weights = inputs, recorded.used
+    if any_number:
+        given, weights = _of_any_number(inputs, weights)
+        graph = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*given)
+        _check_any_number(given[0])
+    else:
         graph = make_fx(function)(*(one.clone() for one in inputs))
-        # or the record wouldn't tell the library from others
-        if _with_weights_as_inputs(graph, recorded.used) <= recorded.fixed:
-            made = Path(str(torch._inductor.aot_compile(graph, (*inputs, *recorded.used))))
-            if PROXY not in made.with_suffix(".cpp").read_text():
-                code = made.read_bytes()
-    for path in folder.iterdir():  # sources and objects
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    (folder / (UNSUITABLE if code is None else LIBRARY)).write_bytes(code or b"")
+    if not _with_weights_as_inputs(graph, recorded.used) <= recorded.fixed:
+        raise RuntimeError("the record wouldn't tell the library from others")
+    made = Path(str(torch._inductor.aot_compile(graph, (*given, *weights), options=OPTIONS)))
+    if any_number:
+        _check_any_number(given[0])
+    return b"" if PROXY in made.with_suffix(".cpp").read_text() else made.read_bytes()
+
+
+def _of_any_number(inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], ...]:
+    """Tensors without numbers to trace with: the first dimensions of the inputs, which are equal, become one unknown."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+
+    def unknown(one: Tensor) -> Tensor:
+        sizes = [DimDynamic.DUCK, *(DimDynamic.STATIC for _ in one.shape[1:])]  # DUCK: equal ones are one
+        return mode.from_tensor(one, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes))
+
+    if len({1, *(len(one) for one in inputs)}) != 2:  # code for one image would be for it alone
+        raise RuntimeError("not all inputs are of one number of images, two or more")
+    return tuple(map(unknown, inputs)), tuple(mode.from_tensor(one, static_shapes=True) for one in weights)
+
+
+def _check_any_number(traced: Tensor) -> None:
+    """RuntimeError if tracing has settled on a number of images."""
+    if traced.shape[0].node.expr.is_number:  # type: ignore[attr-defined]
+        raise RuntimeError("the function is for one number of images")
 
 
 def _with_weights_as_inputs(graph: GraphModule, weights: Sequence[Tensor]) -> set[str]:
@@ -195,13 +242,13 @@ def _with_weights_as_inputs(graph: GraphModule, weights: Sequence[Tensor]) -> se
     return fixed
 
 
-class _Library:
+class Library:
     """Calls the function, in any number of threads. Tensors of another layout than the first ones are copied; those that the
-    function changes, or of other shapes or dtypes, are refused with a ValueError.
+    function changes, or of other shapes or dtypes, are refused with a ValueError. any_number: of images, two or more, may come.
     """
 
     def __init__(self, path: Path, inputs: Sequence[Tensor], recorded: Record) -> None:
-        self.weights = recorded.used
+        self.weights, self.any_number = recorded.used, path.name == ANY_NUMBER
         self.layouts = [_layout(one) for one in (*inputs, *self.weights)]
         self.in_place = (*recorded.in_place, *(False for _ in self.weights))
         self.code = ctypes.CDLL(str(path))
@@ -212,10 +259,15 @@ class _Library:
         self._call("GetNumOutputs", self.model, ctypes.byref(results))
         self.results = results.value
 
+    @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         if len(inputs) + len(self.weights) != len(self.layouts):
             raise ValueError(f"compiled for {len(self.layouts) - len(self.weights)} tensors, not for {len(inputs)}")
-        given = [self._laid_out(*one) for one in enumerate((*inputs, *self.weights))]
+        count = len(inputs[0]) if self.any_number else None
+        if count == 1:
+            raise ValueError("compiled for two images or more, not for 1")
+        given = [self._laid_out(number, one, count) for number, one in enumerate(inputs)]
+        given += [self._laid_out(number, one) for number, one in enumerate(self.weights, len(inputs))]
         # the code owns these from the call on, whether or not it succeeds
         capsules = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors(given)
         handles = (ctypes.c_void_p * len(capsules))(*(_pointer(one, None) for one in capsules))
@@ -226,12 +278,14 @@ class _Library:
             torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs([_capsule(one, None, None) for one in made])
         )
 
-    def _laid_out(self, number: int, given: Tensor) -> Tensor:
-        if (found := _layout(given)) == (expected := self.layouts[number]):
+    def _laid_out(self, number: int, given: Tensor, count: int | None = None) -> Tensor:
+        found, (dtype, device, shape, *rest) = _layout(given), self.layouts[number]
+        expected = (dtype, device, shape if count is None else (count, *shape[1:]), *rest)
+        if found == expected:
             return given
         if found[:3] != expected[:3] or self.in_place[number]:
             raise ValueError(f"compiled for {expected}, not for {found}")
-        return torch.empty_strided(expected[2], expected[3], dtype=given.dtype).copy_(given)
+        return torch.empty_strided(expected[2], rest[0], dtype=dtype).copy_(given)
 
     def _call(self, name: str, *arguments: Any) -> None:
         if getattr(self.code, f"AOTInductorModelContainer{name}")(*arguments):

@@ -180,7 +180,48 @@ def test_a_step_of_a_fit_is_a_library(basis: str, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("FMTOOL_CACHE", str(tmp_path))
     options = FitOptions(0.05, 4, 3, 6, compile_=True, basis=basis)
     levels = fitting._levels(random_resnet(3, torch.float32), IMAGES, TARGETS, options, CPU)
-    assert levels.first.options.compile_ and list(tmp_path.rglob(native_code.LIBRARY))
+    assert levels.first.options.compile_ and list(tmp_path.rglob(native_code.ANY_NUMBER))
+
+
+@pytest.mark.processes
+@needs_compiler
+def test_a_library_takes_other_numbers_of_images_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another number is tried first, as the function may do something else then; one image is compiled for itself."""
+    monkeypatch.setenv("FMTOOL_CACHE", str(tmp_path))
+    classifier = random_resnet(3, torch.float32)
+    plain = compiling.input_gradient(classifier)
+    call = compiling.compiled(plain, IMAGES, TARGETS, network=classifier, any_number=True)
+    assert compiling.takes_any_number(call)
+    images, targets = torch.cat([IMAGES, IMAGES.flip(3)]), torch.tensor([3, 1, 0, 2])
+    assert compiling.compiled(plain, images, targets, network=classifier, before=call) is call
+    for found, expected in zip(call(images, targets), plain(images, targets), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    for given in ((images, TARGETS), (IMAGES[:1], TARGETS[:1]), (images[:, :, :4], targets), (images, targets.float())):
+        with pytest.raises(ValueError, match="compiled for"):
+            call(*given)
+    one = compiling.compiled(plain, IMAGES[:1], TARGETS[:1], network=classifier, before=call)
+    assert one is not None and not compiling.takes_any_number(one)
+
+    def otherwise(images: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        return tuple((1 + (len(images) > 2)) * one for one in plain(images, targets))
+
+    with pytest.warns(FmtoolWarning, match="it computes something else"):
+        assert compiling.compiled(otherwise, images, targets, network=classifier, before=call) is None
+
+
+@pytest.mark.processes
+@needs_compiler
+def test_a_function_of_one_number_of_images_is_compiled_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FMTOOL_CACHE", str(tmp_path))
+    weight = torch.rand(2, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+    functions: list[Callable[[Tensor], tuple[Tensor]]] = [
+        lambda images: (images * weight,),
+        lambda images: ((images * 2 if len(images) == 2 else images),),
+    ]
+    for function in functions:
+        call = compiling.compiled(function, IMAGES, network=nn.Identity(), any_number=True)
+        assert isinstance(call, native_code.Library) and not call.any_number
+        assert torch.equal(call(IMAGES)[0], function(IMAGES)[0])
 
 
 @pytest.mark.processes
@@ -223,22 +264,22 @@ def test_code_is_for_the_layout_of_copies(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.processes
 @needs_compiler
-@pytest.mark.parametrize("fault", ["record", "_Library"])
+@pytest.mark.parametrize("fault", ["record", "Library.__init__"])
 def test_what_fails_on_the_way_is_left_to_torch(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise OSError("not to be loaded")
 
     monkeypatch.setenv("FMTOOL_CACHE", str(tmp_path))
-    monkeypatch.setattr(native_code, fault, broken)
+    monkeypatch.setattr(f"fmtool.models.native_code.{fault}", broken)
     call = compiling.compiled(lambda images: (images.sin(),), IMAGES, network=nn.Identity())
     assert call is not None
     torch.testing.assert_close(call(IMAGES)[0], IMAGES.sin())
-    assert bool(list(tmp_path.rglob(native_code.LIBRARY))) is (fault == "_Library")
+    assert bool(list(tmp_path.rglob(native_code.LIBRARY))) is (fault != "record")
 
 
 def test_a_library_that_computes_something_else_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def other(
-        function: Callable[..., tuple[Tensor]], _: object, __: object, folder: Path
+        function: Callable[..., tuple[Tensor]], _: object, __: object, folder: Path, **___: object
     ) -> Callable[..., tuple[Tensor]]:
         (folder / native_code.LIBRARY).touch()
         return lambda images: (function(images)[0] + 1,)
