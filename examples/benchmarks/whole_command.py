@@ -33,7 +33,7 @@ LOOP_STEPS = 300  # of the authors' loop a timing
 SETTINGS = ((32, True), (16, True), (8, True), (32, False))  # of the bare classifier: images a batch, compiled or not
 EVERY = 15.0  # seconds of a command between two pauses, in which the bare classifier is timed
 BURST = 1.0  # seconds of each of these timings
-WARM_UP = 32  # images with which two workers need every narrower batch
+WARM_UP = 32  # images of a command after which all compiled code is in the cache
 Notes = dict[int, list[list[float]]]
 PARTS = ("import", "start", "full", "tail", "end")  # of a command, each up to a moment that `_command` notes
 

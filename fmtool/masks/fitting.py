@@ -40,11 +40,11 @@ REPORT_EVERY = 0.2  # seconds between calls of `progress`
 NARROWER = {
     "uncompiled": (128, 64, 32, 16, 8, 4),
     "compiled": (32, 16, 8, 4),
-    "compiled for any number": (192, 128, 96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 2),
+    "compiled for any number": (128, 64, 32, 24, 16, 12, 8, 6, 4),
 }
 COMPILES_BESIDE = "2.14"  # the first version of torch in which a thread may compile while another runs compiled code
 LARGEST_UNPADDED = 256  # slots, for networks that allow no idle ones: there is a batch of every size below
-TRIAL_IMAGES, TRIAL_STEPS = 4, 8  # that a narrower batch, of no fewer slots, must take to the same bits
+TRIAL_IMAGES, TRIAL_STEPS = 4, 8  # that a narrower batch must take to the same bits
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _levels(classifier: nn.Module, images: Rows, targets: Tensor, options: FitOp
         uncompiled = Level(replace(sized, compile_=False), partial(advance, step=step), unfiltered, judge)
         if not options.compile_:
             return uncompiled
-        state = filled(uncompiled).state
+        state = filled(uncompiled, turned=True).state
         # without a narrower batch the network goes on compiled
         compiled = compiling.compiled(
             step,
@@ -180,8 +180,8 @@ def _levels(classifier: nn.Module, images: Rows, targets: Tensor, options: FitOp
             network=classifier,
             precision=options.precision,
             warn=size == options.batch,
-            any_number=True,
-            before=whole,
+            any_number=whole is None,
+            wider=whole,
         )
         whole = whole or compiled
         return replace(uncompiled, options=sized, advance=partial(advance, step=compiled)) if compiled else uncompiled
@@ -195,23 +195,23 @@ def _levels(classifier: nn.Module, images: Rows, targets: Tensor, options: FitOp
         return slots
 
     def trial(level: Level, *, turned: bool = False) -> list[Tensor]:
-        """The state of the first images after a few steps."""
+        """The state of the first images after a few steps; if turned, of all slots, the last one first."""
         slots = filled(level, turned=turned)
         for _ in range(TRIAL_STEPS):
             slots.step()
         slots.judge()
-        return [(values.flip(0) if turned else values)[: len(known)].clone() for values in slots.state]
+        return [values.flip(0) if turned else values[: len(known)] for values in slots.state]
 
     def same(some: list[Tensor], others: list[Tensor]) -> bool:
-        # of the images that both hold; a window of losses that isn't full holds NaN
-        pairs = [(a, b[: len(a)]) for a, b in zip(some, others, strict=True)]
+        # slots hold the first images again and again; a window of losses that isn't full holds NaN
+        pairs = [(a, b[torch.arange(len(a)) % len(b)]) for a, b in zip(some, others, strict=True)]
         return all(bool(((a == b) | (a != a) & (b != b)).all()) for a, b in pairs)
 
     def narrower(size: int) -> Level | None:
         try:
             made = level(size)
             # one that couldn't be compiled would round otherwise some day
-            fits = made.options.compile_ == options.compile_ and same(trial(made), expected)
+            fits = made.options.compile_ == options.compile_ and same(trial(made, turned=True), expected)
         except Exception as error:
             if not out_of_memory(error):
                 raise

@@ -106,22 +106,23 @@ def compiled(
     precision: str = "float32",
     warn: bool = True,
     any_number: bool = False,
-    before: Callable[..., Any] | None = None,
+    wider: Callable[..., Any] | None = None,
 ) -> Callable[..., Any] | None:
     """A function of tensors, which it may change in place, as one graph for the shapes, dtypes and device of `inputs`.
 
     It may take gradients within: those are traced beside the rest, so that the compiler merges across both and keeps only
     what is read. None if it can't be compiled, or gives different results for these inputs or darker images.
     network: the one whose weights it uses. precision: the precision of the function, a name of `PRECISIONS`. warn: say why,
-    if None. any_number: for other numbers of images, too, the first dimension of every input, if that can be had. before: what
-    the function was compiled to for another number, which is tried with this one and given again if it takes any.
+    if None. any_number: for fewer images, too, the first dimension of every input, if that can be had. wider: what the
+    function was compiled to for more images, which is tried with these and given again if it takes any number.
     """
     inputs = tuple(_copies(inputs))  # of the layout that compiled code is for
     try:
+        if takes_any_number(wider) and len(inputs[0]) > 1:
+            with torch.no_grad():
+                _try(wider, function, inputs, precision)
+            return wider
         with quiet(), _no_garbage(), torch.no_grad():
-            if takes_any_number(before) and len(inputs[0]) > 1:
-                _try(before, function, inputs, precision)
-                return before
             return _compile(function, inputs, network, precision, any_number)
     except Exception as error:  # a missing compiler, or an unsupported third-party network
         if out_of_memory(error):  # which a smaller batch may mend

@@ -146,7 +146,7 @@ def library(
 ) -> Library | None:
     """The function as a library in `folder`, which is made if the folder is empty; None if it can't be one.
 
-    any_number: for two images or more, the first dimension of every input, if such a library can be made.
+    any_number: for any number of images from two to that of the inputs, their first dimension, if such a library can be made.
     """
     if not any(folder.iterdir()):
         _make(function, inputs, recorded, folder, (ANY_NUMBER, LIBRARY) if any_number else (LIBRARY,))
@@ -161,16 +161,25 @@ def library(
 def _make(
     function: Callable[..., Any], inputs: Sequence[Tensor], recorded: Record, folder: Path, names: Sequence[str]
 ) -> None:
-    """Write the library, by the first name that it can have, or `UNSUITABLE`."""
+    """Write the library, by the first name that it can have, or `UNSUITABLE`: torch.compile says why, or knows how."""
     code, name = b"", UNSUITABLE
     for form in names:
-        with suppress(Exception), torch.no_grad():  # torch.compile, which comes last, says why, or knows how
-            if code := _code(function, inputs, recorded, form == ANY_NUMBER):
-                name = form
+        try:
+            with torch.no_grad():
+                code = _code(function, inputs, recorded, form == ANY_NUMBER)
+        except _OneNumberError:
+            continue
+        except Exception:
             break
+        name = form if code else UNSUITABLE
+        break
     for path in folder.iterdir():  # sources and objects
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     (folder / name).write_bytes(code)
+
+
+class _OneNumberError(Exception):
+    """The function can't be traced for any number of images."""
 
 
 def _code(function: Callable[..., Any], inputs: Sequence[Tensor], recorded: Record, any_number: bool) -> bytes:
@@ -180,16 +189,19 @@ def _code(function: Callable[..., Any], inputs: Sequence[Tensor], recorded: Reco
 
     given, weights = inputs, recorded.used
     if any_number:
-        given, weights = _of_any_number(inputs, weights)
-        graph = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*given)
-        _check_any_number(given[0])
+        try:
+            given, weights = _of_any_number(inputs, weights)
+            graph = make_fx(function, tracing_mode="symbolic")(*given)
+        except Exception as error:
+            raise _OneNumberError from error
+        _check_guards(given[0], len(inputs[0]))
     else:
         graph = make_fx(function)(*(one.clone() for one in inputs))
     if not _with_weights_as_inputs(graph, recorded.used) <= recorded.fixed:
         raise RuntimeError("the record wouldn't tell the library from others")
     made = Path(str(torch._inductor.aot_compile(graph, (*given, *weights), options=OPTIONS)))
     if any_number:
-        _check_any_number(given[0])
+        _check_guards(given[0], len(inputs[0]))  # the compiler adds its own
     return b"" if PROXY in made.with_suffix(".cpp").read_text() else made.read_bytes()
 
 
@@ -202,17 +214,36 @@ def _of_any_number(inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple
 
     def unknown(one: Tensor) -> Tensor:
         sizes = [DimDynamic.DUCK, *(DimDynamic.STATIC for _ in one.shape[1:])]  # DUCK: equal ones are one
-        return mode.from_tensor(one, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes))
+        fake = mode.from_tensor(one, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes))
+        if not all(isinstance(stride, int) for stride in fake.stride()):
+            raise _OneNumberError
+        return fake
 
-    if len({1, *(len(one) for one in inputs)}) != 2:  # code for one image would be for it alone
-        raise RuntimeError("not all inputs are of one number of images, two or more")
+    if len(set(map(len, inputs))) != 1 or len(inputs[0]) < 2:  # code for one image would be for it alone
+        raise _OneNumberError
     return tuple(map(unknown, inputs)), tuple(mode.from_tensor(one, static_shapes=True) for one in weights)
 
 
-def _check_any_number(traced: Tensor) -> None:
-    """RuntimeError if tracing has settled on a number of images."""
-    if traced.shape[0].node.expr.is_number:  # type: ignore[attr-defined]
-        raise RuntimeError("the function is for one number of images")
+def _check_guards(traced: Tensor, most: int) -> None:
+    """Raise unless all that was taken for granted of the number of images holds from 2 to `most`: a library doesn't look again,
+    and would read and write beyond its tensors.
+
+    One guard may fail: from how many images on torch gives a convolution to oneDNN. The library calls oneDNN for any number.
+    """
+    import sympy  # type: ignore[import-untyped]
+
+    number = traced.shape[0].node.expr  # type: ignore[attr-defined]
+    guards = traced.fake_mode.shape_env.guards  # type: ignore[attr-defined]
+    of_others = [
+        guard.expr
+        for guard in guards
+        if not (guard.sloc.framework_loc.name == "conv" and guard.sloc.framework_loc.filename.endswith("fake_impls.py"))
+    ]
+    numbers = [sympy.Integer(n) for n in range(2, most + 1)]
+    if not number.is_Symbol or not all(
+        guard.xreplace({number: n}) == sympy.true for guard in of_others for n in numbers
+    ):
+        raise _OneNumberError
 
 
 def _with_weights_as_inputs(graph: GraphModule, weights: Sequence[Tensor]) -> set[str]:
@@ -244,7 +275,8 @@ def _with_weights_as_inputs(graph: GraphModule, weights: Sequence[Tensor]) -> se
 
 class Library:
     """Calls the function, in any number of threads. Tensors of another layout than the first ones are copied; those that the
-    function changes, or of other shapes or dtypes, are refused with a ValueError. any_number: of images, two or more, may come.
+    function changes, or of other shapes or dtypes, are refused with a ValueError. any_number: of images, from two to as many as
+    it was made with.
     """
 
     def __init__(self, path: Path, inputs: Sequence[Tensor], recorded: Record) -> None:
@@ -263,9 +295,9 @@ class Library:
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         if len(inputs) + len(self.weights) != len(self.layouts):
             raise ValueError(f"compiled for {len(self.layouts) - len(self.weights)} tensors, not for {len(inputs)}")
-        count = len(inputs[0]) if self.any_number else None
-        if count == 1:
-            raise ValueError("compiled for two images or more, not for 1")
+        count, most = len(inputs[0]) if self.any_number else None, self.layouts[0][2][0]
+        if count is not None and not 2 <= count <= most:
+            raise ValueError(f"compiled for 2 to {most} images, not for {count}")
         given = [self._laid_out(number, one, count) for number, one in enumerate(inputs)]
         given += [self._laid_out(number, one) for number, one in enumerate(self.weights, len(inputs))]
         # the code owns these from the call on, whether or not it succeeds
@@ -279,13 +311,14 @@ class Library:
         )
 
     def _laid_out(self, number: int, given: Tensor, count: int | None = None) -> Tensor:
-        found, (dtype, device, shape, *rest) = _layout(given), self.layouts[number]
-        expected = (dtype, device, shape if count is None else (count, *shape[1:]), *rest)
+        found = _layout(given)
+        dtype, device, shape, stride, *flags = self.layouts[number]
+        expected = (dtype, device, shape if count is None else (count, *shape[1:]), stride, *flags)
         if found == expected:
             return given
         if found[:3] != expected[:3] or self.in_place[number]:
             raise ValueError(f"compiled for {expected}, not for {found}")
-        return torch.empty_strided(expected[2], rest[0], dtype=dtype).copy_(given)
+        return torch.empty_strided(expected[2], stride, dtype=dtype).copy_(given)
 
     def _call(self, name: str, *arguments: Any) -> None:
         if getattr(self.code, f"AOTInductorModelContainer{name}")(*arguments):

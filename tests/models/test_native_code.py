@@ -190,38 +190,51 @@ def test_a_library_takes_other_numbers_of_images_if_asked(tmp_path: Path, monkey
     monkeypatch.setenv("FMTOOL_CACHE", str(tmp_path))
     classifier = random_resnet(3, torch.float32)
     plain = compiling.input_gradient(classifier)
-    call = compiling.compiled(plain, IMAGES, TARGETS, network=classifier, any_number=True)
+    many = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(20) % 4
+    call = compiling.compiled(plain, *many, network=classifier, any_number=True)
     assert compiling.takes_any_number(call)
-    images, targets = torch.cat([IMAGES, IMAGES.flip(3)]), torch.tensor([3, 1, 0, 2])
-    assert compiling.compiled(plain, images, targets, network=classifier, before=call) is call
+    images, targets = many[0][:6], many[1][:6]
+    assert compiling.compiled(plain, images, targets, network=classifier, wider=call) is call
     for found, expected in zip(call(images, targets), plain(images, targets), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    for given in ((images, TARGETS), (IMAGES[:1], TARGETS[:1]), (images[:, :, :4], targets), (images, targets.float())):
+    for given in (
+        (images, TARGETS),
+        (images[:0], targets[:0]),
+        (images[:1], targets[:1]),
+        (torch.cat([many[0], images]), torch.cat([many[1], targets])),
+        (images[:, :, :4], targets),
+        (images, targets.float()),
+    ):
         with pytest.raises(ValueError, match="compiled for"):
             call(*given)
-    one = compiling.compiled(plain, IMAGES[:1], TARGETS[:1], network=classifier, before=call)
+    one = compiling.compiled(plain, IMAGES[:1], TARGETS[:1], network=classifier, wider=call)
     assert one is not None and not compiling.takes_any_number(one)
 
     def otherwise(images: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-        return tuple((1 + (len(images) > 2)) * one for one in plain(images, targets))
+        return tuple((1 + (len(images) < 20)) * one for one in plain(images, targets))
 
     with pytest.warns(FmtoolWarning, match="it computes something else"):
-        assert compiling.compiled(otherwise, images, targets, network=classifier, before=call) is None
+        assert compiling.compiled(otherwise, images, targets, network=classifier, wider=call) is None
 
 
 @pytest.mark.processes
 @needs_compiler
 def test_a_function_of_one_number_of_images_is_compiled_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it takes for granted of the number isn't looked at again, so that it would read beyond fewer images."""
     monkeypatch.setenv("FMTOOL_CACHE", str(tmp_path))
-    weight = torch.rand(2, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    weight = torch.rand(6, 3, 1, 1, generator=torch.Generator().manual_seed(1))
     functions: list[Callable[[Tensor], tuple[Tensor]]] = [
         lambda images: (images * weight,),
-        lambda images: ((images * 2 if len(images) == 2 else images),),
+        lambda images: (images * 2 if len(images) == 6 else images,),
+        lambda images: (images * 2 if len(images) > 4 else images,),
+        lambda images: (images - images[:4].mean(0),),
+        lambda images: (torch.cat([2 * part for part in images.split(4)]),),
     ]
     for function in functions:
-        call = compiling.compiled(function, IMAGES, network=nn.Identity(), any_number=True)
+        call = compiling.compiled(function, images, network=nn.Identity(), any_number=True)
         assert isinstance(call, native_code.Library) and not call.any_number
-        assert torch.equal(call(IMAGES)[0], function(IMAGES)[0])
+        torch.testing.assert_close(call(images)[0], function(images)[0])
 
 
 @pytest.mark.processes
