@@ -200,7 +200,8 @@ def _levels(classifier: nn.Module, images: Rows, targets: Tensor, options: FitOp
         for _ in range(TRIAL_STEPS):
             slots.step()
         slots.judge()
-        return [values.flip(0) if turned else values[: len(known)] for values in slots.state]
+        # copies, as a part would keep the whole batch in memory
+        return [values.flip(0) if turned else values[: len(known)].clone() for values in slots.state]
 
     def same(some: list[Tensor], others: list[Tensor]) -> bool:
         # slots hold the first images again and again; a window of losses that isn't full holds NaN
@@ -236,12 +237,10 @@ def _levels(classifier: nn.Module, images: Rows, targets: Tensor, options: FitOp
     expected = trial(first)
     if not same(trial(first, turned=True), expected):
         warn("here an image's steps depend on its position in the batch: resumed and sharded runs may differ bitwise")
-    form = "uncompiled" if not options.compile_ else "compiled"
-    if compiling.takes_any_number(whole):
-        form = "compiled for any number"
-    elif form == "compiled" and torch.__version__ < COMPILES_BESIDE:
-        return Levels(first, (), narrower)
-    narrow = NARROWER[form] if device.type == "cpu" else ()
+    any_number = compiling.takes_any_number(whole)
+    form = "compiled for any number" if any_number else "compiled" if options.compile_ else "uncompiled"
+    stops = form == "compiled" and torch.__version__ < COMPILES_BESIDE
+    narrow = NARROWER[form] if device.type == "cpu" and not stops else ()
     return Levels(first, [size for size in narrow if size < options.batch], narrower)
 
 

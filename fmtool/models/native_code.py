@@ -1,9 +1,10 @@
 """Functions of tensors as libraries, which load without torch's compiler: importing it and tracing a network again take seconds.
 
 A function is known by its operations, noted while it runs once. Inductor makes the library ahead of time (AOTInductor), with the
-network's weights as further inputs, so that it serves all weights of the same shapes. It is called through its C interface, as
-other threads can run Python meanwhile. Operations without a C function, such as the inverse FFT, would go through a proxy that
-only a caller in C++ has: functions with such operations are left to torch.compile, and so is the GPU.
+network's weights as further inputs, so that it serves all weights of the same shapes; and any number of images, where tracing
+allows it. It is called through its C interface, as other threads can run Python meanwhile. Operations without a C function, such
+as the inverse FFT, would go through a proxy that only a caller in C++ has: functions with such operations are left to
+torch.compile, and so is the GPU.
 """
 
 from __future__ import annotations
@@ -30,9 +31,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 LIBRARY = "code.so"
 ANY_NUMBER = "any_number.so"  # one that takes any number of images
 UNSUITABLE = "unsuitable"  # stands in place of a library that can't be made or called
-OPTIONS = {
-    "aot_inductor.compile_wrapper_opt_level": "O0"
-}  # of what only calls the kernels: the same speed, made 7 s sooner
+# code that only calls the kernels is as fast without optimisation, and made sooner
+OPTIONS = {"aot_inductor.compile_wrapper_opt_level": "O0"}
 PROXY = "aoti_torch_proxy_executor_call_function"  # in the source of a library that needs the proxy
 
 _pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
@@ -295,7 +295,8 @@ class Library:
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         if len(inputs) + len(self.weights) != len(self.layouts):
             raise ValueError(f"compiled for {len(self.layouts) - len(self.weights)} tensors, not for {len(inputs)}")
-        count, most = len(inputs[0]) if self.any_number else None, self.layouts[0][2][0]
+        count = len(inputs[0]) if self.any_number else None
+        most = self.layouts[0][2][0]
         if count is not None and not 2 <= count <= most:
             raise ValueError(f"compiled for 2 to {most} images, not for {count}")
         given = [self._laid_out(number, one, count) for number, one in enumerate(inputs)]
@@ -311,14 +312,15 @@ class Library:
         )
 
     def _laid_out(self, number: int, given: Tensor, count: int | None = None) -> Tensor:
-        found = _layout(given)
-        dtype, device, shape, stride, *flags = self.layouts[number]
-        expected = (dtype, device, shape if count is None else (count, *shape[1:]), stride, *flags)
+        found, expected = _layout(given), self.layouts[number]
+        if count is not None:
+            dtype, device, shape, *rest = expected
+            expected = (dtype, device, (count, *shape[1:]), *rest)
         if found == expected:
             return given
         if found[:3] != expected[:3] or self.in_place[number]:
             raise ValueError(f"compiled for {expected}, not for {found}")
-        return torch.empty_strided(expected[2], stride, dtype=dtype).copy_(given)
+        return torch.empty_strided(expected[2], expected[3], dtype=given.dtype).copy_(given)
 
     def _call(self, name: str, *arguments: Any) -> None:
         if getattr(self.code, f"AOTInductorModelContainer{name}")(*arguments):

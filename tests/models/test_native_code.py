@@ -176,11 +176,13 @@ def test_a_library_changes_its_inputs_in_place_or_refuses(tmp_path: Path, monkey
 @needs_compiler
 @pytest.mark.parametrize("basis", ["fourier", "phase"])
 def test_a_step_of_a_fit_is_a_library(basis: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else each start would trace it again."""
+    """Else each start would trace it again, and each narrower batch would be compiled for itself."""
     monkeypatch.setenv("FMTOOL_CACHE", str(tmp_path))
-    options = FitOptions(0.05, 4, 3, 6, compile_=True, basis=basis)
+    options = FitOptions(0.05, 8, 3, 6, compile_=True, basis=basis)
     levels = fitting._levels(random_resnet(3, torch.float32), IMAGES, TARGETS, options, CPU)
     assert levels.first.options.compile_ and list(tmp_path.rglob(native_code.ANY_NUMBER))
+    narrower = levels.narrower(3, 8, int)
+    assert narrower is not None and narrower.options.batch == 4 and len(list(tmp_path.rglob("*.so"))) == 1
 
 
 @pytest.mark.processes
