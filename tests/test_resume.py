@@ -243,7 +243,7 @@ def test_a_network_whose_gradients_hang_on_the_slot_is_told(files: Path) -> None
     import torch
     from torch import nn
 
-    from fmtool.masks import fitting
+    from fmtool.masks.levels import make_levels
     from fmtool.masks.optimisation import FitOptions
     from fmtool.models.inspection import same_in_any_slot
 
@@ -254,6 +254,6 @@ def test_a_network_whose_gradients_hang_on_the_slot_is_told(files: Path) -> None
 
     images, targets, cpu = torch.rand(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64), torch.device("cpu")
     with pytest.warns(FmtoolWarning, match="here an image's steps depend on its position in the batch"):
-        fitting._levels(DependsOnItsSlot(), images, targets, FitOptions(0.1, 8, min_steps=500, max_steps=5000), cpu)
+        make_levels(DependsOnItsSlot(), images, targets, FitOptions(0.1, 8, min_steps=500, max_steps=5000), cpu)
     assert not same_in_any_slot(DependsOnItsSlot(), images, targets, 8, cpu)
     assert same_in_any_slot(nn.Flatten(), images, targets, 8, cpu)

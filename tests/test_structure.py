@@ -20,6 +20,7 @@ MODULES = sorted(
     path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"
 )  # what __init__.py files hold is tested by cli/test_app.py and the tests of commands
 LONGEST = 400  # lines
+LONGEST_FUNCTION = 60  # or the line above says why not
 FLOORS = (  # from the ground; a room imports those of lower floors, and itself
     *(
         "errors",
@@ -74,6 +75,18 @@ def test_no_file_is_too_long() -> None:
     files = [path for folder in (PACKAGE, TESTS, ROOT / "examples") for path in folder.rglob("*.py")]
     lengths = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in files}
     assert {name: lines for name, lines in lengths.items() if lines > LONGEST} == {}
+
+
+def test_no_function_is_too_long_without_a_word_why() -> None:
+    found = []
+    for path in [path for folder in (PACKAGE, ROOT / "examples") for path in folder.rglob("*.py")]:
+        lines = path.read_text().splitlines()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= LONGEST_FUNCTION:
+                above = min([node.lineno, *(one.lineno for one in node.decorator_list)]) - 2
+                if f"# Over {LONGEST_FUNCTION} lines" not in lines[above]:
+                    found.append(f"{path.relative_to(ROOT)}: {node.name}")
+    assert found == []
 
 
 def imported(path: Path) -> Iterator[str]:

@@ -34,6 +34,7 @@ def _plain_pass(x: np.ndarray, y: np.ndarray, permutation: np.ndarray, nearest: 
         nearest[i, 0], nearest[i, 1] = first, second
 
 
+# Over 60 lines: one table, and what is timed for it.
 def main() -> None:
     """Print two tables."""
     given = arguments(

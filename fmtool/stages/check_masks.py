@@ -136,7 +136,7 @@ class _Chained:
             first, last = max(start, at), min(stop, at + len(part))
             if first < last:
                 pieces.append(part[first - at : last - at])
-        return torch.cat(pieces)
+        return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
 
 
 @halving

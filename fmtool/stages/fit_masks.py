@@ -18,7 +18,7 @@ from fmtool.attacks.registry import OK, WRONG_BEFORE
 from fmtool.datasets.data import Data
 from fmtool.datasets.rows import RowView, row_seed, spread, to_float
 from fmtool.errors import MaskError, unknown, warn
-from fmtool.masks import fitting
+from fmtool.masks import fitting, levels
 from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.fit_queue import Fit
 from fmtool.masks.objectives import objective
@@ -179,7 +179,7 @@ def _joined(
 def _ready(model: Artifact, execution: Execution) -> ReadyModel:
     """The model, ready to run; if its logits depend on the batch, with at most `LARGEST_UNPADDED` images in one."""
     ready = ready_model(model, execution)
-    most = fitting.LARGEST_UNPADDED
+    most = levels.LARGEST_UNPADDED
     if ready.classifier.padded or ready.batch <= most:
         return ready
     if execution.batch_size is not None:

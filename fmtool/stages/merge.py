@@ -45,6 +45,7 @@ UNSAID = {
 LISTED = 5  # missing shards that a message names
 
 
+# Over 60 lines, a fifth of them signature and docstring.
 def merge(files: Sequence[Artifact], *, allow_gaps: bool = False, execution: Execution = DEFAULT_EXECUTION) -> Artifact:
     """Merge `attack`, `masks` or `heatmap` artifacts of the same model and options, with rows in the order given, or shards of
     `class-masks`.
@@ -98,11 +99,10 @@ def merge(files: Sequence[Artifact], *, allow_gaps: bool = False, execution: Exe
             if len(parts[0].shape) == 1:
                 values = sources if name == "source" and not sharded else torch.cat([rows[:] for rows in parts])
                 merged.put(name, values[places.argsort()])
-                continue
-            numbers = iter(places.tolist())
-            for rows in parts:
-                for number in range(len(rows)):
-                    merged.put(name, rows[number], next(numbers))
+            else:
+                every = (rows[number] for rows in parts for number in range(len(rows)))
+                for place, row in zip(places.tolist(), every, strict=True):
+                    merged.put(name, row, place)
         if first.kind == "heatmap":
             order = places.argsort()
             of_rows = {name: torch.cat([rows[:] for rows in columns[name]])[order] for name in ("wrong", "loss")}

@@ -9,8 +9,8 @@ import torch
 from half_spectrum import filter_images
 from torch import Tensor, nn
 
-from fmtool.masks import fitting
 from fmtool.masks.fitting import fit_masks
+from fmtool.masks.levels import unfiltered
 from fmtool.masks.optimisation import JUDGE_EVERY, FitOptions
 
 Known = tuple[nn.Module, Tensor, Tensor]
@@ -58,5 +58,5 @@ def test_a_mask_is_bitwise_the_same_in_any_slot_beside_any_mates(known: Known) -
 def test_the_unfiltered_logits_are_those_of_the_float32_pass_that_judges(known: Known) -> None:
     classifier, images, _ = known
     options = replace(OPTIONS, objective="invariance")
-    logits = fitting._unfiltered(classifier, options, torch.device("cpu"))(images[0])
+    logits = unfiltered(classifier, options, torch.device("cpu"))(images[0])
     assert torch.equal(logits, classifier(images[:1])[0])

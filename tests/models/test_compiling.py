@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import fmtool
 from fmtool.errors import FmtoolWarning, ModelError
-from fmtool.masks import fitting
+from fmtool.masks import levels
 from fmtool.masks.fitting import fit_masks
 from fmtool.masks.optimisation import FitOptions
 from fmtool.models import compiling, training
@@ -80,9 +80,9 @@ def test_a_narrower_batch_that_cannot_be_compiled_is_left_out_without_a_word(mon
     classifier = random_resnet(3, torch.float32)
     images, targets = drawn(3, torch.float32)
     monkeypatch.setattr(compiling, "_graph", once)
-    levels = fitting._levels(classifier, images, targets, FitOptions(0.05, 16, 3, 6, compile_=True), CPU)
+    made = levels.make_levels(classifier, images, targets, FitOptions(0.05, 16, 3, 6, compile_=True), CPU)
     with warnings.catch_warnings(action="error"):
-        assert levels.first.options.compile_ and levels.narrower(1, 16, int) is None
+        assert made.first.options.compile_ and made.narrower(1, 16, int) is None
 
 
 def test_a_network_that_cannot_be_compiled_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,17 +96,17 @@ def test_a_network_that_cannot_be_compiled_is_tried_once(monkeypatch: pytest.Mon
     monkeypatch.setattr(compiling, "_graph", broken)
     with pytest.warns(FmtoolWarning, match="can't be compiled"):
         options = FitOptions(0.05, 16, 3, 6, compile_=True)
-        levels = fitting._levels(random_resnet(3, torch.float32), images, targets, options, CPU)
-    narrower = levels.narrower(1, 16, int)
+        made = levels.make_levels(random_resnet(3, torch.float32), images, targets, options, CPU)
+    narrower = made.narrower(1, 16, int)
     assert narrower is not None and not narrower.options.compile_ and len(tried) == 1
 
 
 def test_no_narrower_batch_is_compiled_where_that_stops_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "_graph", lambda function, *_: function)
-    monkeypatch.setattr(fitting, "COMPILES_BESIDE", "1000.0")
+    monkeypatch.setattr(levels, "COMPILES_BESIDE", "1000.0")
     images, targets = drawn(3, torch.float32)
     options = FitOptions(0.05, 16, 3, 6, compile_=True)
-    assert not fitting._levels(random_resnet(3, torch.float32), images, targets, options, CPU).sizes
+    assert not levels.make_levels(random_resnet(3, torch.float32), images, targets, options, CPU).sizes
 
 
 def test_a_compiled_network_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from reference import random_resnet
 from torch import Tensor, nn
 
 from fmtool.errors import FmtoolWarning
-from fmtool.masks import fitting
+from fmtool.masks.levels import make_levels
 from fmtool.masks.optimisation import FitOptions
 from fmtool.models import compiling, native_code, replicas
 from fmtool.models.native_code import Record
@@ -179,7 +179,7 @@ def test_a_step_of_a_fit_is_a_library(basis: str, tmp_path: Path, monkeypatch: p
     """Else each start would trace it again, and each narrower batch would be compiled for itself."""
     monkeypatch.setenv("FMTOOL_CACHE", str(tmp_path))
     options = FitOptions(0.05, 8, 3, 6, compile_=True, basis=basis)
-    levels = fitting._levels(random_resnet(3, torch.float32), IMAGES, TARGETS, options, CPU)
+    levels = make_levels(random_resnet(3, torch.float32), IMAGES, TARGETS, options, CPU)
     assert levels.first.options.compile_ and list(tmp_path.rglob(native_code.ANY_NUMBER))
     narrower = levels.narrower(3, 8, int)
     assert narrower is not None and narrower.options.batch == 4 and len(list(tmp_path.rglob("*.so"))) == 1

@@ -12,7 +12,7 @@ from torch import nn
 
 import fmtool
 from fmtool.errors import ModelError
-from fmtool.masks import fitting
+from fmtool.masks import levels
 from fmtool.masks.basis import basis_for
 from fmtool.masks.class_fitting import Part, fit_class_masks
 from fmtool.masks.fitting import fit_masks
@@ -68,7 +68,7 @@ def test_slots_of_a_batch_dependent_network_have_a_most_which_is_told_and_record
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(fitting, "LARGEST_UNPADDED", 16)
+    monkeypatch.setattr(levels, "LARGEST_UNPADDED", 16)
     module = f"most_{abs(hash(tmp_path))}"
     (tmp_path / f"{module}.py").write_text(MODULE)
     assert run("import-model", f"{module}:make", "--input-shape", "1,8,8", "-o", "model").code == 0
