@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fmtool.artifacts.format import Rows
 from fmtool.artifacts.progress import Progress
-from fmtool.errors import MaskError
+from fmtool.errors import ArtifactError, MaskError
 from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.optimisation import (
     WINDOW,
@@ -89,7 +89,8 @@ def fit_class_masks(
     Each step takes one optimiser step per part, in order, on the class's mean cross-entropy in it plus the penalty, gradients
     accumulated over micro-batches of `options.batch`. The stopping test looks at the average of a class's losses over the
     parts; the images of a finished class are no longer used. classes: whose masks are fitted, on the CPU with the same bits
-    whatever others there are; a row of the result for each. journal: where to resume from. MaskError if there is no image at all.
+    whatever others there are; a row of the result for each. journal: where to resume from, also with another
+    `max_steps`. MaskError if there is no image at all.
     """
     options = replace(options, compile_=compiling.as_begun(options.compile_, journal))
     device = device or torch.device("cpu")
@@ -103,7 +104,7 @@ def fit_class_masks(
     held = torch.stack([work.counts > 0 for work in works])  # (parts, k)
     run = _Run.fresh((len(classes), c, *transform.shape), first.dtype, held.any(dim=0))
     images = [len(work.rows) for work in works]
-    run.restore(journal.load())
+    run.restore(journal.load(), options.max_steps)
     adam = run.adam
     ahead = AHEAD * threads.count(device)
     with threads.pool(device) as pool, threads.single(device):
@@ -209,11 +210,21 @@ class _Run:
         own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "adam"}
         return {**of_adam, **own}
 
-    def restore(self, before: Tensors | None) -> None:
-        """Continue from a state that `tensors` returned, if any."""
-        if before is not None:
-            for name, values in self.tensors().items():
-                values.copy_(before[name])
+    def restore(self, before: Tensors | None, max_steps: int) -> None:
+        """Continue from a state that `tensors` returned, if any, of a fit with this limit or another. ArtifactError, which keeps
+        that state, if a mask is beyond the limit.
+        """
+        if before is None:
+            return
+        for name, values in self.tensors().items():
+            values.copy_(before[name])
+        begun = int(self.steps.max()) + bool(self.active.any())  # the step that is being taken counts
+        if begun > max_steps + 1:
+            raise ArtifactError(
+                f"--max-steps {max_steps}: {begun} steps have been begun: expected {begun - 1} or more, or --restart"
+            )
+        unfinished = (self.steps > 0) & (self.steps <= max_steps) & ~self.converged
+        self.active.logical_or_(unfinished & self.losses[:, -1].isfinite())
 
 
 def _works(

@@ -74,7 +74,8 @@ def class_masks(
         **ready.recorded(),
     }
     history = stage("class-masks", recorded, None, inputs_of(model, source))
-    work = {"header": header, "history": history}
+    # resumed with another limit, a run gives what one with that limit gives
+    work = {"header": {**header, "max_steps": None}, "history": with_option(history, "--max-steps", None)}
     shard, ranks = execution.shard, execution.ranks
     asked = {"shard": shard and [shard.number, shard.of], **code_of(ready.classifier, ready.spec)}
     with resuming(execution, {**work, **asked}) as journal:

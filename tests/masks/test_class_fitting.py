@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from reference import fit_class, random_resnet
 from torch import Tensor, nn
 
 from fmtool.datasets.rows import RowView
-from fmtool.errors import MaskError
+from fmtool.errors import ArtifactError, MaskError
 from fmtool.masks import class_fitting
 from fmtool.masks.class_fitting import ClassMasks, Part, fit_class_masks
 from fmtool.masks.optimisation import FitOptions
@@ -201,6 +202,31 @@ def test_killed_in_the_middle_of_steps_it_gives_the_same_bits(parts: list[Part],
         return fit_class_masks(classifier, parts, range(3), options, journal=journal)
 
     assert equal(through(fit, [0, 2, 4, 8, 9, 15, 27]), fit(NO_JOURNAL))
+
+
+@pytest.mark.parametrize("max_steps", [9, 40])
+@pytest.mark.parametrize("death", [10 * 7 + 4, 10 * 21 - 1])  # in the eighth of 21 steps, and after the last one
+def test_resumed_with_another_limit_it_gives_what_that_limit_gives(
+    death: int, max_steps: int, parts: list[Part], classifier: nn.Module
+) -> None:
+    options = FitOptions(0.01, 4, min_steps=3, max_steps=20, tolerance=1e-9)
+    other = replace(options, max_steps=max_steps)
+    journal = Dying([death])
+    with pytest.raises(Killed):
+        fit_class_masks(classifier, parts, range(3), options, journal=journal)
+    if death > 10 * (max_steps + 1):
+        with pytest.raises(
+            ArtifactError, match="--max-steps 9: 21 steps have been begun: expected 20 or more, or --restart"
+        ):
+            fit_class_masks(classifier, parts, range(3), other, journal=journal)
+        assert equal(
+            fit_class_masks(classifier, parts, range(3), options, journal=journal),
+            fit_class_masks(classifier, parts, range(3), options),
+        )
+    else:
+        whole = fit_class_masks(classifier, parts, range(3), other)
+        assert whole.steps.tolist() == [max_steps + 1] * 3
+        assert equal(fit_class_masks(classifier, parts, range(3), other, journal=journal), whole)
 
 
 def test_a_class_whose_loss_is_not_finite_ends_and_leaves_the_others_alone(
