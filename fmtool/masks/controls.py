@@ -33,9 +33,7 @@ def rearranged(masks: Tensor, scores: Tensor, ties: Tensor, basis: Basis) -> Ten
     score, tie = scores.flatten(1).numpy(), ties.flatten(1).numpy()
 
     def order(values: Array, places: Array) -> tuple[Array, Array, Array]:
-        count = int((values > 0).sum(axis=1).max(initial=0))  # zeros need no place: most of a mask is zeros
-        if not count:
-            return (np.zeros(0, dtype=np.int64),) * 2 + (np.zeros(0, dtype=values.dtype),)
+        count = int((values > 0).sum(axis=1).max())  # zeros need no place: most of a mask is zeros
         first = _first(score[:, places], tie[:, places], count)
         return np.arange(len(values))[:, None], first, -np.sort(_smallest(-values, count))
 
@@ -69,17 +67,16 @@ def scattered(masks: Tensor, generators: Sequence[torch.Generator], basis: Basis
 
 def _moved(masks: Tensor, basis: Basis, place: Callable[[Array, Array], tuple[Array, Array, Array]]) -> Tensor:
     """Masks (n, c, rows, columns) whose values `place` puts elsewhere: from those of a group of orbits, (n, m) over all channels,
-    and their places in the flattened mask, (m), to rows, numbers of orbits, and the values there. By NumPy's indexing, which is
-    three times as fast as torch's.
+    not all 0, and their places in the flattened mask, (m), to rows, numbers of orbits, and the values there. By NumPy's indexing,
+    which is three times as fast as torch's.
     """
-    if not len(masks):
-        return masks
     values = masks.flatten(1).numpy()
     moved = np.zeros_like(values)
     for places, equals in _orbits(basis, masks.shape[1]):
-        rows, orbits, placed = place(values[:, places], places)
-        for some in (places, equals):
-            moved[rows, some[orbits]] = placed
+        own = values[:, places]
+        if own.any():
+            rows, orbits, placed = place(own, places)
+            moved[rows, places[orbits]] = moved[rows, equals[orbits]] = placed
     return torch.from_numpy(moved).view(masks.shape)
 
 

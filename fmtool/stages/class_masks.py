@@ -78,7 +78,7 @@ def class_masks(
     work = {"header": {**header, "max_steps": None}, "history": with_option(history, "--max-steps", None)}
     shard, ranks = execution.shard, execution.ranks
     asked = {"shard": shard and [shard.number, shard.of], **code_of(ready.classifier, ready.spec)}
-    with resuming(execution, {**work, **asked}) as journal:
+    with resuming(execution, {**work, **asked}, agreed=max_steps) as journal:
         parts = _parts(source, ready, robust, limit, journal, execution.progress)
         compile_ = ready.compiles(compile_, 2 * sum(len(part.images) for part in parts) * min_steps)
         options = FitOptions(

@@ -97,11 +97,17 @@ def halving(stage: Stage) -> Stage:
 
 
 @contextmanager
-def resuming(execution: Execution, work: Mapping[str, Any], *, holds_rows: bool = False) -> Iterator[Journal]:
-    """The journal of this execution, see `resume_file.resuming`; it records a batch size that was halved for lack of memory."""
+def resuming(
+    execution: Execution, work: Mapping[str, Any], *, holds_rows: bool = False, agreed: Any = None
+) -> Iterator[Journal]:
+    """The journal of this execution, see `resume_file.resuming`; it records a batch size that was halved for lack of memory.
+
+    agreed: what processes that share the work must have in common besides, though it may change before the work is resumed.
+    """
     ranks, work = execution.ranks, {**work, "revision": REVISION}
     # not a factory's logits, which other processors round differently
-    ranks.check_work(resume_file.key_of({name: value for name, value in work.items() if name != "network"}))
+    common = {name: value for name, value in work.items() if name != "network"}
+    ranks.check_work(resume_file.key_of({**common, "agreed": agreed}))
     with resume_file.resuming(
         execution.output,
         work,

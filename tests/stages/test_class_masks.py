@@ -15,6 +15,7 @@ import fmtool
 from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
 from fmtool.errors import FmtoolWarning, MaskError
 from fmtool.runtime import resume_file
+from fmtool.runtime.distributed import Ranks
 from fmtool.stages import class_masks as stage
 
 
@@ -82,8 +83,9 @@ def test_masks_that_are_not_finite_are_left_out_by_name() -> None:
 
 
 def test_another_limit_on_steps_is_the_same_work(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a run resumes with it; another lambda isn't."""
+    """So that a run resumes with it; another lambda isn't. Processes that share the work must have the same limit."""
     works: list[dict[str, object]] = []
+    agreed: list[str] = []
     resuming = resume_file.resuming
 
     def spy(target: str | None, work: dict[str, object], **more: Any) -> object:
@@ -91,9 +93,10 @@ def test_another_limit_on_steps_is_the_same_work(files: Path, tmp_path: Path, mo
         return resuming(target, work, **more)
 
     monkeypatch.setattr(resume_file, "resuming", spy)
+    monkeypatch.setattr(Ranks, "check_work", lambda _, key: agreed.append(key))
     model, data = fmtool.read(str(files / "model.safetensors")), fmtool.load_data("digits", limit=20)
     execution = fmtool.Execution(output=str(tmp_path / "made"))
     for max_steps, lambda_ in ((1, 0.01), (2, 0.01), (2, 0.02)):
         made = fmtool.class_masks(model, data, min_steps=1, max_steps=max_steps, lambda_=lambda_, execution=execution)
         assert made.header["max_steps"] == made.history[-1]["options"]["--max-steps"] == max_steps
-    assert works[0] == works[1] != works[2]
+    assert works[0] == works[1] != works[2] and len(set(agreed)) == 3
