@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,40 @@ def test_training_goes_on_uncompiled_where_it_must(monkeypatch: pytest.MonkeyPat
     with pytest.warns(FmtoolWarning, match="can't be compiled"):
         assert not training.train(classifier, images, labels, recipe, compile_=True)
     assert not torch.equal(before, classifier.network.linear.weight)
+
+
+class Coarse(nn.Module):
+    """Rounds its features in float32 far more than in float64, as where rectifiers switch through rounding."""
+
+    def __init__(self, coarse: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.coarse, self.linear, self.last = coarse, nn.Linear(3 * 8 * 8, 16), nn.Linear(16, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.linear(images.flatten(1))
+        return self.head((features + 2**18) - 2**18 if self.coarse else features)  # to multiples of 1/32
+
+    def head(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.last(features)
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("coarse", "scale", "same"), [(True, 1.0, True), (True, 1.2, False), (False, 1.03, False), (False, 1.0, True)]
+)
+def test_training_compiles_what_rounds_no_worse_than_the_network(
+    coarse: bool, scale: float, same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features that no form rounds, 3 percent from the network's; and 3 or 20 percent more of them, which is another function."""
+    images, labels = drawn(16, torch.float32)
+    network = Coarse(coarse)
+    monkeypatch.setattr(
+        compiling, "trainable", lambda *_: lambda batch: network.head(scale * network.linear(batch.flatten(1)))
+    )
+    recipe = dataclasses.replace(training.RECIPES["paper"], epochs=1, batch=8)
+    with nullcontext() if same else pytest.warns(FmtoolWarning, match="computes something else"):
+        assert training.train(Classifier(network), images, labels % 3, recipe, compile_=True) is same
 
 
 def test_bfloat16_changes_what_the_network_computes_and_not_the_dtypes() -> None:

@@ -85,25 +85,6 @@ def test_the_heads_recipe_reaches_its_peak_and_falls() -> None:
     assert rates[-1] < 1e-6
 
 
-class Probabilities(nn.Module):
-    """A last linear layer whose output is not what the network gives."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(64, 3)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.linear(images.flatten(1)).softmax(1)
-
-
-def test_a_head_that_does_not_give_the_logits_is_refused() -> None:
-    classifier = Classifier(Probabilities())
-    with pytest.raises(ModelError, match="does not give its logits"):
-        training.train_head(
-            classifier, torch.rand(6, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2]), RECIPES["head"], batch=4
-        )
-
-
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 10, 20])
 def test_one_cycle_of_few_steps(steps: int) -> None:
     """torch's schedule divides by zero where its rise is one step long, as with 10 steps and a rise of a tenth."""

@@ -1,0 +1,74 @@
+"""The inputs of a classifier's last layer, which can then be trained alone (paper, A.2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fmtool.artifacts.format import Rows
+from fmtool.artifacts.progress import Progress
+from fmtool.datasets.rows import to_float
+from fmtool.errors import ModelError
+from fmtool.models.classifier import Classifier
+from fmtool.runtime.journal import Journal, each
+
+# what may turn the last layer's output into logits: nothing or, after a convolution, a mean over the image
+TAILS: tuple[nn.Module, ...] = (
+    nn.Identity(),
+    nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+)
+OTHER_HEAD = "the network's last layer does not give its logits: train all of it instead"
+
+
+@torch.no_grad()
+def features(
+    classifier: Classifier,
+    head: nn.Module,
+    images: Rows,
+    batch: int,
+    device: torch.device,
+    progress: Progress | None,
+    journal: Journal,
+) -> tuple[Tensor, nn.Module]:
+    """(n, ...): the inputs of `head`, captured by a hook; and the module that turns its output into logits.
+
+    images (n, c, h, w) uint8 or float in [0, 1]; batch: images a forward pass. ModelError if no known module does.
+    """
+    caught: list[Tensor] = []
+    tail: nn.Module = TAILS[0]
+    hook = head.register_forward_hook(lambda _, inputs, __: caught.append(inputs[0]))
+
+    def one_batch(start: int) -> Tensor:
+        caught.clear()
+        logits = classifier(to_float(images[start : start + batch]).to(device))
+        (inputs,) = caught or [logits]
+        if not torch.equal(_output(tail, head(inputs)), logits):
+            raise ModelError(OTHER_HEAD)
+        if progress:
+            progress("computing features", min(start + batch, len(images)), len(images))
+        return inputs
+
+    try:
+        logits = classifier(to_float(images[:batch]).to(device))
+        outputs = head(caught[0]) if caught else logits
+        known = next((one for one in TAILS if caught and torch.equal(_output(one, outputs), logits)), None)
+        if known is None:
+            raise ModelError(OTHER_HEAD)
+        tail = known
+        parts = each(journal, "features", range(0, len(images), batch), lambda starts: map(one_batch, starts))
+        # into one tensor, see `classifier.predict`
+        found = torch.empty((len(images), *caught[0].shape[1:]), dtype=caught[0].dtype, device=device)
+        for start, part in zip(range(0, len(images), batch), parts, strict=True):
+            found[start : start + len(part)] = part
+        return found, tail
+    finally:
+        hook.remove()
+
+
+def _output(tail: nn.Module, outputs: Tensor) -> Tensor:
+    """The logits that a tail makes of the last layer's output; nothing where it takes no such output."""
+    if outputs.ndim != 4 and tail is not TAILS[0]:
+        return torch.zeros(0)
+    logits: Tensor = tail(outputs)
+    return logits
