@@ -196,7 +196,7 @@ def controls(files: Sequence[str]) -> Table:
     for file in files:
         try:
             with open(file, newline="") as lines:
-                found = [(row["control"], int(row["n"]), row["kept %"]) for row in csv.DictReader(lines)]
+                found = [(row["control"], int(row["n"]), row["preserved %"]) for row in csv.DictReader(lines)]
             # the share is empty for a control of no image, such as the mask of another image of a class with one
             kept = {name: float(share) if share else None for name, _, share in found}
             rows.append((Path(file).stem.removeprefix("check-"), found[0][1], kept))

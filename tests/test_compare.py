@@ -211,8 +211,8 @@ def test_variants_are_told_apart_by_their_options(compare: ModuleType) -> None:
 
 
 def test_controls_of_several_files_stand_in_one_table(compare: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "check-dct.csv").write_text("control,n,kept %\nno filter,20,100.0\nfitted mask,20,90.0\n")
-    (tmp_path / "check-haar.csv").write_text("control,n,kept %\nfitted mask,30,80.0\nrandom places,30,10.0\n")
+    (tmp_path / "check-dct.csv").write_text("control,n,preserved %\nno filter,20,100.0\nfitted mask,20,90.0\n")
+    (tmp_path / "check-haar.csv").write_text("control,n,preserved %\nfitted mask,30,80.0\nrandom places,30,10.0\n")
     compare.compare(
         "controls", [str(tmp_path / f"check-{name}.csv") for name in ("dct", "haar")], str(tmp_path / "out")
     )
@@ -279,7 +279,9 @@ def test_other_dimensions_and_thresholds_stand_beside_no_number_of_the_paper(com
     assert [row["masks"] for row in rows] == ["", "dimensions by mom", "entries above 0.001"]
 
 
-@pytest.mark.parametrize("content", [None, "a,b\n1,2\n", "control,n,kept %\n", "control,n,kept %\nx,many,5\n"])
+@pytest.mark.parametrize(
+    "content", [None, "a,b\n1,2\n", "control,n,preserved %\n", "control,n,preserved %\nx,many,5\n"]
+)
 def test_controls_of_something_else_end_in_one_line(compare: ModuleType, tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "check-x.csv").write_text(content)

@@ -206,14 +206,14 @@ def sign_flip_p(a: Tensor, b: Tensor, seed: int, flips: int = FLIPS) -> float:
 
 @dataclass(frozen=True)
 class Control:
-    """One way of filtering: the share of n images that end in their target, and the fitted masks' share minus it, paired.
+    """One way of filtering: the share of n images that end in their target class, and the fitted masks' share minus it, paired.
 
     difference: None for the fitted masks themselves; p: of "the fitted masks keep more", None if not tested.
     """
 
     name: str
     n: int
-    kept: Interval
+    preserved: Interval
     difference: Interval | None = None
     p: float | None = None
 

@@ -22,7 +22,7 @@ def check_table(check: MaskCheck) -> Table:
     columns = {
         "control": "",
         "n": "d",
-        "kept %": ".1f",
+        "preserved %": ".1f",
         "low": ".1f",
         "high": ".1f",
         "masks minus control": "+.1f",
@@ -34,7 +34,7 @@ def check_table(check: MaskCheck) -> Table:
     for one in check.controls:
         between = one.difference
         differences = [between.value, between.low, between.high] if between else [None] * 3
-        shares = [one.kept.value, one.kept.low, one.kept.high]
+        shares = [one.preserved.value, one.preserved.low, one.preserved.high]
         per_cent = [None if value is None else 100 * value for value in (*shares, *differences)]
         rows.append([one.name, one.n, *per_cent, one.p])
     attack = f", {title(check.attack)}" if check.attack else ""

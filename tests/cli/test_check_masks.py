@@ -25,13 +25,13 @@ def test_the_table_says_what_the_stage_finds(files: Path, run: Run) -> None:
     assert parsed["title"] == "Checked masks (essential, FMN)"
     for row, one in zip(parsed["rows"], found.controls, strict=True):
         assert row["control"] == one.name and row["n"] == one.n
-        assert row["kept %"] == pytest.approx(100 * one.kept.value)
-        assert row["low"] <= row["kept %"] <= row["high"]
+        assert row["preserved %"] == pytest.approx(100 * one.preserved.value)
+        assert row["low"] <= row["preserved %"] <= row["high"]
         if one.difference is not None:
             assert row["masks minus control"] == pytest.approx(100 * one.difference.value)
         assert row["p"] == one.p
     stored = fmtool.read(str(paths[2]))["preserved_stored"]
-    assert parsed["rows"][1]["kept %"] == pytest.approx(100 * float(stored.double().mean()))
+    assert parsed["rows"][1]["preserved %"] == pytest.approx(100 * float(stored.double().mean()))
     assert any("mean of 3 draws" in note for note in parsed["notes"])
 
 

@@ -107,7 +107,7 @@ def test_the_compiled_network_is_what_judges(files: Path, turned: None) -> None:
         for purpose in ("essential", "adversarial"):
             masks = fmtool.fit_masks(model, file, for_=purpose, **few)
             no_filter = fmtool.check_masks(model, file, masks, draws=1).controls[0]
-            assert no_filter.name == "no filter" and no_filter.kept.value == 1
+            assert no_filter.name == "no filter" and no_filter.preserved.value == 1
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from fmtool.stages.prepare import ready_model
 
 
 def numbers(found: fmtool.stages.check_masks.MaskCheck) -> list[tuple[str, int, float]]:  # type: ignore[name-defined]
-    return [(one.name, one.n, one.kept.value) for one in found.controls]
+    return [(one.name, one.n, one.preserved.value) for one in found.controls]
 
 
 @pytest.mark.slow
@@ -30,8 +30,8 @@ def test_masks_as_they_are_and_no_filter(files: Path) -> None:
         found = fmtool.check_masks(model, attack, masks, draws=2)
         plain, fitted, *controls = found.controls
         assert found.about == name and found.attack == "fmn" and found.n == len(masks["labels"])
-        assert plain.name == "no filter" and plain.kept.value == 1 and plain.p is None
-        assert fitted.kept.value == pytest.approx(float(masks["preserved_stored"].double().mean()))
+        assert plain.name == "no filter" and plain.preserved.value == 1 and plain.p is None
+        assert fitted.preserved.value == pytest.approx(float(masks["preserved_stored"].double().mean()))
         assert fitted.difference is None and fitted.p is None
         assert [one.name for one in controls] == [
             "random places",
@@ -44,7 +44,7 @@ def test_masks_as_they_are_and_no_filter(files: Path) -> None:
         for one in controls:
             assert one.difference is not None and one.p is not None and 0.001 <= one.p <= 1
             if one.n == found.n:
-                assert one.difference.value == pytest.approx(fitted.kept.value - one.kept.value)
+                assert one.difference.value == pytest.approx(fitted.preserved.value - one.preserved.value)
 
 
 def by_magnitude(image: Tensor, mask: Tensor) -> Tensor:
@@ -71,14 +71,16 @@ def test_a_control_against_a_loop_over_images(files: Path) -> None:
     (found,) = (
         one for one in fmtool.check_masks(model, attack, masks, draws=1).controls if one.name.startswith("largest")
     )
-    assert 0 < sum(kept) < len(kept) and found.kept.value == pytest.approx(sum(kept) / len(kept))
+    assert 0 < sum(kept) < len(kept) and found.preserved.value == pytest.approx(sum(kept) / len(kept))
 
 
 def test_a_mask_of_one_value_is_the_same_wherever_it_is_put(files: Path) -> None:
     model, attack, masks = (load(files, name) for name in ("model", "fmn", "essential"))
     level = changed(masks, masks=torch.full_like(masks["masks"], 0.5))
     found = fmtool.check_masks(model, attack, level, draws=2)
-    assert len({one.kept.value for one in found.controls[1:-1] if one.n == found.n}) == 1  # the last has another target
+    assert (
+        len({one.preserved.value for one in found.controls[1:-1] if one.n == found.n}) == 1
+    )  # the last has another target
 
 
 @pytest.mark.slow
@@ -108,7 +110,7 @@ def test_images_without_such_another_are_left_out_of_that_row(files: Path) -> No
     alone = dataclasses.replace(masks, tensors={name: tensor[ones[:1]] for name, tensor in masks.tensors.items()})
     found = fmtool.check_masks(model, attack, alone, draws=1)
     for one in found.controls[-3:]:
-        assert one.n == 0 and math.isnan(one.kept.value) and one.p is not None and math.isnan(one.p)
+        assert one.n == 0 and math.isnan(one.preserved.value) and one.p is not None and math.isnan(one.p)
 
 
 @pytest.mark.slow
@@ -120,8 +122,10 @@ def test_class_masks_filter_every_clean_image_by_its_true_classs(files: Path) ->
     right = run.classifier(filter_images(attack["images"], masks["masks"][owner])).argmax(1) == attack["labels"]
     plain, fitted, *rest = found.controls
     assert found.about == "class" and found.attack is None and found.n == len(attack["labels"])
-    assert plain.kept.value == pytest.approx(float((attack["clean_predictions"] == attack["labels"]).double().mean()))
-    assert fitted.kept.value == pytest.approx(float(right.double().mean()))
+    assert plain.preserved.value == pytest.approx(
+        float((attack["clean_predictions"] == attack["labels"]).double().mean())
+    )
+    assert fitted.preserved.value == pytest.approx(float(right.double().mean()))
     assert [one.name for one in rest[-2:]] == [
         "mask of another class as it is",
         "mask of another class as it is, into that class",
@@ -136,8 +140,8 @@ def test_class_masks_filter_every_clean_image_by_its_true_classs(files: Path) ->
     assert found.n == int(some.sum())
     labels, new = attack["labels"][some], attack["clean_predictions"][some] != 1 - attack["labels"][some]
     kept, into = found.controls[-2:]
-    assert kept.kept.value == pytest.approx(float((ends == labels).double().mean()))
-    assert into.n == int(new.sum()) and into.kept.value == pytest.approx(
+    assert kept.preserved.value == pytest.approx(float((ends == labels).double().mean()))
+    assert into.n == int(new.sum()) and into.preserved.value == pytest.approx(
         float((ends != labels)[new & (ends < 2)].sum() / new.sum())
     )
 
@@ -157,7 +161,7 @@ def test_images_that_are_taken_for_the_other_class_anyway_are_not_turned_into_it
     with pytest.warns(FmtoolWarning, match="of classes without a mask"):
         found = fmtool.check_masks(model, mistaken, dataclasses.replace(masks, tensors=ones), draws=1)
     into = found.controls[-1]
-    assert into.n == int((wrong == 0).sum()) < found.n and into.kept.value < 0.1
+    assert into.n == int((wrong == 0).sum()) < found.n and into.preserved.value < 0.1
 
 
 def test_adversarial_images_that_fall_back_to_their_label_are_not_turned_into_it(files: Path) -> None:
@@ -181,7 +185,7 @@ def test_another_classs_mask_as_it_is_may_turn_an_image_into_that_class(files: P
     run = ready_model(model, fmtool.Execution(device="cpu"))
     ends = run.classifier(filter_images(attack["images"][places], few["masks"].flip(0))).argmax(1)
     assert found.controls[-1].name.endswith("into that class")
-    assert found.controls[-1].kept.value == pytest.approx(float((ends == few["targets"].flip(0)).double().mean()))
+    assert found.controls[-1].preserved.value == pytest.approx(float((ends == few["targets"].flip(0)).double().mean()))
 
 
 def test_masks_of_absent_images_are_left_out_with_a_warning(files: Path) -> None:
@@ -201,7 +205,7 @@ def test_what_is_taken_for_a_class_is_decided_by_the_model_that_runs(files: Path
     zero = changed(model, **{"linear.bias": bias})
     found = fmtool.check_masks(zero, attack, essential, draws=1, execution=fmtool.Execution(allow_other_model=True))
     into = found.controls[-1]
-    assert into.name.endswith("into that class") and into.n > 0 and into.kept.value == 0
+    assert into.name.endswith("into that class") and into.n > 0 and into.preserved.value == 0
 
 
 @pytest.mark.slow

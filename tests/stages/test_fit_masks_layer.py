@@ -184,7 +184,7 @@ def test_check_masks_filters_activations(name: str, folder: Path, files: Path) -
     masks = at(folder, name)
     checked = fmtool.check_masks(load(files, "model"), load(files, "fmn"), masks, draws=2)
     assert checked.entries == 16 * 4 * 4 and checked.n == 20
-    kept = {control.name: control.kept.value for control in checked.controls}
+    kept = {control.name: control.preserved.value for control in checked.controls}
     assert kept["no filter"] == 1
     assert kept["fitted mask"] == pytest.approx(float(masks["preserved_stored"].double().mean()))
 
