@@ -342,11 +342,12 @@ class _Update:
     def _passes(network: nn.Module, forward: Callable[[Tensor], Tensor], inputs: Tensor) -> list[Tensor]:
         """Logits and gradients of `network`'s weights by `forward`, which is the network in some form; it keeps its buffers."""
         before = {name: values.clone() for name, values in network.state_dict().items()}
-        with torch.random.fork_rng([inputs.device] if inputs.device.type == "cuda" else []):
-            torch.manual_seed(0)
-            logits = forward(inputs)
-            weights = [weight for weight in network.parameters() if weight.requires_grad]
-            gradients = torch.autograd.grad(F.log_softmax(logits, 1)[:, 0].sum(), weights, allow_unused=True)
-        results = [logits.detach().clone(), *(values.clone() for values in gradients if values is not None)]
-        network.load_state_dict(before)  # batch norms have updated their statistics
-        return results
+        try:
+            with torch.random.fork_rng([inputs.device] if inputs.device.type == "cuda" else []):
+                torch.manual_seed(0)
+                logits = forward(inputs)
+                weights = [weight for weight in network.parameters() if weight.requires_grad]
+                gradients = torch.autograd.grad(F.log_softmax(logits, 1)[:, 0].sum(), weights, allow_unused=True)
+            return [logits.detach().clone(), *(values.clone() for values in gradients if values is not None)]
+        finally:
+            network.load_state_dict(before)  # batch norms have updated their statistics
