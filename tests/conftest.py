@@ -80,6 +80,12 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _imports_only_from_its_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calling a factory leaves the current folder on the path."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+@pytest.fixture(autouse=True)
 def _says_that_it_starts_processes(request: pytest.FixtureRequest) -> Iterator[None]:
     """Without tests so marked (`tests/run.sh --fast`) no test starts a process. What is set up for several is not counted."""
     started.clear()

@@ -150,7 +150,7 @@ def named_as(weights: Mapping[str, Tensor]) -> Iterator[tuple[Mapping[str, Tenso
     """
     metadata = getattr(weights, "_metadata", None)
     candidate, left = _with_metadata(weights, metadata), list[str]()
-    while candidate:
+    while True:  # once where there are no weights, as of a network without any
         yield candidate, left
         renamed = _renamed(candidate)
         if renamed.keys() != candidate.keys():

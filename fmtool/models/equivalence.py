@@ -147,7 +147,7 @@ def _distance(actual: Tensor, expected: Tensor, order: float) -> float:
 
 
 def _images(n: int, brightest: float, shape: Sequence[int]) -> Tensor:
-    return brightest * torch.rand(n, *shape, generator=torch.Generator().manual_seed(n))
+    return brightest * torch.rand(n, *shape, dtype=torch.float32, generator=torch.Generator().manual_seed(n))
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -37,13 +39,17 @@ def features(
     """
     caught: list[Tensor] = []
     tail: nn.Module = TAILS[0]
-    hook = head.register_forward_hook(lambda _, inputs, __: caught.append(inputs[0]))
+
+    def catch(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], __: Any) -> None:
+        caught.append(inputs[0] if inputs else next(iter(named.values())))
+
+    hook = head.register_forward_hook(catch, with_kwargs=True)
 
     def one_batch(start: int) -> Tensor:
         caught.clear()
         logits = classifier(to_float(images[start : start + batch]).to(device))
-        (inputs,) = caught or [logits]
-        if not torch.equal(_output(tail, head(inputs)), logits):
+        inputs = (caught or [logits])[-1]  # a forward may call its last layer more than once
+        if not torch.equal(_output(tail, head(inputs), logits.dtype), logits):
             raise ModelError(OTHER_HEAD)
         if progress:
             progress("computing features", min(start + batch, len(images)), len(images))
@@ -51,8 +57,10 @@ def features(
 
     try:
         logits = classifier(to_float(images[:batch]).to(device))
-        outputs = head(caught[0]) if caught else logits
-        known = next((one for one in TAILS if caught and torch.equal(_output(one, outputs), logits)), None)
+        outputs = head(caught[-1]) if caught else logits
+        known = next(
+            (one for one in TAILS if caught and torch.equal(_output(one, outputs, logits.dtype), logits)), None
+        )
         if known is None:
             raise ModelError(OTHER_HEAD)
         tail = known
@@ -66,9 +74,9 @@ def features(
         hook.remove()
 
 
-def _output(tail: nn.Module, outputs: Tensor) -> Tensor:
-    """The logits that a tail makes of the last layer's output; nothing where it takes no such output."""
+def _output(tail: nn.Module, outputs: Tensor, dtype: torch.dtype) -> Tensor:
+    """The logits of this dtype that a tail makes of the last layer's output; nothing where it takes no such output."""
     if outputs.ndim != 4 and tail is not TAILS[0]:
         return torch.zeros(0)
     logits: Tensor = tail(outputs)
-    return logits
+    return logits.to(dtype)

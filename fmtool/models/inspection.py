@@ -131,7 +131,7 @@ def _apart(one: Tensor, other: Tensor) -> bool:
 
 
 def _drawn(shape: Sequence[int], device: torch.device) -> Tensor:
-    return torch.rand(IMAGES, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+    return torch.rand(IMAGES, *shape, dtype=torch.float32, generator=torch.Generator().manual_seed(0)).to(device)
 
 
 def _described(output: Any) -> str:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fmtool.artifacts import files, schema
 from fmtool.artifacts.format import Artifact, serialise
-from fmtool.errors import ModelError
+from fmtool.errors import ModelError, warn
 from fmtool.models import checkpoints, networks
 from fmtool.models.classifier import Classifier
 from fmtool.models.copies import buffers_of, copied, restore_
@@ -194,7 +194,9 @@ def first_output(classifier: Classifier, shape: Sequence[int], *, logits: bool =
     forward = classifier.eval() if logits else classifier.eval().raw
 
     def outcome(shape: Sequence[int]) -> Any:
-        return forward(torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(device))
+        return forward(
+            torch.rand(2, *shape, dtype=torch.float32, generator=torch.Generator().manual_seed(0)).to(device)
+        )
 
     try:
         return outcome(shape)
@@ -246,9 +248,16 @@ def _keys_in(value: Any) -> Iterator[Any]:
             yield from _keys_in(one)
 
 
-def in_float32(network: nn.Module) -> list[str]:
-    """Convert a network's weights to float32, in place. Returns the other dtypes, none if all were float32."""
-    others = sorted(str(dtype).removeprefix("torch.") for dtype in networks.dtypes_of(network) - {torch.float32})
-    if others:
-        network.float()
-    return others
+def float32_output(classifier: Classifier, shape: Sequence[int]) -> Any:
+    """`first_output`, after converting the network to float32, in place and with a warning, if it can't take float32 images."""
+    try:
+        return first_output(classifier, shape)
+    except ModelError:
+        dtypes = networks.dtypes_of(classifier.network) - {torch.float32}
+        if not dtypes:
+            raise
+        classifier.network.float()
+        output = first_output(classifier, shape)
+        others = sorted(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        warn(f"the network's weights are {', '.join(others)}, and are converted to float32")
+        return output

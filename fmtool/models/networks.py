@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fmtool.errors import ModelError, unknown
 from fmtool.models import zoos
+from fmtool.models.foreign_code import undisturbed
 from fmtool.models.registry import ARCHITECTURES, in_collection, is_factory
 
 TORCHVISION_OUTPUTS = 1000
@@ -78,17 +79,28 @@ def load_torchvision(architecture: str = "") -> Any:
 def call_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     """Call package.module:factory, importable from the path or the current folder, for an nn.Module that outputs logits."""
     module_name, _, attribute = name.partition(":")
-    sys.path.insert(0, os.getcwd())
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
     try:
-        network = getattr(importlib.import_module(module_name), attribute)(**arguments)
-        if isinstance(network, nn.Module):
-            network = network.cpu()
-            if not isinstance(network, torch.jit.ScriptModule):
-                network.eval()  # which modules made by torch.export refuse
+        with undisturbed():
+            network = getattr(importlib.import_module(module_name), attribute)(**arguments)
+            if isinstance(network, nn.Module):
+                network = network.cpu()
+                if not isinstance(network, torch.jit.ScriptModule):
+                    network.eval()  # which modules made by torch.export refuse
+    except SystemExit as error:
+        raise ModelError(
+            f"factory {name}: its code ends the process: expected a module that can be imported, with what it does as a script "
+            "under if __name__ == '__main__'"
+        ) from error
     except Exception as error:  # third-party code may raise any exception; --debug shows where
         raise ModelError(f"factory {name}: {str(error) or type(error).__name__}") from error
     finally:
-        sys.path.pop(0)
+        sys.path.remove(folder)
+        if folder not in sys.path:
+            sys.path.append(
+                folder
+            )  # a forward may import, too; last, so that it hides nothing of what fmtool imports later
     if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule):
         raise ModelError(f"factory {name} returned {type(network).__name__}, expected a torch.nn.Module")
     script = next(
@@ -117,11 +129,15 @@ def last_layer(network: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
 def replace_head(network: nn.Module, classes: int) -> str:
     """Replace the last layer by a fresh one of the same kind with `classes` outputs. Returns its name."""
     name, old = last_layer(network)
+    like: dict[str, Any] = {"bias": old.bias is not None, "dtype": old.weight.dtype}
+    new: nn.Module
     if isinstance(old, nn.Linear):
-        new: nn.Module = nn.Linear(old.in_features, classes, bias=old.bias is not None)
+        fresh = isinstance(old, nn.LazyLinear)  # it knows its inputs after the first forward
+        new = nn.LazyLinear(classes, **like) if fresh else nn.Linear(old.in_features, classes, **like)
     else:
-        shape = (old.kernel_size, old.stride, old.padding, old.dilation)
-        new = nn.Conv2d(old.in_channels, classes, *shape, bias=old.bias is not None)  # type: ignore[arg-type]
+        shape: tuple[Any, ...] = (old.kernel_size, old.stride, old.padding, old.dilation)
+        fresh = isinstance(old, nn.LazyConv2d)
+        new = nn.LazyConv2d(classes, *shape, **like) if fresh else nn.Conv2d(old.in_channels, classes, *shape, **like)
     parent, _, attribute = name.rpartition(".")
     setattr(network.get_submodule(parent), attribute, new)
     return name

@@ -18,6 +18,7 @@ from fmtool.errors import DivergedError, ModelError
 from fmtool.models import compiling, heads
 from fmtool.models.classifier import Classifier, lay_out
 from fmtool.models.copies import copied
+from fmtool.models.foreign_code import generator_states, restore_generators
 from fmtool.models.networks import last_layer
 from fmtool.runtime import threads
 from fmtool.runtime.failures import out_of_memory
@@ -57,6 +58,7 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+@torch.enable_grad()
 def train(
     classifier: Classifier,
     images: Rows,
@@ -103,6 +105,7 @@ def train(
     return compiling.as_begun(False, journal) if update.first else update.compiled is not update.trained
 
 
+@torch.enable_grad()
 def train_head(
     classifier: Classifier,
     images: Rows,
@@ -205,7 +208,7 @@ class _Course:
         self.journal.save(self._tensors)
 
     def _tensors(self) -> Tensors:
-        """Everything that the next steps depend on. Dropout draws from torch's own generators."""
+        """Everything that the next steps depend on. Dropout draws from torch's own generators, third-party code from any."""
         moments = {
             f"moment.{number}.{name}": value
             for number, weight in enumerate(self.trained.parameters())
@@ -217,6 +220,7 @@ class _Course:
             "step": self.step,
             "rates": [group["lr"] for group in self.optimizer.param_groups],
             "schedule": {name: self.scheduler.state_dict()[name] for name in SCHEDULE},
+            "generators": generator_states(),
         }
         return {
             # clones, because safetensors refuses tied weights
@@ -247,6 +251,7 @@ class _Course:
         self.scheduler.load_state_dict(plain["schedule"])
         self.order = before["order"].to(self.device)
         self.generator.set_state(before["drawn"])
+        restore_generators(plain["generators"])
         torch.set_rng_state(before["torch"])
         if "cuda" in before:
             torch.cuda.set_rng_state(before["cuda"], self.device)

@@ -42,6 +42,7 @@ ENTRIES = (
     (".npy", "an archive of NumPy arrays: expected a checkpoint that torch.save or safetensors wrote"),
 )
 HOW_TO_GO_ON = "torch.save(torch.load(FILE, weights_only=False)[...], 'weights.pth')"
+ANOTHER_PICKLE = "torch.save(pickle.load(open(FILE, 'rb'))[...], 'weights.pth')"
 
 
 def contents(data: bytes, path: str) -> Any:
@@ -102,12 +103,13 @@ def _unpickle(data: bytes, path: str) -> Any:
             text = f"GLOBAL {built[1]}"
         name = next((word for word in text.replace("`", " ").split() if "." in word and "GLOBAL" not in word), "")
         refused = text.partition("GLOBAL ")[2].split(" ")[0].rstrip(".,") or name
+        how = HOW_TO_GO_ON
         if "GLOBAL" not in text:  # a pickle that torch didn't write
-            refused = _first_global(data)
+            refused, how = _first_global(data), ANOTHER_PICKLE
         if refused:
             raise ModelError(
                 f"{path}: refused, unpickling it would run code ({refused}): expected a state dict of tensors; "
-                f"if you trust the file, save only that: {HOW_TO_GO_ON}"
+                f"if you trust the file, save only that: {how}"
             ) from None
         raise ModelError(f"{path}: not a checkpoint ({first_line(text.strip() or error)[:100]})") from None
     except Exception as error:  # damaged bytes may cause any exception

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from fmtool.models import robustbench_networks, timm_networks
+from fmtool.models.foreign_code import undisturbed
 from fmtool.models.registry import ROBUSTBENCH, TIMM, Configuration
 
 ZOOS: dict[str, ModuleType] = {TIMM: timm_networks, ROBUSTBENCH: robustbench_networks}
@@ -16,7 +17,8 @@ ZOOS: dict[str, ModuleType] = {TIMM: timm_networks, ROBUSTBENCH: robustbench_net
 
 def configuration(architecture: str, arguments: Mapping[str, Any]) -> Configuration:
     """What the network wants. arguments: the user's --factory-option. ModelError for an unknown name or a missing package."""
-    wanted: Configuration = _zoo(architecture).configuration(architecture, arguments)
+    with undisturbed():
+        wanted: Configuration = _zoo(architecture).configuration(architecture, arguments)
     return wanted
 
 
@@ -24,7 +26,8 @@ def build(
     architecture: str, channels: int, outputs: int, arguments: Mapping[str, Any], *, pretrained: bool = False
 ) -> nn.Module:
     """The network, with fresh weights or with the package's download."""
-    network: nn.Module = _zoo(architecture).build(architecture, channels, outputs, arguments, pretrained=pretrained)
+    with undisturbed():
+        network: nn.Module = _zoo(architecture).build(architecture, channels, outputs, arguments, pretrained=pretrained)
     return network
 
 

@@ -140,7 +140,8 @@ def _arrays(content: bytes, path: str) -> _Arrays:
     many = [key for key, value in arrays.items() if value.ndim == 4]
     named_so = many if len(many) == 1 else [key for key in many if key.lower() in NAMES]
     if len(named_so) != 1:
-        holds = ", ".join(f"{key} {list(value.shape)}" for key, value in arrays.items()) or "no tensors"
+        shown = [f"{key} {list(value.shape)}" for key, value in arrays.items()]
+        holds = ", ".join([*shown[:SHOWN], *(["..."] if len(shown) > SHOWN else [])]) or "no tensors"
         raise ArtifactError(
             f"{path}: expected images (n, c, h, w), one named adversarial if there are several; it holds {holds}"
         )

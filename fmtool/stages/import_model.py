@@ -22,13 +22,13 @@ from fmtool.models import networks, zoos
 from fmtool.models.checkpoints import is_own, load_weights, outputs_of, read_weights
 from fmtool.models.classifier import Classifier
 from fmtool.models.copies import buffers_of, copied, restore_
+from fmtool.models.foreign_code import seed_generators
 from fmtool.models.inspection import check_outputs, warn_of_flags
 from fmtool.models.model_files import (
     Specification,
     check_file,
     check_output,
-    first_output,
-    in_float32,
+    float32_output,
     plain_arguments,
     to_artifact,
 )
@@ -100,7 +100,7 @@ def import_model(
     recorded.
     """
     mean, std = _tuple(mean), _tuple(std)
-    torch.manual_seed(seed)
+    seed_generators(seed)
     if pretrained:
         if not in_collection(source) or weights not in (None, "default"):
             raise ModelError("--pretrained goes with timm:NAME or robustbench:NAME, and without --weights")
@@ -277,16 +277,7 @@ def _logits_of(
     network: nn.Module, shape: tuple[int, int, int], mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> int:
     """The number of logits, after converting the network to float32 if it can't take float32 images otherwise."""
-    classifier = Classifier(network, mean, std).eval()
-    try:
-        output = first_output(classifier, shape)
-    except ModelError:
-        others = in_float32(network)
-        if not others:
-            raise
-        output = first_output(classifier, shape)
-        warn(f"the network's weights are {', '.join(others)}, and are converted to float32")
-    return int(check_outputs(output).shape[1])
+    return int(check_outputs(float32_output(Classifier(network, mean, std).eval(), shape)).shape[1])
 
 
 def _is_torchvision(name: str) -> bool:

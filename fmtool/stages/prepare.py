@@ -139,7 +139,9 @@ def code_of(classifier: Classifier, spec: Specification) -> dict[str, str]:
     if factory_of(spec) is None:
         return {}
     device = next((tensor.device for tensor in [*classifier.parameters(), *classifier.buffers()]), torch.device("cpu"))
-    images = torch.rand(2, *spec.input_shape, generator=torch.Generator().manual_seed(0)).to(device)
+    images = torch.rand(2, *spec.input_shape, dtype=torch.float32, generator=torch.Generator().manual_seed(0)).to(
+        device
+    )
 
     @torch.no_grad()
     def digest() -> str:

@@ -25,6 +25,7 @@ from fmtool.models.classifier import (
     warn_unclassified,
 )
 from fmtool.models.copies import copied
+from fmtool.models.foreign_code import seed_generators
 from fmtool.models.inspection import check_outputs, check_trainable, depends_on_mates, warn_of_flags
 from fmtool.models.model_files import (
     Specification,
@@ -32,6 +33,7 @@ from fmtool.models.model_files import (
     check_file,
     check_output,
     first_output,
+    float32_output,
     plain_arguments,
     to_artifact,
     with_head,
@@ -77,7 +79,7 @@ def train_model(
     steps = _recipe(recipe, epochs, learning_rate, batch_size)
     augment = "none" if head_only else augment or _augment_for(data)
     device = pick_device(execution.device)
-    torch.manual_seed(seed)  # for fresh weights
+    seed_generators(seed)  # for fresh weights
     classifier, spec, data = _start(data, architecture or ARCHITECTURE, from_, head_only, execution)
     if test_data is not None:
         test_data = fitted_data(test_data, spec)
@@ -210,6 +212,7 @@ def _start(
         known = given if takes_options else torchvision_arguments(architecture, shape, None, own=False)
         spec = Specification(architecture, len(data.class_names), shape, data.class_names, arguments=known)
         classifier = build(spec, factory=architecture, arguments=spec.arguments)
+        float32_output(classifier, shape)
     else:
         classifier, spec = loaded(base, execution)
         data = fitted_images(data, spec)

@@ -233,3 +233,9 @@ def test_a_network_that_can_not_load_is_told() -> None:
     network.register_load_state_dict_post_hook(lambda module, keys: 1 / 0)  # type: ignore[arg-type,return-value]
     with pytest.raises(ModelError, match=r"^FILE: the network's own load_state_dict fails: division by zero$"):
         load_weights(network, {"scale": torch.ones(2)}, "FILE")
+
+
+def test_a_network_without_weights_is_loaded_from_none() -> None:
+    load_weights(nn.Sequential(nn.Flatten()), {}, "none.pth")
+    with pytest.raises(ModelError, match=r"none\.pth: the weights don't fit the architecture"):
+        load_weights(nn.Linear(2, 2), {}, "none.pth")

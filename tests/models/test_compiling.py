@@ -179,6 +179,21 @@ def test_training_goes_on_uncompiled_where_it_must(monkeypatch: pytest.MonkeyPat
     assert all(torch.equal(values, expected[name]) for name, values in classifier.state_dict().items())
 
 
+@pytest.mark.processes
+@needs_compiler
+def test_dropout_is_compiled_too() -> None:
+    """It draws what it draws uncompiled; else the two forms couldn't be compared, and none with dropout would run compiled."""
+    images, labels = drawn(64, torch.float32)
+    recipe = dataclasses.replace(training.RECIPES["one-cycle"], epochs=1, batch=16)
+    weights = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5), nn.Linear(288, 10))
+        assert training.train(Classifier(network), images, labels, recipe, compile_=compiled) is compiled
+        weights.append(network[4].weight.detach())
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-3, atol=1e-4)
+
+
 class Coarse(nn.Module):
     """Rounds its features in float32 far more than in float64, as where rectifiers switch through rounding."""
 

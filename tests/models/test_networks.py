@@ -32,6 +32,16 @@ def test_network_without_a_linear_layer_has_no_head_to_replace() -> None:
     assert replace_head(nn.Sequential(inner), 5) == "0.0" and inner[0].out_features == 5
 
 
+def test_a_new_head_has_the_old_ones_dtype_and_learns_its_inputs_as_that_does() -> None:
+    double = nn.Sequential(nn.Linear(4, 3).double())
+    replace_head(double, 5)
+    assert double(torch.rand(2, 4, dtype=torch.float64)).shape == (2, 5)
+    for lazy, images in ((nn.LazyLinear(3), torch.rand(2, 4)), (nn.LazyConv2d(3, 2), torch.rand(2, 4, 2, 2))):
+        network = nn.Sequential(lazy)
+        replace_head(network, 5)
+        assert network(images).shape[:2] == (2, 5)
+
+
 def test_own_and_torchvisions_networks_have_the_outputs_asked_for() -> None:
     for name, channels in (("resnet8", 2), ("squeezenet1_1", 3)):
         _, last = last_layer(build_network(name, channels, 7))
@@ -86,7 +96,7 @@ def test_factories_are_called_from_the_current_folder(tmp_path: Path, monkeypatc
     before = list(sys.path)
     network = call_factory("factory_of_networks:make", {"width": 5})
     assert isinstance(network, nn.Linear) and network.in_features == 5
-    assert sys.path == before
+    assert sys.path == [*before, str(tmp_path)]
     assert call_factory("factory_of_networks:on_gpu", {}).moved
     for name, arguments, message in (
         ("factory_of_networks:make", {"depth": 1}, "unexpected keyword argument 'depth'"),
@@ -99,7 +109,31 @@ def test_factories_are_called_from_the_current_folder(tmp_path: Path, monkeypatc
         ModelError, match=r"^factory factory_of_networks:text returned str, expected a torch\.nn\.Module$"
     ):
         call_factory("factory_of_networks:text", {})
-    assert sys.path == before
+    assert sys.path == [*before, str(tmp_path)]
+
+
+@pytest.mark.parametrize(
+    "code", ["import sys\nsys.exit(0)", "import argparse\nargparse.ArgumentParser().parse_args(['x'])"]
+)
+def test_a_script_in_place_of_a_module_is_refused(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than that it ends the command, without a file and with exit code 0."""
+    monkeypatch.chdir(tmp_path)
+    name = f"script_{len(code)}"
+    (tmp_path / f"{name}.py").write_text(code)
+    with pytest.raises(
+        ModelError, match=f"^factory {name}:make: its code ends the process: .* if __name__ == '__main__'$"
+    ):
+        call_factory(f"{name}:make", {})
+
+
+def test_a_forward_may_import_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "twice_of_late.py").write_text("def twice(x):\n    return 2 * x\n")
+    (tmp_path / "imports_late.py").write_text(
+        "import torch\n\n\nclass Late(torch.nn.Module):\n    def forward(self, x):\n"
+        "        from twice_of_late import twice\n        return twice(x)\n"
+    )
+    assert torch.equal(call_factory("imports_late:Late", {})(torch.ones(2)), torch.full((2,), 2.0))
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,24 @@ def test_an_odd_test_image_counts_as_wrong(tmp_path: Path, monkeypatch: pytest.M
     assert 0 <= made.header["accuracy"] <= 0.98
 
 
+def test_a_double_network_is_trained_in_float32_and_repeats_its_own_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights come from NumPy's generator."""
+    text = factory("return self.linear(images.flatten(1))", "import numpy as np")
+    text += "\nplain = make\ndef make():\n    network = plain()\n"
+    text += "    network.linear.weight.data = torch.from_numpy(np.random.randn(10, 64))\n    return network.double()\n"
+    (tmp_path / "doubled.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    data = fmtool.load_data("digits:train", limit=50)
+    made = []
+    for seed in (0, 0, 1):
+        with pytest.warns(FmtoolWarning, match="^the network's weights are float64, and are converted to float32$"):
+            made.append(fmtool.train_model(data, architecture="doubled:make", epochs=1, seed=seed))
+    assert made[0]["linear.weight"].dtype == torch.float32
+    assert made[0].digest == made[1].digest != made[2].digest
+
+
 def test_impossible_requests(files: Path) -> None:
     data = fmtool.load_data("digits:train", limit=50)
     with pytest.raises(ModelError, match="--head-only needs --from"):
