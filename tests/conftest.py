@@ -66,7 +66,7 @@ def pixel_key(pixels: np.ndarray[Any, Any]) -> int:
 
 
 STARTS = ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system")  # audit events
-LOOKUPS = {"ldconfig", "gcc", "ld", "objdump", "git", "uname", "lscpu"}  # of libraries, when they are first imported
+LOOKUPS = {"ldconfig", "gcc", "ld", "objdump", "git", "uname", "lscpu", "fc-list"}  # of libraries, when first imported
 started: list[str] = []  # what the running test started
 
 

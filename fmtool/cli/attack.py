@@ -41,7 +41,7 @@ def attack(
         typer.Option(
             "--epsilon",
             metavar="DISTANCE",
-            help=f"Largest distance in the attack's own norm, for pixels in [0, 1]: 8/255 for l-inf, 0.5 for l2. [default for pgd: {Fraction(EPSILON).limit_denominator(255)}]",
+            help=f"Largest distance, in the attack's own norm, for pixels in [0, 1], such as 8/255 for l-inf or 0.5 for l2; fmn and deepfool take none. [default for pgd: {Fraction(EPSILON).limit_denominator(255)}]",
         ),
     ] = None,
     attack_option: Annotated[
@@ -93,8 +93,9 @@ def attack(
     """Attack the images that the model classifies correctly, with untargeted attacks from Foolbox (section 4.3).
 
     Misclassified images are kept in the file and flagged, but not attacked. Success is judged on the float32 image as stored.
-    With --defense, PGD attacks the two-pass classifier, and then what is still classified correctly through each class's mask
-    alone; predictions and success are those of the two-pass classifier. Under torchrun the processes share the images, and the
+    With --defense, PGD first attacks the two-pass classifier (filter by the predicted class's mask, predict again); images that
+    withstand this are then attacked through the mask of one class after the other. Predictions and success are those of the
+    two-pass classifier. Under torchrun the processes share the images, and the
     first one writes the file.
     """
     rank, _ = distributed.world()

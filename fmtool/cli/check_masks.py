@@ -42,9 +42,10 @@ def check_masks(
     """Does a mask preserve its class because of the frequencies it keeps? Compare it with the same values at other frequencies.
 
     Essential masks filter the clean images of ATTACK, adversarial masks its adversarial images, and class masks all of its clean
-    images, each with its true class's mask (section 4.7). A control has as many entries as the mask, with the same values and the
-    same symmetry: at random frequencies, at the lowest ones, at those with the image's largest magnitudes, or at those of another
-    image's mask.
+    images, each with its true class's mask (section 4.7). Controls put the mask's values on as many other entries, with the same
+    symmetry: at random, at the lowest frequencies (if the basis has any), at the image's largest magnitudes, or, for masks of
+    images, where another image's mask has its values; class masks are compared with the unchanged mask of another class. A last
+    row shows how often the unchanged mask of another class turns images into its class.
     """
     with working(None, quiet=quiet, debug=debug) as bar:
         from fmtool.artifacts import streaming

@@ -35,7 +35,7 @@ def class_masks(
             help="Fit robust masks (4.8): each step also fits the mask so that adversarial images predicted as this class get their true label.",
         ),
     ] = False,
-    data: options.OptionalData = None,
+    data: options.OptionalTrainingData = None,
     lambda_: Annotated[
         float | None,
         typer.Option(

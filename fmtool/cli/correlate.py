@@ -41,7 +41,11 @@ def correlate(
         ),
     ],
     b: Annotated[
-        str, typer.Argument(metavar="B", help="The other side, matched to A by image, or by row for matrices.")
+        str,
+        typer.Argument(
+            metavar="B",
+            help="The other side. Masks are matched by image, and only images whose class both masks preserve count; matrices are matched by row.",
+        ),
     ],
     output: options.OptionalOutput = None,
     statistics: Annotated[
@@ -86,7 +90,7 @@ def correlate(
         typer.Option(
             "--pool",
             metavar="P",
-            help="First average-pool masks by this odd number (4.5.2: 7 reduces 224x224 to 32x32).",
+            help="Average-pool masks, after --trim, by this odd number (4.5.2: 7 reduces 224x224 to 32x32).",
         ),
     ] = None,
     trim: Annotated[
@@ -94,14 +98,14 @@ def correlate(
         typer.Option(
             "--trim",
             metavar="THRESHOLDS",
-            help="First set mask entries at or below this number to 0. Several, such as 0,1e-5,1e-3, add a table of each statistic against the threshold; the main table uses the first.",
+            help="Set mask entries at or below this number to 0 first. Several, such as 0,1e-5,1e-3, add a table of each statistic against the threshold; the main table uses the first.",
         ),
     ] = None,
     class_subsets: Annotated[
         bool,
         typer.Option(
             "--class-subsets",
-            help="Add a table of each statistic for random subsets of k classes, from 1 to all (4.7, Figure 4), and one for as many pairs of all classes.",
+            help="Add a table of each statistic for random subsets of k classes, from 1 to all (4.7, Figure 4), beside equally many pairs of all classes as a control.",
         ),
     ] = False,
     subsample: Annotated[
@@ -130,8 +134,8 @@ def correlate(
     """Correlate two sets of masks, each statistic with its permutation null (sections 3.2 and 4.5, Table 1).
 
     By chance alone, these statistics can lie far from 0 in either direction. Read the adjusted value, (observed - null mean) /
-    (1 - null mean), and the within-class null, which shows whether the correlation goes beyond the class. Each curve adds a table
-    after the main one; in JSON all tables form one list.
+    (1 - null mean), and the within-class null, which shows whether the correlation goes beyond the class. --class-subsets,
+    --subsample and several thresholds of --trim each add tables after the main one; in JSON all tables form one list.
     """
     with working(output, quiet=quiet, debug=debug) as bar:
         thresholds = options.numbers(trim, "--trim", float, ", like 0,1e-5,1e-3") or []

@@ -50,7 +50,7 @@ def fit_masks(
         typer.Option(
             "--lambda",
             metavar="NUMBER",
-            help=f"Weight of the l1 penalty on the mask (A.3: 0.5 for CIFAR-10, 0.01 for Imagenette). [default: min({LARGEST_LAMBDA}, {LAMBDA_TIMES_ENTRIES} / (c h w)), with c h w of the layer's output for --layer; {INVARIANCE_LAMBDA} for --objective invariance]",
+            help=f"Weight of the l1 penalty, the sum of the mask's entries (A.3: 0.5 for CIFAR-10, 0.01 for Imagenette), or their mean with --objective invariance. [default: min({LARGEST_LAMBDA}, {LAMBDA_TIMES_ENTRIES} / number of values of an image or, with --layer, of the layer's output); {INVARIANCE_LAMBDA} with --objective invariance]",
         ),
     ] = None,
     adapt_lambda: Annotated[
@@ -121,8 +121,8 @@ def fit_masks(
 ) -> None:
     """Fit to each image a sparse frequency mask that preserves its predicted class (sections 3.1 and 4.4).
 
-    Minimises cross-entropy + lambda * sum |M| with Adam (learning rate 0.01), with entries clamped to [0, 1], until the loss
-    settles (A.3). Images misclassified when clean are never used, nor are failed attacks for adversarial masks. With --data,
+    Minimises cross-entropy + lambda * sum |M| (see --objective for others) with Adam at a learning rate of 0.01, with entries
+    clamped to [0, 1], until the loss settles (A.3). Images misclassified when clean are never used, nor are failed attacks for adversarial masks. With --data,
     essential masks need no attack file. Under torchrun the processes share the images, and the first one writes the file.
     """
     rank, _ = distributed.world()

@@ -26,7 +26,7 @@ def import_attack(
         typer.Option(
             "--adversarial",
             metavar="FILE",
-            help="Adversarial images (.safetensors, .npy, .npz or .pt) in [0, 1], one for each image of --data and in the same order, or with a tensor index of their positions in the split.",
+            help="Adversarial images (.safetensors, .npy, .npz or .pt) in [0, 1], one for each image of --data and in the same order, or in any order with a tensor named index that holds each image's position in the split.",
         ),
     ],
     output: options.Output,

@@ -45,7 +45,7 @@ def import_model(
         typer.Option(
             "--weights",
             metavar="SOURCE",
-            help=f"Weights for a named network or a factory: default (torchvision's or RobustBench's download), none, or a checkpoint. [default: none for timm:NAME, else default, which {' and '.join(ARCHITECTURES)} don't have]",
+            help=f"Weights for a named network: default (the download of torchvision, timm or RobustBench), none, or a checkpoint; for a factory only a checkpoint. [default: a factory's own; none for timm:NAME; else default, which {' and '.join(ARCHITECTURES)} don't have]",
         ),
     ] = None,
     pretrained: Annotated[
@@ -57,7 +57,7 @@ def import_model(
         typer.Option(
             "--mean",
             metavar="R,G,B",
-            help="Put the normalisation (image - mean) / std inside the model. Without it, a torchvision architecture gets the normalisation of torchvision's own weights, even with a checkpoint.",
+            help="Put the normalisation (image - mean) / std inside the model. Without it, a torchvision network gets the normalisation of torchvision's weights, even with a checkpoint but not with --weights none, and a network of timm gets timm's.",
         ),
     ] = None,
     std: Annotated[str | None, typer.Option("--std", metavar="R,G,B", help="See --mean.")] = None,
@@ -66,7 +66,7 @@ def import_model(
         typer.Option(
             "--input-shape",
             metavar="C,H,W",
-            help="Shape of one input image. [default: 3,32,32 for fmtool's own architectures, that of the collection for its networks, else 3,224,224]",
+            help=f"Shape of one input image. [default: 3,32,32 for {' and '.join(ARCHITECTURES)}; what the weights of a network of torchvision, timm or RobustBench expect; else 3,224,224]",
         ),
     ] = None,
     keep_classes: Annotated[
@@ -94,7 +94,7 @@ def import_model(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Make a model file from a checkpoint, a torchvision network or your own module.
+    """Make a model file from a checkpoint, a network of torchvision, timm or RobustBench, or your own module.
 
     Images are in [0, 1] everywhere. If the network expects normalised images, --mean and --std put the normalisation inside the
     model. The network must return logits, not probabilities. A pickled checkpoint that would run code is refused.

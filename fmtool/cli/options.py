@@ -47,9 +47,18 @@ OptionalOutput = Annotated[
         help="File to write the result to; - writes to standard output (the table then goes to standard error).",
     ),
 ]
-_DATA: Any = typer.Option("--data", metavar="SOURCE", help=DATA_HELP, autocompletion=DATA_NAMES)
-Data = Annotated[str, _DATA]
-OptionalData = Annotated[str | None, _DATA]
+
+
+def _data(split: str) -> Any:
+    return typer.Option(
+        "--data", metavar="SOURCE", help=f"{DATA_HELP} [default split: {split}]", autocompletion=DATA_NAMES
+    )
+
+
+Data = Annotated[str, _data("test, or val where there is none")]
+OptionalData = Annotated[str | None, _data("test, or val where there is none")]
+TrainingData = Annotated[str, _data("train")]
+OptionalTrainingData = Annotated[str | None, _data("train")]
 Limit = Annotated[
     int | None,
     typer.Option("--limit", metavar="N", min=1, help="Use at most N images, spread evenly over the classes."),
@@ -105,7 +114,7 @@ Compile = Annotated[
     bool | None,
     typer.Option(
         "--compile/--no-compile",
-        help="Compile the network by torch's compiler, which rounds differently. [default: only when there is enough work to repay it]",
+        help="Compile the network with torch's compiler, which rounds differently. [default: only when there is enough work to repay it]",
     ),
 ]
 BatchSize = Annotated[
@@ -130,7 +139,7 @@ FactoryOption = Annotated[
     typer.Option(
         "--factory-option",
         metavar="KEY=VALUE",
-        help="Argument of the factory, such as depth=3; repeat those of import-model here. May be repeated.",
+        help="Argument of the factory, such as depth=3; for a model file, repeat those that it was made with. May be repeated.",
     ),
 ]
 BatchDependent = Annotated[
@@ -155,7 +164,7 @@ Restart = Annotated[
     bool,
     typer.Option(
         "--restart",
-        help="Start over. By default an interrupted command resumes when it is run again, except with '-o -'.",
+        help="Start over. By default an interrupted command resumes when it is run again, if -o names a file.",
     ),
 ]
 Basis = Annotated[

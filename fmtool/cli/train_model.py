@@ -30,7 +30,7 @@ EXAMPLE = "fmtool train-model --data digits --architecture resnet8 --recipe one-
 
 # Over 60 lines: its signature declares the command's options.
 def train_model(
-    data: options.Data,
+    data: options.TrainingData,
     output: options.Output,
     test_data: Annotated[
         str | None,
@@ -38,7 +38,7 @@ def train_model(
             "--test-data",
             metavar="SOURCE",
             autocompletion=options.DATA_NAMES,
-            help="Images to report the accuracy on. [default: the test split of --data, if it has one]",
+            help="Images to report the accuracy on. [default: if --data is a training split, its test split, or val where that has no labels]",
         ),
     ] = None,
     architecture: Annotated[
@@ -46,7 +46,7 @@ def train_model(
         typer.Option(
             "--architecture",
             metavar="NAME",
-            help=f"{', '.join(ARCHITECTURES)}, a torchvision name, or package.module:factory. [default: {ARCHITECTURE}]",
+            help=f"{', '.join(ARCHITECTURES)}, a torchvision name, timm:NAME, or package.module:factory; not with --from. [default: {ARCHITECTURE}]",
             autocompletion=options.ARCHITECTURE_NAMES,
         ),
     ] = None,
@@ -81,7 +81,7 @@ def train_model(
             "--augment",
             metavar="NAME",
             autocompletion=one_of(AUGMENTATIONS),
-            help="none, crop (shift by up to 4 pixels) or flip-crop (crop and mirror). [default: none for digits; crop for other digits, letters and signs such as mnist; else flip-crop]",
+            help="none, crop (shift by up to 4 pixels) or flip-crop (crop and mirror). [default: none with --head-only, which allows no other, and for digits; crop for other digits, letters and signs such as mnist; else flip-crop]",
         ),
     ] = None,
     limit: options.Limit = None,
@@ -103,7 +103,7 @@ def train_model(
 ) -> None:
     """Train a classifier, or a new last layer for one, and report its test accuracy (sections 4.2 and A.2).
 
-    --limit applies to the training images only.
+    --limit and --rows apply to the training images only.
     """
     # About half a millisecond, longer than the gaps within a step: alone on 2 cores, training is 1.35 times as fast as with
     # threads that sleep immediately. Read when torch is imported, below.
