@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from common import arguments, classifiers, pixels, rate, ratio, rounds, show, spread
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fmtool.models import compiling
-from fmtool.models.classifier import Classifier
+from fmtool.models.classifier import channels_last
 from fmtool.runtime import threads
 
 BATCH = 32
@@ -47,8 +47,8 @@ def main() -> None:
         return both(network)  # type: ignore[arg-type]
 
     settings: dict[str, Callable[[], Passes]] = {
-        "as it comes, rows of pixels together": lambda: both(_Rows(plain)),
-        "channels last": lambda: both(plain),
+        "as it comes, rows of pixels together": lambda: both(plain),
+        "channels last": lambda: both(channels_last(plain)),
         "and batch norms folded": lambda: both(folded),
         "and compiled, forward and backward apart": forward_alone,
         "and compiled as one graph": compiled,
@@ -79,18 +79,6 @@ def main() -> None:
         [[name, spread(values, ".0f"), ratio(values, first)] for name, values in found.items()],
         [f"Medians, lowest and highest of {given.rounds} rounds; only gradients of the images are computed in each."],
     )
-
-
-class _Rows(nn.Module):
-    """The classifier with its network's inputs and weights laid out channel by channel."""
-
-    def __init__(self, classifier: Classifier) -> None:
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, images: Tensor) -> Tensor:
-        mean, std = self.classifier.mean, self.classifier.std
-        return self.classifier.network(images if mean is None else (images - mean) / std)  # type: ignore[no-any-return]
 
 
 def _flipped(graph: GraphModule) -> GraphModule:

@@ -30,14 +30,14 @@ def main() -> None:
     """Print two tables."""
     given = arguments(tail={"type": int, "default": 200, "help": "images of the run to the end; 0: leave it out"})
     plain, run, _ = classifiers(given)
-    images, labels = pixels(given, 1000)
+    slots = batch_size(run.spec.input_shape, run.device)
+    images, labels = pixels(given, max(1000, 2 * given.tail, 2 * slots))
     right = (
         torch.cat([run.classifier(part.to(run.device)).argmax(1).cpu() for part in images.split(64)]) == labels
     ).nonzero()
     chosen = right.flatten() if given.weights else torch.arange(len(labels))
     images, labels = images[chosen], labels[chosen]
     device, threads, count = run.device, torch.get_num_threads(), workers.count(run.device)
-    slots = batch_size(run.spec.input_shape, device)
 
     def loop(count: int) -> float:
         """Steps a second of the loop, with so many threads of torch."""
@@ -73,7 +73,8 @@ def main() -> None:
 
     kept: dict[tuple[int, bool], Work] = {}
     with workers.pool(device) as pool:
-        layouts = [(batch, compiled, each) for compiled in (False, True) for batch in BATCHES for each in {1, count}]
+        batches = sorted({*BATCHES, slots})
+        layouts = [(batch, compiled, each) for compiled in (False, True) for batch in batches for each in {1, count}]
         first = {layout: bare(*layout, pool) for layout in layouts}
         best = sorted(first, key=lambda layout: -first[layout])[:2]
         names = {_name(*layout): layout for layout in best}

@@ -66,7 +66,7 @@ def main() -> None:
         "Peak memory of fit-masks: ResNet-20, 3x32x32",
         columns,
         rows,
-        [f"{STEPS[-1]} steps an image; resident set of the process."],
+        [f"{int(STEPS[-1]) + 1} steps an image; resident set of the process."],
     )
 
 

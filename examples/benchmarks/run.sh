@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every benchmark on the CPU, on cores that do nothing else; one Markdown table each on standard output.
+# Every benchmark on the CPU, on cores that do nothing else; a Markdown table or two each on standard output.
 #
 #   examples/benchmarks/run.sh --data cifar10:test --weights resnet20.th --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
 #
