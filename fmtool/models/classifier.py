@@ -15,6 +15,7 @@ from fmtool.errors import ModelError, UnclassifiedError, first_line, warn
 from fmtool.models import replicas
 from fmtool.models.copies import copied
 from fmtool.models.equivalence import Form, Reference
+from fmtool.models.foreign_code import strict_float32
 from fmtool.runtime import threads
 from fmtool.runtime.failures import device_lost, out_of_memory
 from fmtool.runtime.journal import NO_JOURNAL, Journal, each
@@ -173,8 +174,7 @@ def batch_size(shape: Sequence[int], device: torch.device) -> int:
 
 def pick_device(name: str) -> torch.device:
     """ "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N"; strict float32 from now on. ModelError if unavailable."""
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
+    strict_float32()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

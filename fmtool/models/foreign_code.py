@@ -12,18 +12,24 @@ import numpy as np
 import torch
 
 
+def strict_float32() -> None:
+    """Compute float32 products in float32 from now on, whatever was set by torch's older or newer names for it."""
+    torch.set_float32_matmul_precision("highest")
+    cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
+    cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    parts: list[Any] = [torch.backends, torch.backends.cuda.matmul, cudnn, mkldnn]
+    parts += [getattr(one, name) for one in (cudnn, mkldnn) for name in ("matmul", "conv", "rnn") if hasattr(one, name)]
+    for part in parts:
+        if part.fp32_precision not in ("none", "ieee"):
+            part.fp32_precision = "ieee"
+
+
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Import or call third-party code, and take back what it sets for the whole process, as research code does at the top of a
-    module: filters of warnings, gradients, torch's default dtype and device, and the precision of products of matrices.
+    module: filters of warnings, gradients, torch's default dtype and device, and the precision of float32 products.
     """
-    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    dtype, device, precision = (
-        torch.get_default_dtype(),
-        torch.get_default_device(),
-        torch.get_float32_matmul_precision(),
-    )
-    tf32 = cuda.allow_tf32, cudnn.allow_tf32
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
     try:
         with warnings.catch_warnings(), torch.set_grad_enabled(torch.is_grad_enabled()):
             yield
@@ -31,8 +37,7 @@ def undisturbed() -> Iterator[None]:
         torch.set_default_dtype(dtype)
         if torch.get_default_device() != device:
             torch.set_default_device(device)
-        torch.set_float32_matmul_precision(precision)
-        cuda.allow_tf32, cudnn.allow_tf32 = tf32
+        strict_float32()
 
 
 def seed_generators(seed: int) -> None:

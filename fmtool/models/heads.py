@@ -66,7 +66,7 @@ def features(
         tail = known
         parts = each(journal, "features", range(0, len(images), batch), lambda starts: map(one_batch, starts))
         # into one tensor, see `classifier.predict`
-        found = torch.empty((len(images), *caught[0].shape[1:]), dtype=caught[0].dtype, device=device)
+        found = torch.empty((len(images), *caught[-1].shape[1:]), dtype=caught[-1].dtype, device=device)
         for start, part in zip(range(0, len(images), batch), parts, strict=True):
             found[start : start + len(part)] = part
         return found, tail

@@ -96,11 +96,12 @@ def call_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     except Exception as error:  # third-party code may raise any exception; --debug shows where
         raise ModelError(f"factory {name}: {str(error) or type(error).__name__}") from error
     finally:
-        sys.path.remove(folder)
-        if folder not in sys.path:
-            sys.path.append(
-                folder
-            )  # a forward may import, too; last, so that it hides nothing of what fmtool imports later
+        if folder in sys.path:
+            sys.path.remove(folder)
+        if (
+            folder not in sys.path
+        ):  # last, so that it hides nothing that is imported later, where a forward may import, too
+            sys.path.append(folder)
     if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule):
         raise ModelError(f"factory {name} returned {type(network).__name__}, expected a torch.nn.Module")
     script = next(
