@@ -180,7 +180,12 @@ def _metadata(kind: str, header: Mapping[str, Any], history: list[dict[str, Any]
 
 
 def _canonical(meta: Mapping[str, Any]) -> str:
-    return json.dumps(meta, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return json.dumps(meta, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False, default=plain)
+
+
+def plain(value: Any) -> Any:
+    """NumPy's numbers and arrays, which callers from Python may pass, as Python's; other values as they are."""
+    return value.tolist() if type(value).__module__ == "numpy" else value
 
 
 def _bytes_of(dtype: str, shape: Sequence[int]) -> int:

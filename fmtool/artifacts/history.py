@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from fmtool.artifacts.format import Artifact
+from fmtool.artifacts.format import Artifact, plain
 
 Stage = Mapping[str, Any]  # one entry of a history, as `stage` makes it
 Input = Artifact | tuple[str, Artifact] | Mapping[str, Any]
@@ -55,12 +55,12 @@ def stage(
                     history.append(entry)
         else:
             named.append({"kind": "data", **given})
-    recorded = {name: value for name, value in options.items() if value is not None}
+    recorded = {name: plain(value) for name, value in options.items() if value is not None}
     newest: dict[str, Any] = {"command": command, "options": recorded, "inputs": named, "versions": versions()}
     if arguments:
         newest["arguments"] = list(arguments)
     if seed is not None:
-        newest["seed"] = seed
+        newest["seed"] = plain(seed)
     return [*history, newest]
 
 

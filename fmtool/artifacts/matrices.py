@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MATRIX = "matrix"  # how histories name a matrix that was correlated
 LABELS = "labels"  # integers (n) beside the matrix
+MISSING = ("na", "n/a", "#n/a", "null", "none", "?", "-")  # what stands for a missing number in a .csv
 LABEL_COLUMNS = ("label", "labels", "class")  # of a .csv with a header
 ONLY = ""  # the name of a matrix that is alone in its file
 SHOWN = 8  # names of matrices, or rows, in a message
@@ -209,6 +210,10 @@ def _read_csv(file: str) -> Arrays:
             raise ArtifactError(f"{file}: holds no rows of numbers")
         if header:
             _check_no_names(names, _cells(below, delimiter), file)
+        else:
+            second = list(itertools.islice(rows, 1))
+            _warn_of_whole_numbers(cells, _cells("".join(second), delimiter), file)
+            rows = itertools.chain(second, rows)
         values = np.loadtxt(
             itertools.chain([below], rows), delimiter=delimiter, ndmin=2, encoding="utf-8-sig", quotechar='"'
         )
@@ -222,12 +227,20 @@ def _check_no_data(names: Sequence[str], file: str) -> None:
     unnamed = _unnamed(names)
     words = [name for k, name in enumerate(names) if k not in unnamed and not _is_number(name)]
     words = [word for word in words if word.lower() not in LABEL_COLUMNS]
-    numbers = [name for name in names if _is_number(name) and not name.lstrip("-").isdigit()]
+    missing = any(word.lower() in MISSING for word in words)
+    numbers = [name for name in names if _is_number(name) and (missing or not _is_whole(name))]
     if words and numbers:
         raise ArtifactError(
             f"{file}: its first line holds {words[0]} beside {numbers[0]}: fill in missing numbers, or, if it names the columns, "
             "rename those that are numbers"
         )
+
+
+def _warn_of_whole_numbers(first: Sequence[str], second: Sequence[str], file: str) -> None:
+    """pandas writes the names of columns without names as numbers: a Series' as 0."""
+    if all(map(_is_whole, first)) and (list(first) == ["0"] or not all(map(_is_whole, second))):
+        some = ", ".join(first[:3]) + (", ..." if len(first) > 3 else "")
+        warn(f"{file}: its first line ({some}) is used as data; if it names the columns, put letters in it")
 
 
 def _counts(column: list[float]) -> bool:
@@ -305,6 +318,10 @@ def _names_rows(column: str, some: Sequence[str], file: str) -> ArtifactError:
         f"{file}: the column {column or 'without a name'} names the rows ({', '.join(some)}, ...), but rows are paired by their "
         "place: sort both files by it and remove it, or name it if it is data"
     )
+
+
+def _is_whole(text: str) -> bool:
+    return text.lstrip("-").isdigit()
 
 
 def _is_number(text: str) -> bool:

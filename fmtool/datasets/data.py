@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from fmtool.artifacts.format import Rows
 
+LOOKED_AT = 64  # pictures, to tell whether they are almost black
+
 UNLABELLED = -1  # the label of every image of a split whose labels are kept back, as Hugging Face's ImageNet has it
 MOST_CLASSES = 2**20  # of data without class names: larger labels are no numbers of classes
 
@@ -90,7 +92,7 @@ class Data:
 
 
 def load(
-    spec: str,
+    spec: str | os.PathLike[str],
     *,
     default: str = "test",
     size: int | None = None,
@@ -111,9 +113,9 @@ def load(
     of named data sets, None for $FMTOOL_DATA. Raises DataError for an unknown name, an unreadable source, labels out of range or
     pixels outside [0, 1].
     """
-    name, split = parse_spec(spec)
+    name, split = parse_spec(os.fspath(spec))
     source = _named(name, data_root) or read_path(name)
-    chosen = choose(split, default, source.splits, spec, source.left_out)
+    chosen = choose(split, default, source.splits, os.fspath(spec), source.left_out)
     labels, class_names = numbered(source, name)
     _check_labels({split: labels[split] for split in chosen}, class_names, name)
     for line in source.left_out:
@@ -214,7 +216,10 @@ def _images(
                 raise DataError(f"{name}: --{option} applies to arrays, but these are image files")
         files = [(part, file) for part in parts for file in part.names]
         encoded = EncodedRows([files[row] for row in rows.tolist()], name, size, progress)
-        return encoded.decoded(progress) if encoded.small() else encoded, encoded.shallow
+        images = encoded.decoded(progress) if encoded.small() else encoded
+        if name not in DATASETS:
+            _warn_if_dark(images, name)
+        return images, encoded.shallow
     try:
         return _array_images(parts, rows, size, layout, pixel_range, name), None
     except (MemoryError, RuntimeError) as error:
@@ -225,6 +230,15 @@ def _images(
         raise DataError(
             f"{name}: {len(rows)} images don't fit into memory: expected fewer, see --limit and --rows"
         ) from None
+
+
+def _warn_if_dark(images: Rows, name: str) -> None:
+    """Of pictures, which --pixel-range doesn't take: 12 bits of 16, or masks of 0 and 1, would be almost black."""
+    if len(images) and (most := float(to_float(images[:LOOKED_AT]).max())) <= FAINT / 255:
+        some = (
+            f"the first {min(len(images), LOOKED_AT)} pictures have no pixel brighter than {most:.2g}, where 1 is white"
+        )
+        warn(f"{name}: {some}: is that right? an array of them, such as .npy, takes --pixel-range")
 
 
 def _array_images(

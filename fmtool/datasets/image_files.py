@@ -9,10 +9,10 @@ import io
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from fmtool.artifacts.schema import LARGEST_IMAGE
@@ -55,6 +55,16 @@ class Look:
 def is_image(path: PurePosixPath) -> bool:
     """By its suffix, as torchvision does."""
     return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def refuse_beside_pictures(data: Path, others: Iterable[Path], name: str) -> None:
+    """DataError where pictures lie beside a file of another format, so that either may be the data."""
+    picture = next((one for one in others if is_image(PurePosixPath(one)) and not is_hidden(one.name)), None)
+    if picture is not None:
+        raise DataError(
+            f"{name}: holds {data.name} and pictures such as {picture.parent.name}/{picture.name}: name the file that is meant, "
+            "or move one of the two elsewhere"
+        )
 
 
 def is_hidden(name: str) -> bool:

@@ -26,6 +26,7 @@ from urllib.parse import quote
 
 from torch import Tensor
 
+from fmtool.artifacts.format import plain
 from fmtool.artifacts.output import check_target, is_stream, sweep
 from fmtool.errors import (
     ArtifactError,
@@ -165,7 +166,7 @@ class ResumeFile(Journal):
 
 def key_of(work: Mapping[str, Any]) -> str:
     """The hash of everything that must match to resume: history (inputs' digests, options, seed, versions) and shapes."""
-    return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(work, sort_keys=True, default=plain).encode()).hexdigest()
 
 
 def _path(target: str, rank: tuple[int, int] = (0, 1)) -> Path:

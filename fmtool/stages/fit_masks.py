@@ -338,9 +338,9 @@ def _layout(n: int, shape: Sequence[int], known: dict[str, Tensor], dtypes: dict
 
 
 def check_fit_options(lambda_: float | None, min_steps: int, max_steps: int) -> None:
-    """MaskError for a lambda that is negative or too large for float32, or an impossible range of steps."""
-    if lambda_ is not None and not 0 <= lambda_ <= torch.finfo(torch.float32).max:
-        raise MaskError(f"--lambda {lambda_}: expected a number of at least 0 and at most 3e38")
+    """MaskError for a lambda that is negative or so large that Adam's squares overflow, or an impossible range of steps."""
+    if lambda_ is not None and not 0 <= lambda_ <= 1e15:
+        raise MaskError(f"--lambda {lambda_}: expected a number of at least 0 and at most 1e15")
     if not 0 <= min_steps <= max_steps:
         raise MaskError(f"--min-steps {min_steps}, --max-steps {max_steps}: expected 0 <= min <= max")
 

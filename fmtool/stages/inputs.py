@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+from unicodedata import normalize
 
 import torch
 from torch import Tensor
@@ -62,7 +63,11 @@ def fitted_images(data: Data, spec: Specification) -> Data:
 
 def _with_labels_of(data: Data, names: Sequence[str]) -> Data:
     """Labels that number the model's classes, matched by name if both data and model have names, else by position."""
-    own = data.class_names
+    # some systems write an accent as a character of its own
+    model, (own, names) = (
+        tuple(names),
+        (tuple(normalize("NFC", one) for one in some) for some in (data.class_names, names)),
+    )
     unnamed = tuple(names) == tuple(map(str, range(len(names))))
     if not own and not unnamed and not data.classes_by_position:
         warn(f"{data.name}: names no classes: its labels 0, 1, ... are taken as the model's outputs {_some(names)}")
@@ -92,7 +97,7 @@ def _with_labels_of(data: Data, names: Sequence[str]) -> Data:
         warn(f"{data.name}: has its classes in a different order from the model: labels are matched by name")
     number = {name: row for row, name in enumerate(names)}
     places = torch.tensor([number[name] for name in own], dtype=torch.int64)
-    return replace(data, labels=places[data.labels], class_names=tuple(names))
+    return replace(data, labels=places[data.labels], class_names=model)
 
 
 def _may_be_in_other_order(data: Data, model: Artifact) -> bool:

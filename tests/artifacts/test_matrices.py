@@ -238,7 +238,7 @@ def test_numbers_that_are_not_real_are_refused(tmp_path: Path) -> None:
         read_matrix(f"{tmp_path}/t.npy")
 
 
-@pytest.mark.parametrize("first", ["NA,0.5,2", "0.5,null,1", "label,0.5,N/A"])
+@pytest.mark.parametrize("first", ["NA,0.5,2", "0.5,null,1", "label,0.5,N/A", "NA,0.5,4"])
 def test_a_first_line_of_data_with_a_word_in_it_is_no_header(first: str, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text(f"{first}\n1,0.25,3\n2,0.5,4\n")
     with pytest.raises(
@@ -279,3 +279,19 @@ def test_a_file_of_another_suffix_says_which_are_read(tmp_path: Path) -> None:
         ArtifactError, match=r"a matrix is expected in a file named \.safetensors, \.npy, \.npz, \.pt, "
     ):
         read_matrix(str(tmp_path / "x.txt"))
+
+
+def test_a_missing_number_beside_whole_ones_is_no_header(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("NA,3,4\n1,0.25,3\n2,0.5,4\n")
+    with pytest.raises(ArtifactError, match=r"its first line holds NA beside 3: fill in missing numbers"):
+        read_matrix(str(tmp_path / "x.csv"))
+
+
+@pytest.mark.parametrize(("text", "told"), [("0\n0.5\n0.25\n", "0"), ("2019,2020\n0.5,1\n2,3.5\n", "2019, 2020")])
+def test_a_first_line_that_may_name_columns_by_numbers_is_told(text: str, told: str, tmp_path: Path) -> None:
+    """pandas writes a Series' name, 0, as a header."""
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.warns(
+        FmtoolWarning, match=rf"x\.csv: its first line \({told}\) is used as data; if it names the columns"
+    ):
+        read_matrix(str(tmp_path / "x.csv"))

@@ -11,9 +11,12 @@ from conftest import pixel_key
 from PIL import Image
 from safetensors.torch import save_file
 
+from fmtool.artifacts.format import Artifact
+from fmtool.artifacts.history import stage
 from fmtool.datasets import registry
 from fmtool.datasets.data import load, subset
 from fmtool.errors import DataError, FmtoolWarning
+from fmtool.stages.inputs import data_input
 
 # Digits --------------------------------------------------------------------------------------------------------------
 
@@ -239,3 +242,34 @@ def test_images_that_do_not_fit_into_memory_are_one_line(tmp_path: Path, monkeyp
     monkeypatch.setattr("fmtool.datasets.data.as_images", full)
     with pytest.raises(DataError, match=r"6 images don't fit into memory: expected fewer, see --limit and --rows$"):
         load(str(tmp_path / "large.pt"))
+
+
+def test_a_path_and_numpys_numbers_are_taken(tmp_path: Path) -> None:
+    pixels = np.arange(6 * 8 * 8 * 3, dtype=np.uint8).reshape(6, 8, 8, 3)
+    np.savez(tmp_path / "x.npz", images=pixels, labels=np.arange(6) % 2)
+    data = load(tmp_path / "x.npz", limit=np.int64(4), rows=(np.int64(1), np.int64(6)), size=np.int64(4))
+    assert len(data) == 4 and data.images.shape[2:] == (4, 4)
+    written = [
+        Artifact("attack", {"n": number(4)}, {}, stage("attack", {"--steps": number(3)}, number(1), [data_input(data)]))
+        for number in (int, np.int64)
+    ]
+    assert written[0].digest == written[1].digest
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_pictures_that_are_almost_black_are_told(bits: int, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Masks of 0 and 1, or 12 bits of 16, as arrays of them are."""
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        for number in range(2):
+            pixels = np.full((8, 8), 1 + number, np.uint8) if bits == 8 else np.full((8, 8), 4000 + number, np.uint16)
+            Image.fromarray(pixels).save(tmp_path / label / f"{number}.png")
+    load(str(tmp_path))
+    (told,) = [str(one.message) for one in recwarn if "brighter" in str(one.message)]
+    assert "the first 4 pictures have no pixel brighter than 0.0" in told and told.endswith("takes --pixel-range")
+    Image.fromarray(np.full((8, 8), 255 if bits == 8 else 65535, np.uint8 if bits == 8 else np.uint16)).save(
+        tmp_path / "b" / "2.png"
+    )
+    recwarn.clear()
+    load(str(tmp_path))
+    assert not [one for one in recwarn if "brighter" in str(one.message)]

@@ -77,6 +77,18 @@ def test_classes_go_by_the_datas_names_where_it_has_any(files: Path) -> None:
     assert nameless.header["class_names"] == model.header["class_names"]
 
 
+def test_accents_are_the_same_however_they_are_written(files: Path) -> None:
+    """As one character, or as a letter and an accent, which some systems make of names of folders."""
+    model, data = load(files, "model"), fmtool.load_data("digits:test", limit=20)
+    composed = ("caf\u00e9", "th\u00e9", *"23456789")
+    spec = dataclasses.replace(specification(model.header, "m"), class_names=composed)
+    apart = ("the\u0301", "cafe\u0301", *"23456789")
+    with pytest.warns(FmtoolWarning, match="in a different order from the model: labels are matched by name"):
+        found = fitted_data(dataclasses.replace(data, class_names=apart), spec)
+    assert found.class_names == composed
+    assert (found.labels == 0).tolist() == (data.labels == 1).tolist()
+
+
 def test_labels_without_names_are_said_to_be_taken_by_position(files: Path, recwarn: pytest.WarningsRecorder) -> None:
     """They may number the classes in another order than a model whose classes have names."""
     spec = specification(load(files, "model").header, "model")

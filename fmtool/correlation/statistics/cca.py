@@ -23,7 +23,8 @@ def all_directions(data: Tensor, what: str) -> Tensor:
     varies = data.amin(dim=0) != data.amax(dim=0)
     if not varies.any():
         raise StatisticError(f"cca needs rows that vary, but those of {what} are all the same")
-    used = within_range(data[:, varies], data.abs().max())
+    used = data[:, varies]
+    used = within_range(used, used.abs().max())
     directions, sizes = left_singular(used - used.mean(dim=0))
     significant = sizes > max(data.shape) * torch.finfo(data.dtype).eps * sizes[0]
     return directions[:, significant].contiguous()

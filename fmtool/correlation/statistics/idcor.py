@@ -20,7 +20,7 @@ from fmtool.correlation.statistics import idcor_skdim
 from fmtool.correlation.statistics.base import Options, Prepared, non_zero, require_rows, within_range
 
 STD_OFFSET = 1e-6  # added to each column's standard deviation, as the authors do
-# of the largest entry: masks lie in it; data outside are brought near 1, or the offset would outweigh what they say
+# of the largest entry, and of a column's extent: those of masks lie in it
 USUAL = (1e-3, 1e3)
 # Standardised entries are of order 1, so a root mean square below this is rounding of a row at the centre.
 ROUNDING = 1e-12
@@ -30,12 +30,9 @@ def standardise(data: Tensor, row_normalise: bool) -> Tensor:
     """Columns to mean 0 and unbiased standard deviation 1, then rows to unit length: (n, d) float64 -> the same.
 
     A constant column becomes exactly 0. A row at the centre in every column stays 0 (the authors' code makes it NaN).
-    The rows of one-column data are not scaled, which would leave only signs. Data in very small or large units are divided by a
-    power of two first, so that units don't matter beside the offset.
+    The rows of one-column data are not scaled, which would leave only signs.
     """
-    columns, largest = data.shape[1], data.abs().amax()
-    if not USUAL[0] <= float(largest) <= USUAL[1]:
-        data = within_range(data, largest)
+    columns, data = data.shape[1], _in_usual_units(data)
     scaled = (data - data.mean(dim=0)) / (data.std(dim=0) + STD_OFFSET)
     scaled[:, data.amin(dim=0) == data.amax(dim=0)] = 0.0  # instead of rounding errors
     if not row_normalise or columns == 1:
@@ -43,6 +40,19 @@ def standardise(data: Tensor, row_normalise: bool) -> Tensor:
     length = scaled.norm(dim=1, keepdim=True)
     centre = length <= ROUNDING * columns**0.5
     return torch.where(centre, 0.0, scaled / torch.where(centre, 1.0, length))
+
+
+def _in_usual_units(data: Tensor) -> Tensor:
+    """Data below `USUAL` divided by a power of two, so that the offset doesn't outweigh them; and each column that extends beyond
+    it by one of its own, so that no square overflows. Constant columns, which say nothing, decide nothing.
+    """
+    spread = data.amax(dim=0) / 2 - data.amin(dim=0) / 2  # halved, as the whole may overflow
+    if not spread.any():
+        return data
+    largest = data[:, spread > 0].abs().amax()
+    if largest < USUAL[0]:
+        return within_range(data, largest)
+    return torch.where(spread > USUAL[1], within_range(data, spread), data)
 
 
 def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:

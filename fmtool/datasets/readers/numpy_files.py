@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fmtool.datasets.arrays import IMAGE_NAMES, LABEL_NAMES, from_names
+from fmtool.datasets.image_files import refuse_beside_pictures
 from fmtool.datasets.source import WHOLE, Source, Split
 from fmtool.datasets.splits import split_in
 from fmtool.errors import DataError
@@ -22,6 +23,7 @@ def recognises(path: Path) -> bool:
 
 def read(path: Path, name: str) -> Source:
     if path.is_dir():
+        refuse_beside_pictures(_arrays_in(path)[0], path.glob("*/*"), name)
         return _read_folder(path, name)
     return _read_npz(path, name) if path.suffix.lower() == ".npz" else _read_npy(path, name)
 

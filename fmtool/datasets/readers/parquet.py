@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from fmtool.datasets.image_files import refuse_beside_pictures
 from fmtool.datasets.source import WHOLE, Encoded, Source, Split
 from fmtool.datasets.splits import split_in, split_named
 from fmtool.errors import DataError, warn
@@ -31,6 +32,8 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path, name: str) -> Source:
+    for folder, file in {file.parent: file for file in _part_files(path) if path.is_dir()}.items():
+        refuse_beside_pictures(file, folder.iterdir(), name)
     splits = _by_split(path, name) if path.is_dir() else {WHOLE: [path]}
     parquet = _library(name)
     parts: dict[str, Split] = {}

@@ -37,7 +37,7 @@ def _flat(content: Mapping[Any, Any]) -> dict[str, Any]:
     for key, value in content.items():
         if split_named(str(key)) and isinstance(value, Mapping):
             flat.update({f"{inner}_{key}": one for inner, one in value.items()})
-        elif split_named(str(key)) and not hasattr(value, "ndim"):
+        elif split_named(str(key)) and _is_pair(value):
             pair = _pair(value, str(key))
             flat.update({f"images_{key}": pair.images, f"labels_{key}": pair.labels})
         else:
@@ -45,10 +45,15 @@ def _flat(content: Mapping[Any, Any]) -> dict[str, Any]:
     return flat
 
 
+def _is_pair(content: Any) -> bool:
+    tensors = getattr(content, "tensors", content)
+    return isinstance(tensors, tuple | list) and len(tensors) == 2 and all(hasattr(one, "ndim") for one in tensors)
+
+
 def _pair(content: Any, name: str) -> Split:
     """Images and labels of a tuple, a list or a TensorDataset."""
     tensors = getattr(content, "tensors", content)
-    if not isinstance(tensors, tuple | list) or len(tensors) != 2 or not all(hasattr(one, "ndim") for one in tensors):
+    if not _is_pair(content):
         raise DataError(
             f"{name}: holds a {type(content).__name__}, expected a dict, or a pair of tensors: images and labels"
         )

@@ -91,6 +91,20 @@ def test_standardised_rows() -> None:
     assert one.flatten().equal(columns[:, 1])
 
 
+def test_units_of_a_column_are_its_own_affair() -> None:
+    """A constant column, in whatever units, or one in other units, changes nothing for the rest."""
+    data = normal(50, 3) * torch.tensor([1.0, 0.1, 0.003])
+    expected = standardise(data, row_normalise=False)
+    for constant in (1.0, 1e6, 1e300):
+        more = torch.cat([data, torch.full((50, 1), constant, dtype=torch.float64)], dim=1)
+        assert standardise(more, row_normalise=False)[:, :3].equal(expected)
+    for units in (1e4, 1e9, 1e300):
+        found = standardise(data * torch.tensor([units, 1.0, 1.0], dtype=torch.float64), row_normalise=False)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=0.0)
+    tiny = standardise(data * 1e-9, row_normalise=False)
+    torch.testing.assert_close(tiny[:, 0], expected[:, 0], rtol=1e-5, atol=0.0)
+
+
 @pytest.mark.slow
 def test_a_set_with_itself_is_exactly_one() -> None:
     # Joint squared distances are twice the single ones, exactly: the ratios, and so the dimensions, are the same.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fmtool.datasets.data import load
 from fmtool.errors import DataError
@@ -94,3 +95,14 @@ def test_cut_and_foreign_files_are_told_with_the_formats_that_there_are(name: st
         (tmp_path / name).write_bytes(damaged)
         with pytest.raises(DataError, match="can't be read as"):
             load(str(tmp_path / name))
+
+
+def test_arrays_beside_folders_of_pictures_are_refused(tmp_path: Path) -> None:
+    """Either may be meant; the arrays alone were read, and the pictures not even counted."""
+    (tmp_path / "cats").mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "cats" / "1.png")
+    np.save(tmp_path / "patches.npy", np.zeros((3, 8, 8, 3), np.uint8))
+    np.save(tmp_path / "labels.npy", np.zeros(3, np.int64))
+    told = r"holds (patches|labels)\.npy and pictures such as cats/1\.png: name the file that is meant, or move one"
+    with pytest.raises(DataError, match=told):
+        load(str(tmp_path))

@@ -83,3 +83,10 @@ def test_damaged_files_are_told(tmp_path: Path) -> None:
         (tmp_path / "d.pt").write_bytes(damaged)
         with pytest.raises(DataError, match=r"d.pt: can't be read as .pt .*formats that can be read: safetensors"):
             load(str(tmp_path / "d.pt"))
+
+
+def test_lists_of_positions_under_a_splits_name_are_left_out(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    content = {"images": torch.zeros(6, 3, 8, 8), "labels": torch.arange(6), "train": [0, 1, 2, 3], "test": [4, 5]}
+    torch.save(content, tmp_path / "x.pt")
+    assert len(load(str(tmp_path / "x.pt"))) == 6
+    assert any("left out" in str(one.message) and "train" in str(one.message) for one in recwarn)
