@@ -63,16 +63,14 @@ def fitted_images(data: Data, spec: Specification) -> Data:
 
 def _with_labels_of(data: Data, names: Sequence[str]) -> Data:
     """Labels that number the model's classes, matched by name if both data and model have names, else by position."""
+    model = tuple(names)
     # some systems write an accent as a character of its own
-    model, (own, names) = (
-        tuple(names),
-        (tuple(normalize("NFC", one) for one in some) for some in (data.class_names, names)),
-    )
+    own, names = (tuple(normalize("NFC", one) for one in some) for some in (data.class_names, model))
     unnamed = tuple(names) == tuple(map(str, range(len(names))))
     if not own and not unnamed and not data.classes_by_position:
         warn(f"{data.name}: names no classes: its labels 0, 1, ... are taken as the model's outputs {_some(names)}")
-    if not own or tuple(own) == tuple(names):
-        return data
+    if not own or own == names:
+        return replace(data, class_names=model) if own else data
     strange = [name for name in own if name not in set(names)]
     if data.classes_by_position or (unnamed and strange):
         if len(own) != len(names):

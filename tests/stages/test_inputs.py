@@ -86,6 +86,8 @@ def test_accents_are_the_same_however_they_are_written(files: Path) -> None:
     with pytest.warns(FmtoolWarning, match="in a different order from the model: labels are matched by name"):
         found = fitted_data(dataclasses.replace(data, class_names=apart), spec)
     assert found.class_names == composed
+    same = dataclasses.replace(data, class_names=("cafe\u0301", "the\u0301", *"23456789"))
+    assert fitted_data(same, spec).class_names == composed
     assert (found.labels == 0).tolist() == (data.labels == 1).tolist()
 
 
