@@ -226,7 +226,7 @@ def test_two_commands_on_one_target(files: Path, tmp_path: Path, run: Run) -> No
 
 @pytest.mark.processes
 def test_a_stream_has_nothing_to_go_on_from(files: Path, tmp_path: Path, run: Run) -> None:
-    assert "except with '-o -'" in " ".join(run("fit-masks", "--help").out.split())
+    assert "resumes when it is run again, if -o names a file" in " ".join(run("fit-masks", "--help").out.split())
     line = ["fit-masks", files / "model.safetensors", files / "fmn.safetensors", "--for", "essential", "--min-steps", 5,
             "--max-steps", 6]  # fmt: skip
     expected = run(*line, "-o", tmp_path / "x")

@@ -115,7 +115,7 @@ def test_the_two_pass_classifier_is_attacked_alike(files: Path, monkeypatch: pyt
     """Graphs that compile nothing give the bits of an uncompiled attack, though autograd never sees the network."""
     monkeypatch.setattr(compiling, "compiled", as_it_is)
     model, robust = load(files, "model"), load(files, "robust")
-    few: dict[str, Any] = {"epsilon": 0.08, "restarts": 2, "attack_options": {"steps": 4}}
+    few: dict[str, Any] = {"epsilon": 0.3, "restarts": 2, "attack_options": {"steps": 4}}
     plain, made = (fmtool.attack(model, digits(), defense=robust, **few, compile_=form) for form in (False, True))
     for name in plain.tensors:
         assert torch.equal(plain[name], made[name])
@@ -130,7 +130,7 @@ def test_compiled_attacks_are_the_same_in_shards_and_resumed(
 ) -> None:
     model, target = load(files, "model"), tmp_path / "attack"
     if "defense" in more:
-        more = {"defense": load(files, "robust"), "epsilon": 0.08, "restarts": 1, "attack_options": {"steps": 3}}
+        more = {"defense": load(files, "robust"), "epsilon": 0.3, "restarts": 1, "attack_options": {"steps": 3}}
 
     def run(**execution: Any) -> fmtool.Artifact:
         how = fmtool.Execution(batch_size=8, device="cpu", **execution)
