@@ -69,8 +69,10 @@ def _with_labels_of(data: Data, names: Sequence[str]) -> Data:
     unnamed = tuple(names) == tuple(map(str, range(len(names))))
     if not own and not unnamed and not data.classes_by_position:
         warn(f"{data.name}: names no classes: its labels 0, 1, ... are taken as the model's outputs {_some(names)}")
-    if not own or own == names:
-        return replace(data, class_names=model) if own else data
+    if not own or data.class_names == model:
+        return data
+    if own == names:
+        return replace(data, class_names=model)
     strange = [name for name in own if name not in set(names)]
     if data.classes_by_position or (unnamed and strange):
         if len(own) != len(names):
