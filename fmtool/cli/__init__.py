@@ -52,7 +52,8 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help is faster, and does not wrap the example
     context_settings={"help_option_names": ["--help", "-h"]},
     help="Which frequencies does an image classifier need, which does an adversarial attack use, how strongly are the two "
-    "correlated, and can frequency masks undo the attack? Commands exchange safetensors files; '-' stands for standard input or, except in plot, standard output. "
+    "correlated, and can frequency masks undo the attack? Commands exchange safetensors files; '-' stands for standard input or, "
+    "except in plot, standard output. "
     "Sections, figures and appendices (A.2) are those of Basile et al., arXiv 2305.15203.",
     epilog="\b\nExample:\n  fmtool train-model --data digits --architecture resnet8 --recipe one-cycle -o model.safetensors",
 )

@@ -95,8 +95,7 @@ def attack(
     Misclassified images are kept in the file and flagged, but not attacked. Success is judged on the float32 image as stored.
     With --defense, PGD first attacks the two-pass classifier (filter by the predicted class's mask, predict again); images that
     withstand this are then attacked through the mask of one class after the other. Predictions and success are those of the
-    two-pass classifier. Under torchrun the processes share the images, and the
-    first one writes the file.
+    two-pass classifier. Under torchrun the processes share the images, and the first one writes the file.
     """
     rank, _ = distributed.world()
     with (

@@ -122,8 +122,9 @@ def fit_masks(
     """Fit to each image a sparse frequency mask that preserves its predicted class (sections 3.1 and 4.4).
 
     Minimises cross-entropy + lambda * sum |M| (see --objective for others) with Adam at a learning rate of 0.01, with entries
-    clamped to [0, 1], until the loss settles (A.3). Images misclassified when clean are never used, nor are failed attacks for adversarial masks. With --data,
-    essential masks need no attack file. Under torchrun the processes share the images, and the first one writes the file.
+    clamped to [0, 1], until the loss settles (A.3). Images misclassified when clean are never used, nor are failed attacks for
+    adversarial masks. With --data, essential masks need no attack file. Under torchrun the processes share the images, and the
+    first one writes the file.
     """
     rank, _ = distributed.world()
     with (

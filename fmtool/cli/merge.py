@@ -36,8 +36,8 @@ def merge(
 
     The files must come from the same model with the same options, apart from those that choose images, such as --limit; where they
     ran (--device, --batch-size) may differ, with a warning, and so may --compile, except for attacks. Their data sets may differ;
-    the new file lists them all. Files that share an image are refused. The shards of a job, in any order, become the file that a single run
-    would have written.
+    the new file lists them all. Files that share an image are refused. The shards of a job, in any order, become the file that a
+    single run would have written.
     """
     with working(output, quiet=quiet, debug=debug) as bar:
         from fmtool.artifacts import streaming

@@ -55,10 +55,11 @@ def _data(split: str) -> Any:
     )
 
 
-Data = Annotated[str, _data("test, or val where there is none")]
-OptionalData = Annotated[str | None, _data("test, or val where there is none")]
-TrainingData = Annotated[str, _data("train")]
-OptionalTrainingData = Annotated[str | None, _data("train")]
+_TEST, _TRAIN = _data("test, or val where there is none"), _data("train")
+Data = Annotated[str, _TEST]
+OptionalData = Annotated[str | None, _TEST]
+TrainingData = Annotated[str, _TRAIN]
+OptionalTrainingData = Annotated[str | None, _TRAIN]
 Limit = Annotated[
     int | None,
     typer.Option("--limit", metavar="N", min=1, help="Use at most N images, spread evenly over the classes."),

@@ -44,9 +44,9 @@ def plot(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Draw what any file but a model holds: masks, spectra, statistics beside their nulls, curves, the defence. The zero frequency is in the centre.
+    """Draw what any file but a model holds: masks, spectra, statistics beside their nulls, curves, the defence.
 
-    Figures of single images show images whose masks preserve the class in all files, or any images, with a warning, if there are
+    The zero frequency is in the centre. Figures of single images show images whose masks preserve the class in all files, or any images, with a warning, if there are
     none.
     """
     with working(output, quiet=quiet, debug=debug):

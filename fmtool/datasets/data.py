@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from fmtool.artifacts.format import Rows
 
 LOOKED_AT = 64  # pictures, to tell whether they are almost black
-
 UNLABELLED = -1  # the label of every image of a split whose labels are kept back, as Hugging Face's ImageNet has it
 MOST_CLASSES = 2**20  # of data without class names: larger labels are no numbers of classes
 
@@ -218,7 +217,13 @@ def _images(
         encoded = EncodedRows([files[row] for row in rows.tolist()], name, size, progress)
         images = encoded.decoded(progress) if encoded.small() else encoded
         if name not in DATASETS:
-            _warn_if_dark(images, name)
+            some = f"of the first {min(len(images), LOOKED_AT)} pictures "
+            _warn_if_dark(
+                to_float(images[:LOOKED_AT]),
+                name,
+                some,
+                "is that right? an array of them, such as .npy, takes --pixel-range",
+            )
         return images, encoded.shallow
     try:
         return _array_images(parts, rows, size, layout, pixel_range, name), None
@@ -232,13 +237,10 @@ def _images(
         ) from None
 
 
-def _warn_if_dark(images: Rows, name: str) -> None:
-    """Of pictures, which --pixel-range doesn't take: 12 bits of 16, or masks of 0 and 1, would be almost black."""
-    if len(images) and (most := float(to_float(images[:LOOKED_AT]).max())) <= FAINT / 255:
-        some = (
-            f"the first {min(len(images), LOOKED_AT)} pictures have no pixel brighter than {most:.2g}, where 1 is white"
-        )
-        warn(f"{name}: {some}: is that right? an array of them, such as .npy, takes --pixel-range")
+def _warn_if_dark(images: Tensor, name: str, some: str, advice: str) -> None:
+    """Of float images, as 12 bits of 16, or masks of 0 and 1, would be almost black."""
+    if images.numel() and (most := float(images.max())) <= FAINT / 255:
+        warn(f"{name}: no pixel {some}is brighter than {most:.2g}, where 1 is white: {advice}")
 
 
 def _array_images(
@@ -262,8 +264,8 @@ def _array_images(
         in_bytes = pixel_range is None and not images.is_floating_point() and images.numel()
         if in_bytes and int(images.max()) <= FAINT and name not in DATASETS:
             check_white(part, name)  # the whole array, as the chosen images alone may be dark
-        if images.is_floating_point() and images.numel() and (most := float(images.max())) <= FAINT / 255:
-            warn(f"{name}: no pixel is brighter than {most:.2g}, where 1 is white: is that right, and --pixel-range?")
+        if images.is_floating_point():
+            _warn_if_dark(images, name, "", "is that right, and --pixel-range?")
         taken.append(images)
         start += len(part)
     if len({(one.shape[1:], one.dtype) for one in taken}) > 1:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fmtool.models import compiling
 from fmtool.models.classifier import is_padded
+from fmtool.models.equivalence import random_images
 from fmtool.runtime import threads
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits (b, k) and labels (b) to a loss for each image (b)
@@ -107,7 +108,7 @@ def compiled(
 
     loss: the one whose gradient will be asked for, of logits and of the labels that `labelled` gives; None if none will be.
     """
-    images = torch.rand(batch, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+    images = random_images(batch, shape).to(device)
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
 
     def both() -> nn.Module:

@@ -147,7 +147,12 @@ def _distance(actual: Tensor, expected: Tensor, order: float) -> float:
 
 
 def _images(n: int, brightest: float, shape: Sequence[int]) -> Tensor:
-    return brightest * torch.rand(n, *shape, dtype=torch.float32, generator=torch.Generator().manual_seed(n))
+    return brightest * random_images(n, shape, seed=n)
+
+
+def random_images(n: int, shape: Sequence[int], seed: int = 0) -> Tensor:
+    """Images (n, c, h, w) float32, uniform in [0, 1], on the CPU, the same for a seed whatever torch's default dtype is."""
+    return torch.rand(n, *shape, dtype=torch.float32, generator=torch.Generator().manual_seed(seed))
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from fmtool.artifacts.format import plain
+
 
 def strict_float32() -> None:
     """Compute float32 products in float32 from now on, whatever was set by torch's older or newer names for it."""
@@ -49,8 +51,7 @@ def seed_generators(seed: int) -> None:
 
 def generator_states() -> dict[str, Any]:
     """The states of NumPy's and Python's generators as JSON values; torch has functions for its own."""
-    name, keys, *rest = np.random.get_state(legacy=True)
-    return {"numpy": [name, np.asarray(keys).tolist(), *rest], "python": random.getstate()}
+    return {"numpy": [plain(part) for part in np.random.get_state(legacy=True)], "python": random.getstate()}
 
 
 def restore_generators(states: dict[str, Any]) -> None:

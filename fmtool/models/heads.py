@@ -49,7 +49,7 @@ def features(
         caught.clear()
         logits = classifier(to_float(images[start : start + batch]).to(device))
         inputs = (caught or [logits])[-1]  # a forward may call its last layer more than once
-        if not torch.equal(_output(tail, head(inputs), logits.dtype), logits):
+        if not _gives(logits, tail, head(inputs)):
             raise ModelError(OTHER_HEAD)
         if progress:
             progress("computing features", min(start + batch, len(images)), len(images))
@@ -57,10 +57,8 @@ def features(
 
     try:
         logits = classifier(to_float(images[:batch]).to(device))
-        outputs = head(caught[-1]) if caught else logits
-        known = next(
-            (one for one in TAILS if caught and torch.equal(_output(one, outputs, logits.dtype), logits)), None
-        )
+        outputs = head(caught[-1]) if caught else None
+        known = next((one for one in TAILS if _gives(logits, one, outputs)), None)
         if known is None:
             raise ModelError(OTHER_HEAD)
         tail = known
@@ -74,9 +72,8 @@ def features(
         hook.remove()
 
 
-def _output(tail: nn.Module, outputs: Tensor, dtype: torch.dtype) -> Tensor:
-    """The logits of this dtype that a tail makes of the last layer's output; nothing where it takes no such output."""
-    if outputs.ndim != 4 and tail is not TAILS[0]:
-        return torch.zeros(0)
-    logits: Tensor = tail(outputs)
-    return logits.to(dtype)
+def _gives(logits: Tensor, tail: nn.Module, outputs: Tensor | None) -> bool:
+    """Whether a tail makes these logits of the last layer's output; not where it takes no such output, or there is none."""
+    if outputs is None or (outputs.ndim != 4 and tail is not TAILS[0]):
+        return False
+    return torch.equal(tail(outputs).to(logits.dtype), logits)

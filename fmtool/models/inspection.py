@@ -13,7 +13,7 @@ from fmtool.models import compiling
 from fmtool.models.classifier import Classifier, logits_in, padded
 from fmtool.models.compiled_classifier import Loss, labelled
 from fmtool.models.copies import copied
-from fmtool.models.equivalence import passes
+from fmtool.models.equivalence import passes, random_images
 from fmtool.runtime import threads
 
 IMAGES = 6
@@ -131,7 +131,7 @@ def _apart(one: Tensor, other: Tensor) -> bool:
 
 
 def _drawn(shape: Sequence[int], device: torch.device) -> Tensor:
-    return torch.rand(IMAGES, *shape, dtype=torch.float32, generator=torch.Generator().manual_seed(0)).to(device)
+    return random_images(IMAGES, shape).to(device)
 
 
 def _described(output: Any) -> str:

@@ -18,7 +18,7 @@ from fmtool.errors import ModelError, warn
 from fmtool.models import checkpoints, networks
 from fmtool.models.classifier import Classifier
 from fmtool.models.copies import buffers_of, copied, restore_
-from fmtool.models.equivalence import BATCHES, Reference
+from fmtool.models.equivalence import BATCHES, Reference, random_images
 from fmtool.models.layers import layers_of
 from fmtool.models.registry import is_factory
 
@@ -194,9 +194,7 @@ def first_output(classifier: Classifier, shape: Sequence[int], *, logits: bool =
     forward = classifier.eval() if logits else classifier.eval().raw
 
     def outcome(shape: Sequence[int]) -> Any:
-        return forward(
-            torch.rand(2, *shape, dtype=torch.float32, generator=torch.Generator().manual_seed(0)).to(device)
-        )
+        return forward(random_images(2, shape).to(device))
 
     try:
         return outcome(shape)

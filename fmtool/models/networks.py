@@ -98,9 +98,8 @@ def call_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     finally:
         if folder in sys.path:
             sys.path.remove(folder)
-        if (
-            folder not in sys.path
-        ):  # last, so that it hides nothing that is imported later, where a forward may import, too
+        # A forward may import from it too; it comes last, to hide nothing that is imported later.
+        if folder not in sys.path:
             sys.path.append(folder)
     if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule):
         raise ModelError(f"factory {name} returned {type(network).__name__}, expected a torch.nn.Module")

@@ -15,6 +15,7 @@ from fmtool.errors import ModelError, warn
 from fmtool.models import compiled_classifier, compiling
 from fmtool.models.classifier import Classifier, batch_size, pick_device, prepare
 from fmtool.models.compiled_classifier import Loss
+from fmtool.models.equivalence import random_images
 from fmtool.models.inspection import depends_on_mates, same_in_any_slot
 from fmtool.models.layers import Activations, cut
 from fmtool.models.model_files import Specification, from_artifact, plain_arguments
@@ -139,9 +140,7 @@ def code_of(classifier: Classifier, spec: Specification) -> dict[str, str]:
     if factory_of(spec) is None:
         return {}
     device = next((tensor.device for tensor in [*classifier.parameters(), *classifier.buffers()]), torch.device("cpu"))
-    images = torch.rand(2, *spec.input_shape, dtype=torch.float32, generator=torch.Generator().manual_seed(0)).to(
-        device
-    )
+    images = random_images(2, spec.input_shape).to(device)
 
     @torch.no_grad()
     def digest() -> str:

@@ -32,7 +32,6 @@ from fmtool.models.model_files import (
     build,
     check_file,
     check_output,
-    first_output,
     float32_output,
     plain_arguments,
     to_artifact,
@@ -212,8 +211,9 @@ def _start(
         known = given if takes_options else torchvision_arguments(architecture, shape, None, own=False)
         spec = Specification(architecture, len(data.class_names), shape, data.class_names, arguments=known)
         classifier = build(spec, factory=architecture, arguments=spec.arguments)
-        float32_output(classifier, shape)
+        output = float32_output(classifier, shape)
     else:
+        output = None
         classifier, spec = loaded(base, execution)
         data = fitted_images(data, spec)
         if head_only:
@@ -233,13 +233,16 @@ def _start(
         if not head_only:
             check_trainable(classifier, spec.input_shape)
         if is_factory(spec.architecture):
-            _check_foreign(classifier, spec, base)
+            _check_foreign(classifier, spec, output)
     return classifier, spec, data
 
 
-def _check_foreign(classifier: Classifier, spec: Specification, base: Artifact | None) -> None:
-    """Say of a factory's network what `import-model` says, and refuse one that a model file can't hold before it is trained."""
-    if base is None:
-        check_outputs(first_output(classifier, spec.input_shape))
+def _check_foreign(classifier: Classifier, spec: Specification, output: Any) -> None:
+    """Say of a factory's network what `import-model` says, and refuse one that a model file can't hold before it is trained.
+
+    output: of a fresh network for two images; None of a model file's, of which importing said it.
+    """
+    if output is not None:
+        check_outputs(output)
         warn_of_flags(copied(classifier).requires_grad_(False), spec.input_shape, torch.device("cpu"))
     check_file(to_artifact(classifier, spec, []), classifier)

@@ -238,7 +238,7 @@ def test_numbers_that_are_not_real_are_refused(tmp_path: Path) -> None:
         read_matrix(f"{tmp_path}/t.npy")
 
 
-@pytest.mark.parametrize("first", ["NA,0.5,2", "0.5,null,1", "label,0.5,N/A", "NA,0.5,4"])
+@pytest.mark.parametrize("first", ["NA,0.5,2", "0.5,null,1", "label,0.5,N/A"])
 def test_a_first_line_of_data_with_a_word_in_it_is_no_header(first: str, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text(f"{first}\n1,0.25,3\n2,0.5,4\n")
     with pytest.raises(

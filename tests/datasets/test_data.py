@@ -266,7 +266,7 @@ def test_pictures_that_are_almost_black_are_told(bits: int, tmp_path: Path, recw
             Image.fromarray(pixels).save(tmp_path / label / f"{number}.png")
     load(str(tmp_path))
     (told,) = [str(one.message) for one in recwarn if "brighter" in str(one.message)]
-    assert "the first 4 pictures have no pixel brighter than 0.0" in told and told.endswith("takes --pixel-range")
+    assert "no pixel of the first 4 pictures is brighter than 0.0" in told and told.endswith("takes --pixel-range")
     Image.fromarray(np.full((8, 8), 255 if bits == 8 else 65535, np.uint8 if bits == 8 else np.uint16)).save(
         tmp_path / "b" / "2.png"
     )

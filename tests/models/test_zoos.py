@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from fmtool.errors import ModelError
@@ -31,6 +32,16 @@ def test_a_name_goes_to_its_packages_module(prefix: str, monkeypatch: pytest.Mon
         (prefix, architecture, 3, 10, {"depth": 3}, {"pretrained": False}),
         (prefix, architecture, 1, 2, {}, {"pretrained": True}),
     ]
+
+
+@pytest.mark.parametrize("prefix", ZOOS)
+def test_a_package_changes_nothing_for_the_process(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("configuration", "build"):
+        monkeypatch.setattr(ZOOS[prefix], name, lambda *_, **__: torch.set_default_dtype(torch.float64))
+    zoos.configuration(f"{prefix}a", {})
+    assert torch.get_default_dtype() == torch.float32
+    zoos.build(f"{prefix}a", 3, 10, {})
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_networks_that_timm_has_without_a_classifier_and_unknown_tags(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,9 +78,8 @@ def test_a_mask_of_one_value_is_the_same_wherever_it_is_put(files: Path) -> None
     model, attack, masks = (load(files, name) for name in ("model", "fmn", "essential"))
     level = changed(masks, masks=torch.full_like(masks["masks"], 0.5))
     found = fmtool.check_masks(model, attack, level, draws=2)
-    assert (
-        len({one.preserved.value for one in found.controls[1:-1] if one.n == found.n}) == 1
-    )  # the last has another target
+    alike = found.controls[1:-1]  # the last has another target
+    assert len({one.preserved.value for one in alike if one.n == found.n}) == 1
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def _flat(content: Mapping[Any, Any]) -> dict[str, Any]:
     for key, value in content.items():
         if split_named(str(key)) and isinstance(value, Mapping):
             flat.update({f"{inner}_{key}": one for inner, one in value.items()})
-        elif split_named(str(key)) and _is_pair(value):
+        elif split_named(str(key)) and _two_tensors(value):
             pair = _pair(value, str(key))
             flat.update({f"images_{key}": pair.images, f"labels_{key}": pair.labels})
         else:
@@ -45,15 +45,17 @@ def _flat(content: Mapping[Any, Any]) -> dict[str, Any]:
     return flat
 
 
-def _is_pair(content: Any) -> bool:
+def _two_tensors(content: Any) -> Sequence[Any]:
+    """The tensors of a pair or a TensorDataset; empty if it is neither, or holds others."""
     tensors = getattr(content, "tensors", content)
-    return isinstance(tensors, tuple | list) and len(tensors) == 2 and all(hasattr(one, "ndim") for one in tensors)
+    two = isinstance(tensors, tuple | list) and len(tensors) == 2 and all(hasattr(one, "ndim") for one in tensors)
+    return tensors if two else ()
 
 
 def _pair(content: Any, name: str) -> Split:
     """Images and labels of a tuple, a list or a TensorDataset."""
-    tensors = getattr(content, "tensors", content)
-    if not _is_pair(content):
+    tensors = _two_tensors(content)
+    if not tensors:
         raise DataError(
             f"{name}: holds a {type(content).__name__}, expected a dict, or a pair of tensors: images and labels"
         )
