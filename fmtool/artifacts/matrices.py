@@ -295,6 +295,7 @@ def _columns(values: np.ndarray[Any, Any], names: list[str], file: str) -> Array
     found: Arrays = {ONLY: values[:, matrix]}
     if labels:
         column = values[:, labels[0]]
+        warn(f"{file}: takes column {names[labels[0]]} as the labels of the rows; rename it if it is data")
         if not ((column == column.round()) & (abs(column) < EXACT)).all():
             raise ArtifactError(f"{file}: labels in column {names[labels[0]]} are not integers, or beyond 2^53")
         found[LABELS] = column.astype("int64")

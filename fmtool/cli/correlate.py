@@ -37,7 +37,7 @@ def correlate(
         str,
         typer.Argument(
             metavar="A",
-            help="Mask file, or a file with a matrix (n, d): .safetensors, .npy, .npz, .pt or .csv (FILE:NAME picks one of several); - reads a safetensors file from standard input.",
+            help="Mask file, or a file with a matrix (n, d): .safetensors, .npy, .npz, .pt or .csv (FILE:NAME picks one of several; a .csv's column called label, labels or class holds the labels); - reads a safetensors file from standard input.",
         ),
     ],
     b: Annotated[

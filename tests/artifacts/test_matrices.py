@@ -89,11 +89,9 @@ def test_a_matrix_among_vectors_is_taken_and_the_rest_named(tmp_path: Path) -> N
         ("1;2.5\n3;4\n", [[1, 2.5], [3, 4]], None),
         ("1\t2\n3\t4\n", [[1, 2], [3, 4]], None),
         ("a,b\n1,2\n3,4\n", [[1, 2], [3, 4]], None),
-        ('"a","label","b"\n1,7,2\n3,8,4\n', [[1, 2], [3, 4]], [7, 8]),
         (",a,b\n0,1,2\n1,3,4\n", [[1, 2], [3, 4]], None),
         ("1\n2\n", [[1], [2]], None),
         ("1e-3,-2\n3,4\n", [[0.001, -2], [3, 4]], None),
-        ("# label,a,b\n7,1,2\n8,3,4\n", [[1, 2], [3, 4]], [7, 8]),
         ("1,2\n3,4\n\n# end\n", [[1, 2], [3, 4]], None),
         ("1,2 # first\n3,4\n", [[1, 2], [3, 4]], None),
         ("0\n1\n", [[0], [1]], None),
@@ -106,6 +104,14 @@ def test_csv_with_and_without_names(
     (tmp_path / "x.csv").write_text(text)
     found, numbers = read_matrix(f"{tmp_path}/x.csv")
     assert found.tolist() == rows and (None if numbers is None else numbers.tolist()) == labels
+
+
+@pytest.mark.parametrize("text", ['"a","label","b"\n1,7,2\n3,8,4\n', "# a,Class,b\n1,7,2\n3,8,4\n"])
+def test_a_column_of_labels_is_taken_and_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.warns(FmtoolWarning, match=r"takes column (label|Class) as the labels of the rows; rename it if it is"):
+        found, numbers = read_matrix(f"{tmp_path}/x.csv")
+    assert found.tolist() == [[1, 2], [3, 4]] and numbers is not None and numbers.tolist() == [7, 8]
 
 
 @pytest.mark.parametrize("name", ["", "Unnamed: 0"])

@@ -25,7 +25,9 @@ def all_directions(data: Tensor, what: str) -> Tensor:
         raise StatisticError(f"cca needs rows that vary, but those of {what} are all the same")
     used = data[:, varies]
     used = within_range(used, used.abs().max())
-    directions, sizes = left_singular(used - used.mean(dim=0))
+    centred = used - used.mean(dim=0)
+    # again: the mean of a large offset is rounded, and what that leaves in every row would count as a direction
+    directions, sizes = left_singular(centred - centred.mean(dim=0))
     significant = sizes > max(data.shape) * torch.finfo(data.dtype).eps * sizes[0]
     return directions[:, significant].contiguous()
 

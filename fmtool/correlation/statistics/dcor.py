@@ -22,9 +22,11 @@ MIN_ROWS = 3  # two rows have one distance: dCor would be 1
 
 def _centred(data: Tensor, what: str, dtype: torch.dtype) -> Tensor:
     """Double-centred distances (n, n) of the rows of data (n, d) float64, in `dtype`; the distances are float32."""
-    if bool((data == data[0]).all()):
+    spread = data.amax(dim=0) / 2 - data.amin(dim=0) / 2  # halved, as the whole may overflow
+    if not spread.any():
         raise StatisticError(f"dcor needs rows that vary, but those of {what} are all the same")
-    matrix = torch.from_numpy(distances(data / data.abs().max(), Keep.MATRIX).matrix).fill_diagonal_(0.0)
+    used = data[:, spread > 0] / spread.amax()  # neither an offset nor a constant column decides what float32 can hold
+    matrix = torch.from_numpy(distances(used, Keep.MATRIX).matrix).fill_diagonal_(0.0)
     return double_centred(matrix.sqrt_().to(dtype))
 
 
@@ -39,8 +41,6 @@ def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
     of_x, of_y = _centred(x, "x", dtype), _centred(y, "y", dtype)
     same = torch.arange(len(x))
     variances = math.sqrt(permuted_product(of_x, of_x, device)(same) * permuted_product(of_y, of_y, device)(same))
-    if variances == 0.0:
-        raise StatisticError("dcor needs rows whose distances vary")
     covariance = permuted_product(of_x, of_y, device)
 
     def shuffled(permutation: Tensor) -> float:

@@ -20,7 +20,7 @@ from fmtool.correlation.statistics import idcor_skdim
 from fmtool.correlation.statistics.base import Options, Prepared, non_zero, require_rows, within_range
 
 STD_OFFSET = 1e-6  # added to each column's standard deviation, as the authors do
-# of the largest entry, and of a column's extent: those of masks lie in it
+# of a column's extent: the largest of masks lies in it
 USUAL = (1e-3, 1e3)
 # Standardised entries are of order 1, so a root mean square below this is rounding of a row at the centre.
 ROUNDING = 1e-12
@@ -43,15 +43,14 @@ def standardise(data: Tensor, row_normalise: bool) -> Tensor:
 
 
 def _in_usual_units(data: Tensor) -> Tensor:
-    """Data below `USUAL` divided by a power of two, so that the offset doesn't outweigh them; and each column that extends beyond
-    it by one of its own, so that no square overflows. Constant columns, which say nothing, decide nothing.
+    """Data whose columns all extend less than `USUAL` divided by a power of two, so that the offset doesn't outweigh them; and
+    each column that extends beyond it by one of its own, so that no square overflows. Where zero lies decides nothing.
     """
     spread = data.amax(dim=0) / 2 - data.amin(dim=0) / 2  # halved, as the whole may overflow
     if not spread.any():
         return data
-    largest = data[:, spread > 0].abs().amax()
-    if largest < USUAL[0]:
-        return within_range(data, largest)
+    if spread.amax() < USUAL[0] / 2:
+        return within_range(data, 2 * spread.amax())
     return torch.where(spread > USUAL[1], within_range(data, spread), data)
 
 

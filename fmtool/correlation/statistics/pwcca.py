@@ -17,6 +17,8 @@ from fmtool.correlation.statistics.base import Options, Prepared, non_zero, requ
 from fmtool.correlation.statistics.canonical import MIN_ROWS, SMALL, forced_of, product_of
 from fmtool.correlation.statistics.svcca import main_basis
 
+SHARED = 1 - 1e-9  # a correlation above it is 1: rounding leaves some 1e-12
+
 
 def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
     """Weighted mean of the min(k1, k2) canonical correlations, x (n, d1) and y (n, d2) float64, n >= 3.
@@ -24,9 +26,9 @@ def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
     With unit canonical variates h_i of x's side (n) and x's centred columns x_j, the weight of correlation i is
     sum_j |<h_i, x_j>|, over the sum of all weights. h_i = Q u_i for x's basis Q, so Q^T x_j is computed once.
 
-    details: directions_x and directions_y, k1 and k2; forced, how many correlations are 1 for any data. The forced
-    variates may be any basis of the space that both sides share: x's principal axes in that space are taken (the paper
-    leaves it open), so that the weights are fixed. dropped: see `svcca`.
+    details: directions_x and directions_y, k1 and k2; forced, how many correlations are 1 for any data. The variates whose
+    correlation is 1, forced or not, may be any basis of the space that both sides share: x's principal axes in that space are
+    taken (the paper leaves it open), so that the weights are fixed. dropped: see `svcca`.
 
     A shuffle costs a product of both sides (`canonical.product_of`), the eigenvectors of a matrix (k1, k1), and a (k, k1) by
     (k1, m) product, where m is the number of different columns of x.
@@ -49,12 +51,13 @@ def prepare(x: Tensor, y: Tensor, options: Options) -> Prepared:
             product = product_with(permutation)
             # left singular vectors, the largest value first; by way of the square, at less than half the cost
             axes = torch.linalg.eigh(product @ product.T).eigenvectors.flip(1)[:, : min(k1, k2)]
-            if forced:
-                shared = axes[:, :forced]
-                axes[:, :forced] = shared @ torch.linalg.eigh(shared.T @ squares @ shared).eigenvectors
             correlations = (axes.T @ product).norm(dim=1).clamp(0.0, 1.0)  # not the roots of squares, which lose digits
+            shared = max(forced, int((correlations > SHARED).sum()))
+            if shared:
+                of_both = axes[:, :shared]
+                axes[:, :shared] = of_both @ torch.linalg.eigh(of_both.T @ squares @ of_both).eigenvectors
             weights = (axes.T @ parts).abs() @ counts
-        correlations[:forced] = 1.0  # without rounding errors
+        correlations[:shared] = 1.0  # without rounding errors
         return float((weights * correlations).sum() / weights.sum())
 
     return Prepared(

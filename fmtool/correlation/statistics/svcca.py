@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fmtool.correlation.numerics.sparse_products import distinct_columns
 from fmtool.correlation.numerics.threads import one_thread_if
-from fmtool.correlation.statistics.base import Options, Prepared, non_zero, require_rows
+from fmtool.correlation.statistics.base import Options, Prepared, non_zero, require_rows, within_range
 from fmtool.correlation.statistics.canonical import MIN_ROWS, SMALL, Directions, prepared_of
 from fmtool.errors import StatisticError
 
@@ -26,12 +26,13 @@ def main_directions(data: Tensor, what: str, name: str = "svcca") -> tuple[Tenso
     """Orthonormal left singular vectors (n, k) of data (n, d) float64, not centred.
 
     k is the number of singular values whose cumulative share is strictly below 0.99, at least 1. name: of the statistic.
-    With them, the columns (n, m) and weights (m, k) of which they are the product. Of columns that repeat, as those of masks do
+    With them, the columns (n, m), scaled, and weights (m, k) of which they are the product. Of columns that repeat, as those of masks do
     at k and -k, one is taken, times the root of their number: singular values and left vectors are the same.
     """
     columns, counts = distinct_columns(data)
     if columns.shape[1] == 0:
         raise StatisticError(f"{name} needs data that are not all zero, but {what} is")
+    columns = within_range(columns, columns.abs().amax())  # the statistic has no units
     roots = counts.sqrt()
     with one_thread_if(min(columns.shape) < SMALL):
         directions, sizes, right = torch.linalg.svd(columns * roots, full_matrices=False)

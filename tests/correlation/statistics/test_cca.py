@@ -72,6 +72,17 @@ def test_refused_where_all_correlations_are_forced(rows: int) -> None:
         cca(normal(rows, 10), normal(rows, 4, 1))
 
 
+@pytest.mark.parametrize("offset", [300.0, 1e8])
+def test_an_offset_adds_no_direction(offset: float) -> None:
+    """Neither where rows are fewer than columns, nor where they repeat: one correlation too many was 1, or a value above 1."""
+    x, y = normal(25, 40).repeat(4, 1), normal(100, 6, 1)
+    found, there = cca(x, y), cca(x + offset, y + offset)
+    assert there.details == found.details and found.details["directions_x"] == 24
+    assert there.observed == pytest.approx(found.observed, abs=1e-6)
+    with pytest.raises(StatisticError, match="^cca of 60 rows is 1 whatever the data: with 59 and 4 directions"):
+        cca(normal(60, 80) + offset, normal(60, 4, 1))
+
+
 def test_errors() -> None:
     with pytest.raises(StatisticError, match=r"^cca needs at least 3 rows, got 2$"):
         cca(normal(2, 4), normal(2, 4))

@@ -46,6 +46,11 @@ def test_errors() -> None:
         observed(normal(2, 4), normal(2, 4))
     with pytest.raises(StatisticError, match=r"^dcor needs rows that vary, but those of y are all the same$"):
         observed(normal(9, 4), torch.ones(9, 4, dtype=torch.float64))
-    far = torch.tensor([[1e20, 0.0], [1e20, 1.0], [1e20, 2.0]], dtype=torch.float64)  # squared distances of 1e-40
-    with pytest.raises(StatisticError, match=r"^dcor needs rows whose distances vary$"):
-        observed(far * torch.tensor([1.0, 1e-6]), normal(3, 2))
+
+
+@pytest.mark.parametrize("constant", [1e23, 1e300])
+def test_a_constant_column_changes_nothing(constant: float) -> None:
+    """Such as a fill value, beside which float32 cannot hold the distances of the other columns."""
+    x, y = related(60, 3, 4)
+    filled = torch.cat([x, torch.full((60, 1), constant, dtype=torch.float64)], dim=1)
+    assert observed(filled, y) == observed(x, y)

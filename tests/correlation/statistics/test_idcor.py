@@ -174,6 +174,14 @@ def test_too_few_rows_and_too_discrete_rows() -> None:
         prepare(normal(200, 2), binary, Options())
 
 
+def test_where_zero_lies_does_not_matter() -> None:
+    """The authors' offset outweighed small columns beside their mean, though not those around zero."""
+    x, y = 1e-7 * normal(150, 3), normal(150, 3, 1)
+    y[:, 0] = 1e7 * x[:, 0]
+    here, there = (prepare(side, y, Options(row_normalise=False)).observed for side in (x, 1 + x))
+    assert there == pytest.approx(here, abs=1e-4)
+
+
 @pytest.mark.parametrize("factor", [2.0**-600, 1e-20, 1e-8, 1e8, 1e200])
 def test_units_do_not_matter(factor: float) -> None:
     """The offset of the authors is meant for masks, and would outweigh columns in small units."""

@@ -101,6 +101,17 @@ def test_forced_correlations_are_one_with_the_weights_of_the_shared_space() -> N
     assert found.observed == pytest.approx(float(weights @ correlations / weights.sum()), abs=1e-10)
 
 
+def test_directions_that_both_sides_share_have_one_weight_each() -> None:
+    """The eigenvectors of equal correlations are any basis, which differed between orders of the rows."""
+    x, y = related(200, 20, 20)
+    y[:, :12] = x[:, :12]
+    found = pwcca(x, y).observed
+    for seed in range(3):
+        rows = torch.randperm(200, generator=torch.Generator().manual_seed(seed))
+        columns = torch.randperm(20, generator=torch.Generator().manual_seed(seed))
+        assert pwcca(x[rows][:, columns], y[rows]).observed == pytest.approx(found, abs=1e-9)
+
+
 def test_errors() -> None:
     with pytest.raises(StatisticError, match=r"^pwcca needs at least 3 rows, got 2$"):
         pwcca(normal(2, 4), normal(2, 4))

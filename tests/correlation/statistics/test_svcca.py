@@ -107,6 +107,16 @@ def test_rotation_and_isotropic_scale_change_nothing(seed: int, scale: float) ->
     assert after.details == before.details
 
 
+@pytest.mark.parametrize("factor", [1e-300, 1e-160, 1e160, 1e307])
+def test_units_do_not_matter(factor: float) -> None:
+    """Also of sparse data, whose columns are multiplied: products vanished, or overflowed."""
+    for x, y in ((masks(600, 30, 0), masks(600, 40, 1)), related(60, 6, 5)):
+        x[:, 0] += y[:, 1]
+        largest = max(float(side.abs().max()) for side in (x, y))
+        before, after = svcca(x, y), svcca(x / largest * factor, y / largest * factor)
+        assert after.observed == pytest.approx(before.observed, abs=1e-9) and after.details == before.details
+
+
 def test_how_many_directions_are_kept() -> None:
     # Orthogonal columns of sizes 90, 8, 1, 1: shares 0.90, 0.98, 0.99, 1, of which two are strictly below 0.99.
     # With squares it would be one.
