@@ -26,8 +26,8 @@ def main_directions(data: Tensor, what: str, name: str = "svcca") -> tuple[Tenso
     """Orthonormal left singular vectors (n, k) of data (n, d) float64, not centred.
 
     k is the number of singular values whose cumulative share is strictly below 0.99, at least 1. name: of the statistic.
-    With them, the columns (n, m), scaled, and weights (m, k) of which they are the product. Of columns that repeat, as those of masks do
-    at k and -k, one is taken, times the root of their number: singular values and left vectors are the same.
+    With them, the columns (n, m), scaled, and weights (m, k) of which they are the product. Of columns that repeat, as those of
+    masks do at k and -k, one is taken, times the root of their number: singular values and left vectors are the same.
     """
     columns, counts = distinct_columns(data)
     if columns.shape[1] == 0:

@@ -79,7 +79,7 @@ def test_an_offset_adds_no_direction(offset: float) -> None:
     found, there = cca(x, y), cca(x + offset, y + offset)
     assert there.details == found.details and found.details["directions_x"] == 24
     assert there.observed == pytest.approx(found.observed, abs=1e-6)
-    with pytest.raises(StatisticError, match="^cca of 60 rows is 1 whatever the data: with 59 and 4 directions"):
+    with pytest.raises(StatisticError, match=r"^cca of 60 rows is 1 whatever the data: with 59 and 4 directions"):
         cca(normal(60, 80) + offset, normal(60, 4, 1))
 
 
