@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any
 
 from fmtool.runtime.signals import SIGNALS
 
@@ -42,7 +42,7 @@ def run_command(arguments: Sequence[str]) -> int:
         print(f"fmtool: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except OSError as error:
-        if error.errno not in WRITING or (error.errno != errno.EPIPE and _can_write(sys.stdout)):
+        if error.errno not in WRITING or (error.errno != errno.EPIPE and not _Output.failed):
             raise
         # otherwise Python would complain again when it closes standard output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -52,13 +52,17 @@ def run_command(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _can_write(stream: TextIO) -> bool:
-    """Whether what a stream still holds can be written: then an error wasn't its own."""
-    try:
-        stream.flush()
-    except OSError:
-        return False
-    return True
+class _Output(io.FileIO):
+    """Standard output, which notes that a write failed: an error on the disk may be another file's."""
+
+    failed = False
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            _Output.failed = True
+            raise
 
 
 class _Dropping(io.FileIO):
@@ -103,7 +107,8 @@ def main() -> None:
 
 
 def _mend_streams() -> None:
-    """Replace closed streams, which Python sets to None, and let no write to standard error fail.
+    """Replace closed streams, which Python sets to None, and let no write to standard error fail. Standard output gets a buffer
+    if PYTHONUNBUFFERED took it: a raw file writes a part where the disk is full, and says so only by a number.
 
     Finished work exits with 0 even if standard error is unusable. Catching errors where lines are printed isn't enough: the
     buffer keeps a line that couldn't be written, Python flushes it again at exit, fails, and exits with 120.
@@ -113,11 +118,18 @@ def _mend_streams() -> None:
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     elif isinstance(sys.stderr, io.TextIOWrapper):
-        buffer = io.BufferedWriter(_Dropping(sys.stderr.fileno(), "w", closefd=False))
-        sys.stderr = io.TextIOWrapper(buffer, sys.stderr.encoding, sys.stderr.errors, line_buffering=True)
+        sys.stderr = _over(_Dropping(sys.stderr.fileno(), "w", closefd=False), sys.stderr, by_line=True)
     if sys.stdout is None:
         print("fmtool: error: standard output is closed", file=sys.stderr)
         sys.exit(1)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        by_line = sys.stdout.line_buffering or sys.stdout.write_through
+        sys.stdout = _over(_Output(sys.stdout.fileno(), "w", closefd=False), sys.stdout, by_line=by_line)
+
+
+def _over(file: io.FileIO, stream: io.TextIOWrapper, *, by_line: bool) -> io.TextIOWrapper:
+    """Text as the stream encodes it, buffered, to this file."""
+    return io.TextIOWrapper(io.BufferedWriter(file), stream.encoding, stream.errors, line_buffering=by_line)
 
 
 if __name__ == "__main__":

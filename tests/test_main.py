@@ -64,7 +64,7 @@ def test_output_that_cannot_be_written_is_bad_luck_and_no_bug(
     number: int, said: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is still in a buffer goes nowhere."""
-    monkeypatch.setattr("fmtool.__main__._can_write", lambda _: False)
+    monkeypatch.setattr("fmtool.__main__._Output.failed", True)
     before = os.dup(1)
     try:
         raising(OSError(number, os.strerror(number)), monkeypatch)
@@ -117,6 +117,23 @@ def test_closed_streams_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit):
         main_module._mend_streams()
     assert error.getvalue() == "fmtool: error: standard output is closed\n"
+
+
+def test_standard_output_has_a_buffer_and_notes_what_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PYTHONUNBUFFERED leaves a raw file, which writes a part of what it gets where the disk is full."""
+    monkeypatch.setattr("fmtool.__main__._Output.failed", False)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with open("/dev/full", "wb", buffering=0) as raw:
+        before = io.TextIOWrapper(raw, write_through=True)  # type: ignore[arg-type]
+        monkeypatch.setattr(sys, "stdout", before)
+        main_module._mend_streams()
+        stream = sys.stdout
+        assert isinstance(stream.buffer, io.BufferedWriter) and stream.line_buffering  # type: ignore[union-attr]
+        with pytest.raises(OSError, match="No space"):
+            stream.buffer.write(bytes(20_000))
+        assert main_module._Output.failed
+        monkeypatch.undo()
+        before.detach()
 
 
 def test_what_standard_error_does_not_take_is_dropped(tmp_path: Path) -> None:

@@ -169,6 +169,19 @@ def test_closed_and_full_streams(redirected: str, code: int, said: str, files: P
     assert found.returncode == code and found.stderr.startswith(said) and found.stderr.count("\n") == code
 
 
+@pytest.mark.processes
+@pytest.mark.parametrize("unbuffered", ["", "PYTHONUNBUFFERED=1 "])
+@pytest.mark.parametrize("line", ["fit-masks --help", "merge {files}/fmn.safetensors -o -"])
+def test_output_on_a_full_disk_is_one_line(line: str, unbuffered: str, files: Path, tmp_path: Path) -> None:
+    """Whether it is longer than a buffer, or its end alone can't be written."""
+    command = f"ulimit -f 200; {unbuffered}{sys.executable} -m fmtool {line.format(files=files)} -q >> {tmp_path}/out"
+    (tmp_path / "out").write_bytes(bytes(200 * 1024 - 900))
+    found = subprocess.run(
+        ["bash", "-c", command.replace("--help -q", "--help")], capture_output=True, text=True, timeout=60
+    )
+    assert found.returncode == 1 and re.fullmatch(r"fmtool: error: .*: File too large\n", found.stderr)
+
+
 def _full() -> tuple[int, ...]:
     return (os.open("/dev/full", os.O_WRONLY),)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fmtool.artifacts import output
 from fmtool.artifacts.format import Artifact
-from fmtool.errors import ArtifactError, FmtoolError, unknown, warn
+from fmtool.errors import ArtifactError, FmtoolError, printable, unknown, warn
 from fmtool.plotting.registry import FIGURES, Files
 
 if TYPE_CHECKING:
@@ -96,11 +96,13 @@ def _settings() -> Iterator[None]:
 
 
 def _plain(file: Artifact) -> Artifact:
-    """The file with the dollar signs in names escaped, as matplotlib would start a formula there."""
-    text = json.dumps(file.header)
-    if "$" not in text + file.name:
-        return file
-    return replace(file, header=json.loads(text.replace("$", r"\\$")), name=file.name.replace("$", r"\$"))
+    """The file with the dollar signs in names escaped, as matplotlib would start a formula there, and with a name that can be
+    drawn, which bytes that are not UTF-8 can't.
+    """
+    text, name = json.dumps(file.header), printable(file.name)
+    if "$" not in text + name:
+        return replace(file, name=name)
+    return replace(file, header=json.loads(text.replace("$", r"\\$")), name=name.replace("$", r"\$"))
 
 
 def _fitting(files: Files) -> str:

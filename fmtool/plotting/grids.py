@@ -15,7 +15,7 @@ from fmtool.attacks.registry import masks_title, title
 from fmtool.datasets.rows import spread
 from fmtool.errors import ArtifactError, warn
 from fmtool.masks.basis import Basis, basis_of, check_shape
-from fmtool.plotting.style import WIDE, mask_name, number_axes
+from fmtool.plotting.style import WIDE, mask_name, number_axes, wrapped
 from fmtool.tables.attacks import attack_name
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ NAMED = ("labels", "key", "index")  # a file's tensors that identify its images
 def mask_grid(files: Sequence[Artifact], count: int, like: Sequence[Artifact] = ()) -> Figure:
     """One row per file and one column per image that all files hold, titled with its label (Figures 3 and 5)."""
     places = chosen(files, count, like)
-    figure, axes = _grid(len(files), len(places[0]), _bar(files))
+    figure, axes, cell = _grid(len(files), len(places[0]), _bar(files))
     for row, (file, rows) in enumerate(zip(files, places, strict=True)):
         basis = check_shape(file.rows("masks"), file.header, file)
         for column, mask in enumerate(basis.picture(file.rows("masks")[rows])):
             _show_mask(axes[row][column], mask, basis, first=row == len(files) - 1 and column == 0)
         _name_row(axes[row][0], _row_name(file))
-    _name_columns(axes[0], files[0], places[0])
+    _name_columns(axes[0], files[0], places[0], cell)
     _legend(figure, files)
     return figure
 
@@ -64,12 +64,12 @@ def filtered_images(files: Sequence[Artifact], count: int, like: Sequence[Artifa
         if own.shape[1:] != (source.shape[1], *basis.shape) or source.shape[2:] != (basis.h, basis.w):
             raise ArtifactError(f"{file}: masks do not fit the shape of the images of {attack}")
         pictures.append((f"filtered by\n{_row_name(file)}", basis.filter(source, own)))
-    figure, axes = _grid(len(pictures), len(places[0]))
+    figure, axes, cell = _grid(len(pictures), len(places[0]))
     for row, (name, images) in enumerate(pictures):
         for column, image in enumerate(images):
             _show_image(axes[row][column], image)
         _name_row(axes[row][0], name)
-    _name_columns(axes[0], attack, places[0])
+    _name_columns(axes[0], attack, places[0], cell)
     return figure
 
 
@@ -89,13 +89,13 @@ def class_mask_grid(files: Sequence[Artifact]) -> Figure:
     (file,) = files
     count = len(file["classes"])
     columns = min(5, count)
-    figure, axes = _grid(-(-count // columns), columns, _bar(files))
+    figure, axes, width = _grid(-(-count // columns), columns, _bar(files))
     cells = [cell for row in axes for cell in row]
     basis = check_shape(file["masks"], file.header, file)
     masks = basis.picture(file["masks"])
     for place, (cell, number, mask) in enumerate(zip(cells, file["classes"].tolist(), masks, strict=False)):
         _show_mask(cell, mask, basis, first=place == (-(-count // columns) - 1) * columns)
-        cell.set_title(_class_name(file, number), fontsize=7)
+        cell.set_title(wrapped(_class_name(file, number), width), fontsize=7)
     for cell in cells[count:]:
         cell.axis("off")
     _name_row(axes[0][0], f"class masks,\n{masks_title(file.header)}")
@@ -139,14 +139,14 @@ def _that_keep_their_class(files: Sequence[Artifact], places: list[Tensor]) -> l
     return places
 
 
-def _grid(rows: int, columns: int, bar: float = 0.0) -> tuple[Figure, list[list[Axes]]]:
-    """bar: inches for a colour bar."""
+def _grid(rows: int, columns: int, bar: float = 0.0) -> tuple[Figure, list[list[Axes]], float]:
+    """The axes of pictures and the width of one; bar: inches for a colour bar."""
     from matplotlib.figure import Figure
 
     cell = min(max((WIDE - LEFT - bar) / columns, CELLS[0]), CELLS[1])
     figure = Figure(figsize=(LEFT + cell * columns + bar, (cell + 0.12) * rows + 0.5), layout="compressed")
     axes: Any = figure.subplots(rows, columns, squeeze=False)
-    return figure, [list(row) for row in axes]
+    return figure, [list(row) for row in axes], cell
 
 
 def _show_mask(axes: Axes, mask: Tensor, basis: Basis, *, first: bool) -> None:
@@ -173,9 +173,9 @@ def _name_row(axes: Axes, name: str) -> None:
     axes.set_ylabel(name, fontsize=7)
 
 
-def _name_columns(row: Sequence[Axes], file: Artifact, rows: Tensor) -> None:
+def _name_columns(row: Sequence[Axes], file: Artifact, rows: Tensor, width: float) -> None:
     for axes, label in zip(row, file["labels"][rows].tolist(), strict=True):
-        axes.set_title(_class_name(file, label), fontsize=7)
+        axes.set_title(wrapped(_class_name(file, label), width), fontsize=7)
 
 
 def _class_name(file: Artifact, number: int) -> str:

@@ -11,14 +11,13 @@ from matplotlib.colors import LogNorm, Normalize, PowerNorm
 from matplotlib.figure import Figure
 
 from fmtool.artifacts.format import Artifact
-from fmtool.attacks.registry import OK
 from fmtool.errors import ArtifactError
 from fmtool.masks import radial
 from fmtool.masks.basis import basis_for
 from fmtool.masks.registry import FILTERS, FOURIER
 from fmtool.plotting.grids import fitted_to
-from fmtool.plotting.spectra import GAMMA, mean_amplitude, mean_mask
-from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, number_axes, plain_axes
+from fmtool.plotting.spectra import GAMMA, mean_amplitude, mean_mask, succeeded
+from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, number_axes, plain_axes, radial_axis
 from fmtool.tables.heatmaps import band_means, check_maps
 from fmtool.tables.spectra import arrays, parts_of, source
 
@@ -36,7 +35,8 @@ def heatmap(files: Sequence[Artifact]) -> Figure:
     (file,) = files
     figure = Figure(figsize=(WIDE, 2.9), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.15])
-    picture = _show(left, 100 * _error_rate(file), Normalize())
+    errors = 100 * _error_rate(file)
+    picture = _show(left, errors, _shades(errors))
     left.set_title(f"error %, n = {len(file['clean_wrong'])}, norm {file.header['norm']:.3g}")
     figure.colorbar(picture, ax=left, label="error rate (%)")
     if file.header["filters"]:
@@ -64,10 +64,10 @@ def compare(files: Sequence[Artifact]) -> Figure:
     size = tuple(heat.header["image_size"])
     basis = basis_for(FOURIER, *size)
     masks = [mean_mask(file.rows("masks"), basis).numpy() for file in (essential, adversarial)]
-    moved = mean_amplitude(attack.rows("images"), attack.rows("adversarial"), attack["status"] == OK).numpy()
-    highest = max(float(moved.max()), 1e-12)
+    moved = mean_amplitude(attack.rows("images"), attack.rows("adversarial"), succeeded(attack)).numpy()
+    highest, errors = max(float(moved.max()), 1e-12), 100 * _error_rate(heat)
     pictures: list[tuple[Array, Any]] = [
-        (100 * _error_rate(heat), Normalize()),
+        (errors, _shades(errors)),
         *((mean, PowerNorm(GAMMA, vmin=0, vmax=max(float(mean.max()), 1e-12))) for mean in masks),
         (moved.clip(highest * 1e-6), LogNorm(max(float(moved.min()), highest * 1e-6), highest)),
     ]
@@ -82,6 +82,7 @@ def compare(files: Sequence[Artifact]) -> Figure:
     left, right = figure.add_subplot(grid[1, :2]), figure.add_subplot(grid[1, 2:])
     _draw_bands(left, heat, INK)
     left.set_ylabel("error rate (%)")
+    centred = [np.array(band_means(heat.header, arrays(heat)).radii)]
     for file, style, colour in (
         (essential, "-", COLOURS[0]),
         (adversarial, "-", COLOURS[1]),
@@ -89,6 +90,7 @@ def compare(files: Sequence[Artifact]) -> Figure:
     ):
         part = parts_of(source(file))[0]
         shares, centres = radial.estimate(part.radial.profile), part.radial.centres
+        centred.append(centres)
         right.plot(centres, 100 * shares.mean, style, color=colour, label=f"{part.name}, n = {shares.n}")
         if shares.n > 1:
             right.fill_between(
@@ -96,8 +98,7 @@ def compare(files: Sequence[Artifact]) -> Figure:
             )
     right.set_ylabel("share of the energy (%)")
     for axes in (left, right):
-        axes.set_xlabel("radial frequency (cycles per pixel)")
-        axes.set_xlim(-0.01, 0.72)
+        radial_axis(axes, centred)
         plain_axes(axes)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
@@ -131,6 +132,12 @@ def _error_rate(file: Artifact) -> Array:
     half = file["error_rate"].double().nan_to_num(0.0).clamp(0, 1)
     full: Array = basis_for(FOURIER, *file.header["image_size"]).to_full(half).numpy()
     return np.asarray(np.fft.fftshift(full))
+
+
+def _shades(errors: Array) -> Normalize:
+    """Colours from the lowest to the highest error rate in %; from 0, to 1 at least, if all are equal."""
+    lowest, highest = float(errors.min()), float(errors.max())
+    return Normalize(lowest, highest) if lowest < highest else Normalize(0.0, max(highest, 1.0))
 
 
 def _show(axes: Axes, values: Array, norm: Any, *, y: bool = True) -> Any:

@@ -18,7 +18,18 @@ from fmtool.errors import ArtifactError
 from fmtool.masks import radial
 from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.registry import FOURIER
-from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, distinct, mask_name, number_axes, plain_axes
+from fmtool.plotting.style import (
+    COLOURS,
+    GREY,
+    INK,
+    WIDE,
+    distinct,
+    mask_name,
+    number_axes,
+    plain_axes,
+    radial_axis,
+    wrapped,
+)
 from fmtool.tables.spectra import Part, parts_of, size_of, source
 
 if TYPE_CHECKING:
@@ -35,6 +46,7 @@ LONG = 30  # characters of a mean spectrum's title that fit beside its profile
 MAPS = 4  # mean spectra beside one another
 FLOOR = 0.1  # % of the energy: smaller shares are not shown
 FLAT = "same energy at every frequency"
+AGAIN = ("-.", (0, (8, 1)), (0, (6, 1, 1, 1, 1, 1)))  # the lines of further curves in one colour
 DECADES = 6  # of amplitude in a colour bar, at most
 
 
@@ -59,7 +71,8 @@ def mean_masks(files: Sequence[Artifact]) -> Figure:
     for place, (cell, mean, part, name) in enumerate(zip(cells, means, parts, names, strict=False)):
         outer = place >= len(files) - columns, place % columns == 0
         image = _show(cell, mean, part.basis, norm, x=mixed or outer[0], y=mixed or outer[1])
-        cell.set_title(name.replace(", ", ",\n", 1) if columns > 2 else name, fontsize=7)
+        lines = [wrapped(line, WIDE / (MAPS + 0.8), 3) for line in name.replace(", ", ",\n", 1).split("\n")]
+        cell.set_title("\n".join(lines) if columns > 2 else name, fontsize=7)
     for cell in cells[len(files) :]:
         cell.axis("off")
     upper.colorbar(image, ax=cells, label="mean mask", ticks=_ticks(norm.vmax or 1.0))
@@ -73,9 +86,7 @@ def mean_masks(files: Sequence[Artifact]) -> Figure:
 def perturbation(files: Sequence[Artifact]) -> Figure:
     """An attack's mean amplitude spectrum |F(adversarial - images)| over images and channels, and its energy's profile."""
     (file,) = files
-    ok = file["status"] == OK
-    if not bool(ok.any()):
-        raise ArtifactError(f"{file}: no attack succeeded, so there is no perturbation to draw")
+    ok = succeeded(file)
     part = parts_of(source(file))[0]
     figure = Figure(figsize=(WIDE, 2.9), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.15])
@@ -143,18 +154,29 @@ def mean_mask(masks: Rows, basis: Basis) -> Tensor:
     return basis.picture(total / (masks.shape[0] * masks.shape[1]))
 
 
+def succeeded(attack: Artifact) -> Tensor:
+    """(n) bool: where the attack succeeded; an ArtifactError if it never did."""
+    ok = attack["status"] == OK
+    if not bool(ok.any()):
+        raise ArtifactError(f"{attack}: no attack succeeded, so there is no perturbation to draw")
+    return ok
+
+
 def mean_amplitude(images: Rows, adversarial: Rows, keep: Tensor) -> Tensor:
     """(h, w) float64, zero frequency in the centre: |F(adversarial - images)|, averaged over channels and the images kept.
 
-    images, adversarial (n, c, h, w) in [0, 1]; keep (n) bool. F is the DFT without a factor, as everywhere in fmtool.
+    images, adversarial (n, c, h, w) in [0, 1]; keep (n) bool, not all False. F is the DFT without a factor, as everywhere in
+    fmtool.
     """
     c, h, w = images.shape[1:]
     basis = basis_for(FOURIER, h, w)
     total = torch.zeros(basis.shape, dtype=torch.float64)
     for rows in radial.row_blocks(images):
+        if not bool(keep[rows].any()):  # a transform of no images is an error
+            continue
         moved = (adversarial[rows].double() - images[rows].double())[keep[rows]]
         total += basis.magnitudes(moved).sum(dim=(0, 1))
-    return basis.picture(total / max(int(keep.sum()) * c, 1))
+    return basis.picture(total / (int(keep.sum()) * c))
 
 
 def _show(axes: Axes, mean: Tensor, basis: Basis, norm: Any, *, x: bool, y: bool) -> Any:
@@ -194,11 +216,15 @@ def _legend_outside(figure: Figure, axes: Axes) -> None:
 
 
 def _profiles(axes: Axes, parts: Sequence[Part], names: Sequence[str], colours: Sequence[str]) -> None:
-    """Mean energy share a bin, with its 95 % band; perturbations are dashed, masks solid."""
+    """Mean energy share a bin, with its 95 % band; perturbations are dashed, masks solid, or as in `AGAIN` if drawn before."""
+    drawn: list[tuple[str, str]] = []
     for part, name, colour in zip(parts, names, colours, strict=True):
         shares, centres = radial.estimate(part.radial.profile), part.radial.centres
-        style = "--" if name.startswith("perturbations") else "-"
-        axes.plot(centres, 100 * shares.mean, style, color=colour, label=f"{name}, n = {shares.n}")
+        look = ("--" if name.startswith("perturbations") else "-", colour)
+        before = drawn.count(look)
+        style: Any = AGAIN[(before - 1) % len(AGAIN)] if before else look[0]
+        drawn.append(look)
+        axes.plot(centres, 100 * shares.mean, linestyle=style, color=colour, label=f"{name}, n = {shares.n}")
         if shares.n > 1:
             low = (100 * shares.low).clip(min=FLOOR / 10)  # below what is shown, where the normal interval reaches 0
             axes.fill_between(centres, low, 100 * shares.high, color=colour, alpha=0.2, linewidth=0)
@@ -224,9 +250,8 @@ def _finish(axes: Axes, parts: Sequence[Part]) -> None:
         label = f"{FLAT}, {basis.name}" if len({one.name for one in bases}) > 1 else FLAT
         style = (0, (1, 1.65 + 1.5 * number))  # dots further and further apart
         axes.plot(flat.centres, 100 * flat.profile[0], linestyle=style, color=GREY, label=label)
-    axes.set_xlabel("radial frequency (cycles per pixel)")
+    radial_axis(axes, [part.radial.centres for part in parts])
     axes.set_ylabel("share of the energy (%), log scale")
-    axes.set_xlim(-0.01, 0.72)
     axes.set_yscale("log")
     axes.set_ylim(FLOOR, 110)
     axes.set_yticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])

@@ -13,11 +13,12 @@ from fmtool.artifacts.format import Artifact
 from fmtool.attacks.registry import title
 from fmtool.correlation.registry import statistic_kind
 from fmtool.errors import ArtifactError
-from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, plain_axes
+from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, plain_axes, wrapped
 from fmtool.tables.correlations import are_masks, purpose
 from fmtool.tables.table import p_form, text_of
 
 # of a null distribution, fewest and most; in between, the root of the number of shuffles. Both nulls together: at most twice.
+COLUMN = 0.85  # inches, a column of the defence's matrix
 BINS = 5, 30
 MERGED = 2  # stored bins of the cosine's histogram drawn as one: 50 bins of 0.04
 ROUNDING = 1e-9  # of a value
@@ -111,9 +112,11 @@ def defense_matrix(files: Sequence[Artifact]) -> Figure:
         place = next((y for y, row in enumerate(matrix) if any(c and c.get("adaptive") for c in row)), len(matrix))
         matrix.insert(place, file.header["worst"])
         names.insert(place, "worst of these,\nper image")
-    columns = ["no mask" if name == "none" else name.replace(" ", "\n", 1) for name in file.header["columns"]]
+    columns = ["no mask" if name == "none" else _column(name) for name in file.header["columns"]]
     values = np.array([[cell["accuracy"] if cell else math.nan for cell in row] for row in matrix])
-    figure = Figure(figsize=(min(1.7 + 0.85 * len(columns), 2 * WIDE), 0.95 + 0.42 * len(names)), layout="constrained")
+    figure = Figure(
+        figsize=(min(1.7 + COLUMN * len(columns), 2 * WIDE), 0.95 + 0.42 * len(names)), layout="constrained"
+    )
     axes = figure.subplots()
     image = axes.imshow(np.ma.masked_invalid(values), cmap="cividis", vmin=0, vmax=1, aspect="auto")
     adaptive = False
@@ -139,6 +142,11 @@ def defense_matrix(files: Sequence[Artifact]) -> Figure:
     note = f"n = {file.header['n']}; in brackets: right when clean too"
     axes.set_title(f"{note}; framed: adaptive" if adaptive else f"{note}; no attack is adaptive", fontsize=7)
     return figure
+
+
+def _column(name: str) -> str:
+    """Masks of a purpose, and below it of an attack."""
+    return "\n".join(wrapped(part, COLUMN) for part in name.split(" ", 1))
 
 
 def _finite(file: Artifact, tensor: str) -> np.ndarray[Any, Any]:

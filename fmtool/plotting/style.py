@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito, 2008
 INK, GREY = "#000000", "#777777"
 WIDE = 6.75  # inches, a page's text
+LETTER = 0.058  # inches, the width of a letter of 7 points
 SETTINGS: Any = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -52,6 +54,17 @@ def number_axes(
     across, down = ([tick for tick in ticks if low <= tick <= high] for low, high in ((left, right), (top, bottom)))
     axes.set_xticks(across, [f"{tick:g}" if x else "" for tick in across])
     axes.set_yticks(down, [f"{tick:g}" if y else "" for tick in down])
+
+
+def radial_axis(axes: Axes, centres: Sequence[np.ndarray[Any, Any]]) -> None:
+    """Radial frequency, to the corner of the spectrum or the last bin's centre, which small images have beyond it."""
+    axes.set_xlabel("radial frequency (cycles per pixel)")
+    axes.set_xlim(-0.01, max(0.72, *(float(one[-1]) + 0.01 for one in centres)))
+
+
+def wrapped(name: str, inches: float, lines: int = 2) -> str:
+    """A name in at most so many lines of this width in small print (7 points), shortened if need be."""
+    return textwrap.fill(name, max(int(inches / LETTER), 1), max_lines=lines, placeholder="…")
 
 
 def mask_name(file: Artifact) -> str:

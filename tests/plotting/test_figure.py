@@ -125,3 +125,11 @@ def test_any_class_name_can_be_drawn(load: Load, tmp_path: Path) -> None:
     file = replace(plain, header={**plain.header, "class_names": ["漢字", r"$\x^$", *plain.header["class_names"][2:]]})
     save(draw([file], 5), str(tmp_path / "masks.svg"))
     assert (tmp_path / "masks.svg").stat().st_size > 1000
+
+
+def test_any_file_name_can_be_drawn(load: Load) -> None:
+    """Also bytes that are not UTF-8, and a dollar sign; names are drawn where files of one purpose stand beside one another."""
+    names = ["a\udcff", "b$1$"]
+    figure = draw([replace(load("essential"), name=f"{name}.safetensors") for name in names], 8, "mean-mask")
+    titles = [axes.get_title() for axes in figure.axes if axes.images]
+    assert titles == [r"essential, a\udcff", r"essential, b\$1\$"]

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from figures import Load, lines, pictures
 from half_spectrum import fourier
 
@@ -79,3 +80,17 @@ def test_files_that_can_not_be_compared_are_told(load: Load) -> None:
     ):
         with pytest.raises(ArtifactError, match=message):
             compare(some)
+
+
+def test_equal_errors_have_a_scale_without_negative_rates(load: Load) -> None:
+    heat = load("heatmap")
+    for rate, highest in ((0.0, 1.0), (0.25, 25.0)):
+        equal = replace(heat, tensors={**heat.tensors, "error_rate": torch.full_like(heat["error_rate"], rate)})
+        assert heatmap([equal]).axes[0].images[0].get_clim() == (0.0, highest)
+
+
+def test_an_attack_without_success_has_no_spectrum_to_compare(load: Load) -> None:
+    heat, essential, adversarial, attack = (load(name) for name in ("heatmap", "essential", "adversarial", "fmn"))
+    attack["status"][:] = 2
+    with pytest.raises(ArtifactError, match="no attack succeeded, so there is no perturbation to draw"):
+        compare([heat, essential, adversarial, attack])

@@ -104,3 +104,20 @@ def test_an_adaptive_attack_is_told_from_a_plain_one(load: Load) -> None:
     assert title.startswith("perturbations (adaptive FMN on robust FMN),\nn = ")
     rows = draw([adaptive, load("essential")], 2).axes
     assert "adaptive FMN\non robust FMN" in [axes.get_ylabel() for axes in rows]
+
+
+def test_blocks_without_a_success_add_nothing(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transform of no images is an error; of 3 x 224 x 224 a block holds 55."""
+    attack = load("fmn")
+    attack["status"][:5] = 2
+    (whole, *_) = pictures(draw([attack], 8))
+    monkeypatch.setattr(radial, "BLOCK", 1)
+    np.testing.assert_allclose(pictures(draw([attack], 8))[0], whole, rtol=1e-12)
+
+
+def test_curves_can_be_told_apart_and_end_within_the_axes(load: Load) -> None:
+    many = [replace(load("essential"), name=f"x/{n}.safetensors") for n in range(9)]
+    profile = draw(many, 8, "mean-mask").axes[-1]
+    curves = profile.get_lines()[:9]
+    assert len({(line.get_color(), str(line._dash_pattern)) for line in curves}) == 9  # type: ignore[attr-defined]
+    assert profile.get_xlim()[1] > curves[0].get_xdata()[-1] == 0.75  # type: ignore[index]

@@ -12,7 +12,7 @@ from forged import HEADERS
 from matplotlib.figure import Figure
 
 from fmtool.artifacts.format import Artifact
-from fmtool.plotting.style import any_letters, distinct, mask_name, number_axes, plain_axes
+from fmtool.plotting.style import any_letters, distinct, mask_name, number_axes, plain_axes, wrapped
 
 
 def masks(kind: str = "masks", name: str = "", **header: Any) -> Artifact:
@@ -67,3 +67,9 @@ def test_ticks_beyond_a_small_picture_do_not_widen_its_axes(half: float, shown: 
     assert [*axes.get_xlim(), *axes.get_ylim()] == list(extent)
     assert [text.get_text() for text in axes.get_xticklabels()] == shown
     assert [text.get_text() for text in axes.get_yticklabels()] == [""] * len(shown)
+
+
+def test_long_names_are_wrapped_and_shortened() -> None:
+    assert wrapped("English springer", 0.7) == "English\nspringer"
+    assert wrapped("automobile", 0.73) == "automobile"
+    assert wrapped("a class with a name of many words", 0.7, 2) == "a class with\na name of…"
