@@ -8,6 +8,7 @@ The stages of the command line as functions, each imported on first use:
 
 A stage's keywords are the command line's options (`attack_options` for --attack-option, `for_`, `from_`, `lambda_` and `compile_`
 where Python needs another name), and `execution` holds where and how a stage runs: device, batch size, output file and so on.
+A stage computes alike whatever the session has set for its own computations, and leaves its random generators as they were.
 Artifacts are what files hold: `fmtool.write(essential, "essential.safetensors")`, `fmtool.read("essential.safetensors")`.
 """
 

@@ -103,6 +103,11 @@ def test_shards_of_class_masks_make_the_whole_files_bytes(
     assert len(whole["classes"]) == classes
     assert shards[1].header["shard"] == {"number": 2, "of": min(count, classes), "rows": classes}
     assert torch.equal(shards[1]["masks"], whole["masks"][1 :: min(count, classes)])
+    assert shards[1].header["images"][0] < whole.header["images"][0]  # those of its classes
+    some = fmtool.merge(shards[:2], allow_gaps=True)
+    assert some.header["images"] == [
+        a + b for a, b in zip(*(part.header["images"] for part in shards[:2]), strict=True)
+    ]
     found = fmtool.merge(shards[::-1], execution=fmtool.Execution(output=str(tmp_path / "merged")))
     fmtool.write(whole, str(tmp_path / "whole"))
     assert (tmp_path / "merged").read_bytes() == (tmp_path / "whole").read_bytes() and found.digest == whole.digest

@@ -92,8 +92,17 @@ class Artifact:
         named = (entry for stage in reversed(self.history) for entry in stage["inputs"])
         return next((entry["digest"] for entry in named if entry["kind"] == kind), None)
 
+    def expect(self, *kinds: str) -> None:
+        """ArtifactError unless it is of one of these kinds."""
+        if self.kind not in kinds:
+            raise ArtifactError(f"{self}: expected {_wanted(kinds)} file, got one of kind {self.kind}")
+
     def __str__(self) -> str:
         return self.name or f"the {self.kind} artifact"
+
+
+def _wanted(kinds: Sequence[str]) -> str:
+    return f"a{'n' if kinds[:1] == ('attack',) else ''} {' or '.join(kinds) or 'fmtool'}"
 
 
 @dataclass(frozen=True)
@@ -208,7 +217,7 @@ def describe_header(head: bytes, rest: Iterable[Buffer], name: str, *kinds: str)
     """Parse a file's first bytes, up to its tensors; `rest` is what follows, for the digest."""
     entries = json.loads(head[8:])
     text = _text_of(entries.pop("__metadata__", None))
-    wanted = f"a{'n' if kinds[:1] == ('attack',) else ''} {' or '.join(kinds) or 'fmtool'}"
+    wanted = _wanted(kinds)
     if text is None:
         raise ArtifactError(f"{name}: expected {wanted} file, got a safetensors file that fmtool did not write")
     meta = _parse_meta(text, name)

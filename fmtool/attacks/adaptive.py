@@ -72,8 +72,10 @@ def run(
     status = torch.where(clean == labels, OK, WRONG_BEFORE)
     attacked = (status == OK).nonzero().flatten()
     tries = _tries(two_pass, restarts)
-    adversarial, begun = changeable(images), journal.part(TRIES)
-    if begun is None:
+    begun = journal.part(TRIES)
+    adversarial = None if begun is None else _restored(images, attacked, int(begun["tries"]), journal)
+    if begun is None or adversarial is None:
+        adversarial = changeable(images)
         seeds = row_seeds("restart", 0)
         starts = _Begun(take(images, attacked), [seeds[row] for row in attacked.tolist()], epsilon, attack)
         flat = flat_gradients(two_pass, starts, labels[attacked], batch, device, journal)
@@ -81,7 +83,6 @@ def run(
     else:
         first, flat, withstood = (int(begun[name]) for name in ("tries", "flat", "withstood"))
         left = begun["left"]
-        _restore(adversarial, attacked, first, journal)
     for number, (what, which, network) in enumerate(tries[first:], start=first):
         candidates, wanted, seeds = changeable(take(images, left)), labels[left], row_seeds(what, which)
         of = (number + 1, restarts) if what == "restart" else (number + 1 - restarts, len(two_pass.classes))
@@ -130,12 +131,18 @@ def _tries(two_pass: TwoPass, restarts: int) -> list[tuple[str, int, nn.Module]]
     return [*(("restart", number, two_pass) for number in range(restarts)), *masks]
 
 
-def _restore(adversarial: Tensor | Overlay, rows: Tensor, tries: int, journal: Journal) -> None:
-    """Put the images of the finished tries in their places; the journal may also hold some of the next try."""
+def _restored(images: Rows, rows: Tensor, tries: int, journal: Journal) -> Tensor | Overlay | None:
+    """The images with those of the finished tries in their places; the journal may also hold some of the next try. None if one of
+    the attacked rows is damaged: finished tries are not run again for one image, so all of them are.
+    """
+    adversarial = changeable(images)
     for row in rows.tolist():
         part = journal.part(str(row))
-        if part is not None and int(part["trial"]) < tries:
+        if part is None:
+            return None
+        if int(part["trial"]) < tries:
             adversarial[row] = part["adversarial"]
+    return adversarial
 
 
 def _as(label: str, progress: Progress | None) -> Progress | None:

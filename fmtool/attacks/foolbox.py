@@ -123,7 +123,7 @@ def _check_option(name: str, value: Any, annotation: Any) -> None:
         raise AttackError(f"--attack-option steps: expected at least 1, got {value}")
     if isinstance(value, str) and not value.isprintable():
         raise AttackError(f"--attack-option {name}: expected printable text, got {value!r}")
-    if isinstance(value, str) and annotation in NUMBERS:
+    if isinstance(value, str | bool) and annotation in NUMBERS:
         raise AttackError(f"--attack-option {name}: expected a number, got {value!r}")
 
 
@@ -143,9 +143,9 @@ def run(
 ) -> Attacked:
     """Attack the images that `classifier` (eval mode, frozen, on `device`) gets right, in batches padded to `batch`.
 
-    images (n, c, h, w) float32 in [0, 1]; labels (n) int64; epsilon: the l-inf bound, or None for an attack that minimises
-    the perturbation; row_seeds: one number per image, from which its random start is drawn; journal: where to resume from;
-    others: whether another process attacks other images.
+    images (n, c, h, w) float32 in [0, 1]; labels (n) int64; epsilon: the bound in the attack's norm, or None for an attack that
+    minimises the perturbation without one; row_seeds: one number per image, from which its random start is drawn; journal: where
+    to resume from; others: whether another process attacks other images.
     """
     clean = predict(classifier, images, batch, device, journal, "clean", progress)
     status = torch.where(clean == labels, OK, WRONG_BEFORE)

@@ -212,6 +212,9 @@ def literals(texts: list[str] | None, option: str) -> dict[str, Any]:
     wrong = next(("".join(pair) for pair in pairs if not pair[1]), None)
     if wrong is not None:
         raise ModelError(f"{option} {wrong}: expected KEY=VALUE")
+    keys = [key for key, _, _ in pairs]
+    if again := next((key for key in keys if keys.count(key) > 1), None):
+        raise ModelError(f"{option} {again}: given twice")
     values = parse_options({key: value for key, _, value in pairs})
     words = {key: value for key, value in values.items() if isinstance(value, str)}
     unclear = next((key for key, value in words.items() if value.lower() in TRUTHS), None)

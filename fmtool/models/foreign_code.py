@@ -1,11 +1,11 @@
-"""Third-party code in fmtool's process: what it sets for the whole process, and the generators that it may draw from."""
+"""fmtool and other code in one process: what each sets for all of it, and the generators that both may draw from."""
 
 from __future__ import annotations
 
 import random
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,61 @@ from fmtool.artifacts.format import plain
 def strict_float32() -> None:
     """Compute float32 products in float32 from now on, whatever was set by torch's older or newer names for it."""
     torch.set_float32_matmul_precision("highest")
-    cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
-    cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    parts: list[Any] = [torch.backends, torch.backends.cuda.matmul, cudnn, mkldnn]
-    parts += [getattr(one, name) for one in (cudnn, mkldnn) for name in ("matmul", "conv", "rnn") if hasattr(one, name)]
-    for part in parts:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    for part in _parts():
         if part.fp32_precision not in ("none", "ieee"):
             part.fp32_precision = "ieee"
+
+
+def _parts() -> list[Any]:
+    """What torch's newer names set a precision of, as its attribute fp32_precision."""
+    cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
+    of_these = [
+        getattr(one, name) for one in (cudnn, mkldnn) for name in ("matmul", "conv", "rnn") if hasattr(one, name)
+    ]
+    return [torch.backends, torch.backends.cuda.matmul, cudnn, mkldnn, *of_these]
+
+
+@contextmanager
+def precision_kept() -> Iterator[None]:
+    """Give back the precision of float32 products that the caller had set, by torch's older or newer names for it."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    newer = [part.fp32_precision for part in _parts()]
+    older = None
+    with suppress(RuntimeError):  # what the newer names have set can't be read by the older ones
+        older = torch.get_float32_matmul_precision(), cudnn.allow_tf32, matmul.allow_tf32
+    try:
+        yield
+    finally:
+        for part, precision in zip(_parts(), newer, strict=True):
+            if part.fp32_precision != precision:
+                part.fp32_precision = precision
+        if older is not None:
+            torch.set_float32_matmul_precision(older[0])
+            cudnn.allow_tf32, matmul.allow_tf32 = older[1:]
+
+
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """Compute as a fresh process does, whatever the caller has set for his own computations, and leave that as it was; also a
+    decorator. Torch's default dtype and device, autocast and inference mode; the precision of float32 products; all generators.
+    """
+    dtype, states = torch.get_default_dtype(), generator_states()
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    with ExitStack() as stack:
+        stack.callback(restore_generators, states)
+        stack.enter_context(torch.random.fork_rng(gpus))
+        stack.enter_context(precision_kept())
+        stack.callback(torch.set_default_dtype, dtype)
+        torch.set_default_dtype(torch.float32)
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 @contextmanager

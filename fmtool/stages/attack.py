@@ -22,6 +22,7 @@ from fmtool.errors import AttackError, warn
 from fmtool.masks.registry import FOURIER
 from fmtool.masks.two_pass import TwoPass
 from fmtool.models.compiled_classifier import Loss
+from fmtool.models.foreign_code import own_settings
 from fmtool.models.inspection import SLOTS_TRIED
 from fmtool.runtime.journal import pack, unpack
 from fmtool.runtime.shards import Shard
@@ -33,6 +34,7 @@ from fmtool.stages.prepare import ReadyModel, code_of, ready_model, warn_of_slot
 
 
 # Over 60 lines, a third of them signature and docstring.
+@own_settings()
 @halving
 def attack(
     model: Artifact,

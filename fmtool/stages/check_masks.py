@@ -23,6 +23,7 @@ from fmtool.masks.basis import Array, Basis, basis_of
 from fmtool.masks.controls import Control, MaskCheck
 from fmtool.masks.registry import layer_of, mask_suffix
 from fmtool.models.classifier import NO_CLASS, predict, warn_unclassified
+from fmtool.models.foreign_code import own_settings
 from fmtool.stages.device_faults import halving
 from fmtool.stages.inputs import check_attack, check_masks_shape, check_same_model, was_compiled
 from fmtool.stages.options import DEFAULT_EXECUTION, PLACE_DRAWS, Execution
@@ -139,6 +140,7 @@ class _Chained:
         return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
 
 
+@own_settings()
 @halving
 def check_masks(
     model: Artifact,
@@ -161,6 +163,7 @@ def check_masks(
     ready = ready_model(model, execution)
     same = check_attack(attack, model, ready.spec, execution.allow_other_model)
     check_no_shard(masks)
+    masks.expect("masks", "class-masks")
     check_same_model(masks, model, execution.allow_other_model)
     basis = basis_of(masks.header, masks)
     place = place_of(layer_of(masks.header), model, ready, execution)

@@ -19,6 +19,7 @@ from fmtool.masks import class_fitting
 from fmtool.masks.basis import basis_for
 from fmtool.masks.optimisation import FitOptions
 from fmtool.models.classifier import predict
+from fmtool.models.foreign_code import own_settings
 from fmtool.models.inspection import SLOTS_TRIED
 from fmtool.runtime.journal import Journal, Tensors, pack, unpack
 from fmtool.stages.device_faults import halving, resuming
@@ -37,6 +38,7 @@ from fmtool.stages.prepare import ReadyModel, code_of, ready_model, warn_of_slot
 
 
 # Over 60 lines, a third of them signature and docstring.
+@own_settings()
 @halving
 def class_masks(
     model: Artifact,
@@ -105,7 +107,7 @@ def class_masks(
             journal=journal,
             agree=ranks.check_form,
         )
-        header["images"] = [len(part.images) for part in reversed(parts)]
+        header["images"] = _counted(parts, classes)
         header |= {} if shard is None else {"shard": shard.field(len(held))}
         history = with_option(history, "--compile", fitted.compiled)
         if not ranks.leads:
@@ -115,10 +117,16 @@ def class_masks(
             fitted.tensors() if ranks.of == 1 else _joined(ranks.gathered(_records(fitted, own), execution.progress))
         )
         tensors = _finite({"classes": torch.tensor(classes), **columns}, header["class_names"], shard is not None)
+        header["images"] = _counted(parts, tensors["classes"].tolist())
         _warn_of(tensors, parts, header["class_names"])
         result = execution.write(Artifact("class-masks", header, tensors, history))
         ranks.written()
     return result
+
+
+def _counted(parts: Sequence[class_fitting.Part], classes: Sequence[int]) -> list[int]:
+    """How many clean and, for robust masks, adversarial images these classes' masks are fitted to."""
+    return [int(torch.isin(part.owners, torch.tensor(classes)).sum()) for part in reversed(parts)]
 
 
 def _finite(columns: Tensors, names: Sequence[str], is_shard: bool) -> Tensors:

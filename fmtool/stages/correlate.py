@@ -23,6 +23,7 @@ from fmtool.errors import ArtifactError, MaskError, StatisticError, warn
 from fmtool.masks.basis import KEPT, check_shape
 from fmtool.masks.registry import FOURIER, LABEL, layer_of
 from fmtool.models.classifier import pick_device
+from fmtool.models.foreign_code import own_settings
 from fmtool.models.registry import INPUT
 from fmtool.stages.device_faults import device_errors, resuming
 from fmtool.stages.options import (
@@ -40,6 +41,7 @@ _USUAL = {"layer": INPUT, "basis": FOURIER, "objective": LABEL, "adapt_lambda": 
 
 
 # Over 60 lines, a third of them signature and docstring.
+@own_settings()
 @device_errors("--pool, or fewer pairs")
 def correlate(
     a: Artifact | Tensor,
@@ -128,7 +130,7 @@ def correlate(
 
 def _names(statistics: Sequence[str], row_normalise: bool, dimension: str) -> list[str]:
     """The requested statistics, each once. StatisticError for an option of IdCor without it."""
-    names = chosen(statistics)
+    names = chosen(statistics.split(",") if isinstance(statistics, str) else statistics)
     for option, given in (("--no-row-normalise", not row_normalise), ("--dimension", dimension != DIMENSION)):
         if given and "idcor" not in names:
             raise StatisticError(f"{option} applies to idcor only: add idcor to --statistics, or leave the option out")

@@ -20,6 +20,7 @@ from fmtool.errors import ArtifactError, warn
 from fmtool.masks.basis import basis_of
 from fmtool.masks.two_pass import TwoPass
 from fmtool.models.classifier import NO_CLASS, predict, warn_unclassified
+from fmtool.models.foreign_code import own_settings
 from fmtool.stages.device_faults import halving
 from fmtool.stages.inputs import check_attack, check_masks_shape, check_same_model, was_compiled
 from fmtool.stages.options import DEFAULT_EXECUTION, Execution
@@ -42,6 +43,7 @@ class _Row:
 
 
 # Over 60 lines, a third of them signature and docstring.
+@own_settings()
 @halving
 def defend(
     model: Artifact,
@@ -226,6 +228,7 @@ def _matrix(predictions: Tensor, labels: Tensor, adaptive: Sequence[bool]) -> di
 
 def check_class_masks(file: Artifact, model: Artifact, ready: ReadyModel, allow_other_model: bool) -> None:
     """Check that the masks of a `class-masks` artifact fit the model; warn of classes that have none."""
+    file.expect("class-masks")
     check_no_shard(file)
     check_same_model(file, model, allow_other_model)
     check_masks_shape(file["masks"], basis_of(file.header, file), file, ready.spec.input_shape)

@@ -29,6 +29,7 @@ SAVED = (
     "out of memory ({}): progress is saved, run the same command again when there is more memory; "
     "with a smaller --batch-size it starts over"
 )
+_opened: set[str | None] = set()  # the outputs whose resume files were opened: others' say nothing of this work
 Stage = TypeVar("Stage", bound=Callable[..., Any])
 
 
@@ -71,6 +72,7 @@ def halving(stage: Stage) -> Stage:
         if batch is not None:
             warn(f"resuming with {batch} images per batch, which fitted into memory (as with --batch-size {batch})")
             execution = _halved(execution, batch, asked())
+        _opened.discard(execution.output)
         while True:
             try:
                 with device_errors():
@@ -78,7 +80,7 @@ def halving(stage: Stage) -> Stage:
             except ModelError as error:
                 if not alone or not out_of_memory(error):
                     raise
-                if resume_file.holds_work(execution.output):
+                if execution.output in _opened and resume_file.holds_work(execution.output):
                     raise ModelError(SAVED.format(first_line(error.__cause__))) from error
                 batch = execution.batch_size or _found(model, execution)
                 if batch == 1:
@@ -115,6 +117,7 @@ def resuming(
         rank=(ranks.rank, ranks.of),
         holds_rows=holds_rows,
     ) as journal:
+        _opened.add(execution.output)
         if isinstance(execution, _Halved):
             journal.finish(BATCH, {"note": as_tensor([execution.asked, execution.batch_size])}, again=True)
         yield journal

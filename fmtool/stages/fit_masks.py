@@ -26,6 +26,7 @@ from fmtool.masks.optimisation import FitOptions
 from fmtool.masks.registry import LABEL, OBJECTIVES
 from fmtool.masks.slots import HALVINGS
 from fmtool.models.classifier import predict
+from fmtool.models.foreign_code import own_settings
 from fmtool.models.registry import INPUT
 from fmtool.runtime.journal import Journal, unpack
 from fmtool.runtime.shards import Shard
@@ -57,6 +58,7 @@ LEAST_PERTURB = 2**-25  # 1 - 2^-25 and anything nearer to 1 rounds to 1 in floa
 
 
 # Over 60 lines, half of them signature and docstring.
+@own_settings()
 @halving
 def fit_masks(
     model: Artifact,

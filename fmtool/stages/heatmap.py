@@ -17,6 +17,7 @@ from fmtool.errors import MaskError
 from fmtool.masks import heatmap as numerics
 from fmtool.masks.basis import basis_for
 from fmtool.masks.registry import FILTERS, FOURIER
+from fmtool.models.foreign_code import own_settings
 from fmtool.stages.device_faults import halving, resuming
 from fmtool.stages.inputs import data_header, fitted_data, inputs_of, rows_of
 from fmtool.stages.options import DEFAULT_EXECUTION, Execution
@@ -26,6 +27,7 @@ MEANS = ("error_rate", "mean_loss")  # tensors of the file that are means over i
 LARGEST_NORM = 1e6
 
 
+@own_settings()
 @halving
 def heatmap(
     model: Artifact,

@@ -25,6 +25,7 @@ from fmtool.datasets.arrays import RANGE_SLACK, as_tensor, faint_range
 from fmtool.datasets.data import Data
 from fmtool.errors import ArtifactError, AttackError, first_line, warn
 from fmtool.models.classifier import predict
+from fmtool.models.foreign_code import own_settings
 from fmtool.models.unpickling import contents
 from fmtool.stages.device_faults import device_errors, halving
 from fmtool.stages.inputs import data_header, fitted_data, inputs_of, rows_of
@@ -55,7 +56,7 @@ class _Arrays:
         if self.images.dtype == torch.uint8:
             return 0.501 / 255
         narrow = self.images.is_floating_point() and self.images.dtype.itemsize < torch.float32.itemsize
-        return torch.finfo(self.images.dtype).eps / 2 if narrow else 0.0
+        return torch.finfo(self.images.dtype).eps / 2 if narrow else RANGE_SLACK
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class _File:
     digest: str
 
 
+@own_settings()
 def import_attack(
     model: Artifact,
     data: Data,

@@ -22,7 +22,7 @@ from fmtool.models import networks, zoos
 from fmtool.models.checkpoints import is_own, load_weights, outputs_of, read_weights
 from fmtool.models.classifier import Classifier
 from fmtool.models.copies import buffers_of, copied, restore_
-from fmtool.models.foreign_code import seed_generators
+from fmtool.models.foreign_code import own_settings, seed_generators
 from fmtool.models.inspection import check_outputs, warn_of_flags
 from fmtool.models.model_files import (
     Specification,
@@ -75,6 +75,7 @@ class Origin:
 
 
 # Over 60 lines, half of them signature and docstring.
+@own_settings()
 @device_errors("a smaller --input-shape")
 def import_model(
     source: str,

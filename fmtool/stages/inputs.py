@@ -21,6 +21,7 @@ from fmtool.models.model_files import Specification
 from fmtool.models.registry import INPUT, is_factory
 
 FOLDERS = ("folders", "zips")  # formats whose classes are folders
+MODEL_MAKERS = ("train-model", "import-model")
 NAMES_SHOWN = 3  # of the classes of data and of a model that don't belong together
 
 
@@ -136,6 +137,7 @@ def check_attack(
     adaptive: also accept an attack on the two-pass classifier. chooses: its `status` chooses images; a warning says if that is
     another model's.
     """
+    attack.expect("attack")
     if attack.header.get("defense") and not adaptive:
         raise ArtifactError(f"{attack}: was made against the two-pass defence: its predictions are not the model's")
     check_no_shard(attack)
@@ -146,8 +148,6 @@ def check_attack(
         )
     check_shape(attack.rows("images"), spec, str(attack))
     classes = len(spec.class_names)
-    if len(attack.header["class_names"]) != classes:
-        raise ArtifactError(f"{attack}: has {len(attack.header['class_names'])} classes, the model {classes}")
     for name in ("labels", "clean_predictions", "adversarial_predictions"):
         check_range(attack[name], classes, f"{attack}: {name}")
     check_range(attack["status"], 3, f"{attack}: status")
@@ -179,9 +179,13 @@ def check_same_model(other: Artifact, model: Artifact, allow: bool) -> bool:
             "to use it anyway, pass --allow-other-model"
         )
     names, own = list(other.header["class_names"]), list(model.header["class_names"])
-    by_position = any(one.get("classes-by-position") for stage in other.history for one in stage["inputs"])
-    if names == own or by_position or len(names) != len(own):
-        return False  # where the names differ, they are the data's, or the number of classes is refused next
+    if len(names) != len(own):
+        raise ArtifactError(f"{other}: has {len(names)} classes, the model {len(own)}")
+    made = [
+        stage for stage in other.history if stage["command"] not in MODEL_MAKERS
+    ]  # what trained its model is all the same
+    if names == own or any(one.get("classes-by-position") for stage in made for one in stage["inputs"]):
+        return False  # where the names differ, they are the data's
     if sorted(names) == sorted(own):
         raise ArtifactError(
             f"{other}: has the classes of {model} in a different order, so its labels number other classes: "

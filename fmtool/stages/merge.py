@@ -74,6 +74,7 @@ def merge(files: Sequence[Artifact], *, allow_gaps: bool = False, execution: Exe
                 f"{first}: is whole: expected the shards of one job, as 'class-masks --shard' makes them"
             )
         sources = torch.cat([file["classes"] for file in files])
+        header["images"] = [sum(counts) for counts in zip(*(file.header["images"] for file in files), strict=True)]
     else:
         _check_apart(files)
         data: list[dict[str, str]] = []
@@ -216,7 +217,8 @@ def _options(file: Artifact, command: str) -> dict[str, Any]:
 
 
 def _fields(file: Artifact) -> dict[str, Any]:
-    left_out = {"data", "shard", *({"norm"} if file.kind == "attack" else ())}  # the attack tells its norm
+    # the attack tells its norm, and class masks count the images of their classes
+    left_out = {"data", "shard", *({"attack": ("norm",), "class-masks": ("images",)}.get(file.kind, ()))}
     fields = {**UNSAID, **{name: value for name, value in file.header.items() if name not in left_out}}
     if isinstance(fields.get("defense"), dict):  # the counts are about the images
         against = {name: value for name, value in fields["defense"].items() if name != "found"}

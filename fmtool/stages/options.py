@@ -57,7 +57,8 @@ def default_lambda(shape: Sequence[int], objective: str) -> float:
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and how a stage runs. None of this changes a result, except that another device or batch size may round differently.
+    """Where and how a stage runs. Apart from shard and batch_dependent, none of this changes a result, except that another device
+    or batch size may round differently.
 
     device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N". batch_size: images that go through the network
     together; None to choose it from image shape and device. factory: repeats the "package.module:name" in the model file,
@@ -83,6 +84,8 @@ class Execution:
     def __post_init__(self) -> None:
         if self.output is not None:
             object.__setattr__(self, "output", os.fspath(self.output))
+        if self.batch_size is not None and self.batch_size < 1:
+            raise FmtoolError(f"batch_size {self.batch_size}: expected at least 1")
 
     def write(self, result: Artifact) -> Artifact:
         """Write the result of a stage to `output`, if there is one, and give it back."""

@@ -103,6 +103,7 @@ def repeated_options(spec: Specification) -> dict[str, Any]:
 
 def loaded(model: Artifact, execution: Execution) -> tuple[Classifier, Specification]:
     """A `model` artifact as a classifier, with the execution's factory; ModelError if no factory built that model."""
+    model.expect("model")
     arguments = plain_arguments(execution.factory_options)
     architecture = str(model.header.get("architecture"))
     if (execution.factory or arguments) and not is_factory(architecture):

@@ -25,7 +25,7 @@ from fmtool.models.classifier import (
     warn_unclassified,
 )
 from fmtool.models.copies import copied
-from fmtool.models.foreign_code import seed_generators
+from fmtool.models.foreign_code import own_settings, seed_generators
 from fmtool.models.inspection import check_outputs, check_trainable, depends_on_mates, warn_of_flags
 from fmtool.models.model_files import (
     Specification,
@@ -46,6 +46,7 @@ from fmtool.stages.prepare import code_of, loaded, repeated_options
 
 
 # Over 60 lines, a third of them signature and docstring.
+@own_settings()
 @device_errors()
 def train_model(
     data: Data,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,10 @@ from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
 from fmtool.datasets import rows
 from fmtool.errors import ArtifactError, AttackError, FmtoolWarning
 from fmtool.masks.two_pass import TwoPass
+from fmtool.runtime import resume_file
+from fmtool.runtime.journal import NO_JOURNAL, Journal
+from fmtool.stages.device_faults import resuming
+from fmtool.stages.options import Execution
 
 CPU = torch.device("cpu")
 EPSILON = 0.08
@@ -51,13 +57,14 @@ class Means(nn.Module):
         return torch.stack([0 * mean, 0.3 - mean, 10 * (mean - 0.55)], dim=1)
 
 
-def attack_means(masks: Tensor, n: int = 6) -> adaptive_attacks.Adaptive:
+def attack_means(masks: Tensor, n: int = 6, journal: Journal = NO_JOURNAL) -> adaptive_attacks.Adaptive:
     """The two-pass classifier over `Means`, attacked on `n` middling images of label 1; masks (3, 1, 8, 5)."""
     two_pass = TwoPass(Means(), masks, torch.arange(3), 3, fourier(8, 8)).eval()
     made, _ = foolbox.build("pgd", {})
     return adaptive_attacks.run(
         two_pass, torch.full((n, 1, 8, 8), 0.5), torch.ones(n, dtype=torch.int64), made, epsilon=0.1, restarts=2,
         row_seeds=lambda *trial: [rows.row_seed(0, row, row, *trial) for row in range(n)], batch=4, device=CPU,
+        journal=journal,
     )  # fmt: skip
 
 
@@ -106,6 +113,24 @@ def test_the_header_says_against_what_and_by_which_way(files: Path, adaptive: Ar
     assert last["options"]["--restarts"] == 5 and last["seed"] == 0
     assert [entry["digest"] for entry in last["inputs"]] == [model.digest, data.digest, robust.digest]
     assert "defense" not in load(files, "fmn").header
+
+
+def test_a_damaged_part_is_computed_again_from_the_first_try_on(tmp_path: Path) -> None:
+    """Finished tries are not run again for one image: its clean image stood in for the adversarial one."""
+    closed, open_ = torch.zeros(1, 8, 5), torch.ones(1, 8, 5)
+    masks = torch.stack([closed, closed, open_])
+    whole, work = attack_means(masks), Execution(output=str(tmp_path / "x"))
+    with suppress(KeyboardInterrupt), resuming(work, {}) as journal:
+        attack_means(masks, journal=journal)
+        raise KeyboardInterrupt
+    path = resume_file._path(str(tmp_path / "x"))
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("update states set data = zeroblob(length(data)) where name = '3'")
+    told = pytest.warns(FmtoolWarning, match="1 saved parts are damaged and will be computed again")
+    with told, resuming(work, {}) as journal:
+        again = attack_means(masks, journal=journal)
+    assert torch.equal(again.attacked.adversarial[:], whole.attacked.adversarial[:])
+    assert again.attacked.status.tolist() == [OK] * 6 and again.by_class_masks == 6
 
 
 @pytest.mark.slow

@@ -8,8 +8,10 @@ from fmtool.cli.options import example, literals
 from fmtool.errors import ModelError
 
 
-def test_values_are_literals_and_the_last_one_of_a_key_holds() -> None:
-    texts = ["width=6", "kind=a b", "at=x=y", "none=", "width=7"]
+def test_values_are_literals_and_each_key_is_given_once() -> None:
+    texts = ["width=7", "kind=a b", "at=x=y", "none="]
+    with pytest.raises(ModelError, match=r"^--factory-option width: given twice$"):
+        literals([*texts, "width=6"], "--factory-option")
     assert literals(texts, "--factory-option") == {"width": 7, "kind": "a b", "at": "x=y", "none": ""}
     assert literals(None, "--factory-option") == literals([], "--factory-option") == {}
 

@@ -33,6 +33,7 @@ def test_each_image_is_filtered_by_its_predicted_classs_mask(images: Tensor) -> 
     found = TwoPass(Brightness(), MASKS, torch.tensor([2, 0]), 3, fourier(4, 6))
     filtered = torch.cat([filter_images(images[:1], MASKS[1]), images[1:2], filter_images(images[2:], MASKS[0])])
     torch.testing.assert_close(found(images), Brightness()(filtered), rtol=0, atol=1e-6)
+    assert torch.equal(found(images)[1], Brightness()(images)[1])  # bit for bit, which a mask of ones would round
     assert found.classes == [0, 2] and torch.equal(found.masks[1], torch.ones(1, 4, 4))
     assert "masks" in dict(found.named_buffers())  # so that it moves to the device with the network
 

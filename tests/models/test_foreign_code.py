@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import fmtool
 from fmtool.models.foreign_code import (
     generator_states,
+    own_settings,
     restore_generators,
     seed_generators,
     strict_float32,
@@ -93,3 +97,60 @@ def check_strict() -> None:
     parts = [BACKENDS, BACKENDS.cuda.matmul, BACKENDS.cudnn, BACKENDS.cudnn.conv, BACKENDS.cudnn.rnn, BACKENDS.mkldnn]
     parts += [BACKENDS.mkldnn.matmul, BACKENDS.mkldnn.conv, BACKENDS.mkldnn.rnn]
     assert {part.fp32_precision for part in parts} <= {"none", "ieee"}
+
+
+def _hostile() -> contextlib.ExitStack:
+    """What a session may have set for its own computations; closed, all of it is taken back."""
+    stack = contextlib.ExitStack()
+    stack.callback(strict_float32)
+    stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+    torch.set_default_dtype(torch.float64)
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    for setting in (torch.device("meta"), torch.autocast("cpu", torch.bfloat16), torch.inference_mode()):
+        stack.enter_context(setting)  # type: ignore[arg-type]
+    return stack
+
+
+def test_a_stage_computes_alike_whatever_the_caller_has_set(files: Path) -> None:
+    """Of train_model in autocast, the accuracy fell without a word; a heat map in float64 could not be read again."""
+    data = fmtool.load_data("digits:train", limit=40)
+    trained: dict[str, Any] = {"architecture": "resnet8", "epochs": 1, "batch_size": 20, "test_data": data}
+    model, attack = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("model", "fmn"))
+    masks: dict[str, Any] = {"for_": "essential", "min_steps": 3, "max_steps": 3, "perturb": 0.01}
+    stages: dict[str, Callable[[], fmtool.Artifact]] = {
+        "train_model": lambda: fmtool.train_model(data, **trained),
+        "import_model": lambda: fmtool.import_model("resnet8", weights="none", input_shape=(1, 8, 8)),
+        "attack": lambda: fmtool.attack(model, data, attack="pgd", epsilon=0.1, attack_options={"steps": 2}),
+        "fit_masks": lambda: fmtool.fit_masks(model, attack, **masks),
+        "layer": lambda: fmtool.fit_masks(model, attack, **masks, layer="layer1"),
+        "class_masks": lambda: fmtool.class_masks(model, attack, min_steps=2, max_steps=2),
+        "heatmap": lambda: fmtool.heatmap(model, data),
+    }
+    for name, stage in stages.items():
+        expected = stage().digest
+        with _hostile():
+            made = stage()
+            assert torch.is_autocast_enabled("cpu") and torch.is_inference_mode_enabled()
+            assert torch.get_default_dtype() == torch.float64 and torch.get_default_device().type == "meta"
+            assert torch.get_float32_matmul_precision() == "high" and torch.backends.cudnn.allow_tf32
+        assert made.digest == expected, name
+
+
+def test_a_stage_leaves_the_generators_alone() -> None:
+    """They were seeded, so that what a caller drew after two stages was the same."""
+    seed_generators(3)
+    expected = float(torch.rand(())), float(np.random.rand()), random.random()
+    seed_generators(3)
+    fmtool.import_model("resnet8", weights="none", input_shape=(1, 8, 8))
+    assert (float(torch.rand(())), float(np.random.rand()), random.random()) == expected
+
+
+def test_precision_set_by_newer_names_is_given_back() -> None:
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        with own_settings():
+            strict_float32()
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    finally:
+        strict_float32()

@@ -14,6 +14,7 @@ from torch import nn
 import fmtool
 from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
 from fmtool.errors import FmtoolWarning, MaskError
+from fmtool.masks.class_fitting import Part
 from fmtool.runtime import resume_file
 from fmtool.runtime.distributed import Ranks
 from fmtool.stages import class_masks as stage
@@ -59,6 +60,8 @@ def test_a_class_without_images_gets_no_mask_and_passes_unfiltered(files: Path) 
     with pytest.warns(FmtoolWarning, match="no image of 3: no mask is fitted to it"):
         masks = fmtool.class_masks(model, fewer, min_steps=5, max_steps=6)
     assert masks["classes"].tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    parts = [Part(data.images[keep], data.labels[keep], data.labels[keep])]
+    assert stage._counted(parts, [0, 3, 9]) == [int(torch.isin(data.labels[keep], torch.tensor([0, 9])).sum())]
     attack = load(files, "fmn")
     found = fmtool.defend(model, [attack], [masks])
     threes = attack["clean_predictions"] == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,25 @@ def test_memory_that_is_too_little_when_something_is_saved(files: Path, tmp_path
         stage(fmtool.read(str(files / "model.safetensors")), execution=Execution(output=target, batch_size=4))
     with device_faults.resuming(Execution(output=target), {"batch": 4}) as journal:
         assert unpack(journal.row(0)) == {"mask": torch.ones(1)}
+
+    @device_faults.halving
+    def other(model: fmtool.Artifact, *, execution: Execution) -> int | None:
+        if execution.batch_size == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return execution.batch_size
+
+    _leave_work(target)  # another command's, to the same output
+    with pytest.warns(FmtoolWarning, match="starting over with 2"):
+        assert (
+            other(fmtool.read(str(files / "model.safetensors")), execution=Execution(output=target, batch_size=4)) == 2
+        )
+
+
+def _leave_work(target: str) -> None:
+    """A resume file as a killed command leaves it."""
+    with suppress(KeyboardInterrupt), device_faults.resuming(Execution(output=target), {"of": "another"}) as journal:
+        journal.finish_row(0, {"mask": torch.ones(1)})
+        raise KeyboardInterrupt
 
 
 class Tensors:

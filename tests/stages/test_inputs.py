@@ -43,6 +43,13 @@ def test_classes_of_another_model_are_not_taken_for_those_of_the_same_number(fil
             ArtifactError, match="in a different order, so its labels number other classes: make it again"
         ):
             check_same_model(file, called(*reversed(names)), True)
+        with pytest.raises(ArtifactError, match="has 10 classes, the model 3"):
+            check_same_model(file, called("0", "1", "2"), True)
+        # how the data's classes were taken for the training of its model says nothing of this file's
+        trained = {"command": "train-model", "options": {}, "inputs": [{"kind": "data", "classes-by-position": True}]}
+        after = dataclasses.replace(file, history=[trained, *file.history])
+        with pytest.raises(ArtifactError, match="in a different order"):
+            check_same_model(after, called(*reversed(names)), True)
         with pytest.warns(
             FmtoolWarning, match=r"classes \(0, 1, 2, \.\.\.\) are not the model's \(ten, 1, 2, .*by position"
         ):
