@@ -57,7 +57,7 @@ def fit_masks(
         bool,
         typer.Option(
             "--adapt-lambda",
-            help="Refit an image whose mask loses its class, halving lambda each time, up to 10 times, and record each image's lambda.",
+            help="Refit a mask that loses its class, halving lambda each time, up to 10 times, and record each image's lambda.",
         ),
     ] = False,
     basis: options.Basis = BASIS,

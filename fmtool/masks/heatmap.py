@@ -74,7 +74,7 @@ def filter_masks(basis: Basis) -> tuple[Tensor, Tensor]:
     bins = torch.from_numpy(radial.bins_of(basis))
     places = torch.arange(int(bins.max()) + 1)[:, None, None]
     masks = torch.cat([(bins <= places), (bins >= places), (bins == places)]).float()
-    return masks, places.flatten().double() / min(basis.h, basis.w)
+    return masks, places.flatten().double() / radial.per_cycle(basis.h, basis.w)
 
 
 @dataclass(frozen=True)

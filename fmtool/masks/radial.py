@@ -54,10 +54,15 @@ class Estimate:
     n: int
 
 
+def per_cycle(h: int, w: int) -> int:
+    """Bins in one cycle per pixel: the shorter side of images of height h and width w; the length of a signal, h or w of 1."""
+    return min(h, w) if min(h, w) > 1 else max(h, w)
+
+
 def bins_of(basis: Basis) -> Array:
-    """(rows, columns) int64: each entry's bin; 1 / min(h, w) cycles per pixel wide, centred on the multiples of that."""
+    """(rows, columns) int64: each entry's bin; 1 / `per_cycle` cycles per pixel wide, centred on the multiples of that."""
     radius = frequencies(basis)
-    bins = np.floor((radius * min(basis.h, basis.w)).round(EXACT - 2) + 0.5).astype(np.int64)
+    bins = np.floor((radius * per_cycle(basis.h, basis.w)).round(EXACT - 2) + 0.5).astype(np.int64)
     # an elongated image has several frequencies near 0, but the zero frequency keeps its own bin
     return np.maximum(bins, radius > 0)
 
@@ -145,7 +150,7 @@ def _measured(energies: Iterable[Array], basis: Basis) -> Radial:
         total = energy[:, :1]
         shares = np.divide(energy, total, out=np.full_like(energy, np.nan), where=total > 0)
     return Radial(
-        shares[:, 1], shares[:, 5:], np.arange(count) / min(basis.h, basis.w), *(shares[:, i] for i in (2, 3, 4))
+        shares[:, 1], shares[:, 5:], np.arange(count) / per_cycle(basis.h, basis.w), *(shares[:, i] for i in (2, 3, 4))
     )
 
 

@@ -15,7 +15,7 @@ from fmtool.attacks.registry import masks_title, title
 from fmtool.datasets.rows import spread
 from fmtool.errors import ArtifactError, warn
 from fmtool.masks.basis import Basis, basis_of, check_shape
-from fmtool.plotting.style import WIDE, mask_name, number_axes, wrapped
+from fmtool.plotting.style import WIDE, mask_name, number_axes, succeeded, wrapped
 from fmtool.tables.attacks import attack_name
 
 if TYPE_CHECKING:
@@ -106,9 +106,9 @@ def class_mask_grid(files: Sequence[Artifact]) -> Figure:
 def chosen(files: Sequence[Artifact], count: int, like: Sequence[Artifact] = ()) -> list[Tensor]:
     """Row numbers in each file of the same `count` images, spread over the classes, that all files and those of `like` hold.
 
-    Only images whose masks keep their class in all mask files, because a mask that fails shows no sufficient frequencies; if
-    there are none, all images, with a warning. The choice depends only on the set of these images, not on the files' order:
-    separate figures show the same ones.
+    Only images that an attack turned, and whose masks keep their class in all mask files, because a mask that fails shows no
+    sufficient frequencies; if there are none of the latter, all images, with a warning. The choice depends only on the set of
+    these images, not on the files' order: separate figures show the same ones.
     """
     for file in [*files, *like]:
         missing = [name for name in NAMED if name not in file.tensors]
@@ -118,13 +118,22 @@ def chosen(files: Sequence[Artifact], count: int, like: Sequence[Artifact] = ())
             raise ArtifactError(f"{file}: its rows do not match")
     every = [*files, *like]
     places = join(every) if len(every) > 1 else [torch.arange(len(files[0]["labels"]))]
-    first, places = files[0], _that_keep_their_class(every, places)
+    first, places = files[0], _that_keep_their_class(every, _attacked(every, places))
     names = zip(first["index"][places[0]].tolist(), first["key"][places[0]].tolist(), strict=True)
     order = torch.tensor([place for place, _ in sorted(enumerate(names), key=lambda one: one[1])], dtype=torch.int64)
     labels = first["labels"][places[0]][order]
     picked = spread(labels, count)
     picked = order[picked[torch.argsort(labels[picked], stable=True)]]
     return [rows[picked] for rows in places[: len(files)]]
+
+
+def _attacked(files: Sequence[Artifact], places: list[Tensor]) -> list[Tensor]:
+    """The places of the images that every attack among the files turned; an ArtifactError for an attack that turned none."""
+    turned = torch.ones(len(places[0]), dtype=torch.bool)
+    for file, rows in zip(files, places, strict=True):
+        if file.kind == "attack":
+            turned &= succeeded(file)[rows]
+    return [rows[turned] for rows in places]
 
 
 def _that_keep_their_class(files: Sequence[Artifact], places: list[Tensor]) -> list[Tensor]:
@@ -166,7 +175,7 @@ def _show_image(axes: Axes, image: Tensor) -> None:
 
 
 def _row_name(file: Artifact) -> str:
-    return mask_name(file).replace(" (", "\n(")
+    return mask_name(file).replace(" (", "\n(").replace(", ", ",\n")
 
 
 def _name_row(axes: Axes, name: str) -> None:

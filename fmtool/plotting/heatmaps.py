@@ -16,8 +16,8 @@ from fmtool.masks import radial
 from fmtool.masks.basis import basis_for
 from fmtool.masks.registry import FILTERS, FOURIER
 from fmtool.plotting.grids import fitted_to
-from fmtool.plotting.spectra import GAMMA, mean_amplitude, mean_mask, succeeded
-from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, number_axes, plain_axes, radial_axis
+from fmtool.plotting.spectra import GAMMA, mean_amplitude, mean_mask
+from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, number_axes, plain_axes, radial_axis, succeeded
 from fmtool.tables.heatmaps import band_means, check_maps
 from fmtool.tables.spectra import arrays, parts_of, source
 

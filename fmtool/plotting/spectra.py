@@ -13,8 +13,6 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from fmtool.artifacts.format import Artifact
-from fmtool.attacks.registry import OK
-from fmtool.errors import ArtifactError
 from fmtool.masks import radial
 from fmtool.masks.basis import Basis, basis_for
 from fmtool.masks.registry import FOURIER
@@ -28,6 +26,7 @@ from fmtool.plotting.style import (
     number_axes,
     plain_axes,
     radial_axis,
+    succeeded,
     wrapped,
 )
 from fmtool.tables.spectra import Part, parts_of, size_of, source
@@ -152,14 +151,6 @@ def mean_mask(masks: Rows, basis: Basis) -> Tensor:
     for rows in radial.row_blocks(masks):
         total += masks[rows].double().sum(dim=(0, 1))
     return basis.picture(total / (masks.shape[0] * masks.shape[1]))
-
-
-def succeeded(attack: Artifact) -> Tensor:
-    """(n) bool: where the attack succeeded; an ArtifactError if it never did."""
-    ok = attack["status"] == OK
-    if not bool(ok.any()):
-        raise ArtifactError(f"{attack}: no attack succeeded, so there is no perturbation to draw")
-    return ok
 
 
 def mean_amplitude(images: Rows, adversarial: Rows, keep: Tensor) -> Tensor:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fmtool.attacks.registry import masks_title, title
+from fmtool.attacks.registry import OK, masks_title, title
+from fmtool.errors import ArtifactError
 from fmtool.masks.registry import mask_suffix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from torch import Tensor
 
     from fmtool.artifacts.format import Artifact
 
@@ -74,6 +76,14 @@ def mask_name(file: Artifact) -> str:
     name, attack = str(file.header["for"]), file.header["attack"]
     name = f"{name} ({title(str(attack))})" if name == "adversarial" and attack else name
     return name + mask_suffix(file.header)
+
+
+def succeeded(attack: Artifact) -> Tensor:
+    """(n) bool tensor: where the attack succeeded; an ArtifactError if it never did."""
+    ok = attack["status"] == OK
+    if not bool(ok.any()):
+        raise ArtifactError(f"{attack}: no attack succeeded, so there is no perturbation to draw")
+    return ok
 
 
 def distinct(names: Sequence[str], files: Sequence[Artifact]) -> list[str]:

@@ -379,12 +379,12 @@ def _warn_of_lambda(preserved: Tensor, options: FitOptions, height: float, place
     penalty, smaller = options.lambda_ * entries, PENALTY * height / entries
     measured = place.layer == INPUT and not objective(options.objective).of_share
     if not measured or not 0 < smaller < options.lambda_:
-        warn(f"{begun}, see --lambda and --adapt-lambda")
+        warn(f"{begun}, see --lambda{'' if options.adapt_lambda else ' and --adapt-lambda'}")
         return
+    otherwise = "" if options.adapt_lambda else ", or --adapt-lambda, which finds lambda for each image"
     warn(
         f"{begun}. The penalty of a mask of ones, {penalty:.4g}, is {penalty / height:.3g} times the height of the largest logit "
-        f"above the mean logit (median {height:.3g}). For a ratio of {PENALTY:g}, try --lambda {smaller:.2g}, or "
-        "--adapt-lambda, which finds lambda for each image"
+        f"above the mean logit (median {height:.3g}). For a ratio of {PENALTY:g}, try --lambda {smaller:.2g}{otherwise}"
     )
 
 

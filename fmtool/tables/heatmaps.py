@@ -86,12 +86,14 @@ def worst_table(header: Header, arrays: Arrays) -> Table:
 
 def bands_table(header: Header, arrays: Arrays) -> Table:
     """A row for each band of radial frequency: error rate and loss, means over its frequencies, with intervals over images."""
+    from fmtool.masks.radial import per_cycle
+
     bands = band_means(header, arrays)
     columns = {
         "from": ".4f", "to": ".4f", "frequencies": "d", "error %": ".2f", "95 %": ".", "mean loss": ".3f",
     }  # fmt: skip
     rows: list[list[Any]] = []
-    half, lowest = 0.5 / min(header["image_size"]), 1 / max(header["image_size"])
+    half, lowest = 0.5 / per_cycle(*header["image_size"]), 1 / max(header["image_size"])
     for radius, count, error, loss in zip(
         bands.radii, bands.counts, _columns(bands.error), _columns(bands.loss), strict=True
     ):
@@ -174,7 +176,9 @@ def band_means(header: Header, arrays: Arrays) -> Bands:
         return radial.estimate(np.concatenate(blocks))
 
     errors = _shares(of("wrong"))
-    return Bands((np.arange(len(sums)) / min(h, w)).tolist(), sums.astype(int).tolist(), errors, of("loss"))
+    return Bands(
+        (np.arange(len(sums)) / radial.per_cycle(h, w)).tolist(), sums.astype(int).tolist(), errors, of("loss")
+    )
 
 
 def _shares(estimate: Estimate) -> Estimate:

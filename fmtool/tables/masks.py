@@ -30,6 +30,8 @@ def masks_table(header: Header, arrays: Arrays) -> Table:
         "most steps": "d",
         "loss": ".3f",
     }
+    losses = arrays["loss"].astype(float)
+    losses = losses[np.isfinite(losses)]
     row = [
         header["for"],
         title(header["attack"]) if header["attack"] else None,
@@ -41,7 +43,7 @@ def masks_table(header: Header, arrays: Arrays) -> Table:
         total,
         float(steps.mean(dtype=float)),
         int(steps.max()),
-        float(np.median(arrays["loss"].astype(float))),
+        float(np.median(losses)) if len(losses) else None,
     ]
     if "lambda" in arrays:
         columns |= {"again %": ".1f", "least lambda": ".4g"}
@@ -55,6 +57,11 @@ def masks_table(header: Header, arrays: Arrays) -> Table:
         [
             f"lambda {header['lambda']:g}{mask_suffix(header)}{started}. "
             "kept entries (above 1e-3) and loss: medians; steps: mean.",
+            *(
+                [f"loss: over the {len(losses)} of {len(steps)} masks whose loss is finite."]
+                if len(losses) < len(steps)
+                else []
+            ),
             *(["again: fitted again with a smaller lambda; steps: of the last fit."] if "lambda" in arrays else []),
         ],
     )

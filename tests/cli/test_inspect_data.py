@@ -26,7 +26,7 @@ def test_a_folder_with_splits(run: Run, tmp_path: Path) -> None:
     assert table["notes"] == [
         "format: folders; splits: train 2, val 3; shown: val, 3 images",
         "images 3x6x5 uint8, pixels 12 to 14",
-        "left out: 1 files that are no images (.txt 1)",
+        "left out: files that aren't images: 1 (.txt 1)",
     ]
     assert "using val" in outcome.err and run("inspect", f"{tmp_path / 'set'}:train").code == 0
 

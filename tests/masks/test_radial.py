@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmtool.masks import radial
+from fmtool.masks.heatmap import filter_masks
 
 SIZES = [(8, 8), (7, 7), (8, 5), (5, 8), (6, 15), (32, 32), (1, 4)]
 
@@ -59,7 +60,8 @@ def test_masks_and_images_give_what_the_full_spectrum_gives(h: int, w: int) -> N
 @given(h=st.integers(1, 12), w=st.integers(1, 12))
 @settings(max_examples=60, deadline=None)
 def test_a_bin_is_as_wide_as_a_step_of_the_shorter_side(h: int, w: int) -> None:
-    radius, bins, width = radial.frequencies(fourier(h, w)), radial.bins_of(fourier(h, w)), 1 / min(h, w)
+    radius, bins = radial.frequencies(fourier(h, w)), radial.bins_of(fourier(h, w))
+    width = 1 / (min(h, w) if min(h, w) > 1 else max(h, w))
     assert (bins == 0).sum() == 1 and bins[0, 0] == 0
     outside = np.abs(radius - bins * width) > width / 2 + 1e-9
     assert (radius[outside] < width / 2).all()  # the only ones that are moved, out of the bin of the zero frequency
@@ -128,3 +130,11 @@ def test_it_needs_no_torch() -> None:
 
 
 # The table of spectra -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("h", "w"), [(1, 16), (16, 1)])
+def test_a_signal_has_bins_of_its_own_length(h: int, w: int) -> None:
+    """Its shorter side is 1: bins were one cycle per pixel wide, and lay beyond the spectrum."""
+    basis = fourier(h, w)
+    assert radial.flat(basis).centres.tolist() == [k / 16 for k in range(9)]
+    assert filter_masks(basis)[1].tolist() == [k / 16 for k in range(9)]

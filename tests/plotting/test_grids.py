@@ -124,3 +124,21 @@ def test_masks_of_another_attacks_images_are_refused(load: Load) -> None:
     other = replace(masks, header={**masks.header, "attack": "pgd"})
     with pytest.raises(ArtifactError, match=r"masks of PGD's images, which .*fmn.* doesn't hold"):
         draw([load("fmn"), other], 2)
+
+
+def test_images_that_the_attack_did_not_turn_are_no_adversarial_images(load: Load) -> None:
+    """Essential masks have rows of them too."""
+    attack, essential = load("fmn"), load("essential")
+    essential["preserved"][:] = True
+    attack["status"][::2] = 2
+    (rows, _) = chosen([attack, essential], 60)
+    assert len(rows) and bool((attack["status"][rows] == 0).all())
+    attack["status"][:] = 2
+    with pytest.raises(ArtifactError, match="no attack succeeded"):
+        draw([attack, essential], 3, "filtered")
+
+
+def test_rows_are_named_on_lines_of_their_own(load: Load) -> None:
+    adapted = load("essential")
+    adapted = replace(adapted, header={**adapted.header, "adapt_lambda": True})
+    assert draw([adapted, load("adversarial")], 3, "masks").axes[0].get_ylabel() == "essential,\nadapted lambda"

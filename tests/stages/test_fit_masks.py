@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,6 +90,15 @@ def test_the_suggestion_is_left_out_where_lambda_means_something_else(files: Pat
             min_steps=150,
             max_steps=160,
         )
+
+
+@pytest.mark.slow
+def test_who_adapts_lambda_is_not_told_to(files: Path) -> None:
+    options: dict[str, Any] = {"lambda_": 1e6, "adapt_lambda": True, "min_steps": 60, "max_steps": 61, "limit": 12}
+    with pytest.warns(FmtoolWarning) as told:
+        fmtool.fit_masks(load(files, "model"), load(files, "fmn"), for_="essential", **options)
+    (said,) = [str(one.message) for one in told if "may be too high" in str(one.message)]
+    assert "try --lambda " in said and "--adapt-lambda" not in said
 
 
 def test_images_that_get_no_mask_are_counted(files: Path) -> None:

@@ -65,7 +65,7 @@ def walk(path: Path, name: str) -> Tree:
             elif entry.is_file():
                 tree.files.append(inner)
             else:
-                tree.leave_out("entries that are no regular files", inner)
+                tree.leave_out("entries that aren't regular files", inner)
 
     status = os.stat(path)
     enter(path, "", ((status.st_dev, status.st_ino),))
@@ -81,7 +81,7 @@ def from_tree(tree: Tree, read_file: Callable[[str], bytes], name: str) -> Sourc
     images = [file for file in tree.files if is_image(PurePosixPath(file))]
     for file in tree.files:
         if not is_image(PurePosixPath(file)):
-            tree.leave_out("files that are no images", file)
+            tree.leave_out("files that aren't images", file)
     around = _around(tree.folders, images)
     folders = _below(tree.folders, around)
     images = _below(images, around)
@@ -216,9 +216,9 @@ def _lines(left_out: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     lines = []
     for reason, names in sorted(left_out.items()):
         suffixes = Counter(PurePosixPath(name).suffix.lower() or "without suffix" for name in names)
-        if reason == "files that are no images":
+        if reason == "files that aren't images":
             shown = ", ".join(f"{suffix} {count}" for suffix, count in sorted(suffixes.items()))
         else:
             shown = ", ".join(printable_name(name) for name in names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-        lines.append(f"{len(names)} {reason} ({shown})")
+        lines.append(f"{reason}: {len(names)} ({shown})")
     return tuple(lines)

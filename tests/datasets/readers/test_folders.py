@@ -217,8 +217,8 @@ def test_links_back_and_to_nowhere_are_counted(store: Path) -> None:
     with pytest.warns(FmtoolWarning) as told:
         found = load(str(store))
     assert len(found) == 6 and found.left_out == (
-        "1 links back to a folder that they lie in (owl/again)",
-        "1 links that lead nowhere (dog/gone.png)",
+        "links back to a folder that they lie in: 1 (owl/again)",
+        "links that lead nowhere: 1 (dog/gone.png)",
     )
     assert [str(one.message) for one in told] == [f"{store}: left out {line}" for line in found.left_out]
 
@@ -244,15 +244,15 @@ def test_whatever_is_left_out_is_counted(both: Sources, tmp_path: Path) -> None:
             found = load(source)
         assert len(found) == 3 and found.class_names == ("a", "b")
         assert [str(one.message).partition("left out ")[2] for one in told] == [
-            "4 files that are no images (.gif 1, .md 1, .txt 1, without suffix 1)",
-            "1 images that lie in no class's folder (loose.png)",
+            "files that aren't images: 4 (.gif 1, .md 1, .txt 1, without suffix 1)",
+            "images that lie in no class's folder: 1 (loose.png)",
         ]
 
 
 def test_pipes_among_the_images_are_counted_and_never_waited_for(tmp_path: Path) -> None:
     _picture(tmp_path / "set" / "a" / "1.png", 0)
     os.mkfifo(tmp_path / "set" / "a" / "2.png")
-    with pytest.warns(FmtoolWarning, match=r"1 entries that are no regular files \(a/2.png\)"):
+    with pytest.warns(FmtoolWarning, match=r"entries that aren't regular files: 1 \(a/2.png\)"):
         assert len(load(str(tmp_path / "set"))) == 1
 
 
@@ -364,7 +364,7 @@ def test_a_split_without_classes_does_not_hinder_the_others(both: Sources, tmp_p
     for number, name in enumerate(["train/a/1.png", "val/a/1.png", "test/1.png"]):
         _picture(tmp_path / "set" / name, number)
     for source in both(tmp_path / "set"):
-        with pytest.warns(FmtoolWarning, match="1 images that lie in no class's folder"):
+        with pytest.warns(FmtoolWarning, match="images that lie in no class's folder: 1"):
             assert len(load(f"{source}:val")) == 1
         with pytest.raises(DataError, match="has no split 'test', only train, val"):
             load(f"{source}:test")
