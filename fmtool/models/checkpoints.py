@@ -118,9 +118,14 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], name: str) -
         misfit = misfit_of(network, candidate)
         if not misfit:
             if left:
+                total = sum(not one.endswith(COUNTERS) for one in weights)  # as `left` leaves them out
                 warn(
-                    f"{name}: {len(left)} of {len(weights)} tensors don't belong to the network and are ignored: {_few(left)}"
+                    f"{name}: {len(left)} of {total} tensors don't belong to the network and are ignored: {_few(left)}"
                 )
+            own = network.state_dict()
+            for key, tensor in candidate.items():
+                if tensor.is_complex() and key in own and not own[key].is_complex():  # torch would drop a part of it
+                    raise ModelError(f"{name}: {key} is complex, expected real numbers, as the network has")
             _let_it_load(network, candidate, name)
             return
         problems.append((misfit, candidate))

@@ -215,8 +215,9 @@ def _python(script: str) -> tuple[int, str, str]:
     """Exit code, output and errors of a script in a new process of this Python, which imports nothing from the current folder."""
     try:
         done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        return 1, "", f"no answer in {SECONDS} s"
+    except subprocess.TimeoutExpired as error:
+        begun = error.stdout or b""  # bytes, whatever `text` says
+        return 1, begun.decode(errors="replace") if isinstance(begun, bytes) else begun, f"no answer in {SECONDS} s"
     return done.returncode, done.stdout, done.stderr
 
 

@@ -140,10 +140,19 @@ def test_a_network_that_is_parallel_itself_keeps_its_prefix() -> None:
         load_weights(network, own, "FILE")
 
 
+def test_complex_weights_of_a_real_network_are_refused() -> None:
+    """Their imaginary part would be dropped."""
+    weights = _resnet8().state_dict()
+    weights["linear.weight"] = weights["linear.weight"] * 1j
+    with pytest.raises(ModelError, match=r"^FILE: linear\.weight is complex, expected real numbers"):
+        load_weights(_resnet8(), weights, "FILE")
+
+
 def test_weights_beside_the_network_are_counted() -> None:
     weights = {**_put("model.", _resnet8().state_dict()), "loss.weight": torch.ones(10), "teacher.a": torch.ones(1)}
     with pytest.warns(
-        FmtoolWarning, match=r"^FILE: 2 of \d+ tensors don't belong to the network .*: loss.weight, teacher.a$"
+        FmtoolWarning,
+        match=rf"^FILE: 2 of {len(_resnet8().state_dict()) - 7 + 2} tensors don't belong to the network .*: loss.weight, teacher.a$",
     ):
         load_weights(_resnet8(), weights, "FILE")
 

@@ -124,6 +124,13 @@ def test_a_script_that_hangs_or_fails_is_broken(monkeypatch: pytest.MonkeyPatch)
     assert check.result == "9.9, built for the CPU" and facts["devices"] == []
 
 
+@pytest.mark.processes
+def test_a_library_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "SECONDS", 2)
+    code, out, err = doctor._python("import time; print('importing numpy', flush=True); time.sleep(60)")
+    assert (code, out, err) == (1, "importing numpy\n", "no answer in 2 s")
+
+
 def test_compiler_threads_and_memory_are_notes_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
