@@ -24,7 +24,7 @@ from fmtool.attacks.registry import FAILED, OK, WRONG_BEFORE
 from fmtool.datasets.rows import in_parts, take
 from fmtool.masks.two_pass import OneMask, TwoPass
 from fmtool.models.classifier import NO_CLASS, predict, warn_unclassified
-from fmtool.runtime.journal import NO_JOURNAL, Journal
+from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors
 
 TRIES = "tries"  # the part of the journal that counts the finished tries and their results
 
@@ -73,7 +73,7 @@ def run(
     attacked = (status == OK).nonzero().flatten()
     tries = _tries(two_pass, restarts)
     begun = journal.part(TRIES)
-    adversarial = None if begun is None else _restored(images, attacked, int(begun["tries"]), journal)
+    adversarial = None if begun is None else _restored(images, attacked, begun, journal)
     if begun is None or adversarial is None:
         adversarial = changeable(images)
         seeds = row_seeds("restart", 0)
@@ -104,8 +104,10 @@ def run(
         left = left[(predictions == wanted) | (predictions == NO_CLASS)]
         if number < restarts:
             withstood = len(left)
+        # not those of batches of which every image failed, which keep their clean images
+        recorded = torch.tensor([journal.part(str(row)) is not None for row in attacked.tolist()], dtype=torch.bool)
         counts = {"tries": number + 1, "flat": flat, "withstood": withstood}
-        state = {"left": left, **{name: torch.tensor(count) for name, count in counts.items()}}
+        state = {"left": left, "recorded": recorded, **{name: torch.tensor(count) for name, count in counts.items()}}
         journal.finish(TRIES, state)
     predictions = predict(two_pass, adversarial, batch, device, journal, "adversarial", progress, strict=False)
     foolbox.take_back_(adversarial, predictions, images, clean, status)
@@ -131,16 +133,16 @@ def _tries(two_pass: TwoPass, restarts: int) -> list[tuple[str, int, nn.Module]]
     return [*(("restart", number, two_pass) for number in range(restarts)), *masks]
 
 
-def _restored(images: Rows, rows: Tensor, tries: int, journal: Journal) -> Tensor | Overlay | None:
+def _restored(images: Rows, rows: Tensor, begun: Tensors, journal: Journal) -> Tensor | Overlay | None:
     """The images with those of the finished tries in their places; the journal may also hold some of the next try. None if one of
     the attacked rows is damaged: finished tries are not run again for one image, so all of them are.
     """
     adversarial = changeable(images)
-    for row in rows.tolist():
+    for row in rows[begun["recorded"]].tolist():
         part = journal.part(str(row))
         if part is None:
             return None
-        if int(part["trial"]) < tries:
+        if int(part["trial"]) < int(begun["tries"]):
             adversarial[row] = part["adversarial"]
     return adversarial
 

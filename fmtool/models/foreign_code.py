@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -36,19 +36,24 @@ def _parts() -> list[Any]:
 def precision_kept() -> Iterator[None]:
     """Give back the precision of float32 products that the caller had set, by torch's older or newer names for it."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    newer = [part.fp32_precision for part in _parts()]
-    older = None
-    with suppress(RuntimeError):  # what the newer names have set can't be read by the older ones
-        older = torch.get_float32_matmul_precision(), cudnn.allow_tf32, matmul.allow_tf32
+    newer, older = [part.fp32_precision for part in _parts()], list[tuple[Callable[[Any], Any], Any]]()
+    names: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
+        # in the order in which they can be set again without changing one another
+        (lambda: cudnn.allow_tf32, lambda value: setattr(cudnn, "allow_tf32", value)),
+        (lambda: matmul.allow_tf32, lambda value: setattr(matmul, "allow_tf32", value)),
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    ]
+    for read, write in names:
+        with suppress(RuntimeError):  # what the newer names have set can't be read by the older ones
+            older.append((write, read()))
     try:
         yield
     finally:
+        for write, value in older:
+            write(value)
         for part, precision in zip(_parts(), newer, strict=True):
             if part.fp32_precision != precision:
                 part.fp32_precision = precision
-        if older is not None:
-            torch.set_float32_matmul_precision(older[0])
-            cudnn.allow_tf32, matmul.allow_tf32 = older[1:]
 
 
 @contextmanager

@@ -133,6 +133,10 @@ def _attacked(files: Sequence[Artifact], places: list[Tensor]) -> list[Tensor]:
     for file, rows in zip(files, places, strict=True):
         if file.kind == "attack":
             turned &= succeeded(file)[rows]
+    if not bool(turned.any()):
+        raise ArtifactError(
+            "an attack among the files turned none of the images that all of them hold: nothing to draw"
+        )
     return [rows[turned] for rows in places]
 
 

@@ -146,7 +146,7 @@ def defense_matrix(files: Sequence[Artifact]) -> Figure:
 
 def _column(name: str) -> str:
     """Masks of a purpose, and below it of an attack."""
-    return "\n".join(wrapped(part, COLUMN) for part in name.split(" ", 1))
+    return "\n".join(wrapped(part, COLUMN, 5) for part in name.split(" ", 1))
 
 
 def _finite(file: Artifact, tensor: str) -> np.ndarray[Any, Any]:

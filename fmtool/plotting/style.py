@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito, 2008
 INK, GREY = "#000000", "#777777"
 WIDE = 6.75  # inches, a page's text
+DOLLAR = "\ue000"  # stands for an escaped dollar sign, from the range for private use
 LETTER = 0.058  # inches, the width of a letter of 7 points
 SETTINGS: Any = {
     "font.size": 8,
@@ -66,7 +67,13 @@ def radial_axis(axes: Axes, centres: Sequence[np.ndarray[Any, Any]]) -> None:
 
 def wrapped(name: str, inches: float, lines: int = 2) -> str:
     """A name in at most so many lines of this width in small print (7 points), shortened if need be."""
-    return textwrap.fill(name, max(int(inches / LETTER), 1), max_lines=lines, placeholder="…")
+    letters = max(int(inches / LETTER), 2)
+    whole = textwrap.wrap(
+        name.replace(r"\$", DOLLAR), letters
+    )  # an escaped dollar sign is one letter, and is not cut in two
+    if len(whole) > lines:
+        whole = [*whole[: lines - 1], whole[lines - 1][: letters - 1] + "…"]
+    return "\n".join(whole).replace(DOLLAR, r"\$")
 
 
 def mask_name(file: Artifact) -> str:

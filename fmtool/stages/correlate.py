@@ -130,7 +130,7 @@ def correlate(
 
 def _names(statistics: Sequence[str], row_normalise: bool, dimension: str) -> list[str]:
     """The requested statistics, each once. StatisticError for an option of IdCor without it."""
-    names = chosen(statistics.split(",") if isinstance(statistics, str) else statistics)
+    names = chosen([name.strip() for name in statistics.split(",")] if isinstance(statistics, str) else statistics)
     for option, given in (("--no-row-normalise", not row_normalise), ("--dimension", dimension != DIMENSION)):
         if given and "idcor" not in names:
             raise StatisticError(f"{option} applies to idcor only: add idcor to --statistics, or leave the option out")

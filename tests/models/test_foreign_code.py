@@ -146,6 +146,17 @@ def test_a_stage_leaves_the_generators_alone() -> None:
     assert (float(torch.rand(())), float(np.random.rand()), random.random()) == expected
 
 
+@pytest.mark.parametrize("precision", ["medium", "high"])
+def test_precision_set_by_older_names_is_given_back(precision: str) -> None:
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with own_settings():
+            strict_float32()
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        strict_float32()
+
+
 def test_precision_set_by_newer_names_is_given_back() -> None:
     torch.backends.cuda.matmul.fp32_precision = "tf32"
     try:

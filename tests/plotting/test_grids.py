@@ -133,6 +133,11 @@ def test_images_that_the_attack_did_not_turn_are_no_adversarial_images(load: Loa
     attack["status"][::2] = 2
     (rows, _) = chosen([attack, essential], 60)
     assert len(rows) and bool((attack["status"][rows] == 0).all())
+    few = part_of(essential, torch.arange(4))
+    attack["status"][:] = 0
+    attack["status"][chosen([attack, few], 4)[0]] = 2
+    with pytest.raises(ArtifactError, match="turned none of the images that all of them hold"):
+        draw([attack, few], 3, "filtered")
     attack["status"][:] = 2
     with pytest.raises(ArtifactError, match="no attack succeeded"):
         draw([attack, essential], 3, "filtered")

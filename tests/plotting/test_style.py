@@ -71,5 +71,7 @@ def test_ticks_beyond_a_small_picture_do_not_widen_its_axes(half: float, shown: 
 
 def test_long_names_are_wrapped_and_shortened() -> None:
     assert wrapped("English springer", 0.7) == "English\nspringer"
+    assert wrapped("black_footed_ferret_a", 0.62) == "black_foot\ned_ferret…"
+    assert wrapped(r"aaaaaaaaaaa\$bbb\$cc", 0.7) == "aaaaaaaaaaa\\$\nbbb\\$cc"
     assert wrapped("automobile", 0.73) == "automobile"
     assert wrapped("a class with a name of many words", 0.7, 2) == "a class with\na name of…"
