@@ -80,9 +80,10 @@ def run(
         starts = _Begun(take(images, attacked), [seeds[row] for row in attacked.tolist()], epsilon, attack)
         flat = flat_gradients(two_pass, starts, labels[attacked], batch, device, journal)
         first, left, withstood = 0, attacked, len(attacked)
+        recorded = torch.zeros(len(attacked), dtype=torch.bool)
     else:
         first, flat, withstood = (int(begun[name]) for name in ("tries", "flat", "withstood"))
-        left = begun["left"]
+        left, recorded = begun["left"], begun["recorded"]
     for number, (what, which, network) in enumerate(tries[first:], start=first):
         candidates, wanted, seeds = changeable(take(images, left)), labels[left], row_seeds(what, which)
         of = (number + 1, restarts) if what == "restart" else (number + 1 - restarts, len(two_pass.classes))
@@ -104,8 +105,9 @@ def run(
         left = left[(predictions == wanted) | (predictions == NO_CLASS)]
         if number < restarts:
             withstood = len(left)
-        # not those of batches of which every image failed, which keep their clean images
-        recorded = torch.tensor([journal.part(str(row)) is not None for row in attacked.tolist()], dtype=torch.bool)
+        # those of batches of which every image failed aren't, and keep their clean images
+        for place in (~recorded).nonzero().flatten().tolist():
+            recorded[place] = journal.part(str(int(attacked[place]))) is not None
         counts = {"tries": number + 1, "flat": flat, "withstood": withstood}
         state = {"left": left, "recorded": recorded, **{name: torch.tensor(count) for name, count in counts.items()}}
         journal.finish(TRIES, state)

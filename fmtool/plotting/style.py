@@ -68,9 +68,8 @@ def radial_axis(axes: Axes, centres: Sequence[np.ndarray[Any, Any]]) -> None:
 def wrapped(name: str, inches: float, lines: int = 2) -> str:
     """A name in at most so many lines of this width in small print (7 points), shortened if need be."""
     letters = max(int(inches / LETTER), 2)
-    whole = textwrap.wrap(
-        name.replace(r"\$", DOLLAR), letters
-    )  # an escaped dollar sign is one letter, and is not cut in two
+    # an escaped dollar sign is one letter, and is not cut in two
+    whole = textwrap.wrap(name.replace(r"\$", DOLLAR), letters)
     if len(whole) > lines:
         whole = [*whole[: lines - 1], whole[lines - 1][: letters - 1] + "…"]
     return "\n".join(whole).replace(DOLLAR, r"\$")

@@ -107,12 +107,11 @@ def class_masks(
             journal=journal,
             agree=ranks.check_form,
         )
-        header["images"] = _counted(parts, classes)
         header |= {} if shard is None else {"shard": shard.field(len(held))}
         history = with_option(history, "--compile", fitted.compiled)
         if not ranks.leads:
             ranks.hand_over(_records(fitted, own))
-            return Artifact("class-masks", header, {}, history)
+            return Artifact("class-masks", {**header, "images": _counted(parts, classes)}, {}, history)
         columns = (
             fitted.tensors() if ranks.of == 1 else _joined(ranks.gathered(_records(fitted, own), execution.progress))
         )

@@ -133,6 +133,26 @@ def test_a_damaged_part_is_computed_again_from_the_first_try_on(tmp_path: Path) 
     assert again.attacked.status.tolist() == [OK] * 6 and again.by_class_masks == 6
 
 
+def test_a_batch_that_failed_whole_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is recorded of it, and all finished tries were run again."""
+    masks = torch.stack([torch.zeros(1, 8, 5), torch.zeros(1, 8, 5), torch.ones(1, 8, 5)])
+    work, attack = Execution(output=str(tmp_path / "x")), foolbox._attack_batch
+    tried = []
+
+    def of_two_fails(network: Any, made: Any, images: Tensor, *rest: Any) -> Any:
+        tried.append(len(images))
+        return torch.full_like(images, torch.nan) if len(tried) % 2 == 0 else attack(network, made, images, *rest)
+
+    monkeypatch.setattr(foolbox, "_attack_batch", of_two_fails)
+    with suppress(KeyboardInterrupt), resuming(work, {}) as journal:
+        first = attack_means(masks, n=8, journal=journal)
+        raise KeyboardInterrupt
+    calls = len(tried)
+    with resuming(work, {}) as journal:
+        again = attack_means(masks, n=8, journal=journal)
+    assert len(tried) == calls and again.attacked.status.tolist() == first.attacked.status.tolist()
+
+
 @pytest.mark.slow
 def test_the_same_file_from_any_number_of_threads(files: Path, data: Any, set_threads: Callable[[int], None]) -> None:
     digests = set()

@@ -54,6 +54,11 @@ def within_range(data: Tensor, largest: Tensor) -> Tensor:
     return data * torch.ldexp(torch.ones_like(largest), -exponent)
 
 
+def half_extents(data: Tensor) -> Tensor:
+    """(d) half of how far each column of data (n, d) extends, as the whole may overflow; 0 for constant columns."""
+    return data.amax(dim=0) / 2 - data.amin(dim=0) / 2
+
+
 def non_zero(counts: dict[str, int]) -> dict[str, int]:
     """The non-zero counts, in the same order."""
     return {reason: count for reason, count in counts.items() if count}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fmtool.correlation.numerics.distances import Keep, distances
 from fmtool.correlation.numerics.permuted_matrices import double_centred, permuted_product, precision
-from fmtool.correlation.statistics.base import Options, Prepared, require_rows
+from fmtool.correlation.statistics.base import Options, Prepared, half_extents, require_rows
 from fmtool.errors import StatisticError
 
 MIN_ROWS = 3  # two rows have one distance: dCor would be 1
@@ -22,7 +22,7 @@ MIN_ROWS = 3  # two rows have one distance: dCor would be 1
 
 def _centred(data: Tensor, what: str, dtype: torch.dtype) -> Tensor:
     """Double-centred distances (n, n) of the rows of data (n, d) float64, in `dtype`; the distances are float32."""
-    spread = data.amax(dim=0) / 2 - data.amin(dim=0) / 2  # halved, as the whole may overflow
+    spread = half_extents(data)
     if not spread.any():
         raise StatisticError(f"dcor needs rows that vary, but those of {what} are all the same")
     used = data[:, spread > 0] / spread.amax()  # neither an offset nor a constant column decides what float32 can hold

@@ -17,10 +17,10 @@ from torch import Tensor
 from fmtool.correlation.numerics import neighbours
 from fmtool.correlation.numerics.two_nn import MIN_POINTS, two_nn
 from fmtool.correlation.statistics import idcor_skdim
-from fmtool.correlation.statistics.base import Options, Prepared, non_zero, require_rows, within_range
+from fmtool.correlation.statistics.base import Options, Prepared, half_extents, non_zero, require_rows, within_range
 
 STD_OFFSET = 1e-6  # added to each column's standard deviation, as the authors do
-# of a column's extent: the largest of masks lies in it
+# Masks extend up to 1, between these: only other data, in smaller or larger units, are scaled.
 USUAL = (1e-3, 1e3)
 # Standardised entries are of order 1, so a root mean square below this is rounding of a row at the centre.
 ROUNDING = 1e-12
@@ -46,7 +46,7 @@ def _in_usual_units(data: Tensor) -> Tensor:
     """Data whose columns all extend less than `USUAL` divided by a power of two, so that the offset doesn't outweigh them; and
     each column that extends beyond it by one of its own, so that no square overflows. Where zero lies decides nothing.
     """
-    spread = data.amax(dim=0) / 2 - data.amin(dim=0) / 2  # halved, as the whole may overflow
+    spread = half_extents(data)
     if not spread.any():
         return data
     if spread.amax() < USUAL[0] / 2:
