@@ -75,7 +75,7 @@ CASES = {  # -o OUT is added where it is not written
     "no image right": ("attack MODEL --data bad/all-wrong", r"none of the \d+ images right"),
     "no image right to fit": ("fit-masks MODEL --data bad/all-wrong --for essential", r"no image is left"),
     "no image right for class masks": ("class-masks MODEL --data bad/all-wrong", r"no image"),
-    "all wrong before": ("fit-masks MODEL bad/attack-wrong --for essential", r"no image is left for essential"),
+    "all wrong before": ("fit-masks MODEL bad/attack-wrong --for essential", r"no image is left: essential"),
     "all wrong before, adversarial": ("fit-masks MODEL bad/attack-wrong --for adversarial", r"no image is left"),
     "all attacks failed": ("fit-masks MODEL bad/attack-failed --for adversarial", r"left for adversarial"),
     "all wrong before, class masks": ("class-masks MODEL bad/attack-wrong", r"no image"),

@@ -43,7 +43,7 @@ def defend(
     The table has a row for the clean images and for each attack, and a column for no mask and for each set of class masks. An
     attack made without --defense ignores the masks, so its row says little about an attacker who knows them. Attacks made with
     --defense have rows of their own, marked adaptive, each in the column of its masks. Further rows count the images that withstand
-    all other attacks, if there are several, and the clean accuracy lost. Only images in every attack file count.
+    all attacks made without --defense, if there are several, and the clean accuracy lost. Only images in every attack file count.
     """
     with working(output, quiet=quiet, debug=debug) as bar:
         from fmtool.artifacts import streaming

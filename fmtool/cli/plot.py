@@ -47,7 +47,7 @@ def plot(
     """Draw what any file but a model holds: masks, spectra, statistics beside their nulls, curves, the defence.
 
     The zero frequency is in the centre. Figures of single images show images whose masks preserve the class in all files, or any
-    masks, with a warning, if there are none. With an attack file they show only images that it turned.
+    masks, with a warning, if there are none. With an attack file they show only images on which it succeeded.
     """
     with working(output, quiet=quiet, debug=debug):
         check_suffix(output)

@@ -81,7 +81,7 @@ def train_model(
             "--augment",
             metavar="NAME",
             autocompletion=one_of(AUGMENTATIONS),
-            help="none, crop (shift by up to 4 pixels) or flip-crop (crop and mirror). [default: none with --head-only, which allows no other, and for digits; crop for other digits, letters and signs such as mnist; else flip-crop]",
+            help="none, crop (shift by up to 4 pixels) or flip-crop (crop and mirror). [default: none with --head-only, which allows no other, and for the data set digits; crop for other data sets of digits, letters or signs, such as mnist; else flip-crop]",
         ),
     ] = None,
     limit: options.Limit = None,

@@ -234,7 +234,7 @@ def refuse_unclassified(predictions: Tensor, name: str) -> None:
     if rows:
         raise UnclassifiedError(
             f"{name}: the network gives logits that are not finite for {len(rows)} of {len(predictions)} images, "
-            f"first for row {rows[0]}: leave them out, or mend the network"
+            f"first for row {rows[0]}: leave them out, or fix the network"
         )
 
 

@@ -31,7 +31,7 @@ from fmtool.stages.prepare import Place, ReadyModel, place_of, ready_model
 
 LOWEST, LARGEST = "lowest frequencies", "largest magnitudes of the image"
 INTO = "mask of another class as it is, into that class"
-SAME, OTHER = "mask of another image of the same class", "mask of another image of another class"
+SAME, OTHER = "places of another image's mask, same class", "places of another image's mask, other class"
 # Purposes of an image's random draws, besides 0, 1, ... for its random places; fixed, so that results stay the same.
 DRAWN_FOR = {
     f"ties, {LOWEST}": -1,

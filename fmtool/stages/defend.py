@@ -131,7 +131,7 @@ def _warn_of_others(attacked: Sequence[Artifact], places: Sequence[Tensor], same
         if alone and not own:
             warn(
                 f"{file}: {alone} of {len(place)} images were not attacked, as the model that the file was made with gets them "
-                "wrong: their cells count them as they are"
+                "wrong: its row counts them unattacked"
             )
 
 

@@ -46,8 +46,8 @@ from fmtool.stages.options import (
 from fmtool.stages.prepare import Place, ReadyModel, code_of, place_of, ready_model
 
 PURPOSES = {
-    "essential": "clean images that are classified correctly, to keep their label (M_E)",
-    "adversarial": "adversarial images, to keep the class that the attack turned them into (M_A)",
+    "essential": "essential masks are for clean images that are classified correctly, to keep their label (M_E)",
+    "adversarial": "adversarial masks are for adversarial images, to keep the wrong class that the attack gave them (M_A)",
 }
 # Of two ResNet-20 on CIFAR-10, whose largest logits lie 19 and 10 above the mean of all, 75 % of essential masks keep theirs
 # where the penalty of a mask of ones is 81 times that height, and 22, 66, 95 and 100 % where it is 154, 61, 31 and 15 times;
@@ -228,9 +228,9 @@ def _eligible(inputs: _Inputs, journal: Journal, progress: Progress | None) -> t
         right, targets = source["status"] == OK, source["adversarial_predictions"]
     rows = right.nonzero().flatten()
     if not len(rows):
-        raise MaskError(f"no image is left for {inputs.for_} masks: expected {PURPOSES[inputs.for_]}")
+        raise MaskError(f"no image is left: {PURPOSES[inputs.for_]}")
     if len(rows) < len(right):
-        warn(f"{len(right) - len(rows)} of {len(right)} images get no mask: expected {PURPOSES[inputs.for_]}")
+        warn(f"{len(right) - len(rows)} of {len(right)} images get no mask: {PURPOSES[inputs.for_]}")
     known = {"targets": targets, **rows_of(source)}
     rows = rows[spread(known["labels"][rows], inputs.limit)]
     return rows, {name: values[rows] for name, values in known.items()}

@@ -50,7 +50,9 @@ def heatmap(
     if norm is not None and not 0 < norm <= LARGEST_NORM:
         raise MaskError(f"--norm {norm:g}: expected a number above 0 and at most {LARGEST_NORM:g}")
     ready = ready_model(
-        model, execution, dependent="a heat map fills batches with versions of one image, and can't run it"
+        model,
+        execution,
+        dependent="a heat map fills batches with versions of one image, so it can't use such a network",
     )
     data = fitted_data(data, ready.spec, model)
     _, h, w = ready.spec.input_shape

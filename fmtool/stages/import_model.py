@@ -108,7 +108,9 @@ def import_model(
         weights = "default"
     origin = read_source(os.fspath(source), architecture, weights)
     if origin.weights == "own" and in_collection(origin.architecture):
-        warn(f"{origin.architecture}: its weights are fresh: --pretrained takes timm's own, and --weights none says so")
+        warn(
+            f"{origin.architecture}: its weights are random: pass --pretrained for timm's own, or --weights none to confirm this"
+        )
     given = plain_arguments(factory_options)
     if given and ":" not in origin.architecture:
         raise ModelError("--factory-option goes with package.module:factory, timm:NAME or robustbench:NAME")

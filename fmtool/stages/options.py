@@ -46,7 +46,8 @@ ARCHITECTURE = "resnet20"
 def default_lambda(shape: Sequence[int], objective: str) -> float:
     """min(0.5, 1536 / (c h w)), which is the paper's 0.5 for CIFAR-10 and its 0.01 for Imagenette; 0.07 for "invariance".
 
-    shape: (c, h, w) of what is masked, an image or a layer's output, so that the penalty of a mask of ones is 1536 everywhere.
+    shape: (c, h, w) of what is masked, an image or a layer's output, so that the penalty of a mask of ones is 1536 wherever
+    c h w is at least 3072.
     The KL divergence of "distribution" is the cross-entropy of "label" where the unfiltered image's softmax is all on the target,
     so that the same lambda suits it.
     """

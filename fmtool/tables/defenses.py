@@ -40,7 +40,7 @@ def defense_table(header: Header) -> Table:
 
 
 def _worst(cells: list[Mapping[str, Any]]) -> list[Any]:
-    return ["worst of the attacks above, per image", *map(_cell, cells)]
+    return ["worst of the non-adaptive, per image", *map(_cell, cells)]
 
 
 def _cell(cell: Mapping[str, Any] | None) -> Cell | None:

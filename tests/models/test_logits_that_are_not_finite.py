@@ -66,7 +66,7 @@ def test_clean_images_without_a_class_are_counted_in_one_line() -> None:
     with pytest.raises(
         UnclassifiedError,
         match=r"^clean: the network gives logits that are not finite for 2 of 20 images, first for row 7: leave them out, or "
-        "mend the network$",
+        "fix the network$",
     ):
         predict(logarithm(), with_zeros(7, 13), 8, CPU, name="clean")
     assert predict(logarithm(), with_zeros(7, 13), 8, CPU, strict=False).eq(NO_CLASS).nonzero().flatten().tolist() == [

@@ -37,8 +37,8 @@ def test_masks_as_they_are_and_no_filter(files: Path) -> None:
             "random places",
             "lowest frequencies",
             "largest magnitudes of the image",
-            "mask of another image of the same class",
-            "mask of another image of another class",
+            "places of another image's mask, same class",
+            "places of another image's mask, other class",
             "mask of another class as it is, into that class",
         ]
         for one in controls:

@@ -32,7 +32,7 @@ def test_the_defence_table_marks_adaptive_cells() -> None:
     assert table.cells()[1:] == [
         ["FMN", "0.100 (0.090)", "0.700 (0.690)"],
         ["PGD", "0.200 (0.190)", "0.600 (0.590)"],
-        ["worst of the attacks above, per image", "0.100 (0.090)", "0.500 (0.490)"],
+        ["worst of the non-adaptive, per image", "0.100 (0.090)", "0.500 (0.490)"],
         ["adaptive PGD", "-", "0.050 (0.040) adaptive"],
         ["drop in clean accuracy", "0.000", "0.100"],
     ]
@@ -46,7 +46,7 @@ def test_the_defence_table_marks_adaptive_cells() -> None:
     assert "cells not marked adaptive are non-adaptive: their attacks knew nothing of the masks" in note
     table = defense_table(defense_header(adaptive=False))
     assert [row[0] for row in table.rows[2:]] == [
-        "PGD", "worst of the attacks above, per image", "drop in clean accuracy",
+        "PGD", "worst of the non-adaptive, per image", "drop in clean accuracy",
     ]  # fmt: skip
     assert "all cells are non-adaptive" in table.notes[0]
 
