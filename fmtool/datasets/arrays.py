@@ -22,7 +22,7 @@ RANGE_SLACK = 1e-6  # undoing a normalisation exceeds [0, 1] by some 3e-8, which
 FAINT = 16  # of 255: bytes that never exceed this are probably of another range, whose white would be almost black
 SHOWN = 8  # names in a message
 WEIGHTS = (".weight", "state_dict")  # ends of names in checkpoints
-REMEDIES = ((-1.0, 1.0), (0.0, 255.0), (0.0, 65535.0))  # pixel ranges to suggest
+REMEDIES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (0.0, 65535.0))  # pixel ranges to suggest
 
 
 def from_names(arrays: Mapping[str, Any], source: str, class_names: tuple[str, ...] = ()) -> Source:

@@ -1,6 +1,6 @@
 """One image file: whether it is one, its size, and its pixels. Hostile files cause one error line and take little memory.
 
-EXIF orientation is not applied, as torchvision's ImageFolder doesn't.
+EXIF orientation is not applied, as torchvision's ImageFolder doesn't; Pillow itself applies that of a TIFF.
 """
 
 from __future__ import annotations

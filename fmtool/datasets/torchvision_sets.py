@@ -14,7 +14,7 @@ from typing import Any
 from fmtool.datasets.readers.registry import read_path
 from fmtool.datasets.source import WHOLE, Encoded, Source, Split
 from fmtool.datasets.splits import TEST, TRAIN, VAL
-from fmtool.errors import DataError
+from fmtool.errors import DataError, first_line
 from fmtool.runtime.cache import cache_folder
 
 DIGITS = tuple("0123456789")
@@ -29,7 +29,6 @@ LABELS = ("targets", "_labels", "labels", "y")
 FILES = ("_image_files", "_images", "data")
 CLASSES = ("classes", "categories", "all_categories", "_characters", "class_to_idx")
 PAIRS = ("_samples", "samples", "imgs", "_flat_character_images")  # (file, label)
-ERRORS = (OSError, RuntimeError, ValueError, ImportError, LookupError)
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,10 @@ class OfTorchvision:
         for split, arguments in self.splits.items():
             try:
                 opened[split] = self._open(folder, arguments)
-            except ERRORS as error:
-                errors[split] = str(error)
+            except MemoryError:
+                raise
+            except Exception as error:  # damaged bytes may cause any exception
+                errors[split] = first_line(error)
         if not opened:
             raise DataError(f"{place}: can't be read as {self.kind}: {next(iter(errors.values()))}")
         left_out = tuple(f"the split {split}: {error}" for split, error in errors.items())
@@ -85,8 +86,10 @@ class OfTorchvision:
         print(f"downloading {self.address} ({self.size}) to {cache}", file=sys.stderr)
         try:
             self._fetch(cache)
-        except ERRORS as error:
-            raise DataError(f"{self.folder} can't be downloaded: {error}") from None
+        except MemoryError:
+            raise
+        except Exception as error:  # so may what a network does
+            raise DataError(f"{self.folder} can't be downloaded: {first_line(error)}") from None
         return self._read(cache, self._place(cache) or cache)
 
     def _fetch(self, cache: Path) -> None:
@@ -97,7 +100,7 @@ class OfTorchvision:
             for arguments in self.splits.values():
                 try:  # some classes fetch all splits at once, and refuse to do so again
                     self._open(fresh, arguments)
-                except ERRORS:
+                except Exception:
                     self._open(fresh, arguments, download=True)
             last = {name.partition("/")[0] for name in self.at}  # by which the whole is recognised
             for one in sorted(fresh.iterdir(), key=lambda one: one.name in last):

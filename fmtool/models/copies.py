@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from types import CellType, FunctionType
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from fmtool.errors import ModelError
 
 Network = TypeVar("Network", bound=nn.Module)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")  # of a module
 
 
 class _Detached(TorchFunctionMode):
@@ -34,11 +36,45 @@ def copied(network: Network, shared: Iterable[Tensor] = ()) -> Network:
 
     shared: tensors that the copy has in common with the network. ModelError if the network can't be copied.
     """
+    twins: dict[int, Any] = {id(tensor): tensor for tensor in shared}
     try:
         with _Detached():
-            return copy.deepcopy(network, {id(tensor): tensor for tensor in shared})
+            double = copy.deepcopy(network, twins)
     except Exception as error:  # third-party code may raise any exception
         raise ModelError(f"the network can't be copied: {type(error).__name__}: {error}") from error
+    for module in double.modules():
+        for own in (vars(module), *(getattr(module, hooks) for hooks in HOOKS)):
+            own.update({name: _rebound(value, twins) for name, value in own.items() if isinstance(value, FunctionType)})
+    return double
+
+
+def _rebound(function: FunctionType, twins: dict[int, Any]) -> FunctionType:
+    """A function that means the copy where this one means the network, which copying leaves as it is: a hook that stores
+    activations in `self.features`, say. twins: the copies of the network's parts by the `id` of what they are copies of.
+    """
+
+    def twin(value: Any) -> Any:
+        if isinstance(value, FunctionType) and id(value) not in twins:
+            twins[id(value)] = value  # one that calls itself
+            twins[id(value)] = _rebound(value, twins)
+        return twins.get(id(value), value)
+
+    def twin_of_cell(cell: CellType) -> CellType:
+        try:
+            value = cell.cell_contents
+        except ValueError:  # not filled yet
+            return cell
+        return cell if twin(value) is value else twins.setdefault(id(cell), CellType(twin(value)))
+
+    cells, defaults = function.__closure__ or (), function.__defaults__ or ()
+    of_twins = *map(twin_of_cell, cells), *map(twin, defaults)
+    if all(one is other for one, other in zip((*cells, *defaults), of_twins, strict=True)):
+        return function
+    code, known, name = function.__code__, function.__globals__, function.__name__
+    double = FunctionType(code, known, name, of_twins[len(cells) :] or None, of_twins[: len(cells)] or None)
+    double.__kwdefaults__ = function.__kwdefaults__
+    vars(double).update(vars(function))
+    return double
 
 
 def buffers_of(network: nn.Module) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -61,11 +61,10 @@ def own_settings() -> Iterator[None]:
     """Compute as a fresh process does, whatever the caller has set for his own computations, and leave that as it was; also a
     decorator. Torch's default dtype and device, autocast and inference mode; the precision of float32 products; all generators.
     """
-    dtype, states = torch.get_default_dtype(), generator_states()
+    dtype = torch.get_default_dtype()
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     with ExitStack() as stack:
-        stack.callback(restore_generators, states)
-        stack.enter_context(torch.random.fork_rng(gpus))
+        stack.enter_context(generators_kept(gpus))
         stack.enter_context(precision_kept())
         stack.callback(torch.set_default_dtype, dtype)
         torch.set_default_dtype(torch.float32)
@@ -100,6 +99,17 @@ def seed_generators(seed: int) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
+
+
+@contextmanager
+def generators_kept(gpus: Iterable[torch.device | int] = ()) -> Iterator[None]:
+    """Leave the generators as they were: torch's on the CPU and on these GPUs, NumPy's and Python's."""
+    states = generator_states()
+    try:
+        with torch.random.fork_rng(gpus):
+            yield
+    finally:
+        restore_generators(states)
 
 
 def generator_states() -> dict[str, Any]:

@@ -74,9 +74,32 @@ def check_trainable(classifier: Classifier, shape: Sequence[int]) -> None:
         )
     if frozen:
         warn(f"{frozen} of {len(weights)} tensors of weights are frozen (requires_grad is False) and keep their values")
+    images = _drawn(shape, torch.device("cpu"))
     with torch.enable_grad():
-        if not classifier(_drawn(shape, torch.device("cpu"))).requires_grad:
+        if not classifier(images).requires_grad:
             raise ModelError("the logits have no gradient: expected a forward that doesn't run under torch.no_grad()")
+    _check_training_mode(classifier, images)
+
+
+@torch.no_grad()
+def _check_training_mode(classifier: Classifier, images: Tensor) -> None:
+    """Some networks give features, or logits of further heads, beside the logits, in training mode only."""
+    judged = classifier.raw(images)
+    try:
+        trained = copied(classifier).train().raw(images)
+    except ModelError:
+        return  # the first step of training reports it
+    logits, expected = logits_in(trained), logits_in(judged)
+    if logits is None or expected is None or logits.shape != expected.shape:
+        wanted = "a tensor" if expected is None else _described(expected)
+        raise ModelError(
+            f"in training mode the network gives {_described(trained if logits is None else logits)} as its logits, expected "
+            f"{wanted}, as in eval mode"
+        )
+    if isinstance(trained, tuple | list) and not isinstance(judged, tuple | list) and not hasattr(trained, "logits"):
+        warn(
+            f"in training mode the network gives {_described(trained)}: only its first tensor is trained, as the logits"
+        )
 
 
 def depends_on_mates(classifier: Classifier, shape: Sequence[int], device: torch.device) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from fmtool.artifacts import files, schema
@@ -107,9 +108,10 @@ def to_artifact(classifier: Classifier, spec: Specification, history: list[dict[
     if other is not None:
         why = "it is no tensor" if other.endswith("_extra_state") else "quantised networks are not supported"
         raise ModelError(f"a model file can't hold {other} of this network: {why}")
-    wide = next((name for name, value in state.items() if value.dtype == torch.complex128), None)
-    if wide is not None:
-        raise ModelError(f"a model file can't hold {wide} of this network, which is complex128: expected complex64")
+    for name, value in state.items():
+        if value.is_complex() and value.dtype != torch.complex64:
+            kind = str(value.dtype).removeprefix("torch.")
+            raise ModelError(f"a model file can't hold {name} of this network, which is {kind}: expected complex64")
     # clones, because safetensors refuses tied weights
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
     layers = [one.field() for one in layers_of(classifier, spec.input_shape)]
@@ -197,7 +199,7 @@ def first_output(classifier: Classifier, shape: Sequence[int], *, logits: bool =
         return forward(random_images(2, shape).to(device))
 
     try:
-        return outcome(shape)
+        output = outcome(shape)
     except ModelError as error:
         channels = None if classifier.mean is None else len(classifier.mean)
         for other in OTHER_SHAPES:
@@ -212,6 +214,14 @@ def first_output(classifier: Classifier, shape: Sequence[int], *, logits: bool =
                     f"trained on as --input-shape: {error}"
                 ) from error
         raise
+    own = [*classifier.network.named_parameters(), *classifier.network.named_buffers()]
+    lazy = next((name for name, one in own if is_lazy(one)), None)
+    if lazy is not None:
+        raise ModelError(
+            f"{lazy} of the network has no shape yet, and a forward pass in eval mode gives it none: expected a network that has "
+            "run once in training mode"
+        )
+    return output
 
 
 def with_head(classifier: Classifier, spec: Specification, class_names: Sequence[str]) -> Specification:

@@ -17,8 +17,8 @@ from fmtool.datasets.rows import to_float
 from fmtool.errors import DivergedError, ModelError
 from fmtool.models import compiling, heads
 from fmtool.models.classifier import Classifier, lay_out
-from fmtool.models.copies import copied
-from fmtool.models.foreign_code import generator_states, restore_generators
+from fmtool.models.copies import buffers_of, copied, restore_
+from fmtool.models.foreign_code import generator_states, generators_kept, restore_generators, seed_generators
 from fmtool.models.networks import last_layer
 from fmtool.runtime import threads
 from fmtool.runtime.failures import out_of_memory
@@ -208,7 +208,10 @@ class _Course:
         self.journal.save(self._tensors)
 
     def _tensors(self) -> Tensors:
-        """Everything that the next steps depend on. Dropout draws from torch's own generators, third-party code from any."""
+        """Everything that the next steps depend on, but what third-party code keeps in plain attributes.
+
+        Dropout draws from torch's own generators, third-party code from any.
+        """
         moments = {
             f"moment.{number}.{name}": value
             for number, weight in enumerate(self.trained.parameters())
@@ -222,9 +225,11 @@ class _Course:
             "schedule": {name: self.scheduler.state_dict()[name] for name in SCHEDULE},
             "generators": generator_states(),
         }
+        saved = self.trained.state_dict()
         return {
             # clones, because safetensors refuses tied weights
-            **{f"weight.{name}": value.clone() for name, value in self.trained.state_dict().items()},
+            **{f"weight.{name}": value.clone() for name, value in saved.items()},
+            **{f"buffer.{name}": value for name, value in buffers_of(self.trained).items() if name not in saved},
             **moments,
             "order": self.order,
             "drawn": self.generator.get_state() if between else self.drawn,
@@ -236,6 +241,7 @@ class _Course:
     @torch.no_grad()
     def _restore(self, before: Tensors) -> None:
         self.trained.load_state_dict({name[7:]: value for name, value in before.items() if name.startswith("weight.")})
+        restore_(self.trained, {name[7:]: value for name, value in before.items() if name.startswith("buffer.")})
         weights = list(self.trained.parameters())
         for key, value in before.items():
             if key.startswith("moment."):
@@ -346,13 +352,13 @@ class _Update:
     @staticmethod
     def _passes(network: nn.Module, forward: Callable[[Tensor], Tensor], inputs: Tensor) -> list[Tensor]:
         """Logits and gradients of `network`'s weights by `forward`, which is the network in some form; it keeps its buffers."""
-        before = {name: values.clone() for name, values in network.state_dict().items()}
+        before = buffers_of(network)
         try:
-            with torch.random.fork_rng([inputs.device] if inputs.device.type == "cuda" else []):
-                torch.manual_seed(0)
+            with generators_kept([inputs.device] if inputs.device.type == "cuda" else []):
+                seed_generators(0)
                 logits = forward(inputs)
                 weights = [weight for weight in network.parameters() if weight.requires_grad]
                 gradients = torch.autograd.grad(F.log_softmax(logits, 1)[:, 0].sum(), weights, allow_unused=True)
             return [logits.detach().clone(), *(values.clone() for values in gradients if values is not None)]
         finally:
-            network.load_state_dict(before)  # batch norms have updated their statistics
+            restore_(network, before)  # batch norms have updated their statistics

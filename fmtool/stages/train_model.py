@@ -25,7 +25,7 @@ from fmtool.models.classifier import (
     warn_unclassified,
 )
 from fmtool.models.copies import copied
-from fmtool.models.foreign_code import own_settings, seed_generators
+from fmtool.models.foreign_code import generators_kept, own_settings, seed_generators
 from fmtool.models.inspection import check_outputs, check_trainable, depends_on_mates, warn_of_flags
 from fmtool.models.model_files import (
     Specification,
@@ -230,7 +230,7 @@ def _start(
     if len(data) < 2:
         warn(f"{data.name}: trains on {len(data)} image")
     check_output(classifier, spec, len(spec.class_names))
-    with torch.random.fork_rng([]):  # so that training draws the same whatever is checked
+    with generators_kept():  # so that training draws the same whatever is checked
         if not head_only:
             check_trainable(classifier, spec.input_shape)
         if is_factory(spec.architecture):

@@ -102,6 +102,11 @@ def test_bytes_stay_bytes_and_booleans_are_black_and_white() -> None:
             r"images are int64 from 0 to 255: expected uint8, or --pixel-range, like 0,255",
         ),
         (
+            np.array([0, 1], np.int64),
+            None,
+            r"images are int64 from 0 to 1: expected uint8, or --pixel-range, like 0,1,",
+        ),
+        (
             np.array([0, 999], np.uint16),
             None,
             r"images are uint16 from 0 to 999: expected uint8, or --pixel-range, like 0,65535",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import inspect
 import pickle
@@ -20,7 +21,7 @@ from PIL import Image
 from fmtool.datasets.data import load
 from fmtool.datasets.registry import DATASETS
 from fmtool.datasets.torchvision_sets import OfTorchvision, sort_omniglot
-from fmtool.errors import DataError
+from fmtool.errors import DataError, FmtoolWarning
 
 TABLE = {name: known.load for name, known in DATASETS.items() if isinstance(known.load, OfTorchvision)}
 RNG = np.random.default_rng(0)
@@ -318,6 +319,23 @@ def test_files_that_are_there_but_damaged_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(b"\x80\x02nothing")
     with pytest.raises(DataError, match="test_batch can't be unpickled"):
         load("cifar10", data_root=str(tmp_path))
+
+
+def test_a_split_that_is_cut_short_is_left_out_of_the_others(tmp_path: Path) -> None:
+    """Of a kind of file whose end is an EOFError, which is none of the usual errors."""
+    lines = "".join(
+        f"{label} " + " ".join(f"{place}:{place / 256}" for place in range(256)) + "\n" for label in range(1, 11)
+    )
+    whole = bz2.compress(lines.encode())
+    (tmp_path / "usps.t.bz2").write_bytes(whole)
+    (tmp_path / "usps.bz2").write_bytes(whole[:-20])
+    with pytest.warns(FmtoolWarning, match=r"left out the split train: Compressed file ended before"):
+        assert load("usps:test", data_root=str(tmp_path)).labels.tolist() == list(range(10))
+    with pytest.raises(DataError, match="usps"):
+        load("usps:train", data_root=str(tmp_path))
+    (tmp_path / "usps.t.bz2").write_bytes(whole[:-20])
+    with pytest.raises(DataError, match=r"usps.*: can't be read as USPS: Compressed file ended before"):
+        load("usps:test", data_root=str(tmp_path))
 
 
 def test_omniglots_characters_are_numbered_by_name() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
 
 from fmtool.errors import FmtoolWarning, ModelError
@@ -138,6 +138,25 @@ def test_a_network_that_is_parallel_itself_keeps_its_prefix() -> None:
         assert all(torch.equal(tensor, own[key[7:]]) for key, tensor in network.state_dict().items())
     with pytest.raises(ModelError, match=r"missing module\.conv1\.weight"):
         load_weights(network, own, "FILE")
+
+
+def test_of_tied_weights_a_file_may_hold_one(tmp_path: Path) -> None:
+    """As those of safetensors' own `save_model` do."""
+
+    def tied(seed: int) -> nn.Sequential:
+        torch.manual_seed(seed)
+        network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        network[1].weight = network[0].weight
+        return network
+
+    given, found = tied(0), tied(1)
+    save_model(given, str(tmp_path / "tied.safetensors"))
+    weights = read_weights(str(tmp_path / "tied.safetensors"))
+    assert len(weights) == 3
+    load_weights(found, weights, "FILE")
+    assert all(torch.equal(values, given.state_dict()[name]) for name, values in found.state_dict().items())
+    with pytest.raises(ModelError, match=r"missing 1\.bias$"):
+        load_weights(tied(2), {name: values for name, values in weights.items() if name != "1.bias"}, "FILE")
 
 
 def test_complex_weights_of_a_real_network_are_refused() -> None:

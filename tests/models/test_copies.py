@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,41 @@ def test_kept_activations_are_copied_without_their_graph() -> None:
     assert all(one is not other for one, other in zip(network.parameters(), copy.parameters(), strict=True))
     logits.sum().backward()
     assert network.conv.weight.grad is not None and copy.conv.weight.grad is None
+
+
+class Hooked(nn.Module):
+    """Reads its features from a store that a hook fills, as is usual: by a closure that means the network itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU()), nn.Linear(6, 5)
+        self.features: dict[str, Tensor] = {}
+        self.body.register_forward_hook(self.saves("body"))
+
+    def saves(self, name: str) -> Callable[..., None]:
+        def keep(output: Tensor) -> None:
+            self.features[name] = output
+
+        return lambda module, images, output, keep=keep: keep(output)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.body(images)
+        logits: Tensor = self.head(self.features["body"].mean(dim=(2, 3)))
+        return logits
+
+
+def test_hooks_of_a_copy_mean_the_copy() -> None:
+    network = Hooked().eval()
+    one, other = torch.rand(2, 3, *SHAPE).unbind()
+    expected = network(other).detach()
+    kept = network(one)
+    copy = copied(network)
+    assert torch.equal(copy(other), expected)
+    assert torch.equal(network.head(network.features["body"].mean(dim=(2, 3))), kept)  # its store is left alone
+    assert torch.equal(copied(copy)(other), expected)
+    ready = prepare(Classifier(network), CPU, SHAPE)
+    torch.testing.assert_close(ready(other), expected)
 
 
 @pytest.mark.filterwarnings("error")

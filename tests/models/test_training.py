@@ -13,7 +13,7 @@ from dying import through
 from torch import Tensor, nn
 
 from fmtool.errors import ModelError
-from fmtool.models import training
+from fmtool.models import compiling, training
 from fmtool.models.classifier import Classifier
 from fmtool.models.foreign_code import seed_generators
 from fmtool.models.registry import ARCHITECTURES
@@ -99,27 +99,36 @@ def test_one_cycle_of_few_steps(steps: int) -> None:
 
 
 class Forgetful(nn.Module):
-    """A network with dropout, batch-norm statistics, and a weight that is tied to another."""
+    """A network with dropout, batch-norm statistics, a weight that is tied to another, and steps counted in no state dict."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.same = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3)
         self.same.weight = self.conv.weight
         self.norm, self.dropout, self.linear = nn.BatchNorm2d(8), nn.Dropout(0.5), nn.Linear(8, 3)
+        self.register_buffer("steps", torch.zeros(()), persistent=False)
+        self.steps: Tensor
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         hidden = self.norm(self.conv(images) + self.same(images)).relu().mean(dim=(2, 3))
         if self.training:  # as networks with stochastic depth do
-            hidden = hidden * (0.5 + random.random()) * (0.5 + np.random.rand())
+            self.steps += 1
+            hidden = hidden * (0.5 + random.random()) * (0.5 + np.random.rand()) * (1 + 0.01 * self.steps)
         logits: torch.Tensor = self.linear(self.dropout(hidden))
         return logits
 
 
-def trained(journal: Journal, recipe: Recipe, compile_: bool = False, head: bool = False) -> dict[str, Tensor]:
+def seeded() -> Forgetful:
+    seed_generators(0)
+    return Forgetful()
+
+
+def trained(
+    journal: Journal, recipe: Recipe, compile_: bool = False, head: bool = False, network: nn.Module | None = None
+) -> dict[str, Tensor]:
     """Weights and buffers after training on 38 images with batches of 8, five an epoch, the last one of 6."""
     seed_generators(0)
-    network = ARCHITECTURES["resnet8"].build(3, 3) if compile_ else Forgetful()
-    classifier = Classifier(network)
+    classifier = Classifier(network or (ARCHITECTURES["resnet8"].build(3, 3) if compile_ else Forgetful()))
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (38, 3, 8, 8), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, 3, (38,), generator=generator)
@@ -163,6 +172,17 @@ def test_a_compiled_run_that_is_killed_gives_the_same_weights() -> None:
     whole = trained(NO_JOURNAL, recipe, compile_=True)
     found = through(lambda journal: trained(journal, recipe, compile_=True), [3, 11])
     assert all(torch.equal(found[name], values) for name, values in whole.items())
+
+
+def test_trying_a_compiled_network_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what training draws, also from Python's and NumPy's generators, nor what the network counts."""
+    recipe = SHORT["sgd, steps"]
+    forms: list[bool] = []
+    monkeypatch.setattr(compiling, "trainable", lambda network, device: lambda images: network(images))
+    monkeypatch.setattr(compiling, "record_form", lambda compiled, *_: forms.append(compiled))
+    expected, found = (trained(NO_JOURNAL, recipe, compile_=one, network=seeded()) for one in (False, True))
+    assert forms == [True]
+    assert all(torch.equal(found[name], values) for name, values in expected.items())
 
 
 @torch.no_grad()

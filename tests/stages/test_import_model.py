@@ -152,6 +152,14 @@ class Wide(Counts):
         super().__init__()
         self.register_buffer("wide", torch.zeros(2, dtype=torch.complex128))
 
+class Lazy(Counts):
+    def __init__(self):
+        super().__init__()
+        self.further = nn.LazyLinear(10)
+
+    def forward(self, images):
+        return self.further(images) if self.training else self.linear(images.flatten(1))
+
 class Extra(Counts):
     def get_extra_state(self):
         return {"some": "thing"}
@@ -193,6 +201,7 @@ def test_probabilities_are_told_of_also_if_some_classes_are_kept(own: str) -> No
     ("name", "options", "message"),
     [
         ("Wide", {}, "can't hold wide of this network, which is complex128: expected complex64$"),
+        ("Lazy", {}, "^further.weight of the network has no shape yet, and a forward pass in eval mode gives it none"),
         ("Extra", {}, "can't hold _extra_state of this network: it is no tensor$"),
         ("sized", {"factory_options": {"m": {0: 8}}}, "--factory-option: expected text for the keys of a dictionary"),
         ("sized", {"factory_options": {"m": [{"a": {1: 2}}]}}, "--factory-option: expected text for the keys"),

@@ -198,6 +198,11 @@ FREE = "return self.linear(images.flatten(1))"
             "network",
             "the logits have no gradient: expected a forward that doesn't run under",
         ),
+        (
+            "logits = self.linear(images.flatten(1))\nreturn (images.flatten(1), logits) if self.training else logits",
+            "network",
+            r"^in training mode the network gives float32 \[6, 64\] as its logits, expected float32 \[6, 10\], as in eval mode$",
+        ),
         ("return self.linear(images.flatten(1) @ self.mix)", "mixed(network)", "a model file can't hold this network"),
     ],
 )
@@ -216,6 +221,17 @@ def test_networks_that_training_would_be_lost_on_are_refused_before(
     with pytest.raises(ModelError, match=message):
         data = fmtool.load_data("digits:train", limit=8)
         fmtool.train_model(data, architecture="lost_network:make", epochs=1, execution=fmtool.Execution(progress=step))
+
+
+def test_further_outputs_of_training_mode_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = "logits = self.linear(images.flatten(1))\nreturn (logits, logits) if self.training else logits"
+    (tmp_path / "auxiliary_network.py").write_text(factory(forward))
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(
+        FmtoolWarning, match=r"in training mode the network gives a tuple of Tensor, Tensor: only its first"
+    ):
+        data = fmtool.load_data("digits:train", limit=8)
+        fmtool.train_model(data, architecture="auxiliary_network:make", recipe="one-cycle", epochs=1)
 
 
 def test_a_factorys_network_is_told_what_importing_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

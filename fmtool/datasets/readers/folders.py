@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -52,8 +53,11 @@ def walk(path: Path, name: str) -> Tree:
                 continue
             try:
                 status = entry.stat()
-            except OSError:
-                tree.leave_out("links that lead nowhere", inner)
+            except OSError as error:
+                nowhere = error.errno in (errno.ENOENT, errno.ELOOP)
+                tree.leave_out(
+                    "links that lead nowhere" if nowhere else f"what can't be read ({error.strerror})", inner
+                )
                 continue
             if entry.is_dir():
                 here = (status.st_dev, status.st_ino)

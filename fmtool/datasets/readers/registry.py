@@ -66,7 +66,7 @@ def _inner(path: Path) -> Path:
             below = [entry for entry in os.scandir(inner) if not entry.name.startswith(".")]
         except OSError:
             break
-        folders = [entry for entry in below if entry.is_dir()]
+        folders = [entry for entry in below if os.path.isdir(entry.path)]  # False too where a link loops
         if len(folders) != 1 or os.path.samefile(folders[0].path, inner):
             break
         if len(inner.parts) > len(path.parts) + 8:

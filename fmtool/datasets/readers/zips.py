@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -12,6 +13,8 @@ from fmtool.datasets.source import Source
 from fmtool.errors import DataError
 
 LARGEST_ENTRY = 2**28  # bytes of a file in a zip, where a few bytes may unpack to any size
+
+UTF8 = 0x800  # the flag of an entry whose name is in UTF-8
 
 
 def recognises(path: Path) -> bool:
@@ -26,7 +29,7 @@ def read(path: Path, name: str) -> Source:
     entries: dict[str, zipfile.ZipInfo] = {}
     folders: set[str] = set()
     for entry in archive.infolist():
-        file = entry.filename.replace("\\", "/")  # as some Windows tools write names
+        file = _name(entry).replace("\\", "/")  # as some Windows tools write names
         parts = PurePosixPath(file).parts
         if file.startswith("/") or ".." in parts:
             raise DataError(f"{name}: {entry.filename}: leads out of the zip")
@@ -41,6 +44,14 @@ def read(path: Path, name: str) -> Source:
         entries[file] = entry
     tree = Tree(sorted(entries), sorted(folders))
     return from_tree(tree, lambda file: _unzip(archive, entries[file]), name)
+
+
+def _name(entry: zipfile.ZipInfo) -> str:
+    """Many tools write UTF-8 without the flag that says so, which the library takes for the code page of DOS."""
+    if not entry.flag_bits & UTF8:
+        with contextlib.suppress(UnicodeError):
+            return entry.filename.encode("cp437").decode()
+    return entry.filename
 
 
 def _unzip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:

@@ -214,11 +214,12 @@ def test_links_to_folders_and_files_are_followed(store: Path, tmp_path: Path) ->
 def test_links_back_and_to_nowhere_are_counted(store: Path) -> None:
     (store / "owl" / "again").symlink_to(store)
     (store / "dog" / "gone.png").symlink_to(store / "nowhere.png")
+    (store / "self").symlink_to("self")
     with pytest.warns(FmtoolWarning) as told:
         found = load(str(store))
     assert len(found) == 6 and found.left_out == (
         "links back to a folder that they lie in: 1 (owl/again)",
-        "links that lead nowhere: 1 (dog/gone.png)",
+        "links that lead nowhere: 2 (dog/gone.png, self)",
     )
     assert [str(one.message) for one in told] == [f"{store}: left out {line}" for line in found.left_out]
 

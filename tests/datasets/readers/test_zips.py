@@ -87,6 +87,24 @@ def test_spaces_in_paths_belong_to_names(separator: str, tmp_path: Path) -> None
     assert found.class_names == ("great dane", "tabby cat") and found.labels.tolist() == [0, 1, 1]
 
 
+def test_names_in_utf8_are_read_whether_or_not_the_zip_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their order is that of the folder, and names of the code page of DOS stay what they are."""
+
+    def zipped(flag: int, coding: str, *names: str) -> str:
+        source = tmp_path / "names.zip"
+        monkeypatch.setattr(
+            zipfile.ZipInfo, "_encodeFilenameFlags", lambda entry: (entry.filename.encode(coding), flag)
+        )
+        with zipfile.ZipFile(source, "w") as archive:
+            for name in names:
+                archive.writestr(zipfile.ZipInfo(name), _pixels())
+        return str(source)
+
+    for flag in (0, 0x800):
+        assert load(zipped(flag, "utf-8", "кот/1.png", "собака/1.png")).class_names == ("кот", "собака")
+    assert load(zipped(0, "cp437", "café/1.png", "dog/1.png")).class_names == ("café", "dog")
+
+
 def test_link_and_locked_entry_of_a_zip_are_told(tmp_path: Path) -> None:
     link = zipfile.ZipInfo("a/1.png")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
