@@ -39,7 +39,7 @@ def run_command(arguments: Sequence[str]) -> int:
     except FmtoolError as error:
         if error.debug:
             traceback.print_exc()
-        print(f"fmtool: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"fmtool: error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
         if error.errno not in WRITING or (error.errno != errno.EPIPE and not _Output.failed):

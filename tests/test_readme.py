@@ -26,6 +26,7 @@ import fmtool
 from fmtool.__main__ import run_command
 from fmtool.cli import app
 from fmtool.datasets import data
+from fmtool.datasets.rows import spread
 from fmtool.models.resnet import ResNet
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -127,7 +128,7 @@ def folders(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
             torch.save(
                 {"state_dict": ResNet(3, 10, blocks=3, width=16).state_dict()}, known[page] / "resnet20-12fca82f.th"
             )
-            images = data.subset(fmtool.load_data("digits:test"), LIMIT).pixels()
+            images = fmtool.load_data("digits:test", limit=LIMIT).pixels()
             np.save(known[page] / "adv.npy", images.numpy())  # as `small_data` gives them
             (known[page] / "mymodels.py").write_text(
                 "import torch\n\n\ndef tiny():\n"
@@ -145,7 +146,8 @@ def small_data(monkeypatch: pytest.MonkeyPatch) -> None:
     load = data.load
 
     def few(spec: str, **options: object) -> data.Data:
-        return data.subset(load(spec, **options), LIMIT)  # type: ignore[arg-type]
+        whole = load(spec, **options)  # type: ignore[arg-type]
+        return data.some_of(whole, spread(whole.labels, LIMIT))
 
     monkeypatch.setattr(data, "load", few)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 import fmtool
 from fmtool.masks.fit_queue import Fit
 from fmtool.masks.fitting import fit_each
-from fmtool.masks.optimisation import FitOptions, input_gradient
+from fmtool.masks.optimisation import FitOptions, passes_for_batches
 from fmtool.models.classifier import Classifier
 from fmtool.models.model_files import from_artifact
 from fmtool.runtime import threads
@@ -82,7 +82,7 @@ def bare_rate(
     options = FitOptions(0.5, batch, min_steps=1, max_steps=1, compile_=compiled)
     inputs, targets = images[:batch].to(run.device), labels[:batch].to(run.device)
     shape = images.shape[1:]
-    passes, _ = pool.submit(input_gradient, run.classifier, shape, images.dtype, options, run.device).result()
+    passes, _ = pool.submit(passes_for_batches, run.classifier, shape, images.dtype, options, run.device).result()
 
     def once() -> int:
         passes(inputs, targets)

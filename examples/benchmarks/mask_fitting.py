@@ -14,7 +14,7 @@ from authors import fit_one
 from common import Work, arguments, bare_rate, classifiers, fit_rate, pixels, rate, ratio, rounds, show, spread
 
 from fmtool.masks.fitting import Fit, fit_each
-from fmtool.masks.optimisation import FitOptions, input_gradient
+from fmtool.masks.optimisation import FitOptions, passes_for_batches
 from fmtool.models.classifier import batch_size
 from fmtool.runtime import threads as workers
 from fmtool.stages.options import MAX_STEPS, MIN_STEPS
@@ -57,7 +57,9 @@ def main() -> None:
         """Images a second through both passes alone: one batch by all threads, or one in each of `count` workers."""
         if count == 1 and device.type == "cpu":  # one batch, whose every piece is shared by all threads
             inputs, targets = images[:batch], labels[:batch]
-            passes, _ = input_gradient(run.classifier, images.shape[1:], images.dtype, options(batch, compiled), device)
+            passes, _ = passes_for_batches(
+                run.classifier, images.shape[1:], images.dtype, options(batch, compiled), device
+            )
 
             def once() -> int:
                 passes(inputs, targets)

@@ -24,6 +24,9 @@ from fmtool.artifacts.format import (
 from fmtool.artifacts.output import STREAM, write_bytes
 from fmtool.errors import ArtifactError
 
+TERMINAL = "standard input is a terminal: expected a file through a pipe for '-'"
+EMPTY = "standard input is empty: expected a file (did the command before the pipe fail?)"
+
 
 def write(artifact: Artifact, target: str) -> str:
     """Write to a path, replaced only when the new file is whole, or to standard output for "-". Returns the digest."""
@@ -57,12 +60,12 @@ def read_bytes(source: str) -> bytes:
         if source != STREAM:
             return Path(source).read_bytes()
         if sys.stdin.isatty():
-            raise ArtifactError("standard input is a terminal: expected a file through a pipe for '-'")
+            raise ArtifactError(TERMINAL)
         data = sys.stdin.buffer.read()
     except OSError as error:
         raise ArtifactError(f"{label(source)}: can't be read: {error.strerror}") from None
     if not data:
-        raise ArtifactError("standard input is empty: expected a file (did the command before the pipe fail?)")
+        raise ArtifactError(EMPTY)
     return data
 
 
@@ -96,4 +99,5 @@ def is_pipe(source: str) -> bool:
 
 
 def label(source: str) -> str:
+    """What messages call a source."""
     return "standard input" if source == STREAM else os.fspath(source)

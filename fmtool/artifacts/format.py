@@ -330,4 +330,5 @@ def _filled(digest: str) -> bytes:
 
 
 def header_end(data: bytes) -> int:
+    """How many bytes of a safetensors file lie before its first tensor: the length and the JSON header."""
     return 8 + int(struct.unpack("<Q", data[:8])[0])

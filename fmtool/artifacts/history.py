@@ -23,7 +23,7 @@ DATA_FIELDS = {
 CHOICE = {"limit", "factory"}  # options that only select images, or allow a model to be loaded
 ROUNDING = {"batch_size", "compile", "device"}  # options that change nothing but rounding
 IMPORTED = "imported"  # what import-attack calls an attack without a --name
-ATTACKS = ("attack", "import-attack")  # commands that make a file of adversarial images
+ATTACK_COMMANDS = ("attack", "import-attack")  # that make a file of adversarial images
 SHORT = 12  # digits of a digest to show
 DISTRIBUTIONS = {"fmtool": "fourier-masks", "torch": "torch", "foolbox": "foolbox"}  # what can change a result's bytes
 
@@ -98,6 +98,11 @@ def option_words(name: str, value: Any) -> list[str]:
     return [name, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
 
 
+def versions_text(stage: Stage) -> str:
+    """The versions that a stage records, by name."""
+    return ", ".join(f"{name} {number}" for name, number in sorted(stage["versions"].items()))
+
+
 def options_text(stage: Stage) -> str:
     """A stage's options and seed as the command line takes them, with those that selected the images of its data."""
     options = {**stage["options"], **chosen_by(stage)}
@@ -123,10 +128,10 @@ def names_of_schema_1(stage: Stage) -> bool:
 
 def plain_options(stage: Stage) -> dict[str, Any]:
     """Options in a form that compares across schemas: names without dashes, mappings flattened."""
-    plain: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, value in stage["options"].items():
-        plain |= value if isinstance(value, dict) else {name.removeprefix("--").replace("-", "_"): value}
-    return plain
+        flat |= value if isinstance(value, dict) else {name.removeprefix("--").replace("-", "_"): value}
+    return flat
 
 
 def newest(history: Sequence[Stage], *commands: str) -> Stage | None:
@@ -142,7 +147,7 @@ def options_of(made: Stage) -> dict[str, Any]:
 
 def other_attack(one: Sequence[Stage], two: Sequence[Stage]) -> str:
     """How the newest attacks of two histories differ, as text; empty if they don't, or if one has none."""
-    first, second = newest(one, *ATTACKS), newest(two, *ATTACKS)
+    first, second = newest(one, *ATTACK_COMMANDS), newest(two, *ATTACK_COMMANDS)
     if first is None or second is None:
         return ""
     ours, theirs = options_of(first), options_of(second)
@@ -172,7 +177,7 @@ def shares_images(one: Sequence[Stage], two: Sequence[Stage]) -> bool:
 
 
 def _data_of(history: Sequence[Stage]) -> list[Mapping[str, Any]]:
-    made = newest(history, *ATTACKS) or newest(history, "class-masks")
+    made = newest(history, *ATTACK_COMMANDS) or newest(history, "class-masks")
     stages = [] if made is None else _merged_with(made, history)
     return [entry for stage in stages for entry in stage["inputs"] if entry.get("kind") == "data"]
 
@@ -202,7 +207,9 @@ def _overlap(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
 
 
 def title(entry: Mapping[str, Any]) -> str:
-    """A history's input as tables and trees show it: kind, name and split of data, the digest's first digits, limit and size."""
+    """A history's input as tables and trees show it: kind, name and split of data, the digest's first digits, and the
+    options that selected its images.
+    """
     words = [str(entry[key]) for key in ("kind", "name", "split") if entry.get(key)]
     others = sorted(_chosen(entry)) if entry.get("kind") == "data" else ()
     chosen = [key if entry[key] is True else f"{key} {entry[key]}" for key in others]

@@ -17,6 +17,7 @@ from fmtool.artifacts.history import (
     namesakes,
     option_words,
     shard_text,
+    versions_text,
 )
 from fmtool.artifacts.output import STREAM
 from fmtool.errors import printable
@@ -38,7 +39,7 @@ def commands(history: Sequence[Stage], kind: str, digest: str, header: Mapping[s
     kinds = {**{entry["digest"]: entry["kind"] for entry in inputs}, digest: kind}
     shards = {**{entry["digest"]: entry.get("shard", "") for entry in inputs}, digest: shard_text(header)}
     several = namesakes(inputs)
-    versions = dict.fromkeys(_versions(stage) for stage in history)
+    versions = dict.fromkeys(versions_text(stage) for stage in history)
     lines = [
         _comment(f"by {'; '.join(versions)}: the same bytes on the same kind of device with the same number of threads")
     ]
@@ -146,10 +147,6 @@ def _tested_as_usual(data: Sequence[Mapping[str, Any]]) -> bool:
             data[1].get(name) == data[0].get(name) for name in ("size", "layout", "pixel-range", "classes-by-position")
         )
     )
-
-
-def _versions(stage: Stage) -> str:
-    return ", ".join(f"{name} {number}" for name, number in sorted(stage["versions"].items()))
 
 
 def _comment(text: str) -> str:

@@ -49,10 +49,12 @@ def check_range(values: Tensor, count: int, name: str) -> None:
         raise ArtifactError(f"{name} range from {int(values.min())} to {int(values.max())}, expected 0 to {count - 1}")
 
 
-def check_unit(values: Tensor, name: str) -> None:
-    """Finite and within [0, 1]."""
-    if values.numel() and not (float(values.min()) >= 0 and float(values.max()) <= 1):
-        raise ArtifactError(f"{name}: entries lie outside [0, 1] or are not finite")
+def check_unit(values: Rows, name: str) -> None:
+    """ArtifactError unless the values (n, ...), a tensor or rows of a file, are finite and within [0, 1]; a few at a time."""
+    for start in range(0, len(values), ROWS_OF_FILE):
+        some = values[start : start + ROWS_OF_FILE]
+        if some.numel() and not (float(some.min()) >= 0 and float(some.max()) <= 1):
+            raise ArtifactError(f"{name}: entries lie outside [0, 1] or are not finite")
 
 
 def image_names(keys: Any, indices: Any) -> list[tuple[int, int]]:

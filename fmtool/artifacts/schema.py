@@ -85,7 +85,7 @@ def whole(value: Any) -> bool:
     return isinstance(value, int) and not flag(value) and 0 <= value < 2**64
 
 
-def plain(value: Any) -> bool:
+def scalar(value: Any) -> bool:
     return value is None or text(value) or flag(value) or number(value)
 
 
@@ -181,7 +181,7 @@ FIELDS: dict[str, dict[str, Check]] = {
         "std": maybe(NUMBERS), "keep_classes": maybe(several(whole, 1)), "head": maybe(record({"layer": text, "classes": whole})),
         "accuracy": maybe(number),
     },
-    "attack": {"attack": text, "options": each(plain), "class_names": NAMES, "data": DATA},
+    "attack": {"attack": text, "options": each(scalar), "class_names": NAMES, "data": DATA},
     "masks": {
         "for": lambda value: value in ("essential", "adversarial"), "attack": maybe(text), "lambda": number,
         "image_size": _sizes(2), "basis": text, "layer": text, "class_names": NAMES, "data": DATA,

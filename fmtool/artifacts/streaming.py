@@ -305,7 +305,7 @@ def new_artifact(
 def _spool(source: str) -> str:
     """Copy a pipe's content to a temporary file, which can be read at any offset, and return its path."""
     if source == STREAM and sys.stdin.isatty():
-        raise ArtifactError("standard input is a terminal: expected a file through a pipe for '-'")
+        raise ArtifactError(files.TERMINAL)
     folder = temporary_folder()
     try:
         # the file second, so that none is created for a folder or a missing file
@@ -315,9 +315,7 @@ def _spool(source: str) -> str:
                 while chunk := stream.read(CHUNK):
                     _write(chunk, file, folder)
                 if source == STREAM and not file.tell():
-                    raise ArtifactError(
-                        "standard input is empty: expected a file (did the command before the pipe fail?)"
-                    )
+                    raise ArtifactError(files.EMPTY)
     except OSError as error:
         raise ArtifactError(f"{files.label(source)}: can't be read: {error.strerror}") from None
     return path

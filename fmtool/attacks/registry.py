@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fmtool.errors import AttackError
+from fmtool.masks.registry import FOURIER
 
 OK, WRONG_BEFORE, FAILED = 0, 1, 2  # an attacked image's status
 STATUS_NAMES = {OK: "ok", WRONG_BEFORE: "wrong before, not attacked", FAILED: "attack failed"}
@@ -45,8 +46,8 @@ def title(name: str) -> str:
 def masks_title(fields: Mapping[str, Any]) -> str:
     """The name of class masks in tables, from `robust`, `attack` and `basis` of their header: "robust FMN" or "plain, dct"."""
     name = f"robust {title(str(fields['attack']))}" if fields["robust"] else "plain"
-    basis = fields.get("basis", "fourier")
-    return name if basis == "fourier" else f"{name}, {basis}"
+    basis = fields.get("basis", FOURIER)
+    return name if basis == FOURIER else f"{name}, {basis}"
 
 
 def check_epsilon(epsilon: float, norm: str | None, shape: Sequence[int]) -> None:

@@ -42,7 +42,7 @@ TYPE = re.compile(
 )  # a type of the parser, or its list of choices
 
 WRITTEN = ("output", "plot")  # options that name a file that a command makes
-# metavars of what a command reads, and of those
+# metavars of what a command reads
 READ = {"SOURCE", "FILE", "MODEL", "ATTACK", "MASKS", "CLASSMASKS", "A", "B"}
 
 app = typer.Typer(

@@ -18,7 +18,7 @@ from fmtool.cli.session import working
 from fmtool.cli.terminal import show
 from fmtool.correlation.registry import ALL, DIMENSIONS, STATISTICS, Preset
 from fmtool.errors import ArtifactError, FmtoolError
-from fmtool.stages.options import DIMENSION, PERMUTATIONS, STATISTICS_BY_DEFAULT, SUBSET_DRAWS
+from fmtool.stages.options import DIMENSION, GRID_IMAGES, PERMUTATIONS, STATISTICS_BY_DEFAULT, SUBSET_DRAWS
 from fmtool.tables.correlations import correlation_tables
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from fmtool.artifacts.format import Artifact
 
-PICTURE_COUNT = 8  # `plot`'s default, which pictures of correlations ignore
 SUMMARY = "Correlate two sets of masks, with permutation nulls."
 EXAMPLE = "fmtool correlate essential.safetensors adversarial.safetensors -o correlation.safetensors"
 
@@ -145,7 +144,7 @@ def correlate(
             x,
             y,
             labels=shared_labels(labels_x, labels_y),
-            statistics=[name.strip() for name in statistics.split(",")],
+            statistics=statistics,
             permutations=permutations,
             preset=preset,
             row_normalise=not no_row_normalise,
@@ -163,7 +162,7 @@ def correlate(
         from fmtool.plotting import figure
 
         with working(None, quiet=quiet, debug=debug):
-            figure.save(figure.draw([correlation], PICTURE_COUNT), plot)
+            figure.save(figure.draw([correlation], GRID_IMAGES), plot)
 
 
 def check_plot(plot: str | None, output: str | None, several: bool) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fmtool.artifacts import files, history
 from fmtool.artifacts.format import Description
-from fmtool.artifacts.history import SHORT
+from fmtool.artifacts.history import SHORT, versions_text
 from fmtool.errors import printable
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def history_tree(file: str, one: Description, whole: bool) -> Tree:
 def _stage_lines(number: int, stage: dict[str, Any]) -> list[str]:
     """Command with the output's digest, options and seed, versions. Options that selected images are shown with the input."""
     options = history.options_text(stage)
-    versions = ", ".join(f"{key} {value}" for key, value in sorted(stage["versions"].items()))
+    versions = versions_text(stage)
     output = f" -> {stage['output'][:SHORT]}" if "output" in stage else ""
     lines = [f"{number}. {stage['command']}{output}", *([options] if options else []), f"by {versions}"]
     return [printable(line) for line in lines]

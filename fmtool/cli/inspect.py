@@ -105,13 +105,13 @@ def inspect(
         show(asked, form)
         return
     if len(descriptions) > 1 and all(one.kind == "correlation" for one in descriptions):
-        for file, one in zip(files, descriptions, strict=True) if history else ():
+        for file, one in described if history else ():
             show_tree(history_tree(file, one, True))
         show(table1([one.header for one in descriptions], [label(file) for file in files]), form)
         _show_commands(descriptions if history else ())
         return
     titled = []
-    for file, one in zip(files, descriptions, strict=True):
+    for file, one in described:
         arrays = one.arrays()
         if form == "table":
             print("\n".join(_summary(file, one)))

@@ -11,6 +11,7 @@ from fmtool.cli.completion import one_of
 from fmtool.cli.session import working
 from fmtool.plotting.figure import check_suffix
 from fmtool.plotting.registry import FIGURES
+from fmtool.stages.options import GRID_IMAGES
 
 SUMMARY = "Draw masks, spectra, statistics and curves."
 EXAMPLE = "fmtool plot essential.safetensors adversarial.safetensors --count 8 -o masks.png"
@@ -32,7 +33,7 @@ def plot(
             autocompletion=one_of({name: one.text for name, one in FIGURES.items()}),
         ),
     ] = None,
-    count: options.Count = 8,
+    count: options.Count = GRID_IMAGES,
     same_images_as: Annotated[
         list[str] | None,
         typer.Option(

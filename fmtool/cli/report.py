@@ -8,6 +8,7 @@ import typer
 
 from fmtool.cli import options
 from fmtool.cli.session import working
+from fmtool.stages.options import GRID_IMAGES
 
 SUMMARY = "Put tables and figures on one HTML page."
 EXAMPLE = (
@@ -23,7 +24,7 @@ def report(
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="Page to write; - writes to standard output.")
     ],
-    count: options.Count = 8,
+    count: options.Count = GRID_IMAGES,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from fmtool.artifacts import files
-from fmtool.artifacts.format import arrays_of
 from fmtool.artifacts.output import STDOUT
 from fmtool.errors import printable
 from fmtool.tables.registry import table_of
+from fmtool.tables.spectra import arrays
 from fmtool.tables.table import TEXTS, Table
 
 if TYPE_CHECKING:
@@ -31,9 +31,7 @@ def save(artifact: Artifact, output: str | None, form: str = "table") -> None:
 
 def show_result(artifact: Artifact, output: str | None, form: str) -> None:
     """Print an artifact's table: to standard output, or to standard error when that carries the file."""
-    tensors = {name: artifact.rows(name) for name in artifact.tensors if artifact.kind != "model"}
-    arrays = arrays_of(tensors) if tensors else {}
-    show(table_of(artifact.kind, artifact.header, arrays), form, to_stderr=output in STDOUT)
+    show(table_of(artifact.kind, artifact.header, arrays(artifact)), form, to_stderr=output in STDOUT)
 
 
 def show(tables: Table | Sequence[Table], form: str, *, to_stderr: bool = False) -> None:

@@ -162,11 +162,6 @@ def _file_name(path: str) -> str:
     return f"./{name}" if name in DATASETS else name
 
 
-def subset(data: Data, limit: int | None) -> Data:
-    """At most `limit` images, spread evenly over the classes; key and index stay."""
-    return some_of(data, spread(data.labels, limit))
-
-
 def some_of(data: Data, rows: Tensor | Sequence[int]) -> Data:
     """Some of the images; name, split and class names stay those of the whole. rows: (m) int64, or as many numbers."""
     import torch

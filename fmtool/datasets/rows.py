@@ -58,9 +58,9 @@ def keys_and_digest(
     return torch.cat(keys), digest.hexdigest()
 
 
-def in_parts(images: Rows, size: int | None = None) -> Iterator[tuple[int, Tensor]]:
-    """The first row of each part, and its images, contiguous. size: images of a part; by default, as many as suit memory."""
-    size = size or at_once(images)
+def in_parts(images: Rows) -> Iterator[tuple[int, Tensor]]:
+    """The first row of each part, and its images, contiguous: as many as suit memory."""
+    size = at_once(images)
     for start in range(0, len(images), size):
         yield start, images[start : start + size].contiguous()
 

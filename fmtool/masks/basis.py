@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from fmtool.artifacts.rows import ROWS_OF_FILE
 from fmtool.errors import ArtifactError, MaskError
 from fmtool.masks.registry import BASES, EXPECTED, FOURIER
 
@@ -24,7 +25,6 @@ Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
 EXACT = 12  # decimals of a radial frequency: 0.125 must be 0.125 in whatever row and column
 KEPT = 1e-3  # an entry above this counts as kept
-ROWS = 256  # masks of a file that are read at a time
 
 
 class Basis(ABC):
@@ -126,7 +126,7 @@ class Basis(ABC):
         """(n) int64: entries above `KEPT` of the full masks. masks (n, c, rows, columns): an array, tensor, or rows of a file."""
         import numpy as np
 
-        blocks = (np.asarray(masks[start : start + ROWS]) for start in range(0, masks.shape[0], ROWS))
+        blocks = (np.asarray(masks[start : start + ROWS_OF_FILE]) for start in range(0, len(masks), ROWS_OF_FILE))
         counted = [((block > KEPT) * self.counts).sum(axis=(1, 2, 3)) for block in blocks]
         return np.concatenate(counted or [np.zeros(0)]).astype(np.int64)
 

@@ -25,8 +25,8 @@ from fmtool.masks.optimisation import (
     WINDOW,
     Adam,
     FitOptions,
-    input_gradient,
     l1_norm,
+    passes_for_batches,
     per_mask,
     settled,
 )
@@ -108,7 +108,7 @@ def fit_class_masks(
     adam = run.adam
     ahead = AHEAD * threads.count(device)
     with threads.pool(device) as pool, threads.single(device):
-        prepared = pool.submit(input_gradient, classifier, first.shape[1:], first.dtype, options, device)
+        prepared = pool.submit(passes_for_batches, classifier, first.shape[1:], first.dtype, options, device)
         passes, compiled = prepared.result()
         compiling.record_form(compiled, options.compile_, journal)
         if agree:

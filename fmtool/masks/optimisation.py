@@ -45,7 +45,7 @@ class FitOptions:
         return self.precision == "bfloat16"
 
 
-def input_gradient(
+def passes_for_batches(
     classifier: nn.Module, shape: Sequence[int], dtype: torch.dtype, options: FitOptions, device: torch.device
 ) -> tuple[InputGradient, bool]:
     """The classifier's two passes at the shape of a batch, compiled if requested and possible; and whether so."""
@@ -123,4 +123,5 @@ def _tolerance(options: FitOptions) -> float:
 
 
 def per_mask(values: Tensor, like: Tensor) -> Tensor:
+    """Values (b) with the dtype of `like`, as (b, 1, 1, 1), to be broadcast over masks."""
     return values.to(like.dtype).view(-1, 1, 1, 1)

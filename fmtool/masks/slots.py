@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
@@ -12,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fmtool.errors import FmtoolWarning, first_line
+from fmtool.errors import first_line, warn
 from fmtool.masks.basis import basis_for
 from fmtool.masks.fit_queue import Fit, Job, State
 from fmtool.masks.optimisation import JUDGE_EVERY, WINDOW, Adam, FitOptions
@@ -257,7 +256,7 @@ def _captured(step: Callable[[], None]) -> Callable[[], None]:
         with torch.cuda.graph(graph):
             step()
     except RuntimeError as error:
-        warnings.warn(FmtoolWarning(f"the step runs without a CUDA graph: {first_line(error)}"), stacklevel=2)
+        warn(f"the step runs without a CUDA graph: {first_line(error)}")
         torch.cuda.synchronize()
         return step
     replay: Callable[[], None] = graph.replay

@@ -22,7 +22,7 @@ SUM_TO_ONE = 1e-4
 SLOTS_TRIED = 4  # images whose gradients are compared between positions in a batch
 
 
-def check_outputs(output: Any, classes: int | None = None) -> Tensor:
+def check_outputs(output: Any) -> Tensor:
     """The logits (n, classes) in a network's output; ModelError says what the output is instead."""
     logits = logits_in(output)
     if logits is None:
@@ -31,8 +31,6 @@ def check_outputs(output: Any, classes: int | None = None) -> Tensor:
         warn(f"the network gives {_described(output)}: its first tensor is used as the logits")
     if logits.ndim != 2 or not logits.is_floating_point() or not len(logits):
         raise ModelError(f"the network gives {_described(logits)}, expected logits (images, classes)")
-    if classes is not None and logits.shape[1] != classes:
-        raise ModelError(f"the network gives {logits.shape[1]} logits, expected {classes}")
     if not torch.isfinite(logits).all():
         raise ModelError(
             f"the network gives logits that are not finite ({int((~torch.isfinite(logits)).sum())} of {logits.numel()})"

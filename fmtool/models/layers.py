@@ -15,7 +15,7 @@ from fmtool.artifacts.format import Rows
 from fmtool.datasets.rows import to_float
 from fmtool.errors import ModelError, first_line
 from fmtool.models.classifier import Classifier, prepare
-from fmtool.models.copies import copied
+from fmtool.models.copies import copied, device_of
 from fmtool.models.equivalence import Reference, passes
 from fmtool.models.registry import INPUT, shown_layers
 
@@ -56,7 +56,7 @@ def layers_of(classifier: Classifier, shape: Sequence[int]) -> list[Layer]:
     shape: that of an image. Empty if the network fails. The classifier isn't changed.
     """
     own = copied(classifier).eval().requires_grad_(False)
-    device = next((tensor.device for tensor in [*own.parameters(), *own.buffers()]), torch.device("cpu"))
+    device = device_of(own)
     outputs: dict[str, list[tuple[int, ...]]] = {}
     modules = {name: module for name, module in own.network.named_modules() if name}
 

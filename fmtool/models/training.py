@@ -165,14 +165,8 @@ class _Course:
     def __init__(
         self, trained: nn.Module, n: int, recipe: Recipe, ahead: int, seed: int, device: torch.device, journal: Journal
     ) -> None:
-        self.trained, self.n, self.batch, self.ahead, self.device, self.journal = (
-            trained,
-            n,
-            recipe.batch,
-            ahead,
-            device,
-            journal,
-        )
+        self.trained, self.n, self.batch = trained, n, recipe.batch
+        self.ahead, self.device, self.journal = ahead, device, journal
         self.generator = torch.Generator(device).manual_seed(seed)
         self.of_epoch = len(range(0, n, recipe.batch))  # steps
         self.step, self.steps = 0, recipe.epochs * self.of_epoch

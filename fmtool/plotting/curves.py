@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from fmtool.artifacts.format import Artifact
 from fmtool.attacks.registry import title
 from fmtool.correlation.registry import ADJUSTABLE_BELOW, statistic_kind
 from fmtool.errors import ArtifactError
-from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, distinct, plain_axes
+from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, as_number, distinct, plain_axes
 from fmtool.tables.correlations import attacked_side
 
 if TYPE_CHECKING:
@@ -181,15 +180,11 @@ def _whole(file: Artifact, statistic: str) -> list[Mapping[str, Any]]:
 
 
 def _observed(point: Point) -> float:
-    return _number(point.get("observed"))
+    return as_number(point.get("observed"))
 
 
 def _null(name: str) -> Value:
-    return lambda point: _number((point.get("null") or {}).get(name))
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
+    return lambda point: as_number((point.get("null") or {}).get(name))
 
 
 def _values(

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".pdf", ".svg")
 DOTS = 200  # per inch, of a PNG
 UNIT = {"masks", "images", "adversarial"}  # tensors with entries in [0, 1]
-ROWS = 256  # of them checked at a time
 
 
 def draw(files: Files, count: int, figure: str | None = None, like: Files = ()) -> Figure:
@@ -47,15 +46,13 @@ def draw(files: Files, count: int, figure: str | None = None, like: Files = ()) 
         raise FmtoolError(f"--same-images-as goes with figures of single images ({several}), not with {name}")
     for file in files:
         for tensor in file.tensors.keys() & UNIT:
-            rows = file.rows(tensor)
-            for start in range(0, len(rows), ROWS):
-                check_unit(rows[start : start + ROWS], f"{file}: {tensor}")
+            check_unit(file.rows(tensor), f"{file}: {tensor}")
         lost = int((~file["preserved"]).sum()) if file.kind == "masks" and not kind.images else 0
         if lost:
             warn(f"{file}: {lost} of {len(file['preserved'])} masks lose their class, and count as all others do")
     module, _, function = kind.function.partition(":")
     draw_figure: Callable[..., Figure] = getattr(importlib.import_module(f"fmtool.plotting.{module}"), function)
-    files, like = [_plain(file) for file in files], [_plain(file) for file in like]
+    files, like = [_without_formulas(file) for file in files], [_without_formulas(file) for file in like]
     with _settings():
         return draw_figure(files, count, like) if kind.images else draw_figure(files)
 
@@ -95,7 +92,7 @@ def _settings() -> Iterator[None]:
         yield
 
 
-def _plain(file: Artifact) -> Artifact:
+def _without_formulas(file: Artifact) -> Artifact:
     """The file with the dollar signs in names escaped, as matplotlib would start a formula there, and with a name that can be
     drawn, which bytes that are not UTF-8 can't.
     """

@@ -36,9 +36,8 @@ if TYPE_CHECKING:
 
     from fmtool.artifacts.format import Rows
 
-GAMMA = (
-    0.4  # of the mean mask's colours: entries span three decades and many are exactly 0, which a logarithm can't show
-)
+# of the mean mask's colours: entries span three decades and many are exactly 0, which a logarithm can't show
+GAMMA = 0.4
 MAP, PROFILE = 2.0, 2.6  # inches, the heights of a mean spectrum and of a profile
 LETTERS = 120  # of a legend's line that fit a page's width
 LONG = 30  # characters of a mean spectrum's title that fit beside its profile

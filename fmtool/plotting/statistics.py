@@ -13,12 +13,12 @@ from fmtool.artifacts.format import Artifact
 from fmtool.attacks.registry import title
 from fmtool.correlation.registry import statistic_kind
 from fmtool.errors import ArtifactError
-from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, plain_axes, wrapped
+from fmtool.plotting.style import COLOURS, GREY, INK, WIDE, as_number, plain_axes, wrapped
 from fmtool.tables.correlations import are_masks, purpose
 from fmtool.tables.table import p_form, text_of
 
-# of a null distribution, fewest and most; in between, the root of the number of shuffles. Both nulls together: at most twice.
 COLUMN = 0.85  # inches, a column of the defence's matrix
+# of a null distribution, fewest and most; in between, the root of the number of shuffles. Both nulls together: at most twice.
 BINS = 5, 30
 MERGED = 2  # stored bins of the cosine's histogram drawn as one: 50 bins of 0.04
 ROUNDING = 1e-9  # of a value
@@ -36,7 +36,7 @@ def cosine_histogram(files: Sequence[Artifact]) -> Figure:
         raise ArtifactError(f"{file}: holds no cosines to draw")
     # of the shuffles: the mean of the bins would be off by up to half a bin
     others = next(
-        (_number(one["null"]["mean"]) for one in file.header["statistics"] if one["name"] == "cosine"), math.nan
+        (as_number(one["null"]["mean"]) for one in file.header["statistics"] if one["name"] == "cosine"), math.nan
     )
     counts = counts.reshape(-1, MERGED).sum(axis=1)
     edges = np.linspace(-1, 1, len(counts) + 1)
@@ -86,7 +86,7 @@ def null_distributions(files: Sequence[Artifact]) -> Figure:
                 axes.hist(values, bins=edges, color=colour, alpha=0.55, label=name)
         if one["observed"] is not None:
             axes.axvline(one["observed"], color=INK, linewidth=1.2, label="observed")
-        lines = [f"{statistic_kind(one['name']).heading} {text_of(_number(one['observed']), '.3f')}, n = {one['n']}"]
+        lines = [f"{statistic_kind(one['name']).heading} {text_of(as_number(one['observed']), '.3f')}, n = {one['n']}"]
         form = p_form(file.header["permutations"], least=3)
         lines += [_verdict("", one["null"], form)]
         lines += [_verdict("in classes: ", one["within_class"], form)] if one["within_class"] else []
@@ -107,7 +107,7 @@ def defense_matrix(files: Sequence[Artifact]) -> Figure:
     from matplotlib.patches import Rectangle
 
     (file,) = files
-    matrix, names = list(file.header["matrix"]), [_row(name) for name in file.header["rows"]]
+    matrix, names = list(file.header["matrix"]), [title(name) for name in file.header["rows"]]
     if file.header.get("worst"):  # below the attacks that knew nothing of the masks, as in the table
         place = next((y for y, row in enumerate(matrix) if any(c and c.get("adaptive") for c in row)), len(matrix))
         matrix.insert(place, file.header["worst"])
@@ -170,15 +170,7 @@ def _edges(nulls: Sequence[np.ndarray[Any, Any]]) -> Any:
 
 def _verdict(name: str, null: Mapping[str, Any], form: str) -> str:
     """p in this format, and the adjusted value."""
-    return f"{name}p {text_of(_number(null['p']), form)}, adjusted {text_of(_number(null['adjusted']), '.3f')}"
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _row(name: str) -> str:
-    return "clean" if name == "clean" else title(name)
+    return f"{name}p {text_of(as_number(null['p']), form)}, adjusted {text_of(as_number(null['adjusted']), '.3f')}"
 
 
 def _sides(file: Artifact) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
@@ -99,6 +100,11 @@ def distinct(names: Sequence[str], files: Sequence[Artifact]) -> list[str]:
         stem = file.name.rpartition("/")[2].removesuffix(".safetensors") or str(number)
         longer.append(f"{name}, {stem}" if list(names).count(name) > 1 else name)
     return [f"{name}, {number}" if longer.count(name) > 1 else name for number, name in enumerate(longer, start=1)]
+
+
+def as_number(value: Any) -> float:
+    """A number of a header, NaN for None."""
+    return math.nan if value is None else float(value)
 
 
 def plain_axes(axes: Axes) -> None:

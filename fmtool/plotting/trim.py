@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ from matplotlib.figure import Figure
 
 from fmtool.artifacts.format import Artifact
 from fmtool.correlation.registry import statistic_kind
-from fmtool.plotting.style import COLOURS, GREY, plain_axes
+from fmtool.plotting.style import COLOURS, GREY, as_number, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,4 +97,4 @@ def _threshold(entry: Entry) -> float:
 def _values(entries: Sequence[Entry], value: Callable[[Entry], float | None]) -> list[float]:
     """One value per threshold, NaN if there is none."""
     known = [None if "reason" in entry else value(entry) for entry in entries]
-    return [math.nan if one is None else float(one) for one in known]
+    return [as_number(one) for one in known]

@@ -16,7 +16,6 @@ import re
 import sqlite3
 import threading
 import time
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,10 +32,10 @@ from fmtool.errors import (
     DataError,
     DivergedError,
     FmtoolError,
-    FmtoolWarning,
     ModelError,
     ProcessError,
     UnclassifiedError,
+    warn,
 )
 from fmtool.runtime.journal import NO_JOURNAL, Journal, Tensors, pack, size_of, unpack
 from fmtool.runtime.lock_file import can_lock, in_use, locked
@@ -44,9 +43,8 @@ from fmtool.runtime.signals import Interrupts
 
 SECONDS_BETWEEN = 20.0  # commits: the most that SIGKILL can cost, below the minute that is promised
 SUFFIX = ".resume"
-PATIENCE = (
-    60_000  # milliseconds that a commit waits for a reader of the file, such as a second command that looks into it
-)
+# milliseconds that a commit waits for a reader of the file, such as a second command that looks into it
+PATIENCE = 60_000
 PIECE = 2**28  # bytes of a state in one row, below SQLite's limit of 1e9
 TABLES = {  # with a checksum for each blob: SQLite detects damaged pages, but no flipped bit in a blob
     "work": "create table work (key text)",
@@ -228,7 +226,7 @@ def _leave(journal: ResumeFile, path: Path, error: BaseException) -> None:
             journal.close()
             path.unlink(missing_ok=True)
         elif not isinstance(error, Exception):
-            warnings.warn(FmtoolWarning("progress is saved: run the same command again to resume"), stacklevel=4)
+            warn("progress is saved: run the same command again to resume")
 
 
 def _comes_again(error: BaseException) -> bool:
@@ -262,8 +260,7 @@ def _sweep_ranks(target: Path, processes: int) -> None:
             counts |= {int(match[2])} if match[3] != ".lock" else set()
             path.unlink(missing_ok=True)
     for count in sorted(counts):
-        text = f"{target}: what {count} processes have saved is of no use to {processes} and is removed"
-        warnings.warn(FmtoolWarning(text), stacklevel=5)
+        warn(f"{target}: what {count} processes have saved is of no use to {processes} and is removed")
 
 
 def _opened(path: Path, target: str, key: str, restart: bool, locks: bool) -> sqlite3.Connection:
@@ -283,7 +280,7 @@ def _opened(path: Path, target: str, key: str, restart: bool, locks: bool) -> sq
                         if before
                         else "is damaged"
                     )
-                    warnings.warn(FmtoolWarning(f"{target}: starting over: the saved progress {why}"), stacklevel=4)
+                    warn(f"{target}: starting over: the saved progress {why}")
                 for table in TABLES:
                     database.execute(f"drop table if exists {table}")
                 before = None
@@ -319,9 +316,7 @@ def _drop_damaged(database: sqlite3.Connection, target: str) -> None:
         for table in ("rows", "states")
     )
     if damaged:
-        warnings.warn(
-            FmtoolWarning(f"{target}: {damaged} saved parts are damaged and will be computed again"), stacklevel=5
-        )
+        warn(f"{target}: {damaged} saved parts are damaged and will be computed again")
 
 
 def _create(database: sqlite3.Connection, key: str) -> None:

@@ -94,15 +94,16 @@ def attack(
         if shared:
             first = some_of(whole, range(min(len(whole), SLOTS_TRIED)))
             warn_of_slots(target, first.pixels(), first.labels, ready, loss)
-        others = shard is not None or ranks.of > 1
         common: dict[str, Any] = {
             "epsilon": epsilon,
+            "batch": ready.batch,
+            "device": ready.device,
             "progress": execution.progress,
             "journal": journal,
-            "others": others,
+            "others": shared,
         }
         attacked, counts = _shared_out(
-            data, execution, lambda some: _attacked(target, ready, some, foolbox_attack, starts, seed, common)
+            data, execution, lambda some: _attacked(target, some, foolbox_attack, starts, seed, common)
         )
         if not ranks.leads:
             return Artifact("attack", header, {}, history)
@@ -165,14 +166,10 @@ def _compiles(ready: ReadyModel, data: Data, name: str, attack: Any, asked: bool
 
 
 def _attacked(
-    target: nn.Module, ready: ReadyModel, data: Data, attack: Any, restarts: int, seed: int, common: dict[str, Any]
+    target: nn.Module, data: Data, attack: Any, restarts: int, seed: int, common: Mapping[str, Any]
 ) -> tuple[Attacked, list[int]]:
-    """The attacked images, and the counts of `Adaptive`, 0 without a defence."""
-    images, labels, common = (
-        as_float(data.images),
-        data.labels,
-        {**common, "batch": ready.batch, "device": ready.device},
-    )
+    """The attacked images, and the counts of `Adaptive`, 0 without a defence. common: further arguments of either `run`."""
+    images, labels = as_float(data.images), data.labels
     if not isinstance(target, TwoPass):
         seeds = _row_seeds(data, seed)
         return foolbox.run(target, images, labels, attack, row_seeds=seeds, **common), [0, 0, 0]

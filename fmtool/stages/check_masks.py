@@ -55,7 +55,7 @@ class _Rows:
     owners: Tensor
     targets: Tensor
     labels: Tensor
-    seen: Tensor
+    predictions: Tensor
     names: list[tuple[int, int]]
     seeds: list[int]
     basis: Basis
@@ -174,8 +174,8 @@ def check_masks(
     every = torch.arange(len(rows.targets))
     network = ready.network(was_compiled(attack), place=place)
     if not same:  # the file's predictions are another model's
-        seen = _Seen(rows, every, _unfiltered)
-        rows = replace(rows, seen=predict(network, seen, ready.batch, ready.device, strict=False))
+        plain = _Seen(rows, every, _unfiltered)
+        rows = replace(rows, predictions=predict(network, plain, ready.batch, ready.device, strict=False))
     fitted = "mask of its class" if by_class else "fitted mask"
     planned: dict[str, _Plan] = {
         "no filter": _Plan(every, [_unfiltered], rows.targets),
@@ -303,7 +303,7 @@ def _into(rows: _Rows, classes: Tensor, ways: list[Way]) -> _Plan:
     """Do images turn into the `classes` (n) of masks of others, -1 for none? Those that are of that class, or taken for it
     without a mask, are left out: nothing would have turned them.
     """
-    new = (classes >= 0) & (classes != rows.labels) & (classes != rows.seen)
+    new = (classes >= 0) & (classes != rows.labels) & (classes != rows.predictions)
     return _Plan(new.nonzero().flatten(), ways, classes)
 
 
@@ -356,10 +356,19 @@ def _rows(
 ) -> _Rows:
     names = image_names(attack["key"][places], attack["index"][places])
     seeds = [row_seed(seed, *name) for name in names]
-    seen = attack[{"images": "clean_predictions", "adversarial": "adversarial_predictions"}[which]][places]
+    predictions = attack[{"images": "clean_predictions", "adversarial": "adversarial_predictions"}[which]][places]
     of_masks = masks.rows("masks")
     return _Rows(
-        attack.rows(which), places, of_masks, owners, targets, attack["labels"][places], seen, names, seeds, basis
+        attack.rows(which),
+        places,
+        of_masks,
+        owners,
+        targets,
+        attack["labels"][places],
+        predictions,
+        names,
+        seeds,
+        basis,
     )
 
 

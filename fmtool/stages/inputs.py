@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fmtool.artifacts.format import Artifact, Rows
-from fmtool.artifacts.history import ATTACKS, newest
+from fmtool.artifacts.history import ATTACK_COMMANDS, newest
 from fmtool.artifacts.rows import ROWS, check_no_shard, check_range
 from fmtool.datasets.data import Data
 from fmtool.datasets.rows import in_parts, with_channels
@@ -164,7 +164,7 @@ def was_compiled(attack: Artifact) -> bool:
 
     FMN's images are so close to the boundary that different rounding may undo them.
     """
-    maker = newest(attack.history, *ATTACKS)
+    maker = newest(attack.history, *ATTACK_COMMANDS)
     return maker is not None and maker["options"].get("--compile") is True
 
 

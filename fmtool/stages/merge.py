@@ -12,7 +12,7 @@ from torch import Tensor
 from fmtool.artifacts import streaming
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import (
-    ATTACKS,
+    ATTACK_COMMANDS,
     IMPORTED,
     ROUNDING,
     imported_from,
@@ -24,24 +24,22 @@ from fmtool.artifacts.history import (
 )
 from fmtool.artifacts.rows import check_range, image_names, shard_of
 from fmtool.errors import ArtifactError, warn
+from fmtool.masks.registry import FOURIER, LABEL
+from fmtool.models.registry import INPUT
 from fmtool.stages.heatmap import MEANS, means, summed_filters
 from fmtool.stages.inputs import was_compiled
 from fmtool.stages.options import DEFAULT_EXECUTION, Execution
 
 # kind -> the stages whose options must agree: the newest of each that is in the history
 MAKERS = {
-    "attack": ATTACKS,
-    "masks": ("fit-masks", *ATTACKS),
+    "attack": ATTACK_COMMANDS,
+    "masks": ("fit-masks", *ATTACK_COMMANDS),
     "heatmap": ("heatmap",),
-    "class-masks": ("class-masks", *ATTACKS),
+    "class-masks": ("class-masks", *ATTACK_COMMANDS),
 }
 OF_CLASSES = ("class-masks",)  # kinds whose rows are classes; only shards of one job can be merged
-UNSAID = {
-    "perturb": 0.0,
-    "basis": "fourier",
-    "layer": "input",
-    "objective": "label",
-}  # values implied by files that are older than the option
+# values implied by files that are older than the option
+UNSAID = {"perturb": 0.0, "basis": FOURIER, "layer": INPUT, "objective": LABEL}
 LISTED = 5  # missing shards that a message names
 
 

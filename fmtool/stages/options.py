@@ -37,6 +37,8 @@ LAYER = INPUT
 OBJECTIVE: ObjectiveName = LABEL
 PRECISION: Precision = "float32"
 
+GRID_IMAGES = 8  # images in a grid of plot and report
+
 PRESETS = {"paper": {"permutations": 100, "strict": True}}  # the authors' code: p from shuffled d strictly below d
 PLACE_DRAWS = 10  # check-masks: random places an image
 

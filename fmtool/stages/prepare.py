@@ -15,6 +15,7 @@ from fmtool.errors import ModelError, warn
 from fmtool.models import compiled_classifier, compiling
 from fmtool.models.classifier import Classifier, batch_size, pick_device, prepare
 from fmtool.models.compiled_classifier import Loss
+from fmtool.models.copies import device_of
 from fmtool.models.equivalence import random_images
 from fmtool.models.inspection import depends_on_mates, same_in_any_slot
 from fmtool.models.layers import Activations, cut
@@ -140,7 +141,7 @@ def code_of(classifier: Classifier, spec: Specification) -> dict[str, str]:
     """A digest of the logits on two images, which shows whether a third-party factory still builds the same network."""
     if factory_of(spec) is None:
         return {}
-    device = next((tensor.device for tensor in [*classifier.parameters(), *classifier.buffers()]), torch.device("cpu"))
+    device = device_of(classifier)
     images = random_images(2, spec.input_shape).to(device)
 
     @torch.no_grad()

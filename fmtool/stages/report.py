@@ -13,7 +13,7 @@ from itertools import product
 from typing import Any
 
 from fmtool.artifacts.format import Artifact
-from fmtool.artifacts.history import SHORT, options_text, with_outputs
+from fmtool.artifacts.history import SHORT, options_text, versions_text, with_outputs
 from fmtool.artifacts.rows import image_names
 from fmtool.errors import ArtifactError, FmtoolError, printable
 from fmtool.masks.basis import basis_of
@@ -21,6 +21,7 @@ from fmtool.masks.registry import FOURIER, layer_of
 from fmtool.models.registry import INPUT
 from fmtool.plotting.figure import draw, render
 from fmtool.plotting.grids import fitted_to
+from fmtool.stages.options import GRID_IMAGES
 from fmtool.tables.correlations import are_masks, table1
 from fmtool.tables.registry import joined, tables_of
 from fmtool.tables.spectra import arrays, source, spectrum_table
@@ -69,7 +70,7 @@ class Section:
     pictures: Sequence[Drawn]
 
 
-def build(files: Sequence[Artifact], count: int = 8) -> str:
+def build(files: Sequence[Artifact], count: int = GRID_IMAGES) -> str:
     """The page, HTML. files: of any kinds, in the order in which their sections show them.
 
     count: number of images that grids show. ArtifactError if there is no file.
@@ -238,7 +239,7 @@ def _stages(files: Iterable[Artifact]) -> list[tuple[str, str]]:
     for file in files:
         for entry in with_outputs(file.history, file.digest):
             names = [f"{one.get('name') or one['kind']} {one['digest'][:SHORT]}" for one in entry["inputs"]]
-            versions = ", ".join(f"{name} {number}" for name, number in sorted(entry["versions"].items()))
+            versions = versions_text(entry)
             text = f"{entry['command']} from {', '.join(names) or 'nothing'}: {options_text(entry)}; by {versions}"
             stages[str(entry.get("output", ""))[:SHORT], text] = None
     return list(stages)

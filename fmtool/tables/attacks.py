@@ -60,20 +60,18 @@ def attack_table(header: Header, arrays: Arrays) -> Table:
     counts = ", ".join(f"{int((status == code).sum())} {name}" for code, name in STATUS_NAMES.items())
     options = ", ".join(f"{key}={value}" for key, value in sorted(header["options"].items()) if value is not None)
     far = ", where a failed attack is infinitely far" if failed[right].any() else ""
-    notes = [
-        f"{counts}. success and distances: over the {int(right.sum())} images right before{far}.",
-        *([f"options: {options}"] if options else []),
-    ]
-    if own is not None and own != "l-inf":
-        notes.insert(1, f"the attack's own distance is {own}.")
+    notes = [f"{counts}. success and distances: over the {int(right.sum())} images right before{far}."]
     if defense:
         fooled, restarts = defense["found"], defense["restarts"]
-        notes.insert(
-            1,
+        notes.append(
             f"accuracies are the two-pass classifier's. {fooled['two_pass']} images fooled by attacking it from {restarts} "
             f"random start{'s' if restarts > 1 else ''}, {fooled['class_masks']} more through the mask of one class after "
-            "the other.",
+            "the other."
         )
+    if own is not None and own != "l-inf":
+        notes.append(f"the attack's own distance is {own}.")
+    if options:
+        notes.append(f"options: {options}")
     return Table("Attack", columns, [row], notes)
 
 

@@ -63,27 +63,30 @@ def correlation_table(header: Header) -> Table:
         "within p": form,
         "within adjusted": ".3f",
     }
-    rows, notes = [], []
+    rows, of_statistics = [], list[str]()
     for one in header["statistics"]:
         row = [one["name"], one["n"], one["observed"]]
         for null in (one["null"], one["within_class"]):
             between = interval(null["low"], null["high"], ".3f") if null else None
             row += [null["mean"], between, null["p"], null["adjusted"]] if null else [None] * 4
             why = f"{one['name']}: no adjusted value, {null['reason']}" if null and null["reason"] else ""
-            notes += [why] if why and why not in notes else []
+            of_statistics += [why] if why and why not in of_statistics else []
         rows.append(row)
         details = ", ".join(f"{DETAILS.get(key, key)} {text_of(value, '.4g')}" for key, value in one["details"].items())
-        notes += [f"{one['name']}: {details}"] if details else []
-        notes += [f"{one['name']}: left out {_counts(one['dropped'])}"] if one["dropped"] else []
-    notes += [f"{name}: left out, {reason}" for name, reason in header.get("left_out", {}).items()]
+        of_statistics += [f"{one['name']}: {details}"] if details else []
+        of_statistics += [f"{one['name']}: left out {_counts(one['dropped'])}"] if one["dropped"] else []
     floor = header["statistics"][0]["null"]["floor"] if header["statistics"] else math.nan
     rule = "strictly above" if header["strict"] else "at or above"
-    notes.insert(
-        0,
+    settings = changed(header)
+    notes = [
         f"n = {header['n']} rows; {header['permutations']} permutations; p: share of permutations {rule} the observed "
         f"value, floor {floor:{form}}; adjusted: (observed - null mean) / (1 - null mean).",
-    )
-    notes += _residue_notes(header)
+        *([f"settings: {', '.join(settings)}"] if settings else []),
+        *([f"rows left out: {_counts(header['dropped'])}"] if header["dropped"] else []),
+        *of_statistics,
+        *(f"{name}: left out, {reason}" for name, reason in header.get("left_out", {}).items()),
+        *_residue_notes(header),
+    ]
     alone, n = header.get("alone_in_class", 0), header["n"]
     if alone:
         every = "no pair has another of its class: there is no null within classes"
@@ -92,10 +95,6 @@ def correlation_table(header: Header) -> Table:
             if alone == n
             else f"{alone} of {n} pairs have no other of their class, and stay as they are within classes"
         )
-    if header["dropped"]:
-        notes.insert(1, f"rows left out: {_counts(header['dropped'])}")
-    if settings := changed(header):
-        notes.insert(1, f"settings: {', '.join(settings)}")
     return Table("Correlation", columns, rows, notes, {"null 95 %": ENDS, "within 95 %": ENDS})
 
 

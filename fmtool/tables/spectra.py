@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fmtool.artifacts.format import arrays_of
 from fmtool.artifacts.rows import image_names
 from fmtool.attacks.registry import OK, masks_title, title
 from fmtool.errors import ArtifactError
@@ -22,22 +23,12 @@ if TYPE_CHECKING:
 
 
 def arrays(file: Artifact) -> dict[str, Any]:
-    """The tensors as tables take them. Large ones stay in their file, except class masks, which are few; a model has none."""
-    from torch import Tensor
-
-    tensors: dict[str, Any] = {}
-    for name in file.tensors if file.kind != "model" else ():
-        rows = file.rows(name)
-        if len(rows.shape) < 2 or file.kind == "class-masks":
-            rows = rows[:]
-        tensors[name] = rows.numpy() if isinstance(rows, Tensor) else rows
-    return tensors
+    """The tensors as tables take them, see `arrays_of`; a model has none."""
+    return {} if file.kind == "model" else arrays_of({name: file.rows(name) for name in file.tensors})
 
 
 def source(file: Artifact) -> Source:
     """The file as a `Source`."""
-    if file.kind not in KINDS:
-        raise ArtifactError(f"{file}: expected a {' or '.join(KINDS)} file, got a file of kind {file.kind}")
     return Source(str(file), file.kind, file.header, arrays(file))
 
 

@@ -8,12 +8,11 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from fmtool.errors import printable
 
 Format = Literal["table", "json", "csv", "markdown"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 ENDS = (" low", " high")  # of an interval, as `Table.parts` has it
@@ -62,7 +61,7 @@ class Table:
         for row in self.rows:
             cells = [list(value.values) if isinstance(value, Cell) else [value] for value in row]
             lines.append([
-                plain(value)
+                finite_or_none(value)
                 for cell, count in zip(cells, counts, strict=True)
                 for value in cell + [None] * (count - len(cell))
             ])  # fmt: skip
@@ -119,14 +118,14 @@ TEXTS: dict[str, Callable[..., str]] = {
 }
 
 
-def plain(value: Any) -> Any:
+def finite_or_none(value: Any) -> Any:
     """The value, or None for a number that is not finite, as in JSON and tables."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def text_of(value: Any, form: str) -> str:
     """A cell: `form` is its column's format, "" or "." for text (left or right)."""
-    if plain(value) is None:
+    if finite_or_none(value) is None:
         return "inf" if value == math.inf else "-"
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 
@@ -15,7 +16,7 @@ from fmtool.datasets.registry import DATASETS
 from fmtool.models.registry import ARCHITECTURES
 from fmtool.models.training import AUGMENTATIONS, RECIPES
 from fmtool.plotting.registry import FIGURES
-from fmtool.tables.table import FORMATS
+from fmtool.tables.table import Format
 
 pytestmark = pytest.mark.processes
 
@@ -38,7 +39,7 @@ ASKED = {
     "train-model --augment ": list(AUGMENTATIONS),
     "correlate --preset ": ["paper"],
     "defend --device ": ["auto", "cpu", "cuda"],
-    "inspect --format ": list(FORMATS),
+    "inspect --format ": list(get_args(Format)),
     "ver": ["verify"],
 }
 # as each shell's own completion script asks for them

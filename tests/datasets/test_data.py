@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from fmtool.artifacts.format import Artifact
 from fmtool.artifacts.history import stage
 from fmtool.datasets import registry
-from fmtool.datasets.data import load, subset
+from fmtool.datasets.data import load, some_of
+from fmtool.datasets.rows import spread
 from fmtool.errors import DataError, FmtoolWarning
 from fmtool.stages.inputs import data_input
 
@@ -42,7 +43,7 @@ def test_limited_images_keep_key_and_index() -> None:
     assert few.labels.bincount().tolist() == [3, 3, 3, 3, 3, 2, 2, 2, 2, 2]
     assert torch.equal(few.images, every.images[few.index]) and torch.equal(few.key, every.key[few.index])
     assert not torch.equal(few.index, torch.arange(25))
-    again = subset(every, 25)
+    again = some_of(every, spread(every.labels, 25))
     assert torch.equal(again.index, few.index) and torch.equal(again.key, few.key)
     assert len(load("digits:test", limit=10_000)) == 449
     with pytest.raises(DataError, match="--limit is 0, expected at least 1"):

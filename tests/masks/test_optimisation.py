@@ -13,8 +13,8 @@ from fmtool.masks.optimisation import (
     WINDOW,
     Adam,
     FitOptions,
-    input_gradient,
     l1_norm,
+    passes_for_batches,
     settled,
     unimproved,
 )
@@ -94,7 +94,7 @@ def test_the_gradient_is_that_of_each_images_own_loss() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).eval().requires_grad_(False)
     images, targets = torch.rand(5, 3, 2, 2), torch.tensor([0, 3, 1, 1, 2])
-    passes, _ = input_gradient(network, (3, 2, 2), torch.float32, FitOptions(0.1, 5, 0, 9), CPU)
+    passes, _ = passes_for_batches(network, (3, 2, 2), torch.float32, FitOptions(0.1, 5, 0, 9), CPU)
     losses, logits, gradient = passes(images, targets)
     leaf = images.clone().requires_grad_()
     each = F.cross_entropy(network(leaf), targets, reduction="none")

@@ -31,10 +31,8 @@ Index = npt.NDArray[np.uint32]
 SMALL = 3000  # rows below which a shuffle takes a millisecond and is left to one thread
 BLOCK_ENTRIES = 2**23  # of a block of distances that is sorted at a time: 32 MiB
 GPU_BLOCK_ENTRIES = 2**27  # of both matrices on a GPU, added at a time: 512 MiB
-LEAST_DEPTH, DEPTH_PER_ROOT = (
-    64,
-    4,
-)  # a row's list holds max(64, 4 sqrt(n)) neighbours; beyond its end all rows are compared
+# a row's list holds max(64, 4 sqrt(n)) neighbours; beyond its end all rows are compared
+LEAST_DEPTH, DEPTH_PER_ROOT = 64, 4
 AHEAD, ROWS_A_TASK = 8, 64  # entries of a list fetched before they are compared; rows per task of a thread
 FREE = 2**31  # bytes that count as free where the system doesn't tell
 SHARE_OF_MEMORY = 0.8  # of the free memory, for the distances of both data sets

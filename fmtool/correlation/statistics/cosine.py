@@ -13,9 +13,8 @@ from fmtool.correlation.statistics.base import Options, Prepared, require_rows, 
 from fmtool.errors import StatisticError
 
 MIN_ROWS = 2  # with a single pair there is no other pairing
-BINS = (
-    100  # of the histogram of all pairs' cosines: bin k holds -1 + 0.02 k to -1 + 0.02 (k + 1), the last one 1 as well
-)
+# of the histogram of all pairs' cosines: bin k holds -1 + 0.02 k to -1 + 0.02 (k + 1), the last one 1 as well
+BINS = 100
 BLOCK = 1024  # rows of the matrix of cosines computed at a time in float64, before rounding to float32
 
 

@@ -1,6 +1,7 @@
 """The formats that data may have. Nothing heavy is imported to read this table.
 
-A new format is one module here with `recognises(path)` and `read(path)`, and one line in the table.
+A new format is one module here with `recognises(path)` and `read(path, name)`, where messages call it by `name`, and one line in
+the table.
 """
 
 from __future__ import annotations

@@ -8,9 +8,8 @@ from fmtool.errors import MaskError
 from fmtool.masks.bases.orthonormal import Orthonormal
 from fmtool.masks.basis import Array
 
-ORTHONORMAL = (
-    1e-9  # the precision of PyWavelets' coefficients of symlets; larger errors mean that a wavelet is not orthonormal
-)
+# the precision of PyWavelets' coefficients of symlets; larger errors mean that a wavelet is not orthonormal
+ORTHONORMAL = 1e-9
 
 
 class Wavelet(Orthonormal):
