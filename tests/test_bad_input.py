@@ -77,7 +77,7 @@ CASES = {  # -o OUT is added where it is not written
     "no image right for class masks": ("class-masks MODEL --data bad/all-wrong", r"no image"),
     "all wrong before": ("fit-masks MODEL bad/attack-wrong --for essential", r"no image is left: essential"),
     "all wrong before, adversarial": ("fit-masks MODEL bad/attack-wrong --for adversarial", r"no image is left"),
-    "all attacks failed": ("fit-masks MODEL bad/attack-failed --for adversarial", r"left for adversarial"),
+    "all attacks failed": ("fit-masks MODEL bad/attack-failed --for adversarial", r"no image is left: adversarial"),
     "all wrong before, class masks": ("class-masks MODEL bad/attack-wrong", r"no image"),
     "all attacks failed, robust": ("class-masks MODEL bad/attack-failed --robust", r"no .*adversarial image"),
     "no mask preserved": ("correlate bad/masks-lost files/adversarial", r"no image keeps its class"),

@@ -252,8 +252,8 @@ def _warn_of_a_counter(matrix: np.ndarray[Any, Any], file: str) -> None:
     first = matrix[:, 0].tolist()
     if len(first) > 2 and _counts(first):
         warn(
-            f"{file}: its first column counts the rows, from {first[0]:g} to {first[-1]:g}, and is used as data; if not, "
-            "remove it, or name it Unnamed: 0"
+            f"{file}: its first column counts the rows, from {first[0]:g} to {first[-1]:g}, and is used as data; if it is "
+            "not data, remove it, or name it Unnamed: 0"
         )
 
 

@@ -88,7 +88,7 @@ class OfTorchvision:
             self._fetch(cache)
         except MemoryError:
             raise
-        except Exception as error:  # so may what a network does
+        except Exception as error:  # so may a failing download
             raise DataError(f"{self.folder} can't be downloaded: {first_line(error)}") from None
         return self._read(cache, self._place(cache) or cache)
 
@@ -100,6 +100,8 @@ class OfTorchvision:
             for arguments in self.splits.values():
                 try:  # some classes fetch all splits at once, and refuse to do so again
                     self._open(fresh, arguments)
+                except MemoryError:
+                    raise
                 except Exception:
                     self._open(fresh, arguments, download=True)
             last = {name.partition("/")[0] for name in self.at}  # by which the whole is recognised

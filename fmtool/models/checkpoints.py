@@ -211,7 +211,10 @@ def _load(network: nn.Module, weights: Mapping[str, Tensor], versions: Mapping[s
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about weights that are dropped on the meta device
         fill(network, "")
-    own = dict(network.named_parameters(remove_duplicate=False))
+    own = {
+        **dict(network.named_parameters(remove_duplicate=False)),
+        **dict(network.named_buffers(remove_duplicate=False)),
+    }
     filled = {id(weight) for name, weight in own.items() if name in state}  # of tied weights a file may hold one
     needed = [name for name in missing if not name.endswith(COUNTERS) and id(own.get(name)) not in filled]
     return Misfit(needed, [name for name in unexpected if not name.endswith(COUNTERS)], errors)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterable, Mapping
-from types import CellType, FunctionType
+from types import CellType, FunctionType, MethodType
 from typing import Any, TypeVar
 
 import torch
@@ -44,37 +45,52 @@ def copied(network: Network, shared: Iterable[Tensor] = ()) -> Network:
         raise ModelError(f"the network can't be copied: {type(error).__name__}: {error}") from error
     for module in double.modules():
         for own in (vars(module), *(getattr(module, hooks) for hooks in HOOKS)):
-            own.update({name: _rebound(value, twins) for name, value in own.items() if isinstance(value, FunctionType)})
+            own.update({name: _twin(one, twins) for name, one in own.items() if isinstance(one, FunctionType)})
     return double
 
 
-def _rebound(function: FunctionType, twins: dict[int, Any]) -> FunctionType:
-    """A function that means the copy where this one means the network, which copying leaves as it is: a hook that stores
-    activations in `self.features`, say. twins: the copies of the network's parts by the `id` of what they are copies of.
+def _twin(value: Any, twins: dict[int, Any]) -> Any:
+    """What a value is in the copy. Copying leaves functions as they are, and so what their closures and defaults mean: the
+    network that was copied, in a hook which fills `self.features`.
+
+    twins: the copies by the `id` of what they are copies of; those of functions are added.
     """
-
-    def twin(value: Any) -> Any:
-        if isinstance(value, FunctionType) and id(value) not in twins:
-            twins[id(value)] = value  # one that calls itself
-            twins[id(value)] = _rebound(value, twins)
-        return twins.get(id(value), value)
-
-    def twin_of_cell(cell: CellType) -> CellType:
-        try:
-            value = cell.cell_contents
-        except ValueError:  # not filled yet
-            return cell
-        return cell if twin(value) is value else twins.setdefault(id(cell), CellType(twin(value)))
-
-    cells, defaults = function.__closure__ or (), function.__defaults__ or ()
-    of_twins = *map(twin_of_cell, cells), *map(twin, defaults)
-    if all(one is other for one, other in zip((*cells, *defaults), of_twins, strict=True)):
-        return function
-    code, known, name = function.__code__, function.__globals__, function.__name__
-    double = FunctionType(code, known, name, of_twins[len(cells) :] or None, of_twins[: len(cells)] or None)
-    double.__kwdefaults__ = function.__kwdefaults__
-    vars(double).update(vars(function))
+    if id(value) in twins:
+        return twins[id(value)]
+    if not _means(value, twins, set()):
+        return value
+    if isinstance(value, MethodType):
+        return MethodType(value.__func__, _twin(value.__self__, twins))
+    cells = value.__closure__ or ()
+    own = [twins.setdefault(id(one), CellType()) if _means(one, twins, set()) else one for one in cells]
+    double = FunctionType(value.__code__, value.__globals__, value.__name__, None, tuple(own) or None)
+    twins[id(value)] = double  # before its cells are filled, as a function may mean itself
+    for one, new in zip(cells, own, strict=True):
+        if new is not one:
+            new.cell_contents = _twin(one.cell_contents, twins)
+    double.__defaults__ = value.__defaults__ and tuple(_twin(one, twins) for one in value.__defaults__)
+    named = value.__kwdefaults__
+    double.__kwdefaults__ = named and {name: _twin(one, twins) for name, one in named.items()}
+    vars(double).update(vars(value))
     return double
+
+
+def _means(value: Any, twins: Mapping[int, Any], seen: set[int]) -> bool:
+    """Whether a value is a part of the network that was copied, or a function, method or cell that leads to one."""
+    if id(value) in seen:
+        return False
+    seen.add(id(value))
+    if id(value) in twins:
+        return True
+    held: list[Any] = []
+    if isinstance(value, MethodType):
+        held = [value.__self__]
+    elif isinstance(value, FunctionType):
+        held = [*(value.__closure__ or ()), *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+    elif isinstance(value, CellType):
+        with contextlib.suppress(ValueError):  # not filled yet
+            held = [value.cell_contents]
+    return any(_means(one, twins, seen) for one in held)
 
 
 def device_of(network: nn.Module) -> torch.device:
@@ -92,8 +108,10 @@ def restore_(network: nn.Module, before: Mapping[str, Tensor]) -> list[str]:
     """Give buffers the values that `buffers_of` found. Returns the names of those that have changed."""
     changed = []
     for name, one in network.named_buffers():
-        old = before.get(name)
-        if old is not None and old.shape == one.shape and not bool(((old == one) | (old != old) & (one != one)).all()):
+        if name not in before or before[name].shape != one.shape:
+            continue
+        old = before[name].to(one.device)
+        if not bool(((old == one) | (old != old) & (one != one)).all()):
             one.copy_(old)
             changed.append(name)
     return changed

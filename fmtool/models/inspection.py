@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -89,15 +89,12 @@ def _check_training_mode(classifier: Classifier, images: Tensor) -> None:
         return  # the first step of training reports it
     logits, expected = logits_in(trained), logits_in(judged)
     if logits is None or expected is None or logits.shape != expected.shape:
-        wanted = "a tensor" if expected is None else _described(expected)
         raise ModelError(
             f"in training mode the network gives {_described(trained if logits is None else logits)} as its logits, expected "
-            f"{wanted}, as in eval mode"
+            f"{_described(expected)}, as in eval mode"
         )
-    if isinstance(trained, tuple | list) and not isinstance(judged, tuple | list) and not hasattr(trained, "logits"):
-        warn(
-            f"in training mode the network gives {_described(trained)}: only its first tensor is trained, as the logits"
-        )
+    if isinstance(trained, tuple | list | Mapping) and type(trained) is not type(judged) and len(trained) > 1:
+        warn(f"in training mode the network gives {_described(trained)}: only the logits are trained on")
 
 
 def depends_on_mates(classifier: Classifier, shape: Sequence[int], device: torch.device) -> bool:

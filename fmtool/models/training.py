@@ -202,7 +202,7 @@ class _Course:
         self.journal.save(self._tensors)
 
     def _tensors(self) -> Tensors:
-        """Everything that the next steps depend on, but what third-party code keeps in plain attributes.
+        """Everything that the next steps depend on, except what third-party code keeps in plain attributes.
 
         Dropout draws from torch's own generators, third-party code from any.
         """
@@ -346,7 +346,8 @@ class _Update:
     @staticmethod
     def _passes(network: nn.Module, forward: Callable[[Tensor], Tensor], inputs: Tensor) -> list[Tensor]:
         """Logits and gradients of `network`'s weights by `forward`, which is the network in some form; it keeps its buffers."""
-        before = buffers_of(network)
+        before = {name: values.clone() for name, values in network.state_dict().items()}
+        buffers = buffers_of(network)  # also those in no state dict
         try:
             with generators_kept([inputs.device] if inputs.device.type == "cuda" else []):
                 seed_generators(0)
@@ -355,4 +356,5 @@ class _Update:
                 gradients = torch.autograd.grad(F.log_softmax(logits, 1)[:, 0].sum(), weights, allow_unused=True)
             return [logits.detach().clone(), *(values.clone() for values in gradients if values is not None)]
         finally:
-            restore_(network, before)  # batch norms have updated their statistics
+            network.load_state_dict(before)  # batch norms have updated their statistics
+            restore_(network, buffers)

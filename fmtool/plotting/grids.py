@@ -128,14 +128,14 @@ def chosen(files: Sequence[Artifact], count: int, like: Sequence[Artifact] = ())
 
 
 def _attacked(files: Sequence[Artifact], places: list[Tensor]) -> list[Tensor]:
-    """The places of the images on which every attack among the files succeeded; an ArtifactError where one succeeded on none."""
+    """The places of the images on which every attack among the files succeeded; an ArtifactError if there is none."""
     turned = torch.ones(len(places[0]), dtype=torch.bool)
     for file, rows in zip(files, places, strict=True):
         if file.kind == "attack":
             turned &= succeeded(file)[rows]
     if not bool(turned.any()):
         raise ArtifactError(
-            "an attack among the files succeeded on none of the images that all of them hold: nothing to draw"
+            "none of the images that all files hold was attacked successfully by every attack among them: nothing to draw"
         )
     return [rows[turned] for rows in places]
 

@@ -145,14 +145,16 @@ def test_of_tied_weights_a_file_may_hold_one(tmp_path: Path) -> None:
 
     def tied(seed: int) -> nn.Sequential:
         torch.manual_seed(seed)
-        network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        norm = nn.BatchNorm1d(4)
+        network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), norm, norm)
         network[1].weight = network[0].weight
+        norm.running_mean = torch.rand(4)
         return network
 
     given, found = tied(0), tied(1)
     save_model(given, str(tmp_path / "tied.safetensors"))
     weights = read_weights(str(tmp_path / "tied.safetensors"))
-    assert len(weights) == 3
+    assert len(weights) == 3 + 5
     load_weights(found, weights, "FILE")
     assert all(torch.equal(values, given.state_dict()[name]) for name, values in found.state_dict().items())
     with pytest.raises(ModelError, match=r"missing 1\.bias$"):

@@ -73,12 +73,17 @@ class Hooked(nn.Module):
         self.body, self.head = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU()), nn.Linear(6, 5)
         self.features: dict[str, Tensor] = {}
         self.body.register_forward_hook(self.saves("body"))
+        linear = self.head.forward
+        self.head.forward = lambda given: linear(given)  # as code that wraps a layer does
 
     def saves(self, name: str) -> Callable[..., None]:
-        def keep(output: Tensor) -> None:
-            self.features[name] = output
+        def keep(output: Tensor | tuple[Tensor], *, features: dict[str, Tensor] = self.features) -> None:
+            if isinstance(output, tuple):
+                keep(output[0])
+            else:
+                self.features[name] = features["kept"] = output
 
-        return lambda module, images, output, keep=keep: keep(output)
+        return lambda module, images, output, keep=keep: keep((output,))
 
     def forward(self, images: Tensor) -> Tensor:
         self.body(images)
@@ -94,7 +99,10 @@ def test_hooks_of_a_copy_mean_the_copy() -> None:
     copy = copied(network)
     assert torch.equal(copy(other), expected)
     assert torch.equal(network.head(network.features["body"].mean(dim=(2, 3))), kept)  # its store is left alone
+    assert copy.features["kept"] is copy.features["body"] and network.features["kept"] is network.features["body"]
     assert torch.equal(copied(copy)(other), expected)
+    nn.init.zeros_(copy.head.weight)
+    assert torch.equal(copy(other), copy.head.bias.expand(3, 5))
     ready = prepare(Classifier(network), CPU, SHAPE)
     torch.testing.assert_close(ready(other), expected)
 

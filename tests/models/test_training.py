@@ -106,14 +106,21 @@ class Forgetful(nn.Module):
         self.conv, self.same = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3)
         self.same.weight = self.conv.weight
         self.norm, self.dropout, self.linear = nn.BatchNorm2d(8), nn.Dropout(0.5), nn.Linear(8, 3)
-        self.register_buffer("steps", torch.zeros(()), persistent=False)
+        self.register_buffer("steps", torch.zeros(2), persistent=False)
+        self.queue = nn.Parameter(torch.zeros(2), requires_grad=False)
         self.steps: Tensor
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         hidden = self.norm(self.conv(images) + self.same(images)).relu().mean(dim=(2, 3))
         if self.training:  # as networks with stochastic depth do
             self.steps += 1
-            hidden = hidden * (0.5 + random.random()) * (0.5 + np.random.rand()) * (1 + 0.01 * self.steps)
+            self.queue.data += 0.5
+            hidden = (
+                hidden
+                * (0.5 + random.random())
+                * (0.5 + np.random.rand())
+                * (1 + 0.01 * (self.steps + self.queue).sum())
+            )
         logits: torch.Tensor = self.linear(self.dropout(hidden))
         return logits
 

@@ -136,7 +136,7 @@ def test_images_that_the_attack_did_not_turn_are_no_adversarial_images(load: Loa
     few = part_of(essential, torch.arange(4))
     attack["status"][:] = 0
     attack["status"][chosen([attack, few], 4)[0]] = 2
-    with pytest.raises(ArtifactError, match="succeeded on none of the images that all of them hold"):
+    with pytest.raises(ArtifactError, match="none of the images that all files hold was attacked successfully"):
         draw([attack, few], 3, "filtered")
     attack["status"][:] = 2
     with pytest.raises(ArtifactError, match="no attack succeeded"):

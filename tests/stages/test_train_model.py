@@ -228,7 +228,7 @@ def test_further_outputs_of_training_mode_are_told(tmp_path: Path, monkeypatch: 
     (tmp_path / "auxiliary_network.py").write_text(factory(forward))
     monkeypatch.chdir(tmp_path)
     with pytest.warns(
-        FmtoolWarning, match=r"in training mode the network gives a tuple of Tensor, Tensor: only its first"
+        FmtoolWarning, match=r"in training mode the network gives a tuple of Tensor, Tensor: only the logits"
     ):
         data = fmtool.load_data("digits:train", limit=8)
         fmtool.train_model(data, architecture="auxiliary_network:make", recipe="one-cycle", epochs=1)

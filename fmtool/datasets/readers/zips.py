@@ -32,7 +32,7 @@ def read(path: Path, name: str) -> Source:
         file = _name(entry).replace("\\", "/")  # as some Windows tools write names
         parts = PurePosixPath(file).parts
         if file.startswith("/") or ".." in parts:
-            raise DataError(f"{name}: {entry.filename}: leads out of the zip")
+            raise DataError(f"{name}: {file}: leads out of the zip")
         if any(is_hidden(part) for part in parts) or not parts:
             continue
         file = "/".join(parts) + ("/" if file.endswith("/") else "")
