@@ -51,8 +51,9 @@ def check_range(values: Tensor, count: int, name: str) -> None:
 
 def check_unit(values: Rows, name: str) -> None:
     """ArtifactError unless the values (n, ...), a tensor or rows of a file, are finite and within [0, 1]; a few at a time."""
-    for start in range(0, len(values), ROWS_OF_FILE):
-        some = values[start : start + ROWS_OF_FILE]
+    size = at_once(values)
+    for start in range(0, len(values), size):
+        some = values[start : start + size]
         if some.numel() and not (float(some.min()) >= 0 and float(some.max()) <= 1):
             raise ArtifactError(f"{name}: entries lie outside [0, 1] or are not finite")
 

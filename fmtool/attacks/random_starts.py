@@ -10,18 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fmtool.models.foreign_code import generators_kept
+
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """For attacks that draw from torch's or NumPy's own generator; keyed by the batch's first image."""
-    before = np.random.get_state()  # of the generator that Foolbox draws from
-    np.random.seed(seed % 2**32)
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            yield
-    finally:
-        np.random.set_state(before)
+    with generators_kept([device] if device.type == "cuda" else []):
+        np.random.seed(seed % 2**32)  # the generator that Foolbox draws from
+        torch.manual_seed(seed)
+        yield
 
 
 def starts(shape: Sequence[int], seeds: list[int], norm: str | None = None) -> Tensor:

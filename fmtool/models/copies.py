@@ -93,11 +93,6 @@ def _means(value: Any, twins: Mapping[int, Any], seen: set[int]) -> bool:
     return any(_means(one, twins, seen) for one in held)
 
 
-def device_of(network: nn.Module) -> torch.device:
-    """That of its first parameter or buffer; the CPU without any."""
-    return next((one.device for one in [*network.parameters(), *network.buffers()]), torch.device("cpu"))
-
-
 def buffers_of(network: nn.Module) -> dict[str, Tensor]:
     """Copies of a network's buffers, without those of lazy modules that are not yet there."""
     return {name: one.clone() for name, one in network.named_buffers() if not isinstance(one, UninitializedBuffer)}

@@ -74,21 +74,17 @@ def check_trainable(classifier: Classifier, shape: Sequence[int]) -> None:
         warn(f"{frozen} of {len(weights)} tensors of weights are frozen (requires_grad is False) and keep their values")
     images = _drawn(shape, torch.device("cpu"))
     with torch.enable_grad():
-        if not classifier(images).requires_grad:
-            raise ModelError("the logits have no gradient: expected a forward that doesn't run under torch.no_grad()")
-    _check_training_mode(classifier, images)
-
-
-@torch.no_grad()
-def _check_training_mode(classifier: Classifier, images: Tensor) -> None:
-    """Some networks give features, or logits of further heads, beside the logits, in training mode only."""
-    judged = classifier.raw(images)
-    try:
-        trained = copied(classifier).train().raw(images)
+        judged = classifier.raw(images)
+    expected = logits_in(judged)
+    if expected is None or not expected.requires_grad:
+        raise ModelError("the logits have no gradient: expected a forward that doesn't run under torch.no_grad()")
+    try:  # some networks give features, or logits of further heads, beside the logits, in training mode only
+        with torch.no_grad():
+            trained = copied(classifier).train().raw(images)
     except ModelError:
         return  # the first step of training reports it
-    logits, expected = logits_in(trained), logits_in(judged)
-    if logits is None or expected is None or logits.shape != expected.shape:
+    logits = logits_in(trained)
+    if logits is None or logits.shape != expected.shape:
         raise ModelError(
             f"in training mode the network gives {_described(trained if logits is None else logits)} as its logits, expected "
             f"{_described(expected)}, as in eval mode"

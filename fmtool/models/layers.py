@@ -15,8 +15,9 @@ from fmtool.artifacts.format import Rows
 from fmtool.datasets.rows import to_float
 from fmtool.errors import ModelError, first_line
 from fmtool.models.classifier import Classifier, prepare
-from fmtool.models.copies import copied, device_of
+from fmtool.models.copies import copied
 from fmtool.models.equivalence import Reference, passes
+from fmtool.models.networks import device_of
 from fmtool.models.registry import INPUT, shown_layers
 
 IMAGES = 2  # that go through the network to learn its shapes

@@ -18,7 +18,7 @@ from fmtool.artifacts.format import Artifact, serialise
 from fmtool.errors import ModelError, warn
 from fmtool.models import checkpoints, networks
 from fmtool.models.classifier import Classifier
-from fmtool.models.copies import buffers_of, copied, device_of, restore_
+from fmtool.models.copies import buffers_of, copied, restore_
 from fmtool.models.equivalence import BATCHES, Reference, random_images
 from fmtool.models.layers import layers_of
 from fmtool.models.registry import is_factory
@@ -192,7 +192,7 @@ def first_output(classifier: Classifier, shape: Sequence[int], *, logits: bool =
 
     ModelError reports what was raised, and a shape that works if the shape is wrong.
     """
-    device = device_of(classifier)
+    device = networks.device_of(classifier)
     forward = classifier.eval() if logits else classifier.eval().raw
 
     def outcome(shape: Sequence[int]) -> Any:

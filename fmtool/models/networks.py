@@ -111,6 +111,11 @@ def call_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     return network
 
 
+def device_of(network: nn.Module) -> torch.device:
+    """That of its first parameter or buffer; the CPU without any."""
+    return next((one.device for one in [*network.parameters(), *network.buffers()]), torch.device("cpu"))
+
+
 def dtypes_of(network: nn.Module) -> set[torch.dtype]:
     """The floating-point dtypes of a network's parameters and buffers."""
     tensors = [*network.parameters(), *network.buffers()]

@@ -15,11 +15,11 @@ from fmtool.errors import ModelError, warn
 from fmtool.models import compiled_classifier, compiling
 from fmtool.models.classifier import Classifier, batch_size, pick_device, prepare
 from fmtool.models.compiled_classifier import Loss
-from fmtool.models.copies import device_of
 from fmtool.models.equivalence import random_images
 from fmtool.models.inspection import depends_on_mates, same_in_any_slot
 from fmtool.models.layers import Activations, cut
 from fmtool.models.model_files import Specification, from_artifact, plain_arguments
+from fmtool.models.networks import device_of
 from fmtool.models.registry import INPUT, is_factory
 from fmtool.runtime import threads
 from fmtool.runtime.journal import Journal

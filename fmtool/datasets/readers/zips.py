@@ -13,7 +13,6 @@ from fmtool.datasets.source import Source
 from fmtool.errors import DataError
 
 LARGEST_ENTRY = 2**28  # bytes of a file in a zip, where a few bytes may unpack to any size
-
 UTF8 = 0x800  # the flag of an entry whose name is in UTF-8
 
 
