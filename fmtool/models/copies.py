@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterable, Mapping
+from functools import partial
 from types import CellType, FunctionType, MethodType
 from typing import Any, TypeVar
 
@@ -16,7 +17,6 @@ from torch.overrides import TorchFunctionMode
 from fmtool.errors import ModelError
 
 Network = TypeVar("Network", bound=nn.Module)
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")  # of a module
 
 
 class _Detached(TorchFunctionMode):
@@ -43,10 +43,33 @@ def copied(network: Network, shared: Iterable[Tensor] = ()) -> Network:
             double = copy.deepcopy(network, twins)
     except Exception as error:  # third-party code may raise any exception
         raise ModelError(f"the network can't be copied: {type(error).__name__}: {error}") from error
+    seen: set[int] = set()
     for module in double.modules():
-        for own in (vars(module), *(getattr(module, hooks) for hooks in HOOKS)):
-            own.update({name: _twin(one, twins) for name, one in own.items() if isinstance(one, FunctionType)})
+        _rebound(vars(module), twins, seen)
     return double
+
+
+def _rebound(value: Any, twins: dict[int, Any], seen: set[int]) -> Any:
+    """What the copy holds, with the functions in it that mean the network replaced by ones that mean the copy: lists and
+    dictionaries, as of hooks, in place.
+
+    twins: as of `_twin`. seen: the lists and dictionaries that are done, as they may contain themselves.
+    """
+    if isinstance(value, FunctionType):
+        return _twin(value, twins)
+    if type(value) is tuple:
+        return tuple(_rebound(one, twins, seen) for one in value)
+    if type(value) is partial:
+        named = {name: _rebound(one, twins, seen) for name, one in value.keywords.items()}
+        function, *given = (_rebound(one, twins, seen) for one in (value.func, *value.args))
+        return partial(function, *given, **named)
+    if isinstance(value, list | dict) and id(value) not in seen:
+        seen.add(id(value))
+        for key, one in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            new = _rebound(one, twins, seen)
+            if new is not one:
+                value[key] = new
+    return value
 
 
 def _twin(value: Any, twins: dict[int, Any]) -> Any:

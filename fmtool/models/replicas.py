@@ -22,13 +22,14 @@ from torch.fx import GraphModule
 
 from fmtool.errors import ModelError
 from fmtool.models import native_code
-from fmtool.models.copies import HOOKS, copied
+from fmtool.models.copies import copied
 from fmtool.runtime import threads
 
 STATELESS = (
     "torch.nn.modules.",
     "torch.fx.graph_module",
 )  # where classes live whose forward stores nothing in eval mode
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")  # of a module
 
 _turn = threading.RLock()
 
