@@ -84,7 +84,7 @@ def load_pickled(source: str | Path | IO[bytes]) -> Any:
 def looks_like_artifact(source: str) -> bool:
     """Whether a path is a regular file whose first bytes look like an fmtool header."""
     try:
-        if source == STREAM or not Path(source).is_file():
+        if source == STREAM or not os.path.isfile(source):
             return False
         with open(source, "rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))

@@ -183,10 +183,14 @@ def _data_of(history: Sequence[Stage]) -> list[Mapping[str, Any]]:
 
 
 def _merged_with(made: Stage, history: Sequence[Stage]) -> list[Stage]:
-    """The stages whose files a merge joined with the one that this stage made, or this one alone."""
+    """The stages whose files merges, and merges of merges, joined with the one that this stage made, or this one alone."""
     made_by = makers(history)
-    for merge in (stage for stage in history if stage["command"] == "merge"):
-        joined = [made_by[entry["digest"]] for entry in merge["inputs"] if entry["digest"] in made_by]
+    for outermost in (stage for stage in reversed(history) if stage["command"] == "merge"):
+        merges, joined = [outermost], list[Stage]()
+        while merges:
+            parts = [made_by[entry["digest"]] for entry in merges.pop()["inputs"] if entry["digest"] in made_by]
+            for part in parts:
+                (merges if part["command"] == "merge" else joined).append(part)
         if made["inputs"] in [one["inputs"] for one in joined]:
             return joined
     return [made]

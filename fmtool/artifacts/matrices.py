@@ -37,11 +37,26 @@ def read_matrix(source: str, data: bytes | None = None) -> tuple[Tensor, Tensor 
     into it, which is said. data: a safetensors file's bytes, where they have been read already. ArtifactError where no matrix can
     be read, or several could be meant.
     """
-    file, name = (source, None) if os.path.exists(source) or ":" not in source else source.rsplit(":", 1)
+    file, name = file_and_name(source)
     arrays = _read(file) if data is None else _tensors(data, file)
     labels = arrays.pop(LABELS, None) if name != LABELS else None
     chosen = _chosen(arrays, file, name)
     return _as_rows(arrays[chosen], source), None if labels is None else _as_tensor(labels, source)
+
+
+def matrices_in(source: str) -> list[Tensor]:
+    """The matrix that FILE:NAME names, or every array of FILE as `read_matrix` gives it by its name."""
+    file, name = file_and_name(source)
+    arrays = {
+        key: values for key, values in _read(file).items() if getattr(values, "ndim", 0) > 0 and name in (None, key)
+    }
+    return [_as_rows(values, source) for values in arrays.values()]
+
+
+def file_and_name(source: str) -> tuple[str, str | None]:
+    """FILE and NAME of FILE:NAME; no name if the whole is a file's."""
+    file, colon, name = source.rpartition(":")
+    return (source, None) if os.path.exists(source) or not colon else (file, name)
 
 
 def digest_of(values: Tensor) -> str:

@@ -4,6 +4,7 @@ written directly."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -52,8 +53,16 @@ def replacing(target: str) -> Iterator[IO[bytes]]:
     try:
         if is_stream(target):
             with tempfile.TemporaryFile(dir=temporary_folder()) as file:
-                yield file
-                file.seek(0)
+                try:
+                    yield file
+                    file.seek(0)
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    raise ArtifactError(
+                        f"{target}: its temporary file can't be written: {error.strerror}: expected more room in "
+                        f"{temporary_folder()}, or another folder in TMPDIR"
+                    ) from None
                 _copy(file, target)
             return
         path = Path(os.path.realpath(target))
@@ -132,7 +141,9 @@ def check_target(target: str | None) -> None:
         )
     # a regular file is replaced by one beside it, so its folder must be writable, not the file
     if not (
-        os.access(path.parent, os.W_OK | os.X_OK) if path.is_file() or not path.exists() else os.access(target, os.W_OK)
+        os.access(path.parent, os.W_OK | os.X_OK)
+        if os.path.isfile(path) or not os.path.exists(path)
+        else os.access(target, os.W_OK)
     ):
         raise ArtifactError(f"{target}: can't be written: Permission denied")
 

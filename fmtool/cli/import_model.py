@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 import fmtool
+from fmtool.artifacts import files
 from fmtool.artifacts.output import STDOUT
 from fmtool.cli import options
 from fmtool.cli.session import working
-from fmtool.cli.terminal import save, show
+from fmtool.cli.terminal import show, show_result
 from fmtool.models.registry import ARCHITECTURES
 from fmtool.tables.models import layers_table
 
@@ -113,6 +114,8 @@ def import_model(
             factory_options=options.literals(factory_option, "--factory-option"),
             seed=seed,
         )
-    save(model, output, form)
+        if output is not None:
+            files.write(model, output)
+    show_result(model, output, form)
     if form == "table":
         show(layers_table(model.header, "", every=False), form, to_stderr=output in STDOUT)

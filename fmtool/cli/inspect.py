@@ -96,31 +96,32 @@ def inspect(
             f"applies to data, and {label(files[0])} is an fmtool file: leave the option out",
         )
         described = list(zip(files, descriptions, strict=True))
-        asked: Table | list[Table] = []
+        correlations = len(files) > 1 and all(one.kind == "correlation" for one in descriptions)
+        lines: list[list[str]] = []  # of each file that is shown whole, on its spectrum
         if spectrum:
-            asked = spectrum_table([_source(file, one, one.arrays()) for file, one in described])
-        if layers:
-            asked = joined([(label(file), [_layers(file, one)]) for file, one in described])
-    if asked:
-        show(asked, form)
-        return
-    if len(descriptions) > 1 and all(one.kind == "correlation" for one in descriptions):
-        for file, one in described if history else ():
-            show_tree(history_tree(file, one, True))
-        show(table1([one.header for one in descriptions], [label(file) for file in files]), form)
-        _show_commands(descriptions if history else ())
-        return
-    titled = []
-    for file, one in described:
-        arrays = one.arrays()
-        if form == "table":
+            shown: Table | list[Table] = spectrum_table([_source(file, one, one.arrays()) for file, one in described])
+        elif layers:
+            shown = joined([(label(file), [_layers(file, one)]) for file, one in described])
+        elif correlations:
+            shown = table1([one.header for one in descriptions], [label(file) for file in files])
+        else:
+            titled = []
+            for file, one in described:
+                arrays = one.arrays()
+                titled.append((label(file), tables_of(one.kind, one.header, arrays)))
+                lines.append(
+                    spectrum_lines(_source(file, one, arrays)) if form == "table" and one.kind in KINDS else []
+                )
+            shown = joined(titled)
+    for number, (file, one) in enumerate(described):
+        if lines and form == "table":
             print("\n".join(_summary(file, one)))
+        if history or (lines and form == "table"):
             show_tree(history_tree(file, one, history))
-            if one.kind in KINDS:
-                print("\n".join(spectrum_lines(_source(file, one, arrays))))
-        titled.append((label(file), tables_of(one.kind, one.header, arrays)))
-    show(joined(titled), form)
-    if form == "table" and len(files) == 1 and "layers" in one.header:
+        if lines and lines[number]:
+            print("\n".join(lines[number]))
+    show(shown, form)
+    if lines and form == "table" and len(files) == 1 and "layers" in one.header:
         show(layers_table(one.header, file, every=False), form)
     _show_commands(descriptions if history else ())
 

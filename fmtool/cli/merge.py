@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -42,7 +43,18 @@ def merge(
     with working(output, quiet=quiet, debug=debug) as bar:
         from fmtool.artifacts import streaming
 
+        _allow_open(len(files))
         parts = [streaming.read(file, "attack", "masks", "heatmap", "class-masks", progress=bar) for file in files]
         execution = fmtool.Execution(output=output, progress=bar)
         merged = fmtool.merge(parts, allow_gaps=allow_gaps, execution=execution)
     show_result(merged, output, form)
+
+
+def _allow_open(files: int) -> None:
+    """Let this process have so many more files open than it might by default: all are read from at once."""
+    with suppress(ImportError, OSError, ValueError):  # no such limit on Windows
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = soft + files if hard == resource.RLIM_INFINITY else min(soft + files, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))

@@ -25,6 +25,7 @@ class Bar:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self.progress = Progress(*columns, console=self.console, transient=True)
         self.tasks: dict[str, TaskID] = {}
+        self.label: str | None = None
         self.last_line = time.monotonic()
 
     def __enter__(self) -> Bar:
@@ -40,10 +41,12 @@ class Bar:
         if self.progress:
             self.progress.start()  # at the first call, so that a short command draws nothing
             if label not in self.tasks:
-                for task in self.tasks.values():
-                    self.progress.update(task, visible=False)
                 self.tasks[label] = self.progress.add_task(label, total=total)
-            self.progress.update(self.tasks[label], completed=done)
+            if label != self.label:  # it may have been shown before
+                self.label = label
+                for other, task in self.tasks.items():
+                    self.progress.update(task, visible=other == label)
+            self.progress.update(self.tasks[label], completed=done, total=total)
         elif not self.quiet and time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
             print(f"{label}: {done} of {total}", file=sys.stderr, flush=True)

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from fmtool.artifacts import files
 from fmtool.artifacts.output import STDOUT
 from fmtool.errors import printable
 from fmtool.tables.registry import table_of
@@ -20,13 +19,6 @@ if TYPE_CHECKING:
     from fmtool.artifacts.format import Artifact
 
 WIDEST = 1000  # columns; wider than any table
-
-
-def save(artifact: Artifact, output: str | None, form: str = "table") -> None:
-    """Write the artifact, then print its table."""
-    if output is not None:
-        files.write(artifact, output)
-    show_result(artifact, output, form)
 
 
 def show_result(artifact: Artifact, output: str | None, form: str) -> None:

@@ -90,6 +90,7 @@ class Data:
         return {name: value for name, value in options.items() if value is not None}
 
 
+# Over 60 lines, a third of them signature and docstring.
 def load(
     spec: str | os.PathLike[str],
     *,
@@ -112,23 +113,27 @@ def load(
     of named data sets, None for $FMTOOL_DATA. Raises DataError for an unknown name, an unreadable source, labels out of range or
     pixels outside [0, 1].
     """
-    name, split = parse_spec(os.fspath(spec))
-    source = _named(name, data_root) or read_path(name)
-    chosen = choose(split, default, source.splits, os.fspath(spec), source.left_out)
-    labels, class_names = numbered(source, name)
-    _check_labels({split: labels[split] for split in chosen}, class_names, name)
-    for line in source.left_out:
-        warn(f"{name}: left out {line}")
-    row, label, index = _rows_of(labels, chosen, rows, limit, name)
-    images, shallow = _images(source, chosen, row, size, layout, pixel_range, name, progress)
-    if not len(images):
-        raise DataError(f"{spec}: holds no images")
-    key, digest = keys_and_digest(images, label, progress, shallow)
-    twice = len(key) - len(set(image_names(key, index))) if len(chosen) > 1 else 0
-    if twice:
-        raise DataError(
-            f"{spec}: {twice} images are at the same place in two of {', '.join(chosen)}: name one split, like {name}:{chosen[0]}"
-        )
+    import torch
+
+    with torch.device("cpu"):  # whatever device the session has set
+        name, split = parse_spec(os.fspath(spec))
+        source = _named(name, data_root) or read_path(name)
+        chosen = choose(split, default, source.splits, os.fspath(spec), source.left_out)
+        labels, class_names = numbered(source, name)
+        _check_labels({split: labels[split] for split in chosen}, class_names, name)
+        for line in source.left_out:
+            warn(f"{name}: left out {line}")
+        row, label, index = _rows_of(labels, chosen, rows, limit, name)
+        images, shallow = _images(source, chosen, row, size, layout, pixel_range, name, progress)
+        if not len(images):
+            raise DataError(f"{spec}: holds no images")
+        key, digest = keys_and_digest(images, label, progress, shallow)
+        twice = len(key) - len(set(image_names(key, index))) if len(chosen) > 1 else 0
+        if twice:
+            raise DataError(
+                f"{spec}: {twice} images are at the same place in two of {', '.join(chosen)}: name one split, like "
+                f"{name}:{chosen[0]}"
+            )
     return Data(
         images,
         label,

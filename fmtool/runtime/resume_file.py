@@ -303,7 +303,7 @@ def _opened(path: Path, target: str, key: str, restart: bool, locks: bool) -> sq
 def _connected(path: str, locks: bool = True, **options: Any) -> sqlite3.Connection:
     """A database, unnamed if the path is empty. locks: SQLite can lock it, as it always can on Windows."""
     if not locks and os.name != "nt":
-        path, options["uri"] = f"file:{quote(path)}?nolock=1", True
+        path, options["uri"] = f"file:{quote(os.fsencode(path))}?nolock=1", True
     database: sqlite3.Connection = sqlite3.connect(path, check_same_thread=False, **options)
     database.create_function("crc32", 1, zlib.crc32, deterministic=True)
     return database
@@ -348,7 +348,7 @@ def saved_part(target: str | None, name: str) -> Tensors | None:
 
 
 def _glance(target: str | None, query: str, *values: str) -> list[Any]:
-    if target is None or not (path := _path(target)).is_file():
+    if target is None or not os.path.isfile(path := _path(target)):
         return []
     database = _connected(str(path), can_lock(path), timeout=0)
     try:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from fmtool.artifacts.format import Artifact
+from fmtool.artifacts.output import check_target
 from fmtool.errors import ModelError, first_line, warn
 from fmtool.models.classifier import batch_size, pick_device
 from fmtool.models.model_files import specification
@@ -66,6 +67,7 @@ def halving(stage: Stage) -> Stage:
     def with_enough_memory(
         model: Artifact, *inputs: Any, execution: Execution = DEFAULT_EXECUTION, **options: Any
     ) -> Any:
+        check_target(execution.output)
         asked = functools.cache(lambda given=execution: _hash(stage.__name__, model, inputs, options, given))
         alone = execution.ranks.of == 1  # processes that share the work must not differ in their batches
         batch = _batch_before(execution.output, asked) if alone and not execution.restart else None

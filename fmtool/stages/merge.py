@@ -25,6 +25,7 @@ from fmtool.artifacts.history import (
 from fmtool.artifacts.rows import check_range, image_names, shard_of
 from fmtool.errors import ArtifactError, warn
 from fmtool.masks.registry import FOURIER, LABEL
+from fmtool.models.foreign_code import own_settings
 from fmtool.models.registry import INPUT
 from fmtool.stages.heatmap import MEANS, means, summed_filters
 from fmtool.stages.inputs import was_compiled
@@ -44,6 +45,7 @@ LISTED = 5  # missing shards that a message names
 
 
 # Over 60 lines, a fifth of them signature and docstring.
+@own_settings()
 def merge(files: Sequence[Artifact], *, allow_gaps: bool = False, execution: Execution = DEFAULT_EXECUTION) -> Artifact:
     """Merge `attack`, `masks` or `heatmap` artifacts of the same model and options, with rows in the order given, or shards of
     `class-masks`.
@@ -78,7 +80,8 @@ def merge(files: Sequence[Artifact], *, allow_gaps: bool = False, execution: Exe
         data: list[dict[str, str]] = []
         sources = torch.cat([_renumbered(file, data) for file in files])
         header["data"] = first.header["data"] if sharded else data
-        inputs = [entry for file in files for made in file.history for entry in made["inputs"]]
+        made_by = [made for file in files for made in file.history if made["command"] in MAKERS[first.kind]]
+        inputs = [entry for made in made_by for entry in made["inputs"]]
         if again := sorted(namesakes(inputs)):
             warn(f"several files are called {', '.join(again)}: the merged file can't tell their images apart by name")
     if isinstance(header.get("defense"), dict):

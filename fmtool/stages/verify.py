@@ -13,7 +13,7 @@ from fmtool.artifacts import history
 from fmtool.artifacts.descriptions import describe
 from fmtool.artifacts.files import label, looks_like_artifact, read_bytes
 from fmtool.artifacts.format import check_layout, header_end
-from fmtool.artifacts.matrices import MATRIX, digest_of, read_matrix
+from fmtool.artifacts.matrices import MATRIX, digest_of, file_and_name, matrices_in
 from fmtool.artifacts.output import STREAM
 from fmtool.artifacts.progress import Progress
 from fmtool.errors import ArtifactError, FmtoolError
@@ -89,13 +89,15 @@ def table(examined: Sequence[Examined]) -> Table:
 
 def _examined(file: str) -> Examined:
     name, source = label(file), _source(file)
-    if file != STREAM and (os.path.isdir(source) or _named(file)):
+    if file != STREAM and (os.path.isdir(source) or _named(file) or _holds_matrix(file)):
         return Examined(name)
     try:
         if file == STREAM or looks_like_artifact(source) or not os.path.isfile(source):
             one = describe(source)
             return Examined(name, one.kind, [one.digest], one.history)
-        if Path(source).suffix == ".safetensors":
+        if not os.path.getsize(source):
+            raise ArtifactError(f"{name}: damaged: is empty")
+        if ".safetensors" in Path(source).suffixes:  # of shards too, as essential.safetensors.1-of-8
             data = read_bytes(source)
             check_layout(data, name)
             if all(field in data[: header_end(data)] for field in OURS):
@@ -110,12 +112,20 @@ def _others(file: str, one: Examined, missing: Mapping[str, Mapping[str, Any]]) 
     """Digests of other things that a file may have been read as: a checkpoint, though fmtool wrote it, or a matrix."""
     if one.history:
         return [] if file == STREAM else [_sha256(_source(file))]
-    if one.damage or not any(entry.get("name") == MATRIX for entry in missing.values()) or not os.path.isfile(file):
+    if one.damage or not any(entry.get("name") == MATRIX for entry in missing.values()):
         return []
     try:
-        return [digest_of(read_matrix(file)[0])]
+        return [digest_of(matrix) for matrix in matrices_in(file)]
     except FmtoolError:
         return []
+
+
+def _holds_matrix(file: str) -> bool:
+    """Whether this is FILE:NAME, a matrix of a file."""
+    from fmtool.datasets.splits import SUFFIXES
+
+    there, name = file_and_name(file)
+    return name is not None and name not in SUFFIXES and os.path.isfile(there)
 
 
 def _named(file: str) -> bool:

@@ -180,6 +180,14 @@ def test_of_merged_attacks_all_count() -> None:
     assert shares_images([of_test], [of_test, of_train, merge, masks])
     assert shares_images([of_train], [of_test, of_train, merge, masks])
     assert not shares_images([of_test], [of_test, of_train, masks])
+    later = {**stage_of("attack", {**data, "split": "val", "digest": "val"}), "output": "attack on val"}
+    inner = {**merge, "output": "merged of two"}
+    inputs = [{"kind": "attack", "digest": digest} for digest in ("attack on val", "merged of two")]
+    for order in (inputs, inputs[::-1]):
+        outer = {**merge, "inputs": order}
+        for made in (of_test, of_train, later):
+            assert shares_images([made], [of_test, of_train, inner, later, outer, masks])
+            assert shares_images([made], [later, of_test, of_train, inner, outer, masks])
 
 
 def test_ranges_of_rows_share_images_only_if_they_overlap() -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
 import pytest
 from conftest import Run
+from rich.console import Console
+from rich.progress import Progress
+
+from fmtool.cli.progress import Bar
 
 
 def test_quiet_silences_standard_error(files: Path, tmp_path: Path, run: Run) -> None:
@@ -31,3 +36,14 @@ def test_progress_off_a_terminal_is_a_line_now_and_then(
     assert seldom.out == often.out and "fitting" not in seldom.err
     assert re.search(r"^fitting[^\n]*: 5 of 5$", often.err, re.M)
     assert run(*line, "--quiet").err == ""
+
+
+def test_a_label_may_return_with_another_total() -> None:
+    """Reading two splits one after the other, a bar counted the second against the first's total."""
+    bar = Bar(quiet=False)
+    bar.progress = Progress(console=Console(file=io.StringIO()))
+    with bar:
+        for label, done, total in (("reading", 5, 5), ("reading", 1, 2), ("classifying", 0, 1), ("reading", 2, 2)):
+            bar(label, done, total)
+    shown = {task.description: (task.completed, task.total, task.visible) for task in bar.progress.tasks}
+    assert shown == {"reading": (2, 2, True), "classifying": (0, 1, False)}

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from forged import TINY
 
-import fmtool
-from fmtool.cli.terminal import save, show, show_result
+from fmtool.cli.terminal import show, show_result
 from fmtool.tables.table import Table
 
 TABLE = Table("Title [b]", {"name": "", "a long heading": ".3f"}, [["[red]x\x1b", 0.5], ["y", None]], ["a note \x07"])
@@ -70,11 +69,3 @@ def test_a_results_table_goes_where_the_file_does_not(
     shown = capfd.readouterr()
     assert getattr(shown, stream).startswith("data,no mask") and "" in (shown.out, shown.err)
     assert list(tmp_path.iterdir()) == []  # it writes no file
-
-
-def test_saving_writes_the_file_and_prints_its_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    save(TINY, str(tmp_path / "file"), "csv")
-    written = capfd.readouterr().out
-    assert fmtool.read(str(tmp_path / "file")).kind == "defense"
-    save(TINY, None, "csv")
-    assert capfd.readouterr().out == written != ""

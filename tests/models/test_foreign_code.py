@@ -118,14 +118,17 @@ def test_a_stage_computes_alike_whatever_the_caller_has_set(files: Path) -> None
     trained: dict[str, Any] = {"architecture": "resnet8", "epochs": 1, "batch_size": 20, "test_data": data}
     model, attack = (fmtool.read(str(files / f"{name}.safetensors")) for name in ("model", "fmn"))
     masks: dict[str, Any] = {"for_": "essential", "min_steps": 3, "max_steps": 3, "perturb": 0.01}
+    pgd: dict[str, Any] = {"attack": "pgd", "epsilon": 0.1, "attack_options": {"steps": 2}}
+    halves = [fmtool.attack(model, fmtool.load_data("digits", rows=rows), **pgd) for rows in ((0, 9), (9, 18))]
     stages: dict[str, Callable[[], fmtool.Artifact]] = {
         "train_model": lambda: fmtool.train_model(data, **trained),
         "import_model": lambda: fmtool.import_model("resnet8", weights="none", input_shape=(1, 8, 8)),
-        "attack": lambda: fmtool.attack(model, data, attack="pgd", epsilon=0.1, attack_options={"steps": 2}),
+        "attack": lambda: fmtool.attack(model, data, **pgd),
         "fit_masks": lambda: fmtool.fit_masks(model, attack, **masks),
         "layer": lambda: fmtool.fit_masks(model, attack, **masks, layer="layer1"),
         "class_masks": lambda: fmtool.class_masks(model, attack, min_steps=2, max_steps=2),
         "heatmap": lambda: fmtool.heatmap(model, data),
+        "merge": lambda: fmtool.merge(halves),
     }
     for name, stage in stages.items():
         expected = stage().digest
@@ -135,6 +138,9 @@ def test_a_stage_computes_alike_whatever_the_caller_has_set(files: Path) -> None
             assert torch.get_default_dtype() == torch.float64 and torch.get_default_device().type == "meta"
             assert torch.get_float32_matmul_precision() == "high" and torch.backends.cudnn.allow_tf32
         assert made.digest == expected, name
+    expected = fmtool.load_data("digits", limit=20).digest
+    with _hostile():
+        assert fmtool.load_data("digits", limit=20).digest == expected
 
 
 def test_a_stage_leaves_the_generators_alone() -> None:

@@ -78,6 +78,10 @@ def test_other_contents_of_one_name_and_imports_without_a_name_are_told(
         lines[1] == "several files are called data.safetensors: the merged file can't tell their images apart by name"
     )
     assert len(merged["labels"]) == 55
+    trained = [{"command": "train-model", "inputs": found[1].history[-1]["inputs"], "options": {}, "versions": {}}]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the model's own training data are not among the images
+        fmtool.merge([dataclasses.replace(found[0], history=[*trained, *found[0].history])])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fmtool.merge(halves)

@@ -115,6 +115,31 @@ def test_what_was_read_as_a_checkpoint_or_a_matrix_is_recognised(chain: list[Art
     assert not any("data" in note for note in table(found).notes)
 
 
+def test_matrices_of_a_file_are_recognised_alone_and_together(tmp_path: Path) -> None:
+    path = tmp_path / "m.npz"
+    np.savez(path, x=np.eye(3), y=np.ones((3, 2)), labels=np.arange(3))
+    digests = {name: digest_of(read_matrix(f"{path}:{name}")[0]) for name in "xy"}
+    entries = [{"kind": "data", "name": MATRIX, "split": "", "digest": digest} for digest in digests.values()]
+    written(dataclasses.replace(TINY, history=history.stage("correlate", {}, None, entries)), tmp_path / "made")
+    for given, number in (([f"{path}:x", f"{path}:y"], 1), ([str(path)], 2)):
+        found = examine([*given, str(tmp_path / "made")])
+        assert all(
+            (one.kind, one.state) == (MATRIX, "ok") and len(set(one.digests) & {*digests.values()}) == number
+            for one in found[:-1]
+        )
+        assert not table(found).notes
+    one, other = examine([f"{path}:z", str(tmp_path / "made")])
+    assert one.state == "unknown" and other.state == "ok"
+
+
+@pytest.mark.parametrize("content", [b"", bytes(200)])
+def test_shards_without_content_are_damaged(content: bytes, tmp_path: Path) -> None:
+    """A crash of the machine may leave files empty, or of zeros."""
+    (tmp_path / "essential.safetensors.1-of-8").write_bytes(content)
+    (found,) = examine([str(tmp_path / "essential.safetensors.1-of-8")])
+    assert found.state == "damaged" and found.damage
+
+
 def test_a_damaged_name_of_the_header_is_damage(chain: list[Artifact], tmp_path: Path) -> None:
     content = (tmp_path / "a").read_bytes()
     assert content.count(b'"fmtool":') == 1
