@@ -186,10 +186,11 @@ def _merged_with(made: Stage, history: Sequence[Stage]) -> list[Stage]:
     """The stages whose files merges, and merges of merges, joined with the one that this stage made, or this one alone."""
     made_by = makers(history)
     for outermost in (stage for stage in reversed(history) if stage["command"] == "merge"):
-        merges, joined = [outermost], list[Stage]()
+        merges, joined, seen = [outermost], list[Stage](), set[str]()  # a forged history may have a cycle
         while merges:
-            parts = [made_by[entry["digest"]] for entry in merges.pop()["inputs"] if entry["digest"] in made_by]
-            for part in parts:
+            digests = {str(entry["digest"]) for entry in merges.pop()["inputs"]} - seen
+            seen |= digests
+            for part in (made_by[digest] for digest in digests if digest in made_by):
                 (merges if part["command"] == "merge" else joined).append(part)
         if made["inputs"] in [one["inputs"] for one in joined]:
             return joined

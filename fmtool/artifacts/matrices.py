@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -44,13 +45,13 @@ def read_matrix(source: str, data: bytes | None = None) -> tuple[Tensor, Tensor 
     return _as_rows(arrays[chosen], source), None if labels is None else _as_tensor(labels, source)
 
 
-def matrices_in(source: str) -> list[Tensor]:
-    """The matrix that FILE:NAME names, or every array of FILE as `read_matrix` gives it by its name."""
+def matrices_in(source: str) -> Iterator[Tensor]:
+    """The matrix that FILE:NAME names, or every array of numbers in FILE, each as `read_matrix` gives it by its name."""
     file, name = file_and_name(source)
-    arrays = {
-        key: values for key, values in _read(file).items() if getattr(values, "ndim", 0) > 0 and name in (None, key)
-    }
-    return [_as_rows(values, source) for values in arrays.values()]
+    for key, values in _read(file).items():
+        if getattr(values, "ndim", 0) > 0 and name in (None, key):
+            with contextlib.suppress(ArtifactError):  # text, complex numbers
+                yield _as_rows(values, source)
 
 
 def file_and_name(source: str) -> tuple[str, str | None]:

@@ -50,19 +50,14 @@ def replacing(target: str) -> Iterator[IO[bytes]]:
     It lies beside the target and is then renamed; its permissions follow the umask. For standard output, a pipe or a device it is
     an unnamed file, copied there at the end. ArtifactError if that fails.
     """
+    stream, filled = is_stream(target), False
     try:
-        if is_stream(target):
+        if stream:
             with tempfile.TemporaryFile(dir=temporary_folder()) as file:
-                try:
-                    yield file
-                    file.seek(0)
-                except OSError as error:
-                    if error.errno != errno.ENOSPC:
-                        raise
-                    raise ArtifactError(
-                        f"{target}: its temporary file can't be written: {error.strerror}: expected more room in "
-                        f"{temporary_folder()}, or another folder in TMPDIR"
-                    ) from None
+                yield file
+                file.flush()
+                filled = True
+                file.seek(0)
                 _copy(file, target)
             return
         path = Path(os.path.realpath(target))
@@ -83,7 +78,9 @@ def replacing(target: str) -> Iterator[IO[bytes]]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise ArtifactError(f"{target}: can't be written: {error.strerror}") from None
+        room = f": expected more room in {temporary_folder()}, or another folder in TMPDIR"
+        spool_is_full = stream and not filled and error.errno == errno.ENOSPC
+        raise ArtifactError(f"{target}: can't be written: {error.strerror}{room if spool_is_full else ''}") from None
 
 
 def is_stream(target: str) -> bool:

@@ -97,7 +97,8 @@ def inspect(
         )
         described = list(zip(files, descriptions, strict=True))
         correlations = len(files) > 1 and all(one.kind == "correlation" for one in descriptions)
-        lines: list[list[str]] = []  # of each file that is shown whole, on its spectrum
+        whole = form == "table" and not (spectrum or layers or correlations)
+        lines: list[list[str]] = [[] for _ in files]  # on the spectrum of each
         if spectrum:
             shown: Table | list[Table] = spectrum_table([_source(file, one, one.arrays()) for file, one in described])
         elif layers:
@@ -106,22 +107,21 @@ def inspect(
             shown = table1([one.header for one in descriptions], [label(file) for file in files])
         else:
             titled = []
-            for file, one in described:
+            for number, (file, one) in enumerate(described):
                 arrays = one.arrays()
                 titled.append((label(file), tables_of(one.kind, one.header, arrays)))
-                lines.append(
-                    spectrum_lines(_source(file, one, arrays)) if form == "table" and one.kind in KINDS else []
-                )
+                if whole and one.kind in KINDS:
+                    lines[number] = spectrum_lines(_source(file, one, arrays))
             shown = joined(titled)
     for number, (file, one) in enumerate(described):
-        if lines and form == "table":
+        if whole:
             print("\n".join(_summary(file, one)))
-        if history or (lines and form == "table"):
+        if whole or history:
             show_tree(history_tree(file, one, history))
-        if lines and lines[number]:
+        if lines[number]:
             print("\n".join(lines[number]))
     show(shown, form)
-    if lines and form == "table" and len(files) == 1 and "layers" in one.header:
+    if whole and len(files) == 1 and "layers" in one.header:
         show(layers_table(one.header, file, every=False), form)
     _show_commands(descriptions if history else ())
 

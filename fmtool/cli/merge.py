@@ -52,9 +52,10 @@ def merge(
 
 def _allow_open(files: int) -> None:
     """Let this process have so many more files open than it might by default: all are read from at once."""
-    with suppress(ImportError, OSError, ValueError):  # no such limit on Windows
+    with suppress(ImportError, OSError, OverflowError, ValueError):  # no such limit on Windows
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = soft + files if hard == resource.RLIM_INFINITY else min(soft + files, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+        if soft != resource.RLIM_INFINITY:
+            wanted = soft + files if hard == resource.RLIM_INFINITY else min(soft + files, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -25,6 +25,7 @@ class Bar:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self.progress = Progress(*columns, console=self.console, transient=True)
         self.tasks: dict[str, TaskID] = {}
+        self.done: dict[str, int] = {}
         self.label: str | None = None
         self.last_line = time.monotonic()
 
@@ -46,6 +47,9 @@ class Bar:
                 self.label = label
                 for other, task in self.tasks.items():
                     self.progress.update(task, visible=other == label)
+            if done < self.done.get(label, 0):
+                self.progress.reset(self.tasks[label])  # the time left is that of this pass
+            self.done[label] = done
             self.progress.update(self.tasks[label], completed=done, total=total)
         elif not self.quiet and time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()

@@ -101,7 +101,7 @@ class EncodedRows:
         if isinstance(rows, int) or (isinstance(rows, torch.Tensor) and not rows.ndim):
             return self._image(range(len(self))[int(rows)])
         rows = rows.cpu() if isinstance(rows, torch.Tensor) else rows
-        return self._together(torch.arange(len(self))[rows].tolist(), None)
+        return self._together(torch.arange(len(self), device="cpu")[rows].tolist(), None)
 
     def decoded(self, progress: Progress | None) -> Tensor:
         """All of them."""
@@ -112,7 +112,7 @@ class EncodedRows:
         import torch
 
         if self.pixels is not None and all(self.there[row] for row in rows):
-            return self.pixels[torch.tensor(rows, dtype=torch.int64)]
+            return self.pixels[torch.tensor(rows, dtype=torch.int64, device="cpu")]
         # NumPy's memory: glibc does not always find that of torch, which is aligned, again, and the heap would grow with n
         kind = np.float32 if self.dtype == torch.float32 else np.uint8
         images = torch.from_numpy(np.empty((len(rows), *self.shape[1:]), kind))

@@ -41,32 +41,40 @@ def copied(network: Network, shared: Iterable[Tensor] = ()) -> Network:
     try:
         with _Detached():
             double = copy.deepcopy(network, twins)
+        made = {id(one) for one in twins.values()}
+        for module in double.modules():
+            if id(module) in made:
+                made.add(id(vars(module)))
+                _rebound(vars(module), twins, made)
     except Exception as error:  # third-party code may raise any exception
         raise ModelError(f"the network can't be copied: {type(error).__name__}: {error}") from error
-    seen: set[int] = set()
-    for module in double.modules():
-        _rebound(vars(module), twins, seen)
     return double
 
 
-def _rebound(value: Any, twins: dict[int, Any], seen: set[int]) -> Any:
-    """What the copy holds, with the functions in it that mean the network replaced by ones that mean the copy: lists and
-    dictionaries, as of hooks, in place.
+def _rebound(value: Any, twins: dict[int, Any], made: set[int]) -> Any:
+    """What a module of the copy holds, with the functions in it that mean the network replaced by ones that mean the copy: in
+    tuples and partial functions by new ones, in lists and dictionaries, as of hooks, in place.
 
-    twins: as of `_twin`. seen: the lists and dictionaries that are done, as they may contain themselves.
+    twins: as of `_twin`. made: the `id` of what was made for the copy; of lists and dictionaries those still to be done.
     """
     if isinstance(value, FunctionType):
         return _twin(value, twins)
     if type(value) is tuple:
-        return tuple(_rebound(one, twins, seen) for one in value)
+        parts = tuple(_rebound(one, twins, made) for one in value)
+        return parts if any(new is not one for new, one in zip(parts, value, strict=True)) else value
     if type(value) is partial:
-        named = {name: _rebound(one, twins, seen) for name, one in value.keywords.items()}
-        function, *given = (_rebound(one, twins, seen) for one in (value.func, *value.args))
-        return partial(function, *given, **named)
-    if isinstance(value, list | dict) and id(value) not in seen:
-        seen.add(id(value))
+        old = (value.func, *value.args, *value.keywords.values())
+        function, *given = new = _rebound(old, twins, made)
+        if new is old:
+            return value
+        named = dict(zip(value.keywords, given[len(value.args) :], strict=True))
+        double = partial(function, *given[: len(value.args)], **named)
+        vars(double).update(vars(value))
+        return double
+    if isinstance(value, list | dict) and id(value) in made:
+        made.remove(id(value))  # it may contain itself
         for key, one in list(value.items() if isinstance(value, dict) else enumerate(value)):
-            new = _rebound(one, twins, seen)
+            new = _rebound(one, twins, made)
             if new is not one:
                 value[key] = new
     return value

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fmtool.artifacts import history
 from fmtool.artifacts.descriptions import describe
@@ -16,9 +17,13 @@ from fmtool.artifacts.format import check_layout, header_end
 from fmtool.artifacts.matrices import MATRIX, digest_of, file_and_name, matrices_in
 from fmtool.artifacts.output import STREAM
 from fmtool.artifacts.progress import Progress
-from fmtool.errors import ArtifactError, FmtoolError
+from fmtool.errors import ArtifactError, FmtoolError, FmtoolWarning
 from fmtool.tables.table import Table
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SAFETENSORS = re.compile(r"\.safetensors(\.\d+-of-\d+)?$")  # shards too, as the scripts for clusters call them
 OURS = (b'\\"digest\\":', b'\\"history\\":')  # in the header of a file that fmtool wrote
 
 
@@ -89,43 +94,55 @@ def table(examined: Sequence[Examined]) -> Table:
 
 def _examined(file: str) -> Examined:
     name, source = label(file), _source(file)
-    if file != STREAM and (os.path.isdir(source) or _named(file) or _holds_matrix(file)):
+    if file != STREAM and (os.path.isdir(source) or _named(file)):
         return Examined(name)
     try:
+        if file != STREAM and (matrix := _matrix(file)):
+            if not list(_matrices(file)):
+                raise ArtifactError(f"{name}: holds no matrix {matrix!r}")
+            return Examined(name)
         if file == STREAM or looks_like_artifact(source) or not os.path.isfile(source):
             one = describe(source)
             return Examined(name, one.kind, [one.digest], one.history)
-        if not os.path.getsize(source):
+        digest = _sha256(source)
+        if digest == hashlib.sha256().hexdigest():
             raise ArtifactError(f"{name}: damaged: is empty")
-        if ".safetensors" in Path(source).suffixes:  # of shards too, as essential.safetensors.1-of-8
+        if SAFETENSORS.search(source):
             data = read_bytes(source)
             check_layout(data, name)
             if all(field in data[: header_end(data)] for field in OURS):
                 raise ArtifactError(f"{name}: damaged: has the fields of fmtool's header, but not its name")
-        return Examined(name, digests=[_sha256(source)])
+        return Examined(name, digests=[digest])
     except ArtifactError as error:
-        there = file == STREAM or os.path.exists(source)
+        there = file == STREAM or os.path.exists(file_and_name(source)[0])
         return Examined(name, state="damaged" if there else "missing", damage=str(error))
 
 
 def _others(file: str, one: Examined, missing: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Digests of other things that a file may have been read as: a checkpoint, though fmtool wrote it, or a matrix."""
+    """Digests of other things that a file may have been read as: a checkpoint, though fmtool wrote it, or matrices."""
     if one.history:
         return [] if file == STREAM else [_sha256(_source(file))]
     if one.damage or not any(entry.get("name") == MATRIX for entry in missing.values()):
         return []
     try:
-        return [digest_of(matrix) for matrix in matrices_in(file)]
+        return [digest_of(matrix) for matrix in _matrices(file)]
     except FmtoolError:
         return []
 
 
-def _holds_matrix(file: str) -> bool:
-    """Whether this is FILE:NAME, a matrix of a file."""
+def _matrices(file: str) -> Iterator[Tensor]:
+    """The matrices that a file may be taken for, without a word on how."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FmtoolWarning)
+        yield from matrices_in(file)
+
+
+def _matrix(file: str) -> str | None:
+    """NAME, if this is FILE:NAME, a matrix of a file."""
     from fmtool.datasets.splits import SUFFIXES
 
     there, name = file_and_name(file)
-    return name is not None and name not in SUFFIXES and os.path.isfile(there)
+    return name if name not in SUFFIXES and os.path.isfile(there) else None
 
 
 def _named(file: str) -> bool:

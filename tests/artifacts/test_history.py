@@ -188,6 +188,8 @@ def test_of_merged_attacks_all_count() -> None:
         for made in (of_test, of_train, later):
             assert shares_images([made], [of_test, of_train, inner, later, outer, masks])
             assert shares_images([made], [later, of_test, of_train, inner, outer, masks])
+    cycle = {**merge, "output": "cycle", "inputs": [{"kind": "attack", "digest": "cycle"}]}  # forged
+    assert not shares_images([of_test], [of_train, cycle, masks])
 
 
 def test_ranges_of_rows_share_images_only_if_they_overlap() -> None:

@@ -16,7 +16,7 @@ from forged import TINY
 import fmtool
 from fmtool.artifacts.files import describe
 from fmtool.artifacts.format import serialise
-from fmtool.artifacts.output import check_target
+from fmtool.artifacts.output import check_target, write_bytes
 from fmtool.errors import ArtifactError
 
 
@@ -120,3 +120,10 @@ def test_names_that_leave_no_room_for_files_beside_them_and_folders_are_refused_
         check_target(str(tmp_path / ("a" * 224)))
     with pytest.raises(ArtifactError, match="is a folder, expected a file name"):
         check_target(f"{tmp_path}/new/")
+
+
+def test_a_full_folder_for_temporary_files_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmtool.artifacts.output.tempfile.TemporaryFile", lambda dir: open("/dev/full", "w+b"))  # noqa: SIM115
+    expected = r"^-: can't be written: No space left on device: expected more room in \S+, or another folder in TMPDIR$"
+    with pytest.raises(ArtifactError, match=expected):
+        write_bytes(b"content", "-")

@@ -12,6 +12,7 @@ from small_files import attacked_halves
 
 import fmtool
 from fmtool.artifacts.format import Artifact
+from fmtool.cli.merge import _allow_open
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +104,13 @@ def test_shards_of_class_masks_make_the_whole_files_bytes_and_its_table(run: Run
     assert (whole.code, merged.code) == (0, 0), merged.err
     assert merged.out == whole.out
     assert (tmp_path / "merged").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_more_files_may_be_open_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    endless, told = resource.RLIM_INFINITY, []
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limits: told.append(limits))
+    for limits in ((256, 4096), (256, 300), (256, endless), (endless, endless)):
+        monkeypatch.setattr(resource, "getrlimit", lambda which, limits=limits: limits)
+        _allow_open(100)
+    assert told == [(356, 4096), (300, 300), (356, endless)]

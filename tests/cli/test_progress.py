@@ -43,7 +43,14 @@ def test_a_label_may_return_with_another_total() -> None:
     bar = Bar(quiet=False)
     bar.progress = Progress(console=Console(file=io.StringIO()))
     with bar:
-        for label, done, total in (("reading", 5, 5), ("reading", 1, 2), ("classifying", 0, 1), ("reading", 2, 2)):
+        for label, done, total in (
+            ("reading", 5, 5),
+            ("reading", 1, 2),
+            ("classifying", 1, 1),
+            ("reading", 2, 2),
+            ("classifying", 0, 1),
+        ):
             bar(label, done, total)
     shown = {task.description: (task.completed, task.total, task.visible) for task in bar.progress.tasks}
-    assert shown == {"reading": (2, 2, True), "classifying": (0, 1, False)}
+    assert shown == {"reading": (2, 2, False), "classifying": (0, 1, True)}
+    assert not bar.progress.tasks[1].finished

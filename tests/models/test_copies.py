@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, update_wrapper
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -109,6 +110,39 @@ def test_hooks_of_a_copy_mean_the_copy() -> None:
     assert torch.equal(copy(other), copy.head.bias.expand(3, 5))
     ready = prepare(Classifier(network), CPU, SHAPE)
     torch.testing.assert_close(ready(other), expected)
+
+
+class Sharing(nn.Module):
+    """Hands a list of its own on to its copies, as some libraries do with settings."""
+
+    def __init__(self, steps: list[Any]) -> None:
+        super().__init__()
+        self.body, self.steps = nn.Linear(3, 2), steps
+        self.steps.append(lambda images: self.body(images))
+        self.act = update_wrapper(partial(nn.functional.leaky_relu, negative_slope=0.1), nn.functional.leaky_relu)
+        self.pairs = Fixed([(1, 2), (3, 4)])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Sharing:
+        double = Sharing([])
+        double.steps = self.steps
+        return double
+
+
+class Fixed(list[Any]):
+    def __setitem__(self, *given: Any) -> None:
+        raise TypeError("can't be changed")
+
+
+def test_a_copy_changes_nothing_that_it_shares_and_keeps_the_rest() -> None:
+    network = Sharing([])
+    (step,) = network.steps
+    copy = copied(nn.Sequential(network))[0]
+    assert network.steps == [step] and copy.steps is network.steps
+    plain = nn.Module()
+    plain.act, plain.pairs = network.act, network.pairs
+    double = copied(plain)
+    assert double.act.__name__ == "leaky_relu" and double.act(torch.tensor(-1.0)) == network.act(torch.tensor(-1.0))
+    assert double.pairs == network.pairs and double.pairs is not network.pairs
 
 
 @pytest.mark.filterwarnings("error")

@@ -115,10 +115,11 @@ def test_what_was_read_as_a_checkpoint_or_a_matrix_is_recognised(chain: list[Art
     assert not any("data" in note for note in table(found).notes)
 
 
+@pytest.mark.filterwarnings("error")
 def test_matrices_of_a_file_are_recognised_alone_and_together(tmp_path: Path) -> None:
     path = tmp_path / "m.npz"
-    np.savez(path, x=np.eye(3), y=np.ones((3, 2)), labels=np.arange(3))
-    digests = {name: digest_of(read_matrix(f"{path}:{name}")[0]) for name in "xy"}
+    np.savez(path, x=np.eye(3), y=np.ones((3, 2, 1)), labels=np.arange(3), names=np.array(["a", "b", "c"]))
+    digests = {"x": digest_of(read_matrix(f"{path}:x")[0]), "y": digest_of(torch.ones(3, 2, dtype=torch.float64))}
     entries = [{"kind": "data", "name": MATRIX, "split": "", "digest": digest} for digest in digests.values()]
     written(dataclasses.replace(TINY, history=history.stage("correlate", {}, None, entries)), tmp_path / "made")
     for given, number in (([f"{path}:x", f"{path}:y"], 1), ([str(path)], 2)):
@@ -128,8 +129,9 @@ def test_matrices_of_a_file_are_recognised_alone_and_together(tmp_path: Path) ->
             for one in found[:-1]
         )
         assert not table(found).notes
-    one, other = examine([f"{path}:z", str(tmp_path / "made")])
-    assert one.state == "unknown" and other.state == "ok"
+    one, absent, other = examine([f"{path}:z", f"{tmp_path}/no.npz:x", str(tmp_path / "made")])
+    assert one.state == "damaged" and one.damage == f"{path}:z: holds no matrix 'z'"
+    assert absent.state == "missing" and other.state == "ok"
 
 
 @pytest.mark.parametrize("content", [b"", bytes(200)])
@@ -138,6 +140,9 @@ def test_shards_without_content_are_damaged(content: bytes, tmp_path: Path) -> N
     (tmp_path / "essential.safetensors.1-of-8").write_bytes(content)
     (found,) = examine([str(tmp_path / "essential.safetensors.1-of-8")])
     assert found.state == "damaged" and found.damage
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    (found,) = examine([str(tmp_path / "model.safetensors.index.json")])
+    assert found.state == "unknown"
 
 
 def test_a_damaged_name_of_the_header_is_damage(chain: list[Artifact], tmp_path: Path) -> None:
