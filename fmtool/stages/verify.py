@@ -6,9 +6,9 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fmtool.artifacts import history
 from fmtool.artifacts.descriptions import describe
@@ -19,9 +19,6 @@ from fmtool.artifacts.output import STREAM
 from fmtool.artifacts.progress import Progress
 from fmtool.errors import ArtifactError, FmtoolError, FmtoolWarning
 from fmtool.tables.table import Table
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 SAFETENSORS = re.compile(r"\.safetensors(\.\d+-of-\d+)?$")  # shards too, as the scripts for clusters call them
 OURS = (b'\\"digest\\":', b'\\"history\\":')  # in the header of a file that fmtool wrote
@@ -98,9 +95,9 @@ def _examined(file: str) -> Examined:
         return Examined(name)
     try:
         if file != STREAM and (matrix := _matrix(file)):
-            if not list(_matrices(file)):
+            if not (digests := _digests_of_matrices(file)):
                 raise ArtifactError(f"{name}: holds no matrix {matrix!r}")
-            return Examined(name)
+            return Examined(name, digests=digests)
         if file == STREAM or looks_like_artifact(source) or not os.path.isfile(source):
             one = describe(source)
             return Examined(name, one.kind, [one.digest], one.history)
@@ -122,19 +119,19 @@ def _others(file: str, one: Examined, missing: Mapping[str, Mapping[str, Any]]) 
     """Digests of other things that a file may have been read as: a checkpoint, though fmtool wrote it, or matrices."""
     if one.history:
         return [] if file == STREAM else [_sha256(_source(file))]
-    if one.damage or not any(entry.get("name") == MATRIX for entry in missing.values()):
+    if one.damage or _matrix(file) or not any(entry.get("name") == MATRIX for entry in missing.values()):
         return []
     try:
-        return [digest_of(matrix) for matrix in _matrices(file)]
+        return _digests_of_matrices(file)
     except FmtoolError:
         return []
 
 
-def _matrices(file: str) -> Iterator[Tensor]:
-    """The matrices that a file may be taken for, without a word on how."""
+def _digests_of_matrices(file: str) -> list[str]:
+    """Those of the matrices that a file may be taken for, without a word on how."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FmtoolWarning)
-        yield from matrices_in(file)
+        return [digest_of(matrix) for matrix in matrices_in(file)]
 
 
 def _matrix(file: str) -> str | None:
