@@ -86,7 +86,11 @@ def row_range(rows: tuple[int, int | None], n: int, source: str) -> tuple[int, i
 
 
 def spread(labels: Tensor, limit: int | None) -> Tensor:
-    """(m) int64 rows, ascending: at most `limit`, taken from the classes in turn, the first of each class first."""
+    """(m) int64 rows, ascending: at most `limit`, taken from the classes in turn, the first of each class first.
+
+    The classes' turns are in bit-reversed order (0, 8, 4, 2, 6, 1, ... of 10), so that a last round that doesn't reach them all
+    is spread over the labels too, whose order may mean something: ImageNet begins with 398 animals. A greater limit adds rows.
+    """
     import torch
 
     n = len(labels)
@@ -94,12 +98,13 @@ def spread(labels: Tensor, limit: int | None) -> Tensor:
         return torch.arange(n)
     if limit < 1:
         raise DataError(f"--limit is {limit}, expected at least 1")
-    rank = torch.zeros(n, dtype=torch.int64)
-    for label in torch.unique(labels):
+    classes = torch.unique(labels).tolist()
+    bits = len(classes).bit_length()
+    turn = torch.zeros(n, dtype=torch.int64)
+    for place, label in enumerate(classes):
         rows = (labels == label).nonzero().flatten()
-        rank[rows] = torch.arange(len(rows))
-    order = torch.argsort(rank * (int(labels.max()) + 1) + labels, stable=True)
-    return order[:limit].sort().values
+        turn[rows] = (torch.arange(len(rows)) << bits) + int(f"{place:0{bits}b}"[::-1], 2)
+    return turn.argsort()[:limit].sort().values
 
 
 def row_seed(seed: int, key: int, index: int, *trial: int | str) -> int:

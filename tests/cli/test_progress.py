@@ -19,7 +19,7 @@ def test_quiet_silences_standard_error(files: Path, tmp_path: Path, run: Run) ->
     line += ["--min-steps", 0, "-o", tmp_path / "file"]
     loud, quiet = run(*line), run(*line, "--quiet")
     assert loud.code == quiet.code == 0 and loud.out == quiet.out != ""
-    assert "fmtool: warning: no image of 5, 6, 7, 8, 9: no mask is fitted to them\n" in loud.err
+    assert "fmtool: warning: no image of 1, 3, 5, 7, 9: no mask is fitted to them\n" in loud.err
     assert all(entry.startswith("fmtool: warning: ") for entry in loud.err.splitlines())
     assert quiet.err == ""
 

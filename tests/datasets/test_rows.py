@@ -86,6 +86,16 @@ def test_limit_is_spread_evenly_over_the_classes(labels: list[int], limit: int) 
             assert taken[k] >= max(taken) - 1
 
 
+def test_limit_below_the_number_of_classes_is_spread_over_them_and_grows_by_adding_rows() -> None:
+    """The order of labels may mean something: ImageNet's first 398 classes are animals."""
+    labels = torch.arange(1000).repeat(2)
+    rows = spread(labels, 100)
+    assert len(rows) == 100 and rows[0] == 0 and set(rows.diff().tolist()) <= {8, 16} and rows[-1] >= 984
+    more = spread(labels, 1400)
+    assert torch.equal(more[:1000], torch.arange(1000)) and set(rows.tolist()) <= set(more.tolist())
+    assert more[1000:].diff().max() <= 4  # the second round too
+
+
 def test_keys_are_hashes_of_the_pixels() -> None:
     digits = load("digits", limit=5)
     assert digits.key.tolist() == [pixel_key(image) for image in digits.images.numpy()]

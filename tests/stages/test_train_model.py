@@ -140,10 +140,10 @@ def test_what_is_recorded_is_what_was_in_effect() -> None:
 
 
 def test_classes_without_names_are_numbers(tmp_path: Path) -> None:
-    data = dataclasses.replace(fmtool.load_data("digits:train", limit=4), class_names=())
-    with pytest.warns(FmtoolWarning, match=r"^digits: has no class names: its classes are called 0 to 3$"):
+    data = dataclasses.replace(fmtool.load_data("digits:train", limit=10), class_names=())
+    with pytest.warns(FmtoolWarning, match=r"^digits: has no class names: its classes are called 0 to 9$"):
         made = fmtool.train_model(data, architecture="resnet8", recipe="one-cycle", epochs=1)
-    assert made.header["class_names"] == ["0", "1", "2", "3"]
+    assert made.header["class_names"] == [str(number) for number in range(10)]
 
 
 def test_a_few_images_leave_the_network_all_classes_of_their_data(tmp_path: Path) -> None:
