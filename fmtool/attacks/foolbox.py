@@ -384,9 +384,9 @@ def _attack_batch(classifier: nn.Module, attack: Any, images: Tensor, labels: Te
 def _told(error: Exception, name: str) -> AttackError:
     """What Foolbox raises, in the user's terms. Its counts are those of a padded batch."""
     reason = str(error).splitlines()[0] if str(error) else "one of its checks failed without a message"
-    if "pass `distance`" in reason:
-        return AttackError(
-            f"attack {name} needs --attack-option distance=l2 (or {', '.join(n for n in NORMS if n != 'l2')})"
+    if name == "L0FMNAttack" and isinstance(error, IndexError):  # its bound grows beyond the number of values
+        return _NoStartError(
+            f"attack {name} can't run on this classifier, or with such an option: no l0 distance suffices"
         )
     started = isinstance(error, AssertionError) and not str(error)
     if started or re.search(r"failed for \d+ of \d+ inputs|not adversarial for \d+ of \d+ inputs", reason):

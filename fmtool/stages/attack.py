@@ -69,7 +69,10 @@ def attack(
     data = fitted_data(data, ready.spec, model)
     norm = foolbox.norm_of(foolbox_attack)
     if epsilon is not None:
-        if not hasattr(type(foolbox_attack), "distance"):
+        if "distance" in in_effect and in_effect["distance"] is None:
+            others = ", ".join(one for one in registry.NORMS if one != "l2")
+            raise AttackError(f"attack {name} needs --attack-option distance=l2 (or {others})")
+        if norm is None and "distance" not in in_effect:
             raise AttackError(f"--epsilon: {name} has no distance to bound")
         registry.check_epsilon(epsilon, norm, ready.spec.input_shape)
     loss, compile_ = _compiles(ready, data, name, foolbox_attack, compile_)

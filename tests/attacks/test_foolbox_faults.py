@@ -177,3 +177,43 @@ def test_an_image_without_a_starting_point_is_one_failed_attack(
     few = dataclasses.replace(only, **{n: getattr(only, n)[[3, 11]] for n in ("images", "labels", "key", "index")})
     with pytest.raises(AttackError, match="can't run on this classifier"):
         fmtool.attack(model, few, attack="L2CarliniWagnerAttack")
+
+
+class Dark(torch.nn.Module):
+    """Calls the darkest of images another class than all others, for no reason that a gradient shows."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        total = images.flatten(1).sum(dim=1)
+        return torch.stack([torch.where(total > 0.1, 1.0, -1.0), 0 * total], dim=1)
+
+
+@pytest.mark.parametrize("name", ["L2CarliniWagnerAttack", "EADAttack"])
+def test_an_image_that_was_not_fooled_is_not_black(name: str) -> None:
+    """Foolbox returns zeros for it, which here count as another class."""
+    made, _ = attacks.build(name, {"steps": 3, "binary_search_steps": 1})
+    images, labels = (
+        torch.rand(4, 1, 3, 3, generator=torch.Generator().manual_seed(0)),
+        torch.zeros(4, dtype=torch.int64),
+    )
+    found = attacks.run(
+        Dark().eval(), images.clone(), labels, made, epsilon=None, row_seeds=list(range(4)), batch=2, device=CPU
+    )
+    assert found.status.tolist() == [2] * 4 and torch.equal(torch.as_tensor(found.adversarial[:]), images)
+
+
+@pytest.mark.filterwarnings("ignore::fmtool.errors.FmtoolWarning")
+def test_an_image_beyond_any_l0_distance_is_one_failed_attack() -> None:
+    """Foolbox raises an IndexError for the whole batch once the bound of one image exceeds its number of values."""
+    made, _ = attacks.build("L0FMNAttack", {})
+    flat = torch.full((1, 1, 4, 4), 0.9)
+    images, labels = torch.cat([flat, torch.full((3, 1, 4, 4), 0.2)]), torch.zeros(4, dtype=torch.int64)
+
+    class Bright(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            total = images.flatten(1) @ torch.linspace(0.5, 1.5, 16)
+            return torch.stack([torch.where(total > 12, 9 + 0 * total, 3.5 - total), 0 * total], dim=1)
+
+    found = attacks.run(
+        Bright().eval(), images.clone(), labels, made, epsilon=None, row_seeds=list(range(4)), batch=4, device=CPU
+    )
+    assert found.status.tolist() == [2, 0, 0, 0] and torch.equal(torch.as_tensor(found.adversarial[0:1]), flat)

@@ -121,8 +121,11 @@ def test_a_bound_is_in_the_attacks_own_norm(files: Path) -> None:
         fmtool.attack(model, data, attack="L0FMNAttack", epsilon=1, attack_options={"steps": 3})
     with pytest.raises(AttackError, match=r"^--epsilon: SpatialAttack has no distance to bound$"):
         fmtool.attack(model, data, attack="SpatialAttack", epsilon=0.05)
-    with pytest.raises(AttackError, match=r"needs --attack-option distance=l2 \(or l-inf, l1, l0\)"):
-        fmtool.attack(model, data, attack="InversionAttack", epsilon=0.5)
+    with pytest.raises(AttackError, match=r"^--epsilon: PointwiseAttack has no distance to bound$"):
+        fmtool.attack(model, data, attack="PointwiseAttack", epsilon=0.05)
+    for epsilon in (0.5, 2):  # also one that may be too large, which only the distance can tell
+        with pytest.raises(AttackError, match=r"needs --attack-option distance=l2 \(or l-inf, l1, l0\)"):
+            fmtool.attack(model, data, attack="InversionAttack", epsilon=epsilon)
     assert (
         fmtool.attack(model, data, attack="InversionAttack", attack_options={"distance": "l1"}).header["norm"] == "l1"
     )
