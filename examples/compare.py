@@ -265,8 +265,9 @@ def network(file: Description) -> str:
 
 
 def setting(file: Description) -> str:
-    """The network, and what sets a correlation apart from the paper's."""
-    return network(file) + place_of(file)
+    """The network, by name and digest, lambda, and what sets a correlation apart from the paper's."""
+    fit = [f", {name} {one}" for name, one in file.header["sides"][0].items() if name in ("lambda", "model") and one]
+    return "".join([network(file), place_of(file), *fit])
 
 
 def options_of(file: Description, command: str) -> Mapping[str, Any]:
@@ -301,8 +302,8 @@ def attack_of(file: Description) -> str:
 
 def place_of(file: Description, pool: int | None = None) -> str:
     """What sets a correlation apart from the paper's: the options of its masks and its own, but for this pooling."""
-    suffixes = dict.fromkeys(mask_suffix(side) for side in file.header["sides"])
-    return "".join([*suffixes, *(f", {word}" for word in changed(file.header, pool))])
+    words = changed(file.header, pool) + (["not pooled"] if pool and file.header.get("pool") is None else [])
+    return "".join([*dict.fromkeys(map(mask_suffix, file.header["sides"])), *(f", {word}" for word in words)])
 
 
 def epsilon(file: Description) -> float:

@@ -175,6 +175,31 @@ def test_a_noise_ceiling_stands_beside_results_of_its_own_setting(compare: Modul
     assert [row["noise ceiling"] for row in rows] == [0.25, None]
 
 
+@pytest.mark.parametrize("name, values", [("model", ("a" * 64, "b" * 64)), ("lambda", (0.5, 0.45))])
+def test_each_network_and_lambda_has_a_noise_ceiling_of_its_own(
+    compare: ModuleType, name: str, values: tuple[Any, Any]
+) -> None:
+    found = [correlation("fmn", purposes) for purposes in (PAIR, PAIR, ("essential",) * 2, ("essential",) * 2)]
+    for file, value in zip(found, (*values, *values), strict=True):
+        for side in file.header["sides"]:
+            side[name] = value
+    found[3].header["statistics"][0]["observed"] = 0.75
+    paper = compare.paper_table("table1")
+    assert [row["noise ceiling"] for row in by_heading(compare.table1(found, paper))] == [0.25, 0.75]
+    assert [row["noise ceiling"] for row in by_heading(compare.table1(found[:3], paper))] == [0.25, None]
+    with pytest.raises(FmtoolError, match=f"setting resnet20, {name} {values[0]}, got two"):
+        compare.table1([*found, found[2]], paper)
+
+
+def test_table_2_is_of_pooled_masks(compare: ModuleType) -> None:
+    pooled, whole = correlation("fmn", PAIR), correlation("fmn", PAIR)
+    for file in (pooled, whole):
+        file.history[0]["arguments"] = ["resnet18"]
+    pooled.header["pool"] = 7
+    rows = by_heading(compare.table2([pooled, whole], compare.paper_table("table2")))
+    assert [(row["attack"], row["paper"]) for row in rows] == [("FMN", "0.63"), ("FMN, not pooled", None)]
+
+
 @pytest.mark.parametrize("table", ["table1", "variants"])
 def test_masks_of_one_purpose_do_not_stand_beside_the_papers_numbers(compare: ModuleType, table: str) -> None:
     """Two attacks, or two fits of an attack's masks from other seeds."""
