@@ -89,7 +89,7 @@ def correlate(
         typer.Option(
             "--pool",
             metavar="P",
-            help="Average-pool masks, after --trim, by this odd number (4.5.2: 7 reduces 224x224 to 32x32).",
+            help="Average-pool masks, after --trim, by this odd number, which divides their sides (4.5.2: 7 reduces 224x224 to 32x32).",
         ),
     ] = None,
     trim: Annotated[

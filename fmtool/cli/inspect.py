@@ -96,7 +96,7 @@ def inspect(
             f"applies to data, and {label(files[0])} is an fmtool file: leave the option out",
         )
         described = list(zip(files, descriptions, strict=True))
-        correlations = len(files) > 1 and all(one.kind == "correlation" for one in descriptions)
+        correlations = len(files) > 1 and not history and all(one.kind == "correlation" for one in descriptions)
         whole = form == "table" and not (spectrum or layers or correlations)
         lines: list[list[str]] = [[] for _ in files]  # on the spectrum of each
         if spectrum:

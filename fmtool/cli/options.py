@@ -66,7 +66,9 @@ Limit = Annotated[
 ]
 Size = Annotated[
     int | None,
-    typer.Option("--size", metavar="PIXELS", min=1, help="Resize every image to a square of this side length."),
+    typer.Option(
+        "--size", metavar="PIXELS", min=1, help="Squeeze every image into a square of this side length (bilinear)."
+    ),
 ]
 Rows = Annotated[
     str | None,

@@ -126,7 +126,8 @@ def over_rows(whole: Statistic, sizes: Sequence[int], setting: Setting) -> tuple
         points.append(setting.point(whole.name, f"{label} {done}", None, drawn, size, ()))
         if setting.progress is not None:
             setting.progress(label, done, len(sizes) * setting.draws)
-    return (*points, Point(rows, rows, (), whole, ""))
+    labels = setting.pairs.labels
+    return (*points, Point(rows, rows, (), whole, "", alone=0 if labels is None else alone_in_class(labels)))
 
 
 def over_thresholds(

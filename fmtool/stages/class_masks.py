@@ -36,6 +36,8 @@ from fmtool.stages.options import (
 )
 from fmtool.stages.prepare import ReadyModel, code_of, ready_model, warn_of_slots
 
+SHOWN = 10  # classes named in a warning
+
 
 # Over 60 lines, a third of them signature and docstring.
 @own_settings()
@@ -230,13 +232,17 @@ def _warn_of(columns: Tensors, parts: Sequence[class_fitting.Part], names: Seque
     owners = [set(part.owners.tolist()) for part in parts]
     missing = [name for number, name in enumerate(names) if not any(number in some for some in owners)]
     if missing:
-        warn(f"no image of {', '.join(missing)}: no mask is fitted to {'it' if len(missing) == 1 else 'them'}")
+        warn(f"no image of {_some(missing)}: no mask is fitted to {'it' if len(missing) == 1 else 'them'}")
     for some, what in zip(reversed(owners), ("clean", "adversarial"), strict=False):
         without = [names[number] for number in columns["classes"].tolist() if number not in some]
         if without:
-            warn(f"no {what} image for the masks of {', '.join(without)}: fitted to the other images alone")
+            warn(f"no {what} image for the masks of {_some(without)}: fitted to the other images alone")
     unsettled = int((~columns["converged"]).sum())
     if unsettled:
         warn(
             f"{unsettled} of {len(columns['classes'])} class masks reached the step limit before converging; kept and flagged"
         )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more classes" if len(names) > SHOWN else "")

@@ -64,6 +64,18 @@ def test_inspect_shows_how_high_the_frequencies_are(files: Path, run: Run) -> No
     assert run("inspect", "--spectrum", "--history", paths[0]).code == 1
 
 
+def test_histories_of_correlations_are_shown_whether_or_not_they_share_a_statistic(
+    files: Path, tmp_path: Path, run: Run
+) -> None:
+    masks = [files / f"{name}.safetensors" for name in ("essential", "adversarial")]
+    made = [tmp_path / f"{name}.safetensors" for name in ("cosine", "svcca")]
+    for path in made:
+        assert run("correlate", *masks, "--statistics", path.stem, "--permutations", 3, "-o", path).code == 0
+    assert "share no statistic" in run("inspect", *made).err
+    shown = run("inspect", *made, "--history")
+    assert shown.code == 0 and all(f"--statistics {path.stem}" in shown.out for path in made)
+
+
 @pytest.mark.parametrize(
     "given",
     [

@@ -143,3 +143,11 @@ def test_progress_counts_subsets() -> None:
     classes = [("cosine, subsets of classes", done, 5) for done in range(1, 6)]
     equal = [("cosine, as many pairs of all classes", done, 5) for done in range(1, 6)]
     assert calls[2:] == [*classes, *equal, ("cosine, subsamples", 1, 2), ("cosine, subsamples", 2, 2)]
+
+
+def test_every_curve_ends_with_the_count_of_pairs_that_are_alone_in_their_class() -> None:
+    x, y = pairs()
+    labels = torch.cat([torch.tensor([9]), LABELS[1:]])
+    options = {"statistics": ["cosine"], "permutations": 3, "class_subsets": True, "subsamples": [50], "draws": 1}
+    (found,) = correlate(x, y, labels=labels, **options)  # type: ignore[arg-type]
+    assert [curve[-1].alone for curve in (found.class_subsets, found.equal_pairs, found.subsamples)] == [1, 1, 1]

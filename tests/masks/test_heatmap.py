@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from dying import Dying
 from torch import Tensor, nn
 
+from fmtool.masks import heatmap
 from fmtool.masks.basis import basis_for
 from fmtool.masks.heatmap import (
     Evaluation,
@@ -187,3 +189,38 @@ def test_signs_are_fair_and_fixed_by_the_seed() -> None:
     drawn = signs(3, 2000, 3)
     assert set(drawn.unique().tolist()) == {-1.0, 1.0} and abs(float(drawn.mean())) < 0.05
     assert torch.equal(drawn, signs(3, 2000, 3)) and not torch.equal(drawn, signs(4, 2000, 3))
+
+
+def test_an_image_with_more_frequencies_than_a_part_is_saved_and_told_in_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At 224x224 the noisy versions of one image take a CPU most of an hour."""
+    monkeypatch.setattr(heatmap, "BATCHES", 2)
+    images, labels = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0])
+    asked, told, journal = list[int](), list[tuple[int, int]](), Dying(())
+
+    class Counting(Reads):
+        def forward(self, images: Tensor) -> Tensor:
+            asked.append(len(images))
+            return super().forward(images)
+
+    def run(classifier: nn.Module) -> Sensitivity:
+        progress = lambda label, done, total: told.append((done, total))  # noqa: E731
+        return sensitivity(
+            Evaluation(classifier, 4, CPU, progress, journal), images, labels, range(3), 1.0, filters=True
+        )
+
+    network = Counting([(1, 2)], 2.0).eval()
+    first = run(network)
+    noise = [part for part in journal.parts if part.startswith("noise")]
+    assert len(noise) == math.ceil(3 * 34 / 8) and (8, 3 * 34) in told and (3 * 34, 3 * 34) in told
+    for part in noise[5:]:
+        del journal.parts[part]
+    asked.clear()
+    again = run(network)
+    assert len(asked) == 2 * (len(noise) - 5)  # batches of the rest alone
+    whole = ask(network, images, labels, batch=4)
+    for one in (first, again):
+        assert all(
+            torch.equal(getattr(one, name), getattr(whole, name)) for name in ("wrong", "loss", "filtered_right")
+        )

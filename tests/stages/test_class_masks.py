@@ -60,6 +60,7 @@ def test_a_class_without_images_gets_no_mask_and_passes_unfiltered(files: Path) 
     with pytest.warns(FmtoolWarning, match="no image of 3: no mask is fitted to it"):
         masks = fmtool.class_masks(model, fewer, min_steps=5, max_steps=6)
     assert masks["classes"].tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    assert stage._some([str(number) for number in range(12)]) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more classes"
     parts = [Part(data.images[keep], data.labels[keep], data.labels[keep])]
     assert stage._counted(parts, [0, 3, 9]) == [int(torch.isin(data.labels[keep], torch.tensor([0, 9])).sum())]
     attack = load(files, "fmn")

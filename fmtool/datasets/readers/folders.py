@@ -156,7 +156,11 @@ def _splits(folders: Sequence[str], images: Sequence[str], name: str) -> dict[st
 
 def _check_compound(tops: Sequence[str], images: Sequence[str], name: str) -> None:
     """DataError for training_set/CLASS/FILE beside test_set/CLASS/FILE: as classes they would be training and test."""
-    depths = {top: {file.count("/") > 1 for file in images if file.startswith(f"{top}/")} for top in tops}
+    depths: dict[str, set[bool]] = {top: set() for top in tops}
+    for file in images:
+        top, _, rest = file.partition("/")
+        if rest and top in depths:
+            depths[top].add("/" in rest)
     within = {top: split_in(top)[0] for top in tops if not split_named(top) and depths[top] == {True}}
     seeming = [top for top, split in within.items() if split]
     if len({within[top] for top in seeming}) > 1:
