@@ -69,34 +69,34 @@ def models(files: Sequence[Description], paper: Paper) -> Table:
 
 def table1(files: Sequence[Description], paper: Paper) -> Table:
     """A row an attack and statistic."""
-    return correlations(files, paper, "Table 1", by_model=False)
+    return correlations(files, paper, "Table 1")
 
 
 def table2(files: Sequence[Description], paper: Paper) -> Table:
     """A row an attack, model and statistic."""
-    return correlations(files, paper, "Table 2", by_model=True)
+    return correlations(files, paper, "Table 2", pool=POOL)
 
 
-def correlations(files: Sequence[Description], paper: Paper, name: str, *, by_model: bool) -> Table:
-    """Each statistic with its nulls, and beside it the noise ceiling of the same setting, from a file of two fits of one mask."""
+def correlations(files: Sequence[Description], paper: Paper, name: str, pool: int | None = None) -> Table:
+    """Each statistic with its nulls, beside the noise ceiling of its setting, from a file of two fits. pool: Table 2's."""
     expect(files, "correlation")
     ceilings = by(setting, [file for file in files if is_ceiling(file.header["sides"])], "noise ceiling")
     columns = {
-        "attack": "", **({"model": ""} if by_model else {}), "statistic": "", "paper": ".", "ours": ".", "paper p": ".2f",
+        "attack": "", **({"model": ""} if pool else {}), "statistic": "", "paper": ".", "ours": ".", "paper p": ".2f",
         **null_columns(files), **(CEILING if ceilings else {}),
     }  # fmt: skip
     rows: list[list[Any]] = []
     for file in (file for file in files if not is_ceiling(file.header["sides"])):
-        attack, model, where = attack_of(file), network(file), place_of(file, POOL if by_model else None)
-        known = {} if where else paper.get(f"{attack} {model}" if by_model else attack, {})
+        attack, model, where = attack_of(file), network(file), place_of(file, pool)
+        known = {} if where else paper.get(f"{attack} {model}" if pool else attack, {})
         for one in file.header["statistics"]:
-            row: list[Any] = [title(attack) + where, *([model] if by_model else [])]
+            row: list[Any] = [title(attack) + where, *([model] if pool else [])]
             row.append(statistic_kind(one["name"]).heading)
             row.append(with_std(known.get(one["name"]), known.get(f"{one['name']} std"), ".2f"))
             row.append(with_std(one["observed"], one["details"].get("std"), ".3f"))
             row += [known.get(f"{one['name']} p"), *null_cells(one)]
             rows.append([*row, *(ceiling_cells(ceilings.get(setting(file)), one["name"]) if ceilings else [])])
-    notes = [null_note(files), *map(ceiling_note, ceilings.values()), *left_out_notes(files)]
+    notes = [null_note(files), *map(ceiling_note, ceilings.values()), *left_out_notes(files, pool)]
     return Table(f"{name}: correlation of essential and adversarial masks, the paper's and ours", columns, rows, notes)
 
 
@@ -353,11 +353,11 @@ def null_note(files: Sequence[Description]) -> str:
     )
 
 
-def left_out_notes(files: Sequence[Description]) -> list[str]:
+def left_out_notes(files: Sequence[Description], pool: int | None = None) -> list[str]:
     """Statistics that were not computed, and rows that one can't use, which n counts too."""
     notes = []
     for file in files:
-        name = "noise ceiling" if is_ceiling(file.header["sides"]) else title(attack_of(file)) + place_of(file)
+        name = "noise ceiling" if is_ceiling(file.header["sides"]) else title(attack_of(file)) + place_of(file, pool)
         reasons = [(which, f"left out, {why}") for which, why in file.header.get("left_out", {}).items()]
         for one in file.header["statistics"]:
             reasons += [(one["name"], f"{count} {why} left out") for why, count in one["dropped"].items()]

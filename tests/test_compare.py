@@ -196,7 +196,10 @@ def test_table_2_is_of_pooled_masks(compare: ModuleType) -> None:
     for file in (pooled, whole):
         file.history[0]["arguments"] = ["resnet18"]
     pooled.header["pool"] = 7
-    rows = by_heading(compare.table2([pooled, whole], compare.paper_table("table2")))
+    whole.header["left_out"] = {"svcca": "too few rows"}
+    table = compare.table2([pooled, whole], compare.paper_table("table2"))
+    assert table.notes[-1] == "FMN, not pooled, SVCCA: left out, too few rows"
+    rows = by_heading(table)
     assert [(row["attack"], row["paper"]) for row in rows] == [("FMN", "0.63"), ("FMN, not pooled", None)]
 
 

@@ -384,10 +384,6 @@ def _attack_batch(classifier: nn.Module, attack: Any, images: Tensor, labels: Te
 def _told(error: Exception, name: str) -> AttackError:
     """What Foolbox raises, in the user's terms. Its counts are those of a padded batch."""
     reason = str(error).splitlines()[0] if str(error) else "one of its checks failed without a message"
-    if name == "L0FMNAttack" and isinstance(error, IndexError):  # its bound grows beyond the number of values
-        return _NoStartError(
-            f"attack {name} can't run on this classifier, or with such an option: no l0 distance suffices"
-        )
     started = isinstance(error, AssertionError) and not str(error)
     if started or re.search(r"failed for \d+ of \d+ inputs|not adversarial for \d+ of \d+ inputs", reason):
         reason = reason if started else "no starting point is found"

@@ -35,7 +35,7 @@ def inspect(
         list[str],
         typer.Argument(
             metavar="FILE...",
-            help="Files of any kind, or - for standard input; or data as --data takes them. Several correlation files form one table like the paper's Table 1; so do several models, attacks or mask files, a row each; other files keep their own tables.",
+            help="Files of any kind, or - for standard input; or data as --data takes them. Several correlation files form one table like the paper's Table 1, unless their history is shown; so do several models, attacks or mask files, a row each; other files keep their own tables.",
         ),
     ],
     history: Annotated[

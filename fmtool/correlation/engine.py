@@ -25,9 +25,8 @@ from fmtool.correlation.statistics.base import Options
 from fmtool.errors import StatisticError, unknown, warn
 from fmtool.runtime.journal import NO_JOURNAL, Journal
 
-BYTES = (
-    32  # that an entry takes at most besides its float32, as float64 and in what is derived: measured at 300 x 150,528
-)
+# that an entry takes at most, as float32, as float64 and in what is derived; measured at 300 x 150,528
+BYTES = 36
 SURELY_FREE = 1e9  # bytes for which one need not ask
 
 
@@ -146,7 +145,6 @@ def _sizes(subsamples: Sequence[int], rows: int) -> list[int]:
 
 def _pairs(x: Tensor, y: Tensor, labels: Tensor | None) -> tuple[Pairs, list[int]]:
     """The rows after checking them, with labels renumbered from 0, and the original labels."""
-    _warn_of_memory(x.numel() + y.numel())
     x, y = _matrix(x, "x"), _matrix(y, "y")
     if len(x) != len(y):
         raise StatisticError(f"expected as many rows in y as in x, {len(x)}, got {len(y)}")
@@ -176,8 +174,10 @@ def _matrix(data: Tensor, what: str) -> Tensor:
     return data
 
 
-def _warn_of_memory(entries: int) -> None:
-    """Warn if SVCCA or IdCor may need more memory than is free: the system ends a program without a word."""
+def warn_of_memory(entries: int) -> None:
+    """Warn if SVCCA or IdCor of so many entries, of both matrices, may need more memory than is free: the system would end the
+    program without a word. What grows with the square of n, as for CKA, is not counted.
+    """
     needed = BYTES * entries
     if needed < SURELY_FREE:
         return
@@ -185,6 +185,6 @@ def _warn_of_memory(entries: int) -> None:
 
     if needed > (free := free_memory()):
         warn(
-            f"these matrices may need {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} are free: expected masks averaged by "
-            "--pool, or fewer of them"
+            f"these rows may need {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} are free: --pool averages masks, and "
+            "fewer pairs need less"
         )

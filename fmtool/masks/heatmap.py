@@ -28,7 +28,7 @@ from fmtool.runtime import threads
 from fmtool.runtime.journal import Journal
 
 SMALL_NORM, LARGE_NORM = (32, 4.0), (224, 15.7)  # Yin et al.: side in pixels, l2 norm for each channel
-BATCHES = 64  # that are computed between two saves, so that padding the last one costs at most 1.6 %
+BATCHES = 64  # that are computed between two saves, at each of which all workers wait for the last
 
 
 def default_norm(h: int, w: int) -> float:

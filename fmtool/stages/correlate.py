@@ -172,6 +172,8 @@ def _rows(
         if labels is not None:
             raise StatisticError("labels: mask files have their own; pass labels only with matrices")
         places, labels, dropped = _mask_pairs(a, b)
+        basis, channels = check_shape(a.rows("masks"), a.header, a), a.rows("masks").shape[1]
+        engine.warn_of_memory(2 * len(places[0]) * channels * basis.h * basis.w // (pool or 1) ** 2)
         trimmed = functools.partial(_flat, (a, b), places, pool)
         x, y = trimmed(thresholds[0] if thresholds else 0.0)
         if pool is None:  # a mean over several entries may be small
@@ -182,6 +184,7 @@ def _rows(
     for option, given in (("--pool", pool is not None), ("--trim", bool(thresholds))):
         if given:
             raise StatisticError(f"{option} applies to mask files only")
+    engine.warn_of_memory(a.numel() + b.numel())
     return _Rows(a, b, labels, None, {}, sides)
 
 

@@ -24,7 +24,7 @@ from fmtool.runtime.failures import device_lost, out_of_memory
 from fmtool.runtime.journal import Journal, as_tensor, from_tensor
 from fmtool.stages.options import DEFAULT_EXECUTION, Execution
 
-REVISION = 6  # of what stages compute: another one does not continue work that was begun with this one
+REVISION = 7  # of what stages compute: another one does not continue work that was begun with this one
 BATCH = "batch"  # the part of a journal that records the batch size that fitted into memory
 SAVED = (
     "out of memory ({}): progress is saved, run the same command again when there is more memory; "

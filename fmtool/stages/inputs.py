@@ -78,7 +78,7 @@ def _with_labels_of(data: Data, names: Sequence[str]) -> Data:
     if data.classes_by_position or (unnamed and strange):
         if len(own) != len(names):
             way = ": import the model again with --keep-classes, or with --class-names to match all outputs by name"
-            more = way if len(own) < len(names) else ""
+            more = way if unnamed and len(own) < len(names) else ""
             raise DataError(f"{data.name}: has {len(own)} classes, the model {len(names)}{more}")
         if not data.classes_by_position:
             warn(f"{data.name}: the model calls its classes 0 to {len(names) - 1}: labels are taken by position")

@@ -201,7 +201,6 @@ def test_an_image_that_was_not_fooled_is_not_black(name: str) -> None:
     assert found.status.tolist() == [2] * 4 and torch.equal(torch.as_tensor(found.adversarial[:]), images)
 
 
-@pytest.mark.filterwarnings("ignore::fmtool.errors.FmtoolWarning")
 def test_an_image_beyond_any_l0_distance_is_one_failed_attack() -> None:
     """Foolbox raises an IndexError for the whole batch once the bound of one image exceeds its number of values."""
     made, _ = attacks.build("L0FMNAttack", {})

@@ -20,7 +20,6 @@ from fmtool.correlation import engine, evaluate, registry
 from fmtool.correlation.engine import correlate
 from fmtool.correlation.evaluate import Statistic
 from fmtool.correlation.nulls import Null
-from fmtool.correlation.numerics import neighbours
 from fmtool.correlation.registry import STATISTICS, STATISTICS_BY_DEFAULT
 from fmtool.errors import FmtoolWarning, StatisticError
 
@@ -273,15 +272,3 @@ def test_a_slow_first_shuffle_is_not_taken_for_all(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(evaluate.time, "monotonic", lambda: next(clock))
     for _ in range(9):
         tell()  # a warning would be an error
-
-
-def test_matrices_that_may_not_fit_into_memory_are_told_before_they_fill_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, y = torch.rand(2, 20, 30, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(engine, "SURELY_FREE", 1)
-    monkeypatch.setattr(neighbours, "free_memory", lambda: 32 * 1200 - 1)
-    with pytest.warns(FmtoolWarning, match=r"^these matrices may need 0.0 GB of memory, .* averaged by --pool"):
-        engine.correlate(x, y, statistics=["cosine"], permutations=3)
-    monkeypatch.setattr(neighbours, "free_memory", lambda: 32 * 1200)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        engine.correlate(x, y, statistics=["cosine"], permutations=3)

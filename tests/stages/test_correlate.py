@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 from small_files import changed, load
 
 import fmtool
+from fmtool.correlation import engine
+from fmtool.correlation.numerics import neighbours
 from fmtool.errors import ArtifactError, FmtoolWarning, MaskError, StatisticError
 from fmtool.tables.correlations import correlation_tables, table1
 
@@ -166,3 +169,25 @@ def test_what_is_no_mask_file_and_no_matrix_is_refused_in_a_line(files: Path) ->
     ):
         with pytest.raises((ArtifactError, StatisticError), match=said):
             fmtool.correlate(a, y, labels=labels, statistics=statistics, permutations=5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("pool", [None, 7])
+def test_masks_that_may_not_fit_into_memory_are_told_before_they_are_read(
+    files: Path, pool: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 224x224 a pair takes up to 11 MB, and the system ends a program that has too little without a word."""
+    a, b = (load(files, name) for name in ("essential", "adversarial"))
+    if pool:
+        a, b = (changed(one, masks=torch.rand(len(one["masks"]), 1, 14, 8)) for one in (a, b))
+        for one in (a, b):
+            one.header["image_size"] = [14, 14]
+    n = int(fmtool.correlate(a, b, statistics=["cosine"], permutations=1, pool=pool).header["n"])
+    needed = 36 * 2 * n * (4 if pool else 64)
+    monkeypatch.setattr(engine, "SURELY_FREE", 1)
+    monkeypatch.setattr(neighbours, "free_memory", lambda: needed - 1)
+    with pytest.warns(FmtoolWarning, match=r"^these rows may need 0.0 GB of memory, .* --pool averages masks"):
+        fmtool.correlate(a, b, statistics=["cosine"], permutations=1, pool=pool)
+    monkeypatch.setattr(neighbours, "free_memory", lambda: needed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FmtoolWarning)
+        fmtool.correlate(a, b, statistics=["cosine"], permutations=1, pool=pool)

@@ -61,12 +61,15 @@ def test_other_names_are_an_error_that_shows_three_of_each() -> None:
         fitted_data(_data(("cat", "dog", "owl", "bee"), [0, 1]), _model(NAMES))
     by_position = replace(data, classes_by_position=True)
     assert fitted_data(by_position, _model(NAMES)) is by_position
-    with pytest.raises(
-        DataError, match="set: has 3 classes, the model 4: import the model again with --keep-classes, or"
-    ):
+    with pytest.raises(DataError, match=r"set: has 3 classes, the model 4$"):
         fitted_data(replace(by_position, class_names=("a", "b", "c")), _model(NAMES))
+    numbered = _model(("0", "1", "2", "3"))  # as an imported network's
+    with pytest.raises(
+        DataError, match="the model 4: import the model again with --keep-classes, or with --class-names"
+    ):
+        fitted_data(_data(("a", "b", "c"), [0, 1]), numbered)
     with pytest.raises(DataError, match=r"set: has 5 classes, the model 4$"):
-        fitted_data(replace(by_position, class_names=("a", "b", "c", "d", "e")), _model(NAMES))
+        fitted_data(_data(("a", "b", "c", "d", "e"), [0, 1]), numbered)
 
 
 def test_a_model_without_names_takes_labels_by_position_and_says_so() -> None:
