@@ -202,7 +202,7 @@ def test_an_image_that_was_not_fooled_is_not_black(name: str) -> None:
 
 
 def test_an_image_beyond_any_l0_distance_is_one_failed_attack() -> None:
-    """Foolbox raises an IndexError for the whole batch once the bound of one image exceeds its number of values."""
+    """Foolbox raises an IndexError for the whole batch once the bound of one image is its number of values."""
     made, _ = attacks.build("L0FMNAttack", {})
     flat = torch.full((1, 1, 4, 4), 0.9)
     images, labels = torch.cat([flat, torch.full((3, 1, 4, 4), 0.2)]), torch.zeros(4, dtype=torch.int64)
